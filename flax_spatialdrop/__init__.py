@@ -1,0 +1,20 @@
+"""Structured dropout for JAX and Flax.
+
+Functions take `(key, x, rate, *, options)`; the Linen modules are in `flax_spatialdrop.linen`.
+`rate` is always the probability to drop.
+"""
+
+from ._apply import apply_mask as apply_mask
+from ._dropout import dropout as dropout
+from ._dropout import feature_dropout as feature_dropout
+from ._dropout import sample_dropout as sample_dropout
+from ._dropout import timestep_dropout as timestep_dropout
+from ._explain import explain as explain
+from ._explain import plot_mask as plot_mask
+from ._mask import sample_mask as sample_mask
+from ._spatial_dropout import spatial_dropout as spatial_dropout
+from ._spatial_dropout import spatial_dropout_1d as spatial_dropout_1d
+from ._spatial_dropout import spatial_dropout_2d as spatial_dropout_2d
+from ._spatial_dropout import spatial_dropout_3d as spatial_dropout_3d
+
+__version__ = "0.1.0"

@@ -1,0 +1,220 @@
+"""What a noise shape does, in words and as a picture."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._noise_shape import resolve_noise_shape
+from ._typing import Array, NoiseShape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_AXIS_NAMES = {
+    1: ("feature",),
+    2: ("sample", "feature"),
+    3: ("sample", "time", "channel"),
+    4: ("sample", "height", "width", "channel"),
+    5: ("sample", "depth", "height", "width", "channel"),
+}
+_KEPT, _DROPPED = "#9ec9e2", "#33363b"
+
+
+def explain(
+    shape: Sequence[int],
+    noise_shape: NoiseShape | None = None,
+    *,
+    broadcast_dims: Sequence[int] = (),
+) -> str:
+    """Says what a noise shape means for x of a shape: who shares a draw, how much can be zero.
+
+        flips = product of noise_shape;   zeros possible multiples of size / flips
+
+    Args:
+      shape: the shape of x.
+      noise_shape: one entry per axis: None or the axis's own size for own draws, 1 for a shared
+        one; None: a draw per element.
+      broadcast_dims: the same, said with the axes that share a draw.
+
+    Returns:
+      Four lines of text.
+
+    Raises:
+      ValueError, TypeError: as `dropout` does.
+
+    Example:
+      >>> from flax_spatialdrop import explain
+      >>> print(explain((2, 2, 2), (1, 2, 2)))
+      x.shape (2, 2, 2), noise_shape (1, 2, 2)
+      axis 0 shares its draw; axes 1, 2 have draws of their own
+      4 independent coin flips, each for 2 of the 8 elements
+      zeros possible 0, 2, 4, 6, 8
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280 (dropping entire feature maps)
+    """
+    shape = tuple(shape)
+    resolved = resolve_noise_shape(shape, noise_shape, broadcast_dims)
+    flips, size = math.prod(resolved), math.prod(shape)
+    each = size // flips if flips else 0
+    shared = [a for a, (n, s) in enumerate(zip(resolved, shape, strict=True)) if n != s]
+    own = [a for a in range(len(shape)) if a not in shared]
+    return "\n".join(
+        [
+            f"x.shape {shape}, noise_shape {resolved}",
+            _sharing(shared, own),
+            f"{flips} independent coin {'flip' if flips == 1 else 'flips'}, "
+            f"each for {each} of the {size} elements",
+            f"zeros possible {_multiples(each, flips)}",
+        ]
+    )
+
+
+def plot_mask(
+    mask_or_output: Array,
+    *,
+    ax: "Axes | None" = None,
+    shape: Sequence[int] | None = None,
+    axis_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> "Axes":
+    """Draws a mask, or the output of a dropout, as a grid of kept and dropped cells.
+
+        cell dropped  <=>  mask == False,  or output == 0
+
+    The last axis runs to the right and the one before it down; each index of the axes before
+    those is a grid of its own, side by side. Needs matplotlib (the extra "plot").
+
+    Args:
+      mask_or_output: a bool mask, in noise shape or spread out, or any numeric array, whose zeros
+        count as dropped. At least one axis.
+      ax: where to draw; None makes a new figure.
+      shape: the shape of x to spread a mask in noise shape over; None draws it as it is.
+      axis_names: what the axes are called, one name each; None guesses from the rank.
+      title: written above; None for none.
+
+    Returns:
+      The matplotlib Axes drawn on.
+
+    Raises:
+      ValueError: for an array without axes, a shape that the mask does not spread over, or another
+        number of names than axes.
+      ImportError: without matplotlib.
+
+    Example:
+      >>> import jax
+      >>> from flax_spatialdrop import plot_mask, sample_mask
+      >>> ax = plot_mask(sample_mask(jax.random.key(0), 0.5, (2, 1, 4)), shape=(2, 3, 4))
+      >>> ax.figure.savefig("mask.png")  # doctest: +SKIP
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280 (its figure 3 shows what is dropped)
+    """
+    try:
+        import matplotlib.pyplot as plt
+        from matplotlib.patches import Rectangle
+    except ImportError as error:
+        raise ImportError(
+            "plot_mask draws with matplotlib, which is not installed: "
+            "pip install 'flax-spatialdrop[plot]'"
+        ) from error
+
+    array = np.asarray(mask_or_output)
+    if array.ndim == 0:
+        raise ValueError("plot_mask needs an array with at least one axis: got a scalar")
+    kept = _spread(array != 0, shape)
+    names = _names(kept.ndim, axis_names)
+    blocks = kept.reshape((-1, *(1, *kept.shape)[-2:]))
+    rows, columns = blocks.shape[1:]
+    if ax is None:
+        width = len(blocks) * (columns + 1)
+        _, ax = plt.subplots(figsize=(min(12, 0.5 * width + 1), min(8, 0.5 * rows + 1)))
+    for block, grid in enumerate(blocks):
+        left = block * (columns + 0.8)
+        for row, column in np.ndindex(rows, columns):
+            is_kept = grid[row, column]
+            ax.add_patch(
+                Rectangle(
+                    (left + column, row),
+                    1,
+                    1,
+                    facecolor=_KEPT if is_kept else _DROPPED,
+                    edgecolor="white",
+                    linewidth=1.5,
+                    hatch=None if is_kept else "xx",
+                )
+            )
+        if kept.ndim > 2:
+            ax.text(
+                left + columns / 2,
+                -0.2,
+                _block_name(block, kept.shape, names),
+                ha="center",
+                va="bottom",
+                fontsize="small",
+            )
+    ax.set_xlim(-0.1, len(blocks) * (columns + 0.8) - 0.7)
+    ax.set_ylim(rows + 0.1, -0.9)
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_frame_on(False)
+    ax.set_xlabel(f"{names[-1]} →")
+    if kept.ndim > 1:
+        ax.set_ylabel(f"← {names[-2]}")
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _sharing(shared: list[int], own: list[int]) -> str:
+    parts = []
+    if shared:
+        parts.append(f"{_axes(shared)} {'shares its' if len(shared) == 1 else 'share their'} draw")
+    if own:
+        verb = "has draws of its own" if len(own) == 1 else "have draws of their own"
+        parts.append(f"{_axes(own)} {verb}")
+    return "; ".join(parts) or "no axes: one draw for the only element"
+
+
+def _axes(axes: list[int]) -> str:
+    return f"{'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
+
+
+def _multiples(each: int, flips: int, most: int = 17) -> str:
+    if each == 0:
+        return "0"
+    if flips < most:
+        return ", ".join(str(each * n) for n in range(flips + 1))
+    return f"0, {each}, {2 * each}, ..., {each * flips}, the multiples of {each}"
+
+
+def _spread(kept: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
+    if shape is None:
+        return kept
+    fits = kept.ndim == len(shape) and all(
+        k in (1, n) for k, n in zip(kept.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            "the mask must have as many axes as shape, each of its size or 1: "
+            f"got mask.shape={kept.shape} for shape={tuple(shape)}"
+        )
+    return np.broadcast_to(kept, tuple(shape))
+
+
+def _names(ndim: int, axis_names: Sequence[str] | None) -> tuple[str, ...]:
+    if axis_names is None:
+        return _AXIS_NAMES.get(ndim) or tuple(f"axis {axis}" for axis in range(ndim))
+    if len(axis_names) != ndim:
+        raise ValueError(
+            f"axis_names needs one name per axis: got {tuple(axis_names)} for {ndim} axes"
+        )
+    return tuple(axis_names)
+
+
+def _block_name(block: int, shape: tuple[Any, ...], names: tuple[str, ...]) -> str:
+    index = np.unravel_index(block, shape[:-2])
+    return ", ".join(f"{name} {i}" for name, i in zip(names, index, strict=False))

@@ -1,0 +1,76 @@
+"""The Bernoulli draw: the only file that draws masks."""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ._noise_shape import check_mask_shape
+from ._rates import check_rate, is_static, keep_probability
+from ._typing import Key, Rate
+
+
+def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
+    """Draws a mask: True where a value is kept, each entry on its own.
+
+        mask[i] ~ Bernoulli(1 - rate)
+
+    Bit for bit `jax.random.bernoulli(key, keep, noise_shape)` with `keep = float32(1 - rate)` for
+    a number and `float32(1) - float32(rate)` for an array. It depends on nothing else: not on the
+    dtype of x, not on jit, vmap or x64, and with threefry keys not on the number of devices.
+
+    Args:
+      key: one JAX PRNG key, typed or legacy; consumed. None will do at a rate of exactly 0 or 1.
+      rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
+        clipped to [0, 1]; NaN drops everything.
+      noise_shape: the shape of the mask, whole numbers only.
+
+    Returns:
+      bool[noise_shape], to be used with `apply_mask`.
+
+    Raises:
+      ValueError: for a rate outside [0, 1], a negative size, a missing key or a batch of keys.
+      TypeError: for a rate, key or noise_shape of another type.
+
+    Example:
+      >>> import jax
+      >>> from flax_spatialdrop import sample_mask
+      >>> sample_mask(jax.random.key(0), 0.5, (2, 1, 3)).shape
+      (2, 1, 3)
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    rate = check_rate(rate)
+    shape = check_mask_shape(noise_shape)
+    if is_static(rate, 0.0) or is_static(rate, 1.0):
+        return jnp.full(shape, is_static(rate, 0.0))
+    mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
+    chex.assert_shape(mask, shape)
+    return mask
+
+
+def check_key(key: Key) -> jax.Array:
+    """Returns one PRNG key, or says what was given in its place."""
+    if key is None:
+        raise ValueError(
+            "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: "
+            "got key=None; pass one, such as jax.random.key(0)"
+        )
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        raise TypeError(
+            f"the first argument is a JAX PRNG key, such as jax.random.key(0): got {key!r}"
+            if dtype is None
+            else f"the first argument is a JAX PRNG key, such as jax.random.key(0): got an array "
+            f"of shape {key.shape} and dtype {dtype}"
+        )
+    batch_shape = key.shape if typed else key.shape[:-1]
+    if batch_shape != ():
+        raise ValueError(
+            f"key must be one PRNG key: got keys of shape {batch_shape}; "
+            "use jax.vmap to draw with each of them"
+        )
+    return key

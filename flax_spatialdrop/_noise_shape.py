@@ -1,0 +1,208 @@
+"""From words about axes to the shape of a mask: pure Python, no arrays.
+
+A noise shape has one entry per axis of x: the axis's own size where every index has a draw of
+its own, 1 where all indices share one. Every message about shapes is written here.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from ._typing import DataFormat, NoiseShape
+
+Shape = tuple[int, ...]
+
+
+def resolve_noise_shape(
+    shape: Shape, noise_shape: NoiseShape | None = None, broadcast_dims: Sequence[int] | None = ()
+) -> Shape:
+    """Returns the mask's shape for x of `shape`, from at most one of the two ways to say it."""
+    if broadcast_dims is None:
+        broadcast_dims = ()
+    if not _is_sequence(broadcast_dims):
+        raise TypeError(
+            f"broadcast_dims must be a tuple of axes of x: got {broadcast_dims!r}; "
+            "write (1,) to share the draw along axis 1"
+        )
+    if noise_shape is None:
+        return _share(shape, broadcast_dims)
+    if broadcast_dims:
+        raise ValueError(
+            "noise_shape and broadcast_dims say the same thing and at most one may be given: "
+            f"got noise_shape={noise_shape} and broadcast_dims={tuple(broadcast_dims)}"
+        )
+    if not _is_sequence(noise_shape):
+        raise TypeError(
+            "noise_shape must be a tuple with one entry per axis of x: "
+            f"got {noise_shape!r} for x.shape={shape}"
+        )
+    if len(noise_shape) != len(shape):
+        raise ValueError(
+            f"noise_shape needs one entry per axis of x: got noise_shape={tuple(noise_shape)} "
+            f"for x.shape={shape}; {_full_rank_advice(shape, tuple(noise_shape))}"
+        )
+    return tuple(
+        _resolve_entry(axis, entry, size, tuple(noise_shape))
+        for axis, (entry, size) in enumerate(zip(noise_shape, shape, strict=True))
+    )
+
+
+def spatial_noise_shape(
+    shape: Shape, data_format: DataFormat, batch_dims: int, num_space: int | None = None
+) -> Shape:
+    """One draw per sample and channel; `num_space` fixes the rank, None takes any."""
+    if num_space is not None:
+        _check_rank(shape, batch_dims, num_space, f"{num_space}D spatial dropout")
+    return _draw_per(("batch", "channel"), shape, data_format, batch_dims)
+
+
+def timestep_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -> Shape:
+    """One draw per sample and step of a sequence."""
+    _check_rank(shape, batch_dims, 1, "timestep dropout")
+    return _draw_per(("batch", "space"), shape, data_format, batch_dims)
+
+
+def feature_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -> Shape:
+    """One draw per channel, shared by the whole batch."""
+    return _draw_per(("channel",), shape, data_format, batch_dims)
+
+
+def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -> Shape:
+    """One draw per sample."""
+    return _draw_per(("batch",), shape, data_format, batch_dims)
+
+
+def check_mask_shape(shape: Sequence[Any]) -> Shape:
+    """Returns the shape of a mask to draw as a tuple, or says why it is none."""
+    if not _is_sequence(shape):
+        raise TypeError(f"the noise_shape of a mask must be a tuple of sizes: got {shape!r}")
+    for entry in shape:
+        if entry is None or isinstance(entry, bool | float | str):
+            raise TypeError(
+                "the noise_shape of a mask must hold whole numbers, since there is no x to take "
+                f"a size from: got {entry!r} in {tuple(shape)}"
+            )
+        if entry < 0:
+            raise ValueError(f"the noise_shape of a mask cannot be negative: got {tuple(shape)}")
+    return tuple(shape)
+
+
+def _draw_per(
+    roles: tuple[str, ...], shape: Shape, data_format: DataFormat, batch_dims: int
+) -> Shape:
+    """Keeps the size of the axes whose role is in `roles`; 1 for all others."""
+    _check_batch_dims(batch_dims)
+    num_space = len(shape) - batch_dims - 1
+    if num_space < 0:
+        raise ValueError(
+            f"x needs at least {batch_dims + 1} axes, {_plural(batch_dims, 'batch axis')} and a "
+            f"channel axis: got x.shape={shape} with batch_dims={batch_dims}"
+        )
+    if data_format == "channels_last":
+        inner = ["space"] * num_space + ["channel"]
+    elif data_format == "channels_first":
+        inner = ["channel"] + ["space"] * num_space
+    else:
+        raise ValueError(
+            "data_format must be 'channels_last' or 'channels_first': "
+            f"got data_format={data_format!r}"
+        )
+    layout = ["batch"] * batch_dims + inner
+    return tuple(size if role in roles else 1 for role, size in zip(layout, shape, strict=True))
+
+
+def _check_batch_dims(batch_dims: int) -> None:
+    if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
+        raise TypeError(
+            f"batch_dims must be a whole number, how many leading axes are batch axes: "
+            f"got {batch_dims!r}"
+        )
+    if batch_dims < 0:
+        raise ValueError(f"batch_dims must be at least 0: got {batch_dims}")
+
+
+def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> None:
+    _check_batch_dims(batch_dims)
+    rank = batch_dims + num_space + 1
+    if len(shape) == rank:
+        return
+    advice = _rank_advice(shape, batch_dims, num_space, what)
+    raise ValueError(
+        f"{what} takes x with {rank} axes ({_plural(batch_dims, 'batch axis')}, {num_space} "
+        f"space, 1 channel): got x.shape={shape}; {advice}"
+    )
+
+
+def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> str:
+    fitting = len(shape) - batch_dims - 1
+    if fitting < 0:
+        return "x has too few axes"
+    if batch_dims > 0 and len(shape) == num_space + 1:
+        unbatched = "pass batch_dims=0 if x has no batch axis, or use "
+    else:
+        unbatched = "use "
+    if what == "timestep dropout":
+        return f"{unbatched}dropout(noise_shape=...) to say which axes share a draw"
+    if 1 <= fitting <= 3:
+        return (
+            f"{unbatched}spatial_dropout_{fitting}d (SpatialDropout{fitting}D), "
+            f"which takes {len(shape)} axes"
+        )
+    return f"{unbatched}spatial_dropout, which takes any rank"
+
+
+def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
+    sizes = list(shape)
+    for axis in broadcast_dims:
+        if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+            raise TypeError(
+                "broadcast_dims must hold whole numbers, the axes of x that share a draw: "
+                f"got {axis!r} in broadcast_dims={tuple(broadcast_dims)}"
+            )
+        if not -len(shape) <= axis < len(shape):
+            axes = f"from {-len(shape)} to {len(shape) - 1}" if shape else "of which x has none"
+            raise ValueError(
+                f"broadcast_dims must name axes of x, {axes}: got {axis} in "
+                f"broadcast_dims={tuple(broadcast_dims)} for x.shape={shape}"
+            )
+        sizes[axis] = 1
+    return tuple(sizes)
+
+
+def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...]) -> int:
+    if entry is None:
+        return size
+    where = f"got {entry!r} in noise_shape={noise_shape}"
+    rule = f"noise_shape[{axis}] must be None, 1 or {size}, the size of that axis of x"
+    if isinstance(entry, bool | float | str):
+        raise TypeError(f"{rule}: {where}")
+    if entry == size:  # before the test for whole numbers: a symbolic size of jax.export is none
+        return size
+    if not hasattr(entry, "__index__"):
+        raise TypeError(f"{rule}: {where}")
+    if operator.index(entry) != 1:
+        raise ValueError(f"{rule}: {where}")
+    return 1
+
+
+def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
+    missing = len(shape) - len(noise_shape)
+    if missing < 0:
+        return f"leave out {_plural(-missing, 'entry')}"
+    full = (None,) * missing + noise_shape
+    where = "the batch axis" if missing == 1 else f"the {missing} leading axes"
+    fits = all(entry in (None, 1, size) for entry, size in zip(full, shape, strict=True))
+    if fits and noise_shape:
+        return f"write None for {where}: {full}"
+    return (
+        f"write None where an axis has its own draws and 1 where it shares one, {len(shape)} in all"
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    plurals = {"batch axis": "batch axes", "entry": "entries"}
+    return f"{count} {noun if count == 1 else plurals[noun]}"
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

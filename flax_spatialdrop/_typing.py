@@ -1,0 +1,22 @@
+"""The type aliases that signatures share."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+"""What users pass as x or mask: a JAX array (traced or not) or a NumPy array."""
+
+Key: TypeAlias = jax.Array | None
+"""One JAX PRNG key, typed or legacy; None where no key is needed."""
+
+Rate: TypeAlias = float | jax.Array | np.ndarray
+"""The probability to drop: a number in [0, 1] or a scalar array, traced or not."""
+
+NoiseShape: TypeAlias = Sequence[int | None]
+"""One entry per axis of x: None or the axis's own size for own draws, 1 for a shared one."""
+
+DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
+"""Where the channel axis of x is: after the space axes, or before them."""

@@ -1,0 +1,46 @@
+"""What every call of a Linen module here does: settle the arguments, find the key, drop."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .._apply import apply_mask, check_mask
+from .._dropout import dropout
+from .._rates import check_rate, is_static
+from .._typing import Array, Key, Rate
+
+
+def drop(
+    module: nn.Module,
+    inputs: Array,
+    noise_shape: tuple[int, ...],
+    *,
+    rate: Rate,
+    deterministic: bool | None,
+    rng: Key,
+    mask: Array | None,
+) -> jax.Array:
+    """Drops with the mask given, else with one drawn from `rng`, else from the module's stream."""
+    rate = check_rate(rate)
+    if is_deterministic(module, deterministic) or is_static(rate, 0.0):
+        return jnp.asarray(inputs)
+    if mask is not None:
+        check_mask(mask, inputs.shape, noise_shape)
+        return apply_mask(inputs, mask, rate)
+    if rng is None and not is_static(rate, 1.0):
+        rng = module.make_rng(module.rng_collection)
+    return dropout(rng, inputs, rate, noise_shape=noise_shape)
+
+
+def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
+    """Merges the module's `deterministic` and the call's, of which just one must be given."""
+    merged = nn.merge_param("deterministic", module.deterministic, deterministic)
+    if isinstance(merged, jax.core.Tracer):
+        raise TypeError(
+            "deterministic must be a Python bool, known when tracing: got a traced value; name it "
+            "in jax.jit(..., static_argnames='deterministic'), or give its position in "
+            "nn.remat(..., static_argnums=...), which counts the module itself as 0"
+        )
+    return bool(merged)

@@ -1,0 +1,92 @@
+"""The drop-in for flax.linen.Dropout, with noise shapes."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from .._apply import check_input
+from .._noise_shape import resolve_noise_shape
+from .._typing import Array, Key, NoiseShape, Rate
+from ._call import drop
+
+
+class Dropout(nn.Module):
+    """Drops values at random, each on its own or in groups that share one draw.
+
+        y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), spread over x
+
+    In place of `flax.linen.Dropout`: every argument of Flax's own, in its place, with the same
+    meaning, the same mask for the same stream and in float32 the same values. (Flax draws from a
+    stream by the module's path, which has the class's name in it: this one is called Dropout
+    too.) Added are `noise_shape` and, at the call, `rate` and `mask`.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      broadcast_dims: the axes of x that share a draw; negative axes count from the end.
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
+      noise_shape: in place of broadcast_dims, one entry per axis of x: None for a draw per index,
+        1 for a shared one.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import Dropout
+      >>> class Model(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, train):
+      ...         x = nn.Dense(4)(x)
+      ...         return Dropout(0.5, noise_shape=(None, 1, None), deterministic=not train)(x)
+      >>> x = jnp.ones((2, 3, 4))
+      >>> variables = Model().init(jax.random.key(0), x, train=False)
+      >>> y = Model().apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+
+    rate: Rate
+    broadcast_dims: Sequence[int] = ()
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+    noise_shape: NoiseShape | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Array,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        *,
+        rate: Rate | None = None,
+        mask: Array | None = None,
+    ) -> jax.Array:
+        """Applies dropout.
+
+        Args:
+          inputs: any shape, floating or complex.
+          deterministic: as the attribute; just one of the two must be given.
+          rng: the key to draw with, in place of the stream's.
+          rate: in place of the attribute, such as a schedule's value; may be traced.
+          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; ignored
+            when deterministic or at a rate of exactly 0.
+
+        Returns:
+          An array of the shape and dtype of inputs.
+
+        Raises:
+          ValueError: for a noise shape, mask or rate that does not fit; `deterministic` given
+            twice or never.
+          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+          flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
+        """
+        shape = check_input(inputs).shape
+        return drop(
+            self,
+            inputs,
+            resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims),
+            rate=self.rate if rate is None else rate,
+            deterministic=deterministic,
+            rng=rng,
+            mask=mask,
+        )
