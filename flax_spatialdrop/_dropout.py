@@ -69,8 +69,6 @@ def dropout(
     mask_shape = resolve_noise_shape(x.shape, noise_shape, broadcast_dims)
     if is_static(rate, 0.0):
         return jnp.asarray(x)
-    if is_static(rate, 1.0):
-        return jnp.zeros_like(x)
     return apply_mask(x, sample_mask(key, rate, mask_shape), rate)
 
 

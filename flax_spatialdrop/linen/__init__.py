@@ -4,6 +4,7 @@ from ._dropout import Dropout as Dropout
 from ._layout import FeatureDropout as FeatureDropout
 from ._layout import SampleDropout as SampleDropout
 from ._layout import TimestepDropout as TimestepDropout
+from ._spatial_dropout import SpatialDropout as SpatialDropout
 from ._spatial_dropout import SpatialDropout1D as SpatialDropout1D
 from ._spatial_dropout import SpatialDropout2D as SpatialDropout2D
 from ._spatial_dropout import SpatialDropout3D as SpatialDropout3D

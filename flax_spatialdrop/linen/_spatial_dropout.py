@@ -4,6 +4,36 @@ from .._noise_shape import spatial_noise_shape
 from ._layout import LayoutDropout
 
 
+class SpatialDropout(LayoutDropout):
+    """Drops whole channels: one draw per sample and channel, for all of space, at any rank.
+
+        y[b, s, c] = x[b, s, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.spatial_dropout`.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import SpatialDropout
+      >>> layer = SpatialDropout(0.5, batch_dims=0, deterministic=False)
+      >>> y = layer.apply({}, jnp.ones((3, 4)), rngs={"dropout": jax.random.key(0)})
+      >>> bool((y == y[:1]).all())
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+
+    def _noise_shape(self, shape):
+        return spatial_noise_shape(shape, self.data_format, self.batch_dims)
+
+
 class SpatialDropout1D(LayoutDropout):
     """Drops whole channels of a sequence: one draw per sample and channel, for all time steps.
 

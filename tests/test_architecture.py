@@ -1,0 +1,103 @@
+"""Imports go one way; a second test shows that the first can fail."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "flax_spatialdrop"
+
+# Each file of the core may import those in the rows above its own.
+LAYERS = [
+    {"_typing"},
+    {"_noise_shape", "_rates"},
+    {"_mask", "_apply"},
+    {"_dropout"},
+    {"_spatial_dropout", "_explain"},
+]
+FORBIDDEN = {  # what a part of the project must not import
+    "core": {"flax", "experiments"},
+    "_noise_shape": {"jax", "numpy"},
+    "linen": {"flax.nnx", "flax_spatialdrop.nnx", "experiments"},
+}
+
+
+def imports(path, *, lazy=True):
+    """The modules a file imports, dotted; those inside functions and TYPE_CHECKING if `lazy`."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if lazy else tree.body
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_within(name, packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def violations(layers, forbidden):
+    """Every import that goes against the one way, as "file imports module"."""
+    level = {name: i for i, names in enumerate(layers) for name in names}
+    found = []
+    for path in PACKAGE.glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        banned = forbidden["core"] | forbidden.get(path.stem, set())
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "flax_spatialdrop" and level[parts[1]] >= level[path.stem]:
+                found.append(f"{path.stem} imports {parts[1]}")
+            elif is_within(name, banned):
+                found.append(f"{path.stem} imports {name}")
+        if any(is_within(name, {"matplotlib"}) for name in imports(path, lazy=False)):
+            found.append(f"{path.stem} imports matplotlib")
+    for path in (PACKAGE / "linen").glob("*.py"):
+        for name in imports(path):
+            if is_within(name, forbidden["linen"]):
+                found.append(f"linen/{path.stem} imports {name}")
+    for path in (ROOT / "experiments").glob("*.py"):
+        for name in imports(path):
+            if name.startswith("flax_spatialdrop") and "._" in name:
+                found.append(f"experiments/{path.stem} imports {name}")
+    return found
+
+
+def test_every_file_has_its_layer():
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert files == set().union(*LAYERS)
+
+
+def test_imports_go_one_way():
+    assert violations(LAYERS, FORBIDDEN) == []
+
+
+def test_the_test_above_can_fail():
+    upside_down = violations(LAYERS[::-1], FORBIDDEN)
+    assert "_dropout imports _mask" in upside_down
+    stricter = FORBIDDEN | {"core": {"jax"}, "linen": {"flax.linen"}}
+    found = violations(LAYERS, stricter)
+    assert "_mask imports jax" in found
+    assert "linen/_dropout imports flax.linen" in found
+
+
+@pytest.mark.parametrize("folder", ["flax_spatialdrop", "experiments"])
+def test_files_stay_short(folder):
+    lines = {p: len(p.read_text().splitlines()) for p in (ROOT / folder).rglob("*.py")}
+    assert lines
+    assert max(lines.values()) <= 250
+
+
+def test_top_level_holds_nothing_else():
+    visible = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    agreed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "flax_spatialdrop"}
+    agreed |= {"tests", "experiments", "configs"}
+    made_by_running = {"build", "dist", "runs"}
+    assert agreed <= visible <= agreed | made_by_running

@@ -1,0 +1,249 @@
+"""What every regularizer of the catalogue keeps, through every face."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import print_saved_residuals
+from jax.random import clone
+from scipy import stats
+
+from flax_spatialdrop import apply_mask, sample_mask
+
+from .catalogue import CASES, FACES
+
+FALSE_ALARM = 1e-9  # the chance that a right library fails one of the tests of chance below
+KEY = jax.random.key(7)
+
+pytestmark = [
+    pytest.mark.parametrize("face", FACES),
+    pytest.mark.parametrize("case", CASES, ids=lambda case: case.id),
+]
+
+
+def ones(case, dtype=jnp.float32):
+    return jnp.ones(case.shape, dtype)
+
+
+def expected_mask(case, rate):
+    return jnp.broadcast_to(sample_mask(clone(KEY), rate, case.noise_shape), case.shape)
+
+
+def test_equals_its_mask_applied_bit_for_bit(case, face):
+    x = jax.random.normal(jax.random.key(1), case.shape)
+    y = case.face(face)(clone(KEY), x, 0.3)
+    expected = apply_mask(x, sample_mask(clone(KEY), 0.3, case.noise_shape), 0.3)
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_jit_equals_eager(case, face):
+    f = case.face(face)
+    x = jax.random.normal(jax.random.key(1), case.shape)
+    eager = f(clone(KEY), x, 0.3)
+    np.testing.assert_array_equal(jax.jit(lambda k, x: f(k, x, 0.3))(clone(KEY), x), eager)
+
+
+def test_traced_rate_equals_number_in_one_compile(case, face):
+    f = case.face(face)
+    x = jax.random.normal(jax.random.key(1), case.shape)
+    traces = []
+
+    @jax.jit
+    def traced(key, x, rate):
+        traces.append(rate)
+        return f(key, x, rate)
+
+    for rate in (0.0, 0.25, 0.5, 1.0):
+        y = traced(clone(KEY), x, jnp.float32(rate))
+        np.testing.assert_array_equal(y, f(clone(KEY), x, rate))
+    assert len(traces) == 1
+
+
+def test_vmap_over_keys_equals_loop(case, face):
+    f = case.face(face)
+    x = jax.random.normal(jax.random.key(1), case.shape)
+    keys = jax.random.split(jax.random.key(2), 3)
+    mapped = jax.vmap(lambda k: f(k, x, 0.5))(clone(keys))
+    looped = jnp.stack([f(key, x, 0.5) for key in keys])
+    np.testing.assert_array_equal(mapped, looped)
+
+
+def test_vmap_over_x_shares_the_mask(case, face):
+    f = case.face(face)
+    x = jnp.ones((2, *case.shape))
+    mapped = jax.vmap(lambda x: f(clone(KEY), x, 0.5))(x)
+    np.testing.assert_array_equal(mapped, jnp.stack([f(clone(KEY), ones(case), 0.5)] * 2))
+
+
+def test_scan_and_remat_equal_eager(case, face):
+    f = case.face(face)
+    keys = jax.random.split(jax.random.key(2), 3)
+    x = jnp.ones(case.shape)
+    body = jax.checkpoint(lambda x, key: (x, f(key, x, 0.5)))
+    _, scanned = jax.lax.scan(body, x, clone(keys))
+    np.testing.assert_array_equal(scanned, jnp.stack([f(key, x, 0.5) for key in keys]))
+
+
+def scaled_mask(case, rate):
+    scale = 1 / (1 - rate) if rate < 1 else 0
+    return np.asarray(expected_mask(case, rate)) * np.float32(scale)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_gradient_is_the_scaled_mask(case, face, rate):
+    f = case.face(face)
+    dx = jax.grad(lambda x: f(clone(KEY), x, rate).sum())(ones(case))
+    np.testing.assert_array_equal(dx, scaled_mask(case, rate))
+
+
+def test_gradient_at_a_traced_rate(case, face):
+    f = case.face(face)
+    grad = jax.jit(jax.grad(lambda x, rate: f(clone(KEY), x, rate).sum(), argnums=(0, 1)))
+    for rate in (0.0, 0.5, 1.0):
+        dx, drate = grad(ones(case), jnp.float32(rate))
+        np.testing.assert_array_equal(dx, scaled_mask(case, rate))
+        assert drate == 0
+
+
+def test_forward_and_second_derivatives(case, face):
+    f = case.face(face)
+
+    def loss(x):
+        return (f(clone(KEY), x, 0.5) ** 3).sum()
+
+    x = ones(case)
+    expected = np.where(expected_mask(case, 0.5), 6 * 8, 0).astype(np.float32)
+    _, hvp = jax.jvp(jax.grad(loss), (x,), (x,))
+    np.testing.assert_array_equal(hvp, expected)
+    _, vhp = jax.vjp(jax.grad(loss), x)
+    np.testing.assert_array_equal(vhp(x)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+def test_keeps_dtype_and_mask_in_every_dtype(case, face, dtype):
+    y = case.face(face)(clone(KEY), ones(case, dtype), 0.25)
+    assert y.dtype == dtype
+    assert y.shape == case.shape
+    np.testing.assert_array_equal(y != 0, expected_mask(case, 0.25))
+
+
+def test_keeps_the_mask_under_x64(case, face):
+    expected = np.asarray(case.face(face)(clone(KEY), ones(case), 0.3) != 0)
+    with jax.enable_x64(True):
+        y = case.face(face)(clone(KEY), ones(case, jnp.float64), 0.3)
+        assert y.dtype == jnp.float64
+        np.testing.assert_array_equal(np.asarray(y != 0), expected)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, jnp.float32(0.5), jnp.float32(1)])
+def test_what_is_dropped_is_gone(case, face, rate):
+    """No NaN or Inf of a dropped value reaches y, none of its cotangent reaches x."""
+    f = case.face(face)
+    mask = np.asarray(expected_mask(case, float(rate)))
+    expected = np.where(mask, np.float32(2), np.float32(0))
+    for bad in (np.inf, -np.inf, np.nan):
+        x = jnp.where(mask, jnp.ones(case.shape), np.float32(bad))
+        y, pullback = jax.vjp(lambda x: f(clone(KEY), x, rate), x)
+        (dx,) = pullback(x)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(dx, expected)
+
+
+def test_backward_keeps_the_mask_and_nothing_else(case, face):
+    f = case.face(face)
+    residuals = jax.tree.leaves(jax.vjp(lambda x: f(clone(KEY), x, 0.3), ones(case))[1])
+    if 0 in case.shape:
+        residuals = [jnp.ones(case.shape, bool), *residuals]  # JAX keeps nothing of no elements
+    assert [(r.dtype, r.shape) for r in residuals] == [(jnp.bool_, case.noise_shape)]
+
+
+def test_backward_keeps_the_mask_and_scalars_of_a_traced_rate(case, face):
+    f = case.face(face)
+    residuals = jax.tree.leaves(jax.vjp(lambda x, r: f(clone(KEY), x, r), ones(case), 0.3)[1])
+    large = [r for r in residuals if r.shape != () or r.dtype == jnp.bool_]
+    scalars = [r for r in residuals if r.shape == () and r.dtype != jnp.bool_]
+    if 0 in case.shape:
+        large = [jnp.ones(case.shape, bool), *large]
+    assert [(r.dtype, r.shape) for r in large] == [(jnp.bool_, case.noise_shape)]
+    assert len(scalars) <= 2
+
+
+def test_output_has_a_name_for_remat_policies(case, face, capsys):
+    f = case.face(face)
+    saved = {}
+    for name in ("flax_spatialdrop", "another"):
+        policy = jax.checkpoint_policies.save_only_these_names(name)
+        # Two sines, so that what is saved is no argument of the whole.
+        fn = jax.checkpoint(lambda x: jnp.sin(f(clone(KEY), jnp.sin(x), 0.5)).sum(), policy=policy)
+        print_saved_residuals(fn, ones(case))
+        saved[name] = capsys.readouterr().out
+    assert "output of" in saved["flax_spatialdrop"]
+    assert "output of" not in saved["another"]
+
+
+def test_keeps_the_mean_and_drops_at_the_rate(case, face):
+    """Exact binomial bounds on at least 1e5 coin flips, false alarm 1e-9 a case."""
+    flips = math.prod(case.noise_shape)
+    if flips == 0:
+        return
+    runs = -(-100_000 // flips)
+    keys = jax.random.split(jax.random.key(3), runs)
+    rate = 0.3
+    y = jax.jit(jax.vmap(lambda key: case.face(face)(key, ones(case), rate)))(keys)
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(1 - rate)}
+    kept_flips = int((np.asarray(y) != 0).sum()) * flips // math.prod(case.shape)
+    low, high = stats.binom.interval(1 - FALSE_ALARM, runs * flips, 1 - rate)
+    assert low <= kept_flips <= high
+    spread = (high - low) / (runs * flips) / (1 - rate)
+    assert abs(np.asarray(y).mean(dtype=np.float64) - 1) <= spread
+
+
+def test_number_0_returns_x_and_1_returns_zeros_without_a_key(case, face):
+    x = ones(case)
+    if face == "function":
+        assert case.function(None, x, 0.0, **case.options) is x
+        zeros = case.function(None, x, 1.0, **case.options)
+    else:
+        assert case.module(0.0, **case.options).apply({}, x, False) is x
+        zeros = case.module(1.0, **case.options).apply({}, x, False)
+    np.testing.assert_array_equal(zeros, np.zeros(case.shape, np.float32))
+
+
+def test_a_key_used_twice_is_caught(case, face):
+    f = case.face(face)
+    key = jax.random.key(11)
+    f(key, ones(case), 0.5)
+    with pytest.raises(jax.errors.KeyReuseError):
+        f(key, ones(case), 0.5)
+
+    def twice(key, x):
+        return f(key, f(key, x, 0.5), 0.5)
+
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.jit(twice)(jax.random.key(12), ones(case))
+
+
+def test_a_gradient_uses_its_key_once(case, face):
+    f = case.face(face)
+    jax.grad(lambda x: f(jax.random.key(13), x, 0.5).sum())(ones(case))
+
+
+def test_legacy_and_numpy_input(case, face):
+    legacy = jax.random.key_data(clone(KEY))
+    y = case.face(face)(legacy, np.ones(case.shape, np.float32), 0.3)
+    assert isinstance(y, jax.Array)
+    np.testing.assert_array_equal(y != 0, expected_mask(case, 0.3))
+
+
+def test_integer_input_is_refused_at_every_rate(case, face):
+    for rate in (0.0, 0.5, 1.0):
+        with pytest.raises(TypeError, match=r"a floating or complex dtype.* got dtype int32"):
+            case.face(face)(clone(KEY), ones(case, jnp.int32), rate)
+
+
+def test_rates_outside_0_and_1_are_refused(case, face):
+    for rate in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=rf"must be in \[0, 1\]: got rate={rate}"):
+            case.face(face)(clone(KEY), ones(case), rate)

@@ -1,0 +1,161 @@
+import subprocess
+import sys
+
+import jax
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from flax_spatialdrop import dropout, explain, plot_mask, sample_mask
+
+from .errors import exactly
+
+mpl.use("Agg")
+
+
+def test_the_example_that_everybody_asks_about():
+    text = explain((2, 2, 2), (1, 2, 2))
+    assert "axis 0 shares its draw" in text
+    assert "4 independent coin flips" in text
+    assert "zeros possible 0, 2, 4, 6, 8" in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "lines"),
+    [
+        (
+            (32, 64, 64, 128),
+            {"broadcast_dims": (1, 2)},
+            [
+                "x.shape (32, 64, 64, 128), noise_shape (32, 1, 1, 128)",
+                "axes 1, 2 share their draw; axes 0, 3 have draws of their own",
+                "4096 independent coin flips, each for 4096 of the 16777216 elements",
+                "zeros possible 0, 4096, 8192, ..., 16777216, the multiples of 4096",
+            ],
+        ),
+        (
+            [5],
+            {},
+            [
+                "x.shape (5,), noise_shape (5,)",
+                "axis 0 has draws of its own",
+                "5 independent coin flips, each for 1 of the 5 elements",
+                "zeros possible 0, 1, 2, 3, 4, 5",
+            ],
+        ),
+        (
+            (2, 1),
+            {"noise_shape": (1, 1)},
+            [
+                "x.shape (2, 1), noise_shape (1, 1)",
+                "axis 0 shares its draw; axis 1 has draws of its own",
+                "1 independent coin flip, each for 2 of the 2 elements",
+                "zeros possible 0, 2",
+            ],
+        ),
+        (
+            (),
+            {},
+            [
+                "x.shape (), noise_shape ()",
+                "no axes: one draw for the only element",
+                "1 independent coin flip, each for 1 of the 1 elements",
+                "zeros possible 0, 1",
+            ],
+        ),
+        (
+            (0, 3),
+            {},
+            [
+                "x.shape (0, 3), noise_shape (0, 3)",
+                "axes 0, 1 have draws of their own",
+                "0 independent coin flips, each for 0 of the 0 elements",
+                "zeros possible 0",
+            ],
+        ),
+    ],
+)
+def test_text(shape, options, lines):
+    assert explain(shape, **options).splitlines() == lines
+
+
+def test_what_it_says_is_what_happens():
+    """The counts of zeros that 300 draws give are those said to be possible, every one seen."""
+    keys = jax.random.split(jax.random.key(0), 300)
+    y = jax.vmap(
+        lambda key: dropout(key, np.ones((2, 2, 2), np.float32), 0.5, noise_shape=(1, 2, 2))
+    )(keys)
+    counts = {int(n) for n in (np.asarray(y) == 0).sum(axis=(1, 2, 3))}
+    said = explain((2, 2, 2), (1, 2, 2)).splitlines()[-1].removeprefix("zeros possible ")
+    assert counts == {int(n) for n in said.split(", ")}
+
+
+def test_bad_noise_shape_is_explained_as_by_dropout():
+    with pytest.raises(ValueError, match="noise_shape needs one entry per axis of x"):
+        explain((2, 3), (1,))
+
+
+def dark_cells(ax):
+    return sum(sum(patch.get_facecolor()[:3]) < 1 for patch in ax.patches)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 2, 3, 4)])
+def test_plot_has_a_cell_an_element_and_marks_the_dropped(shape):
+    import matplotlib.pyplot as plt
+
+    mask = np.asarray(sample_mask(jax.random.key(1), 0.5, shape))
+    for array in (mask, np.where(mask, 2.0, 0.0)):
+        ax = plot_mask(array, title="a title")
+        assert len(ax.patches) == mask.size
+        assert dark_cells(ax) == (~mask).sum()
+        assert ax.get_title() == "a title"
+        plt.close(ax.figure)
+
+
+def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots()
+    mask = np.array([True, False]).reshape(2, 1, 1)
+    names = ("clip", "frame", "joint")
+    assert plot_mask(mask, ax=ax, shape=(2, 3, 4), axis_names=names) is ax
+    assert dark_cells(ax) == 12
+    assert "joint" in ax.get_xlabel()
+    assert "frame" in ax.get_ylabel()
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "message"),
+    [
+        (np.ones(()), {}, "plot_mask needs an array with at least one axis: got a scalar"),
+        (
+            np.ones((2, 1, 3)),
+            {"shape": (2, 3)},
+            "the mask must have as many axes as shape, each of its size or 1: got "
+            "mask.shape=(2, 1, 3) for shape=(2, 3)",
+        ),
+        (
+            np.ones((2, 3)),
+            {"axis_names": ("a",)},
+            "axis_names needs one name per axis: got ('a',) for 2 axes",
+        ),
+    ],
+)
+def test_bad_plots(array, options, message):
+    with pytest.raises(ValueError, match=exactly(message)):
+        plot_mask(array, **options)
+
+
+def test_without_matplotlib_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import numpy, flax_spatialdrop\n"
+        "try: flax_spatialdrop.plot_mask(numpy.ones(3))\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "plot_mask draws with matplotlib, which is not installed: "
+        "pip install 'flax-spatialdrop[plot]'\n"
+    )

@@ -1,0 +1,84 @@
+"""Masks, outputs and gradients on 8 devices: as on one, in x's sharding, without collectives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.random import clone
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flax_spatialdrop import dropout
+from flax_spatialdrop.linen import Dropout
+
+KEY = jax.random.key(4)
+SHAPE = (8, 16, 24)
+SPECS = [P("d"), P(None, "d"), P(None, None, "d"), P()]
+NOISE_SHAPES = [None, (None, 1, None), (None, None, 1), (1, 1, None), (None, 1, 1), (1, 1, 1)]
+X = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
+
+
+def loss(f, x):
+    return (f(x) ** 2).sum()
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("noise_shape", NOISE_SHAPES, ids=str)
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_same_mask_and_x_s_own_sharding(axis_type, spec, noise_shape, rate):
+    def f(x):
+        return dropout(clone(KEY), x, rate, noise_shape=noise_shape)
+
+    expected, expected_grad = f(X), jax.grad(lambda x: loss(f, x))(X)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, NamedSharding(mesh, spec))
+        for g in (f, jax.jit(f)):
+            y = g(x)
+            assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
+            np.testing.assert_array_equal(y, expected)
+            grad = jax.grad(lambda x: loss(g, x))(x)  # noqa: B023
+            np.testing.assert_array_equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("spec", SPECS[:3], ids=str)
+def test_modules_take_explicitly_sharded_input(spec):
+    """Where flax.linen.Dropout fails."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    layer = Dropout(0.3, broadcast_dims=(1,), deterministic=False)
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, NamedSharding(mesh, spec))
+        y = layer.apply({}, x, rngs={"dropout": clone(KEY)})
+        assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
+    np.testing.assert_array_equal(y, layer.apply({}, X, rngs={"dropout": clone(KEY)}))
+
+
+@pytest.mark.parametrize("noise_shape", NOISE_SHAPES, ids=str)
+def test_no_collective_under_batch_sharding(noise_shape):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P("d"))
+
+    def f(key, x):
+        y, pullback = jax.vjp(lambda x: dropout(key, x, 0.3, noise_shape=noise_shape), x)
+        return y, pullback(y)
+
+    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=sharding)
+    compiled = jax.jit(f, out_shardings=(sharding, (sharding,))).lower(clone(KEY), x).compile()
+    text = compiled.as_text()
+    for collective in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
+        assert f"{collective}(" not in text
+
+
+def test_same_values_inside_shard_map():
+    """A key that is the same on every device draws the same mask on every device."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    f = jax.shard_map(
+        lambda key, x: dropout(key, x, 0.5, noise_shape=(None, 1, None)),
+        mesh=mesh,
+        in_specs=(P(), P("d")),
+        out_specs=P("d"),
+    )
+    y = np.asarray(jax.jit(f)(clone(KEY), jnp.ones(SHAPE)))
+    one = dropout(clone(KEY), jnp.ones((1, 16, 24)), 0.5, noise_shape=(None, 1, None))
+    np.testing.assert_array_equal(y, np.repeat(one, 8, axis=0))
