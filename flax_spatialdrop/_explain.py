@@ -131,10 +131,11 @@ def plot_mask(
     if ax is None:
         width = len(blocks) * (columns + 1)
         _, ax = plt.subplots(figsize=(min(12, 0.5 * width + 1), min(8, 0.5 * rows + 1)))
+    labels = {True: "kept", False: "dropped"}  # on one cell each, for a legend
     for block, grid in enumerate(blocks):
         left = block * (columns + 0.8)
         for row, column in np.ndindex(rows, columns):
-            is_kept = grid[row, column]
+            is_kept = bool(grid[row, column])
             ax.add_patch(
                 Rectangle(
                     (left + column, row),
@@ -143,7 +144,7 @@ def plot_mask(
                     facecolor=_KEPT if is_kept else _DROPPED,
                     edgecolor="white",
                     linewidth=1.5,
-                    hatch=None if is_kept else "xx",
+                    label=labels.pop(is_kept, None),
                 )
             )
         if kept.ndim > 2:

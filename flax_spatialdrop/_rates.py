@@ -17,11 +17,12 @@ from ._typing import Rate
 def check_rate(rate: Any) -> Rate:
     """Returns a number as a float in [0, 1] and a scalar array as it is; raises for all else."""
     if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
-        if not 0 <= rate <= 1:
+        number = float(rate)
+        if not 0 <= number <= 1:
             raise ValueError(
                 f"rate is the probability to drop and must be in [0, 1]: got rate={rate}"
             )
-        return float(rate)
+        return number
     if not isinstance(rate, jax.Array | np.ndarray | np.generic):
         raise TypeError(
             "rate is the probability to drop and must be a number or a scalar array: "

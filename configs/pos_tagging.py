@@ -1,0 +1,71 @@
+"""Part-of-speech tagging: which dropout after the embedding helps, if any.
+
+    python -m experiments.main --config=configs/pos_tagging.py
+
+takes 2 min 54 s on 2 CPU cores (shared with other work), all compiles included. It trains on 1,000
+of the 6,800 training sentences of UD Portuguese Porttinari, since little data is where a
+regularizer matters (--config.data.train_sentences=0 takes all). Expect, in % of the test words,
+mean and 95 % interval over 5 seeds of one split:
+
+    most frequent tag         82.5
+    none                      90.6 +- 0.1
+    Dropout           at 0.6  91.2 +- 0.1    +0.62 +- 0.23 over none
+    SpatialDropout1D  at 0.6  91.3 +- 0.2    +0.65 +- 0.29
+    TimestepDropout   at 0.2  91.0 +- 0.1    +0.41 +- 0.13
+
+Dropout and SpatialDropout1D chose the highest rate offered, so a higher one may be better still.
+
+`:seq2seq` (1 min 14 s) sends each sentence of at most 12 words through one vector. That is too
+narrow for tagging: 39.1 without dropout, 45.1 with SpatialDropout1D at 0.6 (+5.95 +- 4.07), 81.0
+for the most frequent tag. `:smoke` (26 s) only shows that all parts work.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "tagger") -> ConfigDict:
+    """Returns the setting of a variant: "tagger" (the default), "seq2seq" or "smoke"."""
+    config = ConfigDict()
+    config.name = "pos_tagging"
+    config.model = "tagger"
+    config.regularizers = ("none", "Dropout", "SpatialDropout1D", "TimestepDropout")
+    config.rates = (0.2, 0.4, 0.6, 0.8)
+    config.seeds = 5
+    config.grid = "auto"  # or "vmapped", "one_by_one"
+
+    config.features = 64
+    config.hidden = 32
+    config.learning_rate = 3e-3
+    config.batch_size = 32
+    config.epochs = 30
+    config.patience = 4
+
+    config.data = ConfigDict()
+    config.data.path = ""  # a CoNLL-U file; "" is the Porttinari treebank
+    config.data.test_path = ""  # "": the test part is split off
+    config.data.split_seed = 0
+    config.data.train_sentences = 1000  # 0 takes all, here and below
+    config.data.validation_sentences = 400
+    config.data.test_sentences = 0
+    config.data.max_length = 64
+    config.data.min_count = 2
+    config.data.min_class_count = 5
+
+    if variant == "seq2seq":
+        config.name = "pos_tagging-seq2seq"
+        config.model = "seq2seq"
+        config.hidden = 64
+        config.data.max_length = 12
+    elif variant == "smoke":
+        config.name = "pos_tagging-smoke"
+        config.rates = (0.2, 0.4)
+        config.seeds = 2
+        config.batch_size = 8
+        config.epochs = 6
+        config.data.train_sentences = 200
+        config.data.validation_sentences = 100
+        config.data.test_sentences = 100
+        config.data.max_length = 24
+    elif variant != "tagger":
+        raise ValueError(f"no variant {variant!r} of pos_tagging: tagger, seq2seq or smoke")
+    return config

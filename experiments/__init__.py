@@ -1,0 +1,1 @@
+"""Training experiments: which dropout helps, measured on real data."""

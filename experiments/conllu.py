@@ -1,0 +1,104 @@
+"""CoNLL-U treebanks: a file becomes sentences of words and part-of-speech tags."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import InputError
+
+_SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.+)")
+_NEWDOC = re.compile(r"#\s*newdoc\b")
+_WORD = re.compile(r"\d+")
+_NOT_A_WORD = re.compile(r"\d+-\d+|\d+\.\d+")  # a multiword token's range, an empty node
+_DOCUMENT = re.compile(r"(.+)[-_.][A-Za-z]*\d+")  # FOLHA_DOC000001_SENT003 -> FOLHA_DOC000001
+
+
+class Sentence(NamedTuple):
+    """The syntactic words of a sentence, their tags and the document they come from."""
+
+    document: str
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+def treebank_path() -> Path:
+    """Finds the Porttinari treebank inside the package dante-corpora, without importing it."""
+    spec = importlib.util.find_spec("dante")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "the treebank is not installed: pip install dante-corpora==2.0.5, "
+            "or give a CoNLL-U file with --config.data.path"
+        )
+    return Path(spec.submodule_search_locations[0], "data", "porttinari", "annotated.conllu")
+
+
+def read(path: Path) -> list[Sentence]:
+    """Reads a CoNLL-U file; multiword-token ranges (5-6) and empty nodes (8.1) are skipped.
+
+    A document is what stands before the last part of `sent_id` (before `_SENT003`, `-0012`); where
+    that does not tell documents apart, what a `# newdoc` opens; else each sentence is its own.
+    """
+    ids: list[str] = []
+    newdocs: list[int] = []
+    sentences: list[list[tuple[str, str]]] = []
+    sent_id, newdoc, words = "", 0, []
+    for number, line in enumerate([*_lines(path), ""], start=1):
+        if match := _SENT_ID.match(line):
+            sent_id = match[1].strip()
+        elif _NEWDOC.match(line):
+            newdoc += 1
+        elif line.strip() and not line.startswith("#"):
+            words.extend(_word(line, f"{path}, line {number}"))
+        elif not line.strip() and words:
+            ids.append(sent_id)
+            newdocs.append(newdoc)
+            sentences.append(words)
+            sent_id, words = "", []
+    if not sentences:
+        raise InputError(f"{path} has no sentences")
+    documents = _documents(ids, newdocs)
+    return [
+        Sentence(document, *zip(*words, strict=True))
+        for document, words in zip(documents, sentences, strict=True)
+    ]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the corpus {path}: {error.strerror}") from error
+    try:
+        # str.splitlines would also divide at characters that may stand inside a word.
+        return raw.decode("utf-8").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: not UTF-8 text") from error
+
+
+def _word(line: str, place: str) -> list[tuple[str, str]]:
+    columns = line.split("\t")
+    if len(columns) != 10:
+        raise InputError(
+            f"{place}: a token line has 10 columns, divided by tabs: got {len(columns)}"
+        )
+    number, form, _, tag = columns[:4]
+    if _NOT_A_WORD.fullmatch(number):
+        return []
+    if not _WORD.fullmatch(number):
+        raise InputError(f"{place}: column 1 must be a word's number: got {number!r}")
+    if not form or tag in ("", "_"):
+        raise InputError(f"{place}: a word needs its form in column 2 and its tag in column 4")
+    return [(form, tag)]
+
+
+def _documents(ids: list[str], newdocs: list[int]) -> list[str]:
+    matches = [_DOCUMENT.fullmatch(sent_id) for sent_id in ids]
+    by_id = [match[1] for match in matches if match]
+    by_newdoc = [str(newdoc) for newdoc in newdocs]
+    for documents in (by_id, by_newdoc):
+        # Fewer than three cannot be split: "train-s1", "train-s2" name a file, not a document.
+        if len(documents) == len(ids) and len(set(documents)) >= 3:
+            return documents
+    return [str(index) for index in range(len(ids))]

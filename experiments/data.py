@@ -1,0 +1,139 @@
+"""From a treebank to padded arrays: split by document, cut to size, numbered."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from . import conllu, vocabulary
+from .conllu import Sentence
+from .errors import InputError
+from .vocabulary import Vocabulary
+
+
+class Split(NamedTuple):
+    """Sentences as arrays: words and tags [sentence, time], lengths [sentence], 0 for padding."""
+
+    words: np.ndarray
+    tags: np.ndarray
+    lengths: np.ndarray
+
+
+class Corpus(NamedTuple):
+    """All that training needs, and what the report tells about it."""
+
+    train: Split
+    validation: Split
+    test: Split
+    vocabulary: Vocabulary
+    baseline: float
+    statistics: dict[str, dict[str, int]]
+
+
+def load(config: ConfigDict) -> Corpus:
+    """Reads and splits the corpus that a config's `data` part names."""
+    path = Path(config.path) if config.path else conllu.treebank_path()
+    sentences = conllu.read(path)
+    given = conllu.read(Path(config.test_path)) if config.test_path else []
+    parts = split(sentences, given, config.split_seed)
+    limits = (config.train_sentences, config.validation_sentences, config.test_sentences)
+    kept, statistics = {}, {}
+    for (name, part), limit in zip(parts.items(), limits, strict=True):
+        short = [s for s in part if len(s.words) <= config.max_length]
+        kept[name] = short[:limit] if limit else short
+        if not kept[name]:
+            raise InputError(
+                f"{path} leaves no {name} sentence of at most {config.max_length} words "
+                "after the split by document"
+            )
+        statistics[name] = {
+            "sentences": len(kept[name]),
+            "tokens": sum(len(s.words) for s in kept[name]),
+            "documents": len({s.document for s in kept[name]}),
+            "left_out_as_too_long": len(part) - len(short),
+        }
+    words = vocabulary.build(kept["train"], config.min_count, config.min_class_count)
+    time = max(len(s.words) for part in kept.values() for s in part)
+    train, validation, test = (arrays(part, words, time) for part in kept.values())
+    baseline = most_frequent_tag_accuracy(kept["train"], kept["test"])
+    return Corpus(train, validation, test, words, baseline, statistics)
+
+
+def split(sentences: list[Sentence], test: list[Sentence], seed: int) -> dict[str, list[Sentence]]:
+    """Divides whole documents at random, 80 : 10 : 10, or 90 : 10 where a test part is given.
+
+    Of sentences with the same words only the first is kept, and none that the test part has.
+    """
+    test = _unique(test)
+    sentences = _unique(sentences, but={s.words for s in test})
+    documents: dict[str, list[Sentence]] = defaultdict(list)
+    for sentence in sentences:
+        documents[sentence.document].append(sentence)
+    if len(documents) < 3:
+        raise InputError(f"a split by document needs at least 3 documents: got {len(documents)}")
+    names = np.random.default_rng(seed).permutation(sorted(documents)).tolist()
+    tenth = max(1, len(names) // 10)
+    if not test:
+        test = _join(documents, names[:tenth])
+        names = names[tenth:]
+    return {
+        "train": _join(documents, names[tenth:]),
+        "validation": _join(documents, names[:tenth]),
+        "test": test,
+    }
+
+
+def _unique(sentences: list[Sentence], but: Collection[tuple[str, ...]] = ()) -> list[Sentence]:
+    first: dict[tuple[str, ...], Sentence] = {}
+    for sentence in sentences:
+        if sentence.words not in but:
+            first.setdefault(sentence.words, sentence)
+    return list(first.values())
+
+
+def _join(documents: dict[str, list[Sentence]], names: list[str]) -> list[Sentence]:
+    return [sentence for name in names for sentence in documents[name]]
+
+
+def arrays(sentences: list[Sentence], words: Vocabulary, time: int) -> Split:
+    """Numbers the sentences and pads them to a common time."""
+    result = Split(
+        np.zeros((len(sentences), time), np.int32),
+        np.zeros((len(sentences), time), np.int32),
+        np.array([len(s.words) for s in sentences], np.int32),
+    )
+    for row, sentence in enumerate(sentences):
+        length = len(sentence.words)
+        result.words[row, :length], result.tags[row, :length] = words.encode(sentence)
+    return result
+
+
+def batches(data: Split, size: int) -> Split:
+    """Cuts a split into [batch, size, ...], the last one filled up with empty sentences."""
+    size = min(size, len(data.lengths))
+    missing = -len(data.lengths) % size
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        padded = np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(-1, size, *array.shape[1:])
+
+    return Split(*map(cut, data))
+
+
+def most_frequent_tag_accuracy(train: list[Sentence], test: list[Sentence]) -> float:
+    """Accuracy of giving each word its most frequent tag in training, and new words that of all."""
+    by_word: dict[str, Counter[str]] = defaultdict(Counter)
+    for sentence in train:
+        for word, tag in zip(sentence.words, sentence.tags, strict=True):
+            by_word[word][tag] += 1
+    overall = sum(by_word.values(), Counter()).most_common(1)[0][0]
+    guess = {word: tags.most_common(1)[0][0] for word, tags in by_word.items()}
+    right = [
+        guess.get(word, overall) == tag
+        for sentence in test
+        for word, tag in zip(sentence.words, sentence.tags, strict=True)
+    ]
+    return sum(right) / len(right)

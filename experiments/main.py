@@ -1,0 +1,74 @@
+"""Trains with each regularizer and reports which one helps.
+
+    python -m experiments.main --config=configs/pos_tagging.py
+
+`--config.FIELD=VALUE` overrides a field of the config; `--workdir` says where results go
+(runs/NAME_OF_THE_CONFIG if not given).
+"""
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from . import data, figure, report, settings
+from .errors import InputError
+from .grid import Grid
+from .interrupt import deferred_interrupt
+from .progress import Display
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str]) -> int:
+    """Runs an experiment and returns the exit code: 0, 1 for bad input, 130 for Ctrl-C."""
+    if "--help" in argv:
+        print(__doc__)
+        return 0
+    try:
+        config, workdir = settings.parse(argv)
+        settings.prepare(workdir)
+        return run(config, workdir, Console())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted before training began.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(config: ConfigDict, workdir: Path, console: Console) -> int:
+    """Trains every regularizer, saves after each, and reports; Ctrl-C keeps what is finished."""
+    corpus = data.load(config.data)
+    results = report.start(config, corpus)
+    grid = Grid(config, corpus)
+    code = 0
+    try:
+        with deferred_interrupt() as check, Display(console) as display:
+
+            def on_epoch(share: float, loss: float, accuracy: float) -> None:
+                display.update(share, loss, accuracy)
+                check()
+
+            for name in config.regularizers:
+                check()
+                display.begin(name)
+                result = grid.train(name, on_epoch)
+                report.add(results, name, result, grid)
+                report.save(results, workdir)
+                display.end(result["seconds"])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    report.save(results, workdir)
+    console.print(report.table(results))
+    for line in report.sentences(results):
+        console.print(line, highlight=False, soft_wrap=True)
+    if results["regularizers"]:
+        figure.save(results, workdir / "results.png")
+    console.print(f"Results are in {workdir}.", highlight=False, soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,60 @@
+"""The progress bar, and its plain lines where there is no terminal."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display:
+    """Shows how far training is, with the loss and the validation accuracy of the last epoch."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description:18}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:3.0f} %  {task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """Opens the line of a regularizer."""
+        self._name = name
+        self._task = self._bar.add_task(name, total=1.0, status="compiling")
+        self._line("compiling")
+
+    def update(self, share: float, loss: float, accuracy: float) -> None:
+        """Shows the state after an epoch."""
+        status = f"loss {loss:.3f}  validation {100 * accuracy:.1f} %"
+        self._bar.update(self._task, completed=share, status=status)
+        if share == 1.0 or time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._line(f"{100 * share:3.0f} %  {status}")
+
+    def end(self, seconds: float) -> None:
+        """Closes the line of a regularizer."""
+        self._bar.update(self._task, completed=1.0, status=f"finished in {seconds:.0f} s")
+        self._line(f"finished in {seconds:.0f} s")
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{self._name}: {text}")
+            self._printed = time.monotonic()

@@ -1,0 +1,96 @@
+"""A small treebank in a file, and a config for it."""
+
+import jax
+import pytest
+
+from configs.pos_tagging import get_config
+
+WORDS = {"DET": "a o", "NOUN": "casa rua mesa", "VERB": "vê abre", "PUNCT": "."}
+PATTERN = ("DET", "NOUN", "VERB", "DET", "NOUN", "PUNCT")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _standard_promotion():
+    # optax.adam itself computes float ** int32, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def conllu(words, sent_id=None, comments=()):
+    """A sentence in CoNLL-U: words as (form, tag)."""
+    lines = [*comments, *([f"# sent_id = {sent_id}"] if sent_id else [])]
+    for number, (form, tag) in enumerate(words, start=1):
+        lines.append("\t".join([str(number), form, "_", tag, *"______"]))
+    return "\n".join(lines) + "\n\n"
+
+
+@pytest.fixture(scope="session")
+def corpus_path(tmp_path_factory):
+    """Sixty different sentences, of 7 and of 8 words in turns, in twenty documents."""
+    text = ""
+    for index in range(60):
+        words = []
+        for place, tag in enumerate(PATTERN):
+            forms = WORDS[tag].split()
+            words.append((forms[(index * 7 + index // 3 + place) % len(forms)], tag))
+        name = f"nome{chr(97 + index % 26)}{index // 26 * 'x'}"
+        words += [(name, "NOUN"), ("casa", "NOUN")][: 1 + index % 2]
+        text += conllu(words, f"D{index // 3}_SENT{index % 3}")
+    path = tmp_path_factory.mktemp("corpus") / "corpus.conllu"
+    path.write_text(text)
+    return path
+
+
+def make_config(corpus_path):
+    """The smoke setting, smaller still, for the corpus in a file."""
+    config = get_config("smoke")
+    config.update({"features": 8, "hidden": 8, "batch_size": 8, "grid": "one_by_one"})
+    config.update({"seeds": 2, "rates": (0.1, 0.5), "epochs": 3})
+    config.data.update({"path": str(corpus_path), "train_sentences": 0, "test_sentences": 0})
+    return config
+
+
+@pytest.fixture
+def config(corpus_path):
+    return make_config(corpus_path)
+
+
+@pytest.fixture
+def results():
+    """The results of two regularizers, made up, with a third that is missing."""
+
+    def runs(rate, validation, tests):
+        return [
+            {
+                "rate": rate,
+                "seed": seed,
+                "epochs": 2 + seed,
+                "best_epoch": 2,
+                "validation_accuracy": validation,
+                "validation_curve": [0.5, validation, validation - 0.1][: 2 + seed],
+                "train_loss": [1.0, 0.5, 0.4][: 2 + seed],
+                "test_accuracy": test,
+            }
+            for seed, test in enumerate(tests)
+        ]
+
+    def regularizer(rate, runs):
+        return {"chosen_rate": rate, "seconds": 3.2, "runs": runs}
+
+    part = {"sentences": 10, "tokens": 99, "documents": 3, "left_out_as_too_long": 1}
+    return {
+        "config": {"name": "example", "seeds": 2},
+        "date": "2030-01-01",
+        "device": "cpu",
+        "versions": {"jax": "1.2.3"},
+        "data": {"train": part, "validation": part, "test": part},
+        "baseline_test_accuracy": 0.75,
+        "grid": {},
+        "regularizers": {
+            "none": regularizer(0.0, runs(0.0, 0.8, [0.80, 0.82])),
+            "Dropout": regularizer(
+                0.5, runs(0.5, 0.9, [0.84, 0.87]) + runs(0.1, 0.7, [None, None])
+            ),
+        },
+        "missing": ["SpatialDropout1D"],
+    }

@@ -1,0 +1,100 @@
+import sys
+
+import pytest
+
+from experiments import conllu
+from experiments.errors import InputError
+
+from .conftest import conllu as sentence
+
+
+@pytest.fixture
+def read(tmp_path):
+    def write_and_read(text, encoding="utf-8"):
+        path = tmp_path / "file.conllu"
+        path.write_bytes(text.encode(encoding))
+        return conllu.read(path)
+
+    return write_and_read
+
+
+def row(number, form, tag):
+    return "\t".join([number, form, "_", tag, *"______"])
+
+
+def test_skips_multiword_ranges_and_empty_nodes(read):
+    lines = [
+        "# text = na rua",
+        row("1-2", "na", "_"),
+        row("1", "em", "ADP"),
+        row("2", "a", "DET"),
+        row("2.1", "é", "VERB"),
+        row("3", "rua", "NOUN"),
+    ]
+    [only] = read("\n".join(lines))
+    assert only.words == ("em", "a", "rua")
+    assert only.tags == ("ADP", "DET", "NOUN")
+
+
+def test_a_word_may_hold_a_unicode_line_separator_and_lines_may_end_in_crlf(read):
+    assert [s.words for s in read(row("1", "a\u2028b", "X") + "\r\n\r\n")] == [("a\u2028b",)]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("2\tb", "a token line has 10 columns, divided by tabs: got 2"),
+        (row("two", "b", "X"), "column 1 must be a word's number: got 'two'"),
+        (row("2", "b", "_"), "a word needs its form in column 2 and its tag in column 4"),
+        (row("2", "", "X"), "a word needs its form in column 2 and its tag in column 4"),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\n"])
+def test_a_malformed_line_is_named_exactly(read, tmp_path, line, problem, end):
+    text = sentence([("a", "X"), ("b", "X")], "s1") + "\n# c\n# d\n" + row("1", "a", "X") + "\n"
+    with pytest.raises(InputError) as caught:
+        read(text + line + end)
+    assert str(caught.value) == f"{tmp_path / 'file.conllu'}, line 9: {problem}"
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line(read, tmp_path):
+    with pytest.raises(InputError, match=r"file\.conllu, line 4: not UTF-8 text$"):
+        read(sentence([("a", "X")], "s1") + row("1", "é", "X"), encoding="latin-1")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"^cannot read the corpus .*no\.conllu: No such file"):
+        conllu.read(tmp_path / "no.conllu")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# sent_id = 1\n\n"])
+def test_a_file_without_sentences(read, text):
+    with pytest.raises(InputError, match=r"file\.conllu has no sentences$"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("ids", "comments", "documents"),
+    [
+        (["A1_SENT1", "A1_SENT2", "A2_SENT1", "B_SENT1"], [[]] * 4, ["A1", "A1", "A2", "B"]),
+        (["w-a-01", "w-a-02", "w-b-01", "w-c-01"], [[]] * 4, ["w-a", "w-a", "w-b", "w-c"]),
+        (
+            ["train-s1", "train-s2", "train-s3", "train-s4"],
+            [["# newdoc"], [], ["# newdoc id = x"], ["# newdoc"]],
+            ["1", "1", "2", "3"],
+        ),
+        ([None] * 3, [["# newdoc"], [], []], ["0", "1", "2"]),
+    ],
+    ids=["sent_id", "dashes", "newdoc", "neither"],
+)
+def test_documents(read, ids, comments, documents):
+    text = "".join(
+        sentence([("a", "X")], sent_id, comment)
+        for sent_id, comment in zip(ids, comments, strict=True)
+    )
+    assert [s.document for s in read(text)] == documents
+
+
+def test_the_treebank_is_found_without_importing_its_package():
+    assert conllu.treebank_path().is_file()
+    assert "dante" not in sys.modules

@@ -1,0 +1,97 @@
+import json
+import signal
+
+import pytest
+
+from experiments import main
+from experiments.grid import Grid
+
+# ml_collections loads a config file in a way that Python means to retire.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+SMALL = [
+    "--config=configs/pos_tagging.py:smoke",
+    "--config.regularizers=('none','SpatialDropout1D')",
+    "--config.rates=(0.5,)",
+    "--config.grid=one_by_one",
+    "--config.epochs=2",
+    "--config.features=8",
+    "--config.hidden=8",
+    "--config.batch_size=8",
+]
+
+
+@pytest.fixture
+def args(corpus_path, tmp_path):
+    workdir = tmp_path / "out"
+    return ["main", *SMALL, f"--config.data.path={corpus_path}", f"--workdir={workdir}"]
+
+
+def load(tmp_path):
+    return json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
+    assert main.main(args) == 0
+    out = capsys.readouterr().out
+    assert "most frequent tag" in out
+    assert "SpatialDropout1D: " in out
+    results = load(tmp_path)
+    assert results["missing"] == []
+    assert results["versions"].keys() == {"python", "jax", "flax", "flax_spatialdrop"}
+    assert results["config"]["rates"] == [0.5]
+    assert results["grid"]["mode"] == "one_by_one"
+    assert len(results["regularizers"]["SpatialDropout1D"]["runs"]) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "results.json", "results.md", "results.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("finished", [["none"], []])
+def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
+    args, tmp_path, capsys, monkeypatch, results, finished
+):
+    def train(self, name, on_epoch):
+        if name not in finished:
+            signal.raise_signal(signal.SIGINT)
+            on_epoch(0.5, 1.0, 0.5)
+        return results["regularizers"][name]
+
+    monkeypatch.setattr(Grid, "train", train)
+    assert main.main(args) == main.INTERRUPTED == 130
+    missing = [name for name in ("none", "SpatialDropout1D") if name not in finished]
+    sentence = f"Interrupted: no results for {', '.join(missing)}."
+    saved = load(tmp_path)
+    assert list(saved["regularizers"]) == finished
+    assert saved["missing"] == missing
+    assert sentence in capsys.readouterr().out
+    assert sentence in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_crash_loses_no_finished_regularizer(args, tmp_path, monkeypatch, results):
+    def train(self, name, on_epoch):
+        if name != "none":
+            raise RuntimeError("crash")
+        return results["regularizers"][name]
+
+    monkeypatch.setattr(Grid, "train", train)
+    with pytest.raises(RuntimeError, match="crash"):
+        main.main(args)
+    assert list(load(tmp_path)["regularizers"]) == ["none"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--config.foo=1", "--config.data.path=no.conllu", "--workdir=/dev/null/x"]
+)
+def test_bad_input_is_one_sentence_before_any_training(args, capsys, monkeypatch, wrong):
+    monkeypatch.setattr(Grid, "train", None)
+    assert main.main([*args, wrong]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_help(capsys):
+    assert main.main(["main", "--help"]) == 0
+    assert "python -m experiments.main --config=configs/pos_tagging.py" in capsys.readouterr().out

@@ -1,0 +1,38 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from experiments import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    times = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+
+
+def show(console):
+    with progress.Display(console) as display:
+        display.begin("Dropout")
+        for share in (0.25, 0.5, 0.75):
+            display.update(share, 1.5, 0.9)
+        display.end(61)
+
+
+def test_without_a_terminal_there_are_plain_lines_now_and_then(clock):
+    out = io.StringIO()
+    show(Console(file=out, force_terminal=False))
+    assert out.getvalue().splitlines() == [
+        "Dropout: compiling",
+        "Dropout:  75 %  loss 1.500  validation 90.0 %",
+        "Dropout: finished in 61 s",
+    ]
+
+
+def test_a_terminal_has_a_bar_and_no_lines():
+    out = io.StringIO()
+    show(Console(file=out, force_terminal=True, width=100))
+    assert "finished in 61 s" in out.getvalue()
+    assert "━" in out.getvalue()
+    assert "Dropout: compiling" not in out.getvalue()

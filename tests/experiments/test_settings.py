@@ -1,0 +1,88 @@
+import pytest
+
+from experiments import settings
+from experiments.errors import InputError
+
+# ml_collections loads a config file in a way that Python means to retire.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+CONFIG = "--config=configs/pos_tagging.py"
+
+
+def parse(*args):
+    return settings.parse(["main", *args])
+
+
+def test_fields_are_overridden_and_the_workdir_is_named_after_the_config():
+    config, workdir = parse(
+        f"{CONFIG}:smoke", "--config.rates=(0.25,)", "--config.data.min_count=7"
+    )
+    assert (config.rates, config.data.min_count) == ((0.25,), 7)
+    assert str(workdir) == "runs/pos_tagging-smoke"
+
+
+@pytest.mark.parametrize("variant", ["tagger", "seq2seq", "smoke"])
+def test_every_variant_passes_its_own_checks(variant):
+    parse(f"{CONFIG}:{variant}")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "a config is needed: --config=configs/pos_tagging.py"),
+        ([CONFIG, "extra"], "every argument must be a flag: got 'extra'"),
+        ([CONFIG, "--config.foo=1"], "the config has no field that this names: foo"),
+        ([CONFIG, "--config.data.bar=1"], "the config has no field that this names: bar"),
+        ([CONFIG, "--foo=1"], "Unknown command line flag 'foo'"),
+        (["--config=no.py"], "[Errno 2] No such file or directory: 'no.py'"),
+        (
+            [f"{CONFIG}:big"],
+            "ValueError: no variant 'big' of pos_tagging: tagger, seq2seq or smoke",
+        ),
+        (
+            [CONFIG, "--config.seeds=many"],
+            "flag --config.seeds=many: invalid literal for int() with base 10: 'many'",
+        ),
+        (
+            [CONFIG, "--config.model=lstm"],
+            "config.model knows tagger, seq2seq: got 'lstm'",
+        ),
+        (
+            [CONFIG, "--config.regularizers=('none','Drop')"],
+            "config.regularizers knows none, Dropout, SpatialDropout1D, TimestepDropout, "
+            "FeatureDropout, SampleDropout: got 'Drop'",
+        ),
+        (
+            [CONFIG, "--config.grid=fast"],
+            "config.grid knows auto, vmapped, one_by_one: got 'fast'",
+        ),
+        ([CONFIG, "--config.rates=(0.1,1.5)"], "config.rates must be numbers in [0, 1]: got 1.5"),
+        (
+            [CONFIG, "--config.rates=(0.5,0.5)"],
+            "config.rates must not name a value twice: got (0.5, 0.5)",
+        ),
+        ([CONFIG, "--config.rates=()"], "config.rates must not be empty"),
+        ([CONFIG, "--config.seeds=0"], "config.seeds must be at least 1: got 0"),
+        ([CONFIG, "--config.data.min_count=0"], "config.data.min_count must be at least 1: got 0"),
+        (
+            [CONFIG, "--config.data.test_sentences=-1"],
+            "config.data.test_sentences must be at least 0: got -1",
+        ),
+        ([CONFIG, "--config.learning_rate=0"], "config.learning_rate must be above 0: got 0.0"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_sentence(args, message):
+    with pytest.raises(InputError) as caught:
+        parse(*args)
+    assert str(caught.value) == message
+
+
+def test_a_workdir_is_made(tmp_path):
+    settings.prepare(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_an_unwritable_workdir(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^cannot write to the workdir .*file/x: Not a directory"):
+        settings.prepare(tmp_path / "file" / "x")

@@ -1,0 +1,66 @@
+import pytest
+from scipy import stats
+
+from experiments.statistics import Estimate, Row, chosen, estimate, rows, sentence
+
+
+def row(name="Dropout", difference=None):
+    return Row(name, 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
+
+
+def test_the_interval_is_that_of_a_t_test():
+    values = [0.1, 0.2, 0.4, 0.5, 0.9]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    mean, half = estimate(values)
+    assert mean - half == pytest.approx(expected.low)
+    assert mean + half == pytest.approx(expected.high)
+
+
+def test_one_seed_has_no_interval():
+    assert estimate([0.5]) == (0.5, None)
+
+
+def test_rows_take_the_chosen_rate_and_pair_differences_by_seed(results):
+    results["regularizers"]["none"]["runs"].reverse()
+    plain, dropout = rows(results)
+    assert plain.difference is None
+    assert dropout.rate == 0.5
+    assert dropout.test.mean == pytest.approx(0.855)
+    assert dropout.difference.mean == pytest.approx(0.045)
+    # The differences are 0.04 and 0.05; unpaired ones would spread wider.
+    assert dropout.difference.half_width == pytest.approx(12.706 * 0.005, rel=1e-3)
+
+
+def test_without_none_there_is_no_difference(results):
+    del results["regularizers"]["none"]
+    [dropout] = rows(results)
+    assert dropout.difference is None
+
+
+def test_chosen_is_in_the_order_of_seeds(results):
+    results["regularizers"]["Dropout"]["runs"].reverse()
+    assert chosen(results["regularizers"]["Dropout"], "seed") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [
+        (
+            Estimate(0.008, 0.006),
+            "Dropout: +0.80 points over none (95 % interval +0.20 to +1.40).",
+        ),
+        (
+            Estimate(-0.008, 0.006),
+            "Dropout: -0.80 points over none (95 % interval -1.40 to -0.20).",
+        ),
+        (
+            Estimate(0.005, 0.006),
+            "Dropout: no difference to none that 5 seeds can show "
+            "(+0.50 points, 95 % interval -0.10 to +1.10).",
+        ),
+        (Estimate(0.005, None), "Dropout: +0.50 points over none; one seed gives no interval."),
+        (None, "Dropout: nothing to compare it to."),
+    ],
+)
+def test_sentence(difference, text):
+    assert sentence(row(difference=difference), seeds=5) == text
