@@ -2,8 +2,8 @@
 
     python -m experiments.main --config=configs/pos_tagging.py
 
-takes 3 min 46 s on 2 CPU cores, all compiles included. It trains on 1,000 of the 6,781 training
-sentences of UD Portuguese Porttinari, since little data is where a regularizer matters
+takes 3 min 46 s on 2 CPU cores, all compiles included. It trains on 1,000 sentences of UD
+Portuguese Porttinari, since little data is where a regularizer matters
 (--config.data.train_sentences=0 takes all). Expect, in % of the test words, mean and 95 % interval
 over 5 seeds of one split:
 
