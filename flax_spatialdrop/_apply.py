@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from ._rates import check_rate, keep_probability, scale
+from ._noise_shape import check_mask_spreads
+from ._rates import check_rate, keep_probability, scale_of
 from ._typing import Array, Rate
 
 CHECKPOINT_NAME = "flax_spatialdrop"
@@ -33,7 +34,8 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
         array.
 
     Returns:
-      An array of x's shape, dtype and sharding, named "flax_spatialdrop" for remat policies.
+      A JAX array of x's shape, dtype and sharding, named "flax_spatialdrop" for remat policies.
+      (NumPy input is taken as JAX takes it: float64 becomes float32 unless x64 is on.)
 
     Raises:
       ValueError: for a rate outside [0, 1] or a mask whose shape does not fit x.
@@ -51,8 +53,8 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     """
     rate = check_rate(rate)
     x = jnp.asarray(check_input(x))
-    check_mask(mask, x.shape)
-    y = _select(mask, x, scale(keep_probability(rate)))
+    check_mask_spreads(check_mask(mask).shape, x.shape)
+    y = _select(mask, x, scale_of(keep_probability(rate)))
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
@@ -69,42 +71,28 @@ def check_input(x: Any) -> Array:
     return x
 
 
-def check_mask(
-    mask: Any, shape: tuple[int, ...], noise_shape: tuple[int, ...] | None = None
-) -> None:
-    """Raises unless mask is bool and fits x of `shape`; given a noise shape, just it or x's."""
+def check_mask(mask: Any) -> Array:
+    """Returns mask if it is a bool array, or says what it is."""
     if getattr(mask, "dtype", None) != jnp.bool_:
         got = f"dtype {mask.dtype}" if hasattr(mask, "dtype") else repr(mask)
         raise TypeError(f"mask must be a bool array, True where a value is kept: got {got}")
-    if noise_shape is not None:
-        if mask.shape not in (noise_shape, shape):
-            raise ValueError(
-                f"mask must have the noise shape {noise_shape} or the shape of x: "
-                f"got mask.shape={mask.shape} for x.shape={shape}"
-            )
-    elif mask.ndim != len(shape) or any(
-        m not in (1, n) for m, n in zip(mask.shape, shape, strict=True)
-    ):
-        raise ValueError(
-            "mask must have as many axes as x, each of x's size or 1: "
-            f"got mask.shape={mask.shape} for x.shape={shape}"
-        )
+    return mask
 
 
 @jax.jit
 def _select(mask: Array, x: jax.Array, scale: np.float32 | jax.Array) -> jax.Array:
     # Cut here, the derivative keeps the mask as it came, never spread out to the shape of x.
     # prevent_cse puts barriers around the few operations, which cost more than they spare.
-    y = jax.checkpoint(_scale_and_select, prevent_cse=False)(mask, x, scale)
+    y = jax.checkpoint(_kept_or_zero, prevent_cse=False)(mask, x, scale)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
-def _scale_and_select(mask, x, scale):
-    return jnp.where(mask, _scale(x, scale), jnp.zeros((), x.dtype))
+def _kept_or_zero(mask, x, scale):
+    return jnp.where(mask, _times(x, scale), jnp.zeros((), x.dtype))
 
 
-def _scale(x, scale):
+def _times(x, scale):
     if jnp.iscomplexobj(x):  # by parts: a complex product turns inf + 1j into inf + nan j
-        return jax.lax.complex(_scale(x.real, scale), _scale(x.imag, scale))
+        return jax.lax.complex(_times(x.real, scale), _times(x.imag, scale))
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     return (x.astype(dtype) * scale.astype(dtype)).astype(x.dtype)

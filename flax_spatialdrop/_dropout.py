@@ -64,12 +64,16 @@ def dropout(
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    check_input(x)
+    noise_shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
+    return drop(key, x, rate, noise_shape)
+
+
+def drop(key: Key, x: Array, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Array:
+    """What every function and module here comes to, once its noise shape is resolved."""
     rate = check_rate(rate)
-    mask_shape = resolve_noise_shape(x.shape, noise_shape, broadcast_dims)
     if is_static(rate, 0.0):
         return jnp.asarray(x)
-    return apply_mask(x, sample_mask(key, rate, mask_shape), rate)
+    return apply_mask(x, sample_mask(key, rate, noise_shape), rate)
 
 
 def timestep_dropout(
@@ -112,7 +116,7 @@ def timestep_dropout(
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
     """
     noise_shape = timestep_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)
 
 
 def feature_dropout(
@@ -155,7 +159,7 @@ def feature_dropout(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
     """
     noise_shape = feature_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)
 
 
 def sample_dropout(
@@ -199,4 +203,4 @@ def sample_dropout(
     https://arxiv.org/abs/1603.09382
     """
     noise_shape = sample_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._noise_shape import resolve_noise_shape
+from ._noise_shape import check_mask_spreads, check_shape, resolve_noise_shape
 from ._typing import Array, NoiseShape
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _AXIS_NAMES = {
     5: ("sample", "depth", "height", "width", "channel"),
 }
 _KEPT, _DROPPED = "#9ec9e2", "#33363b"
+_GAP = 0.8  # between two grids, in cells
 
 
 def explain(
@@ -55,7 +56,7 @@ def explain(
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
     https://arxiv.org/abs/1411.4280 (dropping entire feature maps)
     """
-    shape = tuple(shape)
+    shape = check_shape(shape, "shape")
     resolved = resolve_noise_shape(shape, noise_shape, broadcast_dims)
     flips, size = math.prod(resolved), math.prod(shape)
     each = size // flips if flips else 0
@@ -99,8 +100,8 @@ def plot_mask(
       The matplotlib Axes drawn on.
 
     Raises:
-      ValueError: for an array without axes, a shape that the mask does not spread over, or another
-        number of names than axes.
+      ValueError: for an array without axes or elements, a shape that the mask does not spread
+        over, another number of names than axes.
       ImportError: without matplotlib.
 
     Example:
@@ -114,50 +115,36 @@ def plot_mask(
     """
     try:
         import matplotlib.pyplot as plt
-        from matplotlib.patches import Rectangle
+        from matplotlib.colors import ListedColormap
     except ImportError as error:
         raise ImportError(
             "plot_mask draws with matplotlib, which is not installed: "
             "pip install 'flax-spatialdrop[plot]'"
         ) from error
 
-    array = np.asarray(mask_or_output)
-    if array.ndim == 0:
-        raise ValueError("plot_mask needs an array with at least one axis: got a scalar")
-    kept = _spread(array != 0, shape)
+    kept = np.asarray(mask_or_output) != 0
+    if kept.size == 0 or kept.ndim == 0:
+        raise ValueError(
+            f"plot_mask needs an array with an axis and an element: got shape {kept.shape}"
+        )
+    if shape is not None:
+        check_mask_spreads(kept.shape, check_shape(shape, "shape"))
+        kept = np.broadcast_to(kept, tuple(shape))
     names = _names(kept.ndim, axis_names)
-    blocks = kept.reshape((-1, *(1, *kept.shape)[-2:]))
-    rows, columns = blocks.shape[1:]
+    rows, columns = (1, *kept.shape)[-2:]
+    grids = kept.reshape(-1, rows, columns)
     if ax is None:
-        width = len(blocks) * (columns + 1)
+        width = len(grids) * (columns + _GAP)
         _, ax = plt.subplots(figsize=(min(12, 0.5 * width + 1), min(8, 0.5 * rows + 1)))
-    labels = {True: "kept", False: "dropped"}  # on one cell each, for a legend
-    for block, grid in enumerate(blocks):
-        left = block * (columns + 0.8)
-        for row, column in np.ndindex(rows, columns):
-            is_kept = bool(grid[row, column])
-            ax.add_patch(
-                Rectangle(
-                    (left + column, row),
-                    1,
-                    1,
-                    facecolor=_KEPT if is_kept else _DROPPED,
-                    edgecolor="white",
-                    linewidth=1.5,
-                    label=labels.pop(is_kept, None),
-                )
-            )
+    colors = ListedColormap([_DROPPED, _KEPT])
+    for index, grid in enumerate(grids):
+        left = index * (columns + _GAP)
+        edges = left + np.arange(columns + 1), np.arange(rows + 1)
+        ax.pcolormesh(*edges, grid, cmap=colors, vmin=0, vmax=1, edgecolors="white")
         if kept.ndim > 2:
-            ax.text(
-                left + columns / 2,
-                -0.2,
-                _block_name(block, kept.shape, names),
-                ha="center",
-                va="bottom",
-                fontsize="small",
-            )
-    ax.set_xlim(-0.1, len(blocks) * (columns + 0.8) - 0.7)
-    ax.set_ylim(rows + 0.1, -0.9)
+            name = _grid_name(index, kept.shape, names)
+            ax.text(left + columns / 2, -0.2, name, ha="center", va="bottom", fontsize="small")
+    ax.set_ylim(rows, -1)  # downwards, with room for the names above
     ax.set_aspect("equal")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -192,20 +179,6 @@ def _multiples(each: int, flips: int, most: int = 17) -> str:
     return f"0, {each}, {2 * each}, ..., {each * flips}, the multiples of {each}"
 
 
-def _spread(kept: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
-    if shape is None:
-        return kept
-    fits = kept.ndim == len(shape) and all(
-        k in (1, n) for k, n in zip(kept.shape, shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            "the mask must have as many axes as shape, each of its size or 1: "
-            f"got mask.shape={kept.shape} for shape={tuple(shape)}"
-        )
-    return np.broadcast_to(kept, tuple(shape))
-
-
 def _names(ndim: int, axis_names: Sequence[str] | None) -> tuple[str, ...]:
     if axis_names is None:
         return _AXIS_NAMES.get(ndim) or tuple(f"axis {axis}" for axis in range(ndim))
@@ -216,6 +189,6 @@ def _names(ndim: int, axis_names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(axis_names)
 
 
-def _block_name(block: int, shape: tuple[Any, ...], names: tuple[str, ...]) -> str:
-    index = np.unravel_index(block, shape[:-2])
+def _grid_name(grid: int, shape: tuple[Any, ...], names: tuple[str, ...]) -> str:
+    index = np.unravel_index(grid, shape[:-2])
     return ", ".join(f"{name} {i}" for name, i in zip(names, index, strict=False))

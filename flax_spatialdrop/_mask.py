@@ -5,10 +5,14 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ._noise_shape import check_mask_shape
+from ._noise_shape import check_shape
 from ._rates import check_rate, is_static, keep_probability
 from ._typing import Key, Rate
+
+_LEGACY_SHAPES = ((2,), (4,))
+"""The shapes of a legacy key: threefry's two words, the four of rbg."""
 
 
 def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
@@ -43,7 +47,7 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     rate = check_rate(rate)
-    shape = check_mask_shape(noise_shape)
+    shape = check_shape(noise_shape, "the noise_shape of a mask")
     if is_static(rate, 0.0) or is_static(rate, 1.0):
         return jnp.full(shape, is_static(rate, 0.0))
     mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
@@ -58,16 +62,17 @@ def check_key(key: Key) -> jax.Array:
             "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: "
             "got key=None; pass one, such as jax.random.key(0)"
         )
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not typed and dtype != jnp.uint32:
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"key must be a JAX PRNG key, such as jax.random.key(0): got {key!r}")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        batch_shape = key.shape
+    elif key.dtype == jnp.uint32 and key.shape[-1:] in _LEGACY_SHAPES:
+        batch_shape = key.shape[:-1]
+    else:
         raise TypeError(
-            f"the first argument is a JAX PRNG key, such as jax.random.key(0): got {key!r}"
-            if dtype is None
-            else f"the first argument is a JAX PRNG key, such as jax.random.key(0): got an array "
-            f"of shape {key.shape} and dtype {dtype}"
+            "key must be a JAX PRNG key, such as jax.random.key(0): "
+            f"got an array of shape {key.shape} and dtype {key.dtype}"
         )
-    batch_shape = key.shape if typed else key.shape[:-1]
     if batch_shape != ():
         raise ValueError(
             f"key must be one PRNG key: got keys of shape {batch_shape}; "

@@ -4,7 +4,6 @@ A noise shape has one entry per axis of x: the axis's own size where every index
 its own, 1 where all indices share one. Every message about shapes is written here.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,19 +71,39 @@ def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -
     return _draw_per(("batch",), shape, data_format, batch_dims)
 
 
-def check_mask_shape(shape: Sequence[Any]) -> Shape:
-    """Returns the shape of a mask to draw as a tuple, or says why it is none."""
+def check_shape(shape: Any, what: str) -> Shape:
+    """Returns a shape as a tuple; `what` names it where it is none."""
     if not _is_sequence(shape):
-        raise TypeError(f"the noise_shape of a mask must be a tuple of sizes: got {shape!r}")
-    for entry in shape:
-        if entry is None or isinstance(entry, bool | float | str):
+        raise TypeError(f"{what} must be a tuple of sizes: got {shape!r}")
+    for size in shape:
+        if not _is_size(size):
             raise TypeError(
-                "the noise_shape of a mask must hold whole numbers, since there is no x to take "
-                f"a size from: got {entry!r} in {tuple(shape)}"
+                f"{what} must hold whole numbers: got {size!r} in {tuple(shape)}; None stands "
+                "for a size only where there is an x to take it from"
             )
-        if entry < 0:
-            raise ValueError(f"the noise_shape of a mask cannot be negative: got {tuple(shape)}")
+        if size < 0:
+            raise ValueError(f"{what} cannot have a negative size: got {tuple(shape)}")
     return tuple(shape)
+
+
+def check_mask_spreads(mask_shape: Shape, shape: Shape) -> None:
+    """Raises unless a mask of `mask_shape` spreads over x of `shape`."""
+    if len(mask_shape) != len(shape) or any(
+        m not in (1, n) for m, n in zip(mask_shape, shape, strict=True)
+    ):
+        raise ValueError(
+            "mask must have as many axes as x, each of x's size or 1: "
+            f"got mask.shape={mask_shape} for x.shape={shape}"
+        )
+
+
+def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None:
+    """Raises unless a mask given to a module has its noise shape or the shape of x."""
+    if mask_shape not in (noise_shape, shape):
+        raise ValueError(
+            f"mask must have the noise shape {noise_shape} or the shape of x: "
+            f"got mask.shape={mask_shape} for x.shape={shape}"
+        )
 
 
 def _draw_per(
@@ -112,7 +131,7 @@ def _draw_per(
 
 
 def _check_batch_dims(batch_dims: int) -> None:
-    if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
+    if not _is_whole(batch_dims):
         raise TypeError(
             f"batch_dims must be a whole number, how many leading axes are batch axes: "
             f"got {batch_dims!r}"
@@ -154,7 +173,7 @@ def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> st
 def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
     sizes = list(shape)
     for axis in broadcast_dims:
-        if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        if not _is_whole(axis):
             raise TypeError(
                 "broadcast_dims must hold whole numbers, the axes of x that share a draw: "
                 f"got {axis!r} in broadcast_dims={tuple(broadcast_dims)}"
@@ -172,16 +191,16 @@ def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
 def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...]) -> int:
     if entry is None:
         return size
-    where = f"got {entry!r} in noise_shape={noise_shape}"
-    rule = f"noise_shape[{axis}] must be None, 1 or {size}, the size of that axis of x"
-    if isinstance(entry, bool | float | str):
-        raise TypeError(f"{rule}: {where}")
-    if entry == size:  # before the test for whole numbers: a symbolic size of jax.export is none
+    message = (
+        f"noise_shape[{axis}] must be None, 1 or the size of that axis of x, which is {size}: "
+        f"got {entry!r} in noise_shape={noise_shape}"
+    )
+    if not _is_size(entry):
+        raise TypeError(message)
+    if entry == size:
         return size
-    if not hasattr(entry, "__index__"):
-        raise TypeError(f"{rule}: {where}")
-    if operator.index(entry) != 1:
-        raise ValueError(f"{rule}: {where}")
+    if entry != 1:
+        raise ValueError(message)
     return 1
 
 
@@ -202,6 +221,15 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
 def _plural(count: int, noun: str) -> str:
     plurals = {"batch axis": "batch axes", "entry": "entries"}
     return f"{count} {noun if count == 1 else plurals[noun]}"
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    # The second is a symbolic size of jax.export, no whole number until the program is called.
+    return _is_whole(value) or hasattr(value, "dimension_as_value")
 
 
 def _is_sequence(value: Any) -> bool:

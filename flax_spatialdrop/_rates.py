@@ -51,7 +51,7 @@ def keep_probability(rate: Rate) -> np.float32 | jax.Array:
     return jnp.where(keep > 0, jnp.minimum(keep, np.float32(1)), np.float32(0))
 
 
-def scale(keep: np.float32 | jax.Array) -> np.float32 | jax.Array:
+def scale_of(keep: np.float32 | jax.Array) -> np.float32 | jax.Array:
     """1 / keep in float32, what a kept value is multiplied by; 1 where nothing is kept."""
     if isinstance(keep, np.float32):
         return np.float32(1) / keep if keep > 0 else np.float32(1)

@@ -3,7 +3,7 @@
 import jax
 
 from ._apply import check_input
-from ._dropout import dropout
+from ._dropout import drop
 from ._noise_shape import spatial_noise_shape
 from ._typing import Array, DataFormat, Key, Rate
 
@@ -46,7 +46,7 @@ def spatial_dropout(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)
 
 
 def spatial_dropout_1d(
@@ -89,7 +89,7 @@ def spatial_dropout_1d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 1)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)
 
 
 def spatial_dropout_2d(
@@ -132,7 +132,7 @@ def spatial_dropout_2d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 2)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)
 
 
 def spatial_dropout_3d(
@@ -175,4 +175,4 @@ def spatial_dropout_3d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 3)
-    return dropout(key, x, rate, noise_shape=noise_shape)
+    return drop(key, x, rate, noise_shape)

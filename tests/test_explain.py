@@ -95,21 +95,49 @@ def test_bad_noise_shape_is_explained_as_by_dropout():
         explain((2, 3), (1,))
 
 
-def dark_cells(ax):
-    return sum(sum(patch.get_facecolor()[:3]) < 1 for patch in ax.patches)
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        (5, TypeError, "shape must be a tuple of sizes: got 5"),
+        (
+            (2.0, 3),
+            TypeError,
+            "shape must hold whole numbers: got 2.0 in (2.0, 3); None stands for a size only "
+            "where there is an x to take it from",
+        ),
+        ((2, -1), ValueError, "shape cannot have a negative size: got (2, -1)"),
+    ],
+)
+def test_bad_shapes(shape, error, message):
+    with pytest.raises(error, match=exactly(message)):
+        explain(shape)
+
+
+def cells(ax):
+    """All cells drawn, True where the color is light."""
+    grids = [mesh.cmap(mesh.norm(mesh.get_array())) for mesh in ax.collections]
+    return np.concatenate([grid[..., :3].sum(-1).ravel() > 1 for grid in grids])
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 2, 3, 4)])
-def test_plot_has_a_cell_an_element_and_marks_the_dropped(shape):
+def test_plot_has_a_cell_an_element_and_darkens_the_dropped(shape):
     import matplotlib.pyplot as plt
 
     mask = np.asarray(sample_mask(jax.random.key(1), 0.5, shape))
     for array in (mask, np.where(mask, 2.0, 0.0)):
         ax = plot_mask(array, title="a title")
-        assert len(ax.patches) == mask.size
-        assert dark_cells(ax) == (~mask).sum()
+        np.testing.assert_array_equal(cells(ax), mask.ravel())
         assert ax.get_title() == "a title"
         plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_plot_of_nothing_but_kept_or_dropped(kept):
+    import matplotlib.pyplot as plt
+
+    ax = plot_mask(np.full((2, 3), kept))
+    assert (cells(ax) == kept).all()
+    plt.close(ax.figure)
 
 
 def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
@@ -119,7 +147,7 @@ def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
     mask = np.array([True, False]).reshape(2, 1, 1)
     names = ("clip", "frame", "joint")
     assert plot_mask(mask, ax=ax, shape=(2, 3, 4), axis_names=names) is ax
-    assert dark_cells(ax) == 12
+    np.testing.assert_array_equal(cells(ax), np.repeat([True, False], 12))
     assert "joint" in ax.get_xlabel()
     assert "frame" in ax.get_ylabel()
     plt.close(figure)
@@ -128,12 +156,17 @@ def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
 @pytest.mark.parametrize(
     ("array", "options", "message"),
     [
-        (np.ones(()), {}, "plot_mask needs an array with at least one axis: got a scalar"),
+        (np.ones(()), {}, "plot_mask needs an array with an axis and an element: got shape ()"),
+        (
+            np.ones((0, 3)),
+            {},
+            "plot_mask needs an array with an axis and an element: got shape (0, 3)",
+        ),
         (
             np.ones((2, 1, 3)),
             {"shape": (2, 3)},
-            "the mask must have as many axes as shape, each of its size or 1: got "
-            "mask.shape=(2, 1, 3) for shape=(2, 3)",
+            "mask must have as many axes as x, each of x's size or 1: got "
+            "mask.shape=(2, 1, 3) for x.shape=(2, 3)",
         ),
         (
             np.ones((2, 3)),

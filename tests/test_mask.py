@@ -68,9 +68,10 @@ def test_legacy_keys(impl):
 def test_exports_with_symbolic_shapes():
     (batch,) = jax.export.symbolic_shape("b")
     x = jax.ShapeDtypeStruct((batch, 4), jnp.float32)
-    key = jax.random.key_data(jax.random.key(0))
-    exported = jax.export.export(jax.jit(lambda k, x: sample_mask(k, 0.5, x.shape)))(key, x)
-    assert exported.in_avals[1].shape == (batch, 4)
+    words = jax.random.key_data(jax.random.key(0))
+    exported = jax.export.export(jax.jit(lambda k, x: sample_mask(k, 0.5, x.shape)))(words, x)
+    expected = sample_mask(jax.random.key(0), 0.5, (3, 4))
+    np.testing.assert_array_equal(exported.call(words, jnp.ones((3, 4))), expected)
 
 
 BAD_KEYS = [
@@ -80,12 +81,18 @@ BAD_KEYS = [
         "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: got key=None; "
         "pass one, such as jax.random.key(0)",
     ),
-    (0, TypeError, "the first argument is a JAX PRNG key, such as jax.random.key(0): got 0"),
+    (0, TypeError, "key must be a JAX PRNG key, such as jax.random.key(0): got 0"),
     (
         np.ones((2, 3), np.float32),
         TypeError,
-        "the first argument is a JAX PRNG key, such as jax.random.key(0): got an array of shape "
-        "(2, 3) and dtype float32",
+        "key must be a JAX PRNG key, such as jax.random.key(0): got an array of shape (2, 3) and "
+        "dtype float32",
+    ),
+    (
+        np.zeros(3, np.uint32),
+        TypeError,
+        "key must be a JAX PRNG key, such as jax.random.key(0): got an array of shape (3,) and "
+        "dtype uint32",
     ),
     (
         jax.random.split(jax.random.key(0), 3),

@@ -39,7 +39,7 @@ def test_symbolic_sizes_pass_through():
     (batch,) = jax.export.symbolic_shape("b")
     assert resolve_noise_shape((batch, 4), (None, 1)) == (batch, 1)
     assert resolve_noise_shape((batch, 4), (batch, None)) == (batch, 4)
-    assert sample_mask(None, 1.0, (0, 3)).shape == (0, 3)
+    assert resolve_noise_shape((batch, 4), None, (1,)) == (batch, 1)
 
 
 BAD_NOISE_SHAPES = [
@@ -75,43 +75,43 @@ BAD_NOISE_SHAPES = [
         (2, 3, 4),
         (2, 2, 4),
         ValueError,
-        "noise_shape[1] must be None, 1 or 3, the size of that axis of x: got 2 in "
-        "noise_shape=(2, 2, 4)",
+        "noise_shape[1] must be None, 1 or the size of that axis of x, which is 3: "
+        "got 2 in noise_shape=(2, 2, 4)",
     ),
     (
         (2, 3, 4),
         (None, 0, None),
         ValueError,
-        "noise_shape[1] must be None, 1 or 3, the size of that axis of x: got 0 in "
-        "noise_shape=(None, 0, None)",
+        "noise_shape[1] must be None, 1 or the size of that axis of x, which is 3: "
+        "got 0 in noise_shape=(None, 0, None)",
     ),
     (
         (2, 3, 4),
         (None, 1, -1),
         ValueError,
-        "noise_shape[2] must be None, 1 or 4, the size of that axis of x: got -1 in "
-        "noise_shape=(None, 1, -1)",
+        "noise_shape[2] must be None, 1 or the size of that axis of x, which is 4: "
+        "got -1 in noise_shape=(None, 1, -1)",
     ),
     (
         (1, 3, 4),
         (True, 1, 1),
         TypeError,
-        "noise_shape[0] must be None, 1 or 1, the size of that axis of x: got True in "
-        "noise_shape=(True, 1, 1)",
+        "noise_shape[0] must be None, 1 or the size of that axis of x, which is 1: "
+        "got True in noise_shape=(True, 1, 1)",
     ),
     (
         (2, 3, 4),
         (2.0, 1, 1),
         TypeError,
-        "noise_shape[0] must be None, 1 or 2, the size of that axis of x: got 2.0 in "
-        "noise_shape=(2.0, 1, 1)",
+        "noise_shape[0] must be None, 1 or the size of that axis of x, which is 2: "
+        "got 2.0 in noise_shape=(2.0, 1, 1)",
     ),
     (
         (2, 3, 4),
         ([2], 1, 1),
         TypeError,
-        "noise_shape[0] must be None, 1 or 2, the size of that axis of x: got [2] in "
-        "noise_shape=([2], 1, 1)",
+        "noise_shape[0] must be None, 1 or the size of that axis of x, which is 2: "
+        "got [2] in noise_shape=([2], 1, 1)",
     ),
     (
         (2, 3, 4),
@@ -274,10 +274,20 @@ BAD_MASK_SHAPES = [
     (
         (None, 1),
         TypeError,
-        "the noise_shape of a mask must hold whole numbers, since there is no x to take a size "
-        "from: got None in (None, 1)",
+        "the noise_shape of a mask must hold whole numbers: got None in (None, 1); None stands "
+        "for a size only where there is an x to take it from",
     ),
-    ((2, -1), ValueError, "the noise_shape of a mask cannot be negative: got (2, -1)"),
+    (
+        ([2], 2),
+        TypeError,
+        "the noise_shape of a mask must hold whole numbers: got [2] in ([2], 2); None stands for "
+        "a size only where there is an x to take it from",
+    ),
+    (
+        (2, -1),
+        ValueError,
+        "the noise_shape of a mask cannot have a negative size: got (2, -1)",
+    ),
 ]
 
 

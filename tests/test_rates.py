@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_spatialdrop import apply_mask, dropout, sample_mask
-from flax_spatialdrop._rates import keep_probability, scale
+from flax_spatialdrop._rates import keep_probability, scale_of
 
 from .errors import exactly
 
@@ -51,14 +51,14 @@ def test_numpy_numbers(rate):
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.9, 1 - 1e-9])
 def test_scale_is_a_float32_division(rate):
     keep = keep_probability(rate)
-    assert scale(keep) == np.float32(1) / keep
-    assert scale(keep).dtype == np.float32
-    assert scale(jnp.float32(keep)) == scale(keep)
+    assert scale_of(keep) == np.float32(1) / keep
+    assert scale_of(keep).dtype == np.float32
+    assert scale_of(jnp.float32(keep)) == scale_of(keep)
 
 
 def test_scale_is_1_where_nothing_is_kept():
-    assert scale(np.float32(0)) == 1
-    assert scale(jnp.float32(0)) == 1
+    assert scale_of(np.float32(0)) == 1
+    assert scale_of(jnp.float32(0)) == 1
 
 
 BAD = [

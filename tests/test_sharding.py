@@ -1,5 +1,8 @@
 """Masks, outputs and gradients on 8 devices: as on one, in x's sharding, without collectives."""
 
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from flax_spatialdrop import dropout
+from flax_spatialdrop import dropout, sample_mask
 from flax_spatialdrop.linen import Dropout
 
 KEY = jax.random.key(4)
@@ -43,31 +46,50 @@ def test_same_mask_and_x_s_own_sharding(axis_type, spec, noise_shape, rate):
 
 
 @pytest.mark.parametrize("spec", SPECS[:3], ids=str)
-def test_modules_take_explicitly_sharded_input(spec):
-    """Where flax.linen.Dropout fails."""
+def test_modules_take_explicitly_sharded_input_where_flax_s_own_fails(spec):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
     layer = Dropout(0.3, broadcast_dims=(1,), deterministic=False)
     with jax.set_mesh(mesh):
         x = jax.device_put(X, NamedSharding(mesh, spec))
+        theirs = nn.Dropout(0.3, broadcast_dims=(1,), deterministic=False)
+        with pytest.raises(Exception, match=r"[Ss]harding"):
+            theirs.apply({}, x, rngs={"dropout": clone(KEY)})
         y = layer.apply({}, x, rngs={"dropout": clone(KEY)})
         assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
     np.testing.assert_array_equal(y, layer.apply({}, X, rngs={"dropout": clone(KEY)}))
 
 
+COLLECTIVE = re.compile(
+    r"\b(all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(-start)?\("
+)
+
+
+def compiled_text(f, spec):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=NamedSharding(mesh, spec))
+    out = jax.tree.map(lambda _: NamedSharding(mesh, spec), jax.eval_shape(f, clone(KEY), x))
+    return jax.jit(f, out_shardings=out).lower(clone(KEY), x).compile().as_text()
+
+
 @pytest.mark.parametrize("noise_shape", NOISE_SHAPES, ids=str)
 def test_no_collective_under_batch_sharding(noise_shape):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    sharding = NamedSharding(mesh, P("d"))
-
     def f(key, x):
         y, pullback = jax.vjp(lambda x: dropout(key, x, 0.3, noise_shape=noise_shape), x)
         return y, pullback(y)
 
-    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=sharding)
-    compiled = jax.jit(f, out_shardings=(sharding, (sharding,))).lower(clone(KEY), x).compile()
-    text = compiled.as_text()
-    for collective in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
-        assert f"{collective}(" not in text
+    assert not COLLECTIVE.search(compiled_text(f, P("d")))
+
+
+def test_a_collective_would_be_seen():
+    assert COLLECTIVE.search(compiled_text(lambda key, x: x - x.sum(0, keepdims=True), P("d")))
+
+
+def test_a_mask_drawn_in_parts_on_all_devices_is_the_same_mask():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    draw = jax.jit(
+        lambda key: sample_mask(key, 0.3, SHAPE), out_shardings=NamedSharding(mesh, P(None, "d"))
+    )
+    np.testing.assert_array_equal(draw(clone(KEY)), sample_mask(clone(KEY), 0.3, SHAPE))
 
 
 def test_same_values_inside_shard_map():

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from .._apply import apply_mask, check_mask
-from .._dropout import dropout
+from .._dropout import drop
+from .._noise_shape import check_mask_fits
 from .._rates import check_rate, is_static
 from .._typing import Array, Key, Rate
 
 
-def drop(
+def regularize(
     module: nn.Module,
     inputs: Array,
     noise_shape: tuple[int, ...],
@@ -27,11 +28,11 @@ def drop(
     if is_deterministic(module, deterministic) or is_static(rate, 0.0):
         return jnp.asarray(inputs)
     if mask is not None:
-        check_mask(mask, inputs.shape, noise_shape)
+        check_mask_fits(check_mask(mask).shape, noise_shape, inputs.shape)
         return apply_mask(inputs, mask, rate)
     if rng is None and not is_static(rate, 1.0):
         rng = module.make_rng(module.rng_collection)
-    return dropout(rng, inputs, rate, noise_shape=noise_shape)
+    return drop(rng, inputs, rate, noise_shape)
 
 
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The drop-in for flax.linen.Dropout, with noise shapes."""
+"""The drop-in for flax.linen.Dropout, and those that drop whole steps, features or samples."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,15 @@ import flax.linen as nn
 import jax
 
 from .._apply import check_input
-from .._noise_shape import resolve_noise_shape
+from .._noise_shape import (
+    feature_noise_shape,
+    resolve_noise_shape,
+    sample_noise_shape,
+    timestep_noise_shape,
+)
 from .._typing import Array, Key, NoiseShape, Rate
-from ._call import drop
+from ._call import regularize
+from ._layout import LayoutDropout
 
 
 class Dropout(nn.Module):
@@ -19,7 +25,8 @@ class Dropout(nn.Module):
     In place of `flax.linen.Dropout`: every argument of Flax's own, in its place, with the same
     meaning, the same mask for the same stream and in float32 the same values. (Flax draws from a
     stream by the module's path, which has the class's name in it: this one is called Dropout
-    too.) Added are `noise_shape` and, at the call, `rate` and `mask`.
+    too.) Added are `noise_shape` and, at the call, `rate` and `mask`. Bad arguments are refused,
+    integer inputs and a rate outside [0, 1] among them, even where nothing would be dropped.
 
     Attributes:
       rate: probability to drop, in [0, 1]; a number or a scalar array.
@@ -81,7 +88,7 @@ class Dropout(nn.Module):
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
         shape = check_input(inputs).shape
-        return drop(
+        return regularize(
             self,
             inputs,
             resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims),
@@ -90,3 +97,95 @@ class Dropout(nn.Module):
             rng=rng,
             mask=mask,
         )
+
+
+class TimestepDropout(LayoutDropout):
+    """Drops whole steps of a sequence: one draw per sample and step, for all channels.
+
+        y[b, t, c] = x[b, t, c] * m[b, t] / (1 - rate),   m[b, t] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.timestep_dropout`.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import TimestepDropout
+      >>> layer = TimestepDropout(0.5, deterministic=False)
+      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
+      >>> bool((y == y[..., :1]).all())
+      True
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
+    """
+
+    @nn.nowrap
+    def _noise_shape(self, shape):
+        return timestep_noise_shape(shape, self.data_format, self.batch_dims)
+
+
+class FeatureDropout(LayoutDropout):
+    """Drops channels for the whole batch: one draw per channel, for all samples and all of space.
+
+        y[b, s, c] = x[b, s, c] * m[c] / (1 - rate),   m[c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.feature_dropout`.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import FeatureDropout
+      >>> layer = FeatureDropout(0.5, deterministic=False)
+      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
+      >>> bool((y == y[:1, :1]).all())
+      True
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
+    """
+
+    @nn.nowrap
+    def _noise_shape(self, shape):
+        return feature_noise_shape(shape, self.data_format, self.batch_dims)
+
+
+class SampleDropout(LayoutDropout):
+    """Drops whole samples: one draw per sample, for all of it.
+
+        y[b, s, c] = x[b, s, c] * m[b] / (1 - rate),   m[b] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.sample_dropout`.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import SampleDropout
+      >>> layer = SampleDropout(0.5, deterministic=False)
+      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
+      >>> bool((y == y[:, :1, :1]).all())
+      True
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
+    """
+
+    @nn.nowrap
+    def _noise_shape(self, shape):
+        return sample_noise_shape(shape, self.data_format, self.batch_dims)

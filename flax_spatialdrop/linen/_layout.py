@@ -1,4 +1,4 @@
-"""Modules that know the layout of x: batch axes, space axes and a channel axis."""
+"""The base of the modules that know the layout of x: batch, space and channel axes."""
 
 import abc
 
@@ -6,13 +6,8 @@ import flax.linen as nn
 import jax
 
 from .._apply import check_input
-from .._noise_shape import (
-    feature_noise_shape,
-    sample_noise_shape,
-    timestep_noise_shape,
-)
 from .._typing import Array, DataFormat, Key, Rate
-from ._call import drop
+from ._call import regularize
 
 
 class LayoutDropout(nn.Module, abc.ABC):
@@ -33,6 +28,7 @@ class LayoutDropout(nn.Module, abc.ABC):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
+    @nn.nowrap  # else Flax would show it as a call of the module
     @abc.abstractmethod
     def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The mask's shape for inputs of `shape`."""
@@ -66,7 +62,7 @@ class LayoutDropout(nn.Module, abc.ABC):
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
-        return drop(
+        return regularize(
             self,
             inputs,
             self._noise_shape(check_input(inputs).shape),
@@ -75,92 +71,3 @@ class LayoutDropout(nn.Module, abc.ABC):
             rng=rng,
             mask=mask,
         )
-
-
-class TimestepDropout(LayoutDropout):
-    """Drops whole steps of a sequence: one draw per sample and step, for all channels.
-
-        y[b, t, c] = x[b, t, c] * m[b, t] / (1 - rate),   m[b, t] ~ Bernoulli(1 - rate)
-
-    The module of `flax_spatialdrop.timestep_dropout`.
-
-    Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
-      data_format: "channels_last" (default) or "channels_first".
-      batch_dims: how many leading axes are batch axes (default 1).
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import TimestepDropout
-      >>> layer = TimestepDropout(0.5, deterministic=False)
-      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
-      >>> bool((y == y[..., :1]).all())
-      True
-
-    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
-    """
-
-    def _noise_shape(self, shape):
-        return timestep_noise_shape(shape, self.data_format, self.batch_dims)
-
-
-class FeatureDropout(LayoutDropout):
-    """Drops channels for the whole batch: one draw per channel, for all samples and all of space.
-
-        y[b, s, c] = x[b, s, c] * m[c] / (1 - rate),   m[c] ~ Bernoulli(1 - rate)
-
-    The module of `flax_spatialdrop.feature_dropout`.
-
-    Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
-      data_format: "channels_last" (default) or "channels_first".
-      batch_dims: how many leading axes are batch axes (default 1).
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import FeatureDropout
-      >>> layer = FeatureDropout(0.5, deterministic=False)
-      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
-      >>> bool((y == y[:1, :1]).all())
-      True
-
-    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
-    """
-
-    def _noise_shape(self, shape):
-        return feature_noise_shape(shape, self.data_format, self.batch_dims)
-
-
-class SampleDropout(LayoutDropout):
-    """Drops whole samples: one draw per sample, for all of it.
-
-        y[b, s, c] = x[b, s, c] * m[b] / (1 - rate),   m[b] ~ Bernoulli(1 - rate)
-
-    The module of `flax_spatialdrop.sample_dropout`.
-
-    Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
-      data_format: "channels_last" (default) or "channels_first".
-      batch_dims: how many leading axes are batch axes (default 1).
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import SampleDropout
-      >>> layer = SampleDropout(0.5, deterministic=False)
-      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
-      >>> bool((y == y[:, :1, :1]).all())
-      True
-
-    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
-    """
-
-    def _noise_shape(self, shape):
-        return sample_noise_shape(shape, self.data_format, self.batch_dims)

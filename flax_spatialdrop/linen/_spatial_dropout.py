@@ -1,5 +1,7 @@
 """Spatial dropout modules: whole channels, for all of space."""
 
+import flax.linen as nn
+
 from .._noise_shape import spatial_noise_shape
 from ._layout import LayoutDropout
 
@@ -30,6 +32,7 @@ class SpatialDropout(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
+    @nn.nowrap
     def _noise_shape(self, shape):
         return spatial_noise_shape(shape, self.data_format, self.batch_dims)
 
@@ -60,6 +63,7 @@ class SpatialDropout1D(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
+    @nn.nowrap
     def _noise_shape(self, shape):
         return spatial_noise_shape(shape, self.data_format, self.batch_dims, 1)
 
@@ -90,6 +94,7 @@ class SpatialDropout2D(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
+    @nn.nowrap
     def _noise_shape(self, shape):
         return spatial_noise_shape(shape, self.data_format, self.batch_dims, 2)
 
@@ -120,5 +125,6 @@ class SpatialDropout3D(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
+    @nn.nowrap
     def _noise_shape(self, shape):
         return spatial_noise_shape(shape, self.data_format, self.batch_dims, 3)

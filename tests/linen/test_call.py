@@ -101,6 +101,13 @@ def test_the_ways_out_that_the_message_names():
     np.testing.assert_array_equal(layer.apply({}, X, True), X)
 
 
+def test_flax_sees_one_call_a_module():
+    _, state = LAYER.apply(
+        {}, X, False, clone(KEY), capture_intermediates=lambda *_: True, mutable="intermediates"
+    )
+    assert set(state["intermediates"]) == {"__call__"}
+
+
 BAD_MASKS = [
     (
         jnp.ones((2, 3, 1), bool),
