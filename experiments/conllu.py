@@ -22,6 +22,13 @@ class Sentence(NamedTuple):
     tags: tuple[str, ...]
 
 
+class Treebank(NamedTuple):
+    """The sentences of a file, and the rule that told its documents apart."""
+
+    sentences: list[Sentence]
+    documents_by: str
+
+
 def treebank_path() -> Path:
     """Finds the Porttinari treebank inside the package dante-corpora, without importing it."""
     spec = importlib.util.find_spec("dante")
@@ -33,7 +40,7 @@ def treebank_path() -> Path:
     return Path(spec.submodule_search_locations[0], "data", "porttinari", "annotated.conllu")
 
 
-def read(path: Path) -> list[Sentence]:
+def read(path: Path) -> Treebank:
     """Reads a CoNLL-U file; multiword-token ranges (5-6) and empty nodes (8.1) are skipped.
 
     A document is what stands before the last part of `sent_id` (before `_SENT003`, `-0012`); where
@@ -57,11 +64,14 @@ def read(path: Path) -> list[Sentence]:
             sent_id, words = "", []
     if not sentences:
         raise InputError(f"{path} has no sentences")
-    documents = _documents(ids, newdocs)
-    return [
-        Sentence(document, *zip(*words, strict=True))
-        for document, words in zip(documents, sentences, strict=True)
-    ]
+    documents, rule = _documents(ids, newdocs)
+    return Treebank(
+        [
+            Sentence(document, *zip(*words, strict=True))
+            for document, words in zip(documents, sentences, strict=True)
+        ],
+        rule,
+    )
 
 
 def _lines(path: Path) -> list[str]:
@@ -93,12 +103,13 @@ def _word(line: str, place: str) -> list[tuple[str, str]]:
     return [(form, tag)]
 
 
-def _documents(ids: list[str], newdocs: list[int]) -> list[str]:
+def _documents(ids: list[str], newdocs: list[int]) -> tuple[list[str], str]:
+    """Returns every sentence's document, and the rule in words."""
     matches = [_DOCUMENT.fullmatch(sent_id) for sent_id in ids]
     by_id = [match[1] for match in matches if match]
     by_newdoc = [str(newdoc) for newdoc in newdocs]
-    for documents in (by_id, by_newdoc):
+    for documents, rule in ((by_id, "sent_id prefix"), (by_newdoc, "newdoc")):
         # Fewer than three cannot be split: "train-s1", "train-s2" name a file, not a document.
         if len(documents) == len(ids) and len(set(documents)) >= 3:
-            return documents
-    return [str(index) for index in range(len(ids))]
+            return documents, rule
+    return [str(index) for index in range(len(ids))], "each sentence its own"

@@ -31,14 +31,16 @@ class Corpus(NamedTuple):
     vocabulary: Vocabulary
     baseline: float
     statistics: dict[str, dict[str, int]]
+    documents_by: str
 
 
 def load(config: ConfigDict) -> Corpus:
     """Reads and splits the corpus that a config's `data` part names."""
     path = Path(config.path) if config.path else conllu.treebank_path()
-    sentences = conllu.read(path)
-    given = conllu.read(Path(config.test_path)) if config.test_path else []
-    parts = split(sentences, given, config.split_seed)
+    treebank = conllu.read(path)
+    given = conllu.read(Path(config.test_path)).sentences if config.test_path else []
+    parts = split(treebank.sentences, given, config.split_seed)
+    sources = {"train": path, "validation": path, "test": config.test_path or path}
     limits = (config.train_sentences, config.validation_sentences, config.test_sentences)
     kept, statistics = {}, {}
     for (name, part), limit in zip(parts.items(), limits, strict=True):
@@ -46,8 +48,8 @@ def load(config: ConfigDict) -> Corpus:
         kept[name] = short[:limit] if limit else short
         if not kept[name]:
             raise InputError(
-                f"{path} leaves no {name} sentence of at most {config.max_length} words "
-                "after the split by document"
+                f"{sources[name]} leaves no {name} sentence of at most {config.max_length} words "
+                "after duplicates are left out and documents divided"
             )
         statistics[name] = {
             "sentences": len(kept[name]),
@@ -59,7 +61,9 @@ def load(config: ConfigDict) -> Corpus:
     time = max(len(s.words) for part in kept.values() for s in part)
     train, validation, test = (arrays(part, words, time) for part in kept.values())
     baseline = most_frequent_tag_accuracy(kept["train"], kept["test"])
-    return Corpus(train, validation, test, words, baseline, statistics)
+    return Corpus(
+        train, validation, test, words, baseline, statistics, documents_by=treebank.documents_by
+    )
 
 
 def split(sentences: list[Sentence], test: list[Sentence], seed: int) -> dict[str, list[Sentence]]:

@@ -15,7 +15,15 @@ from ml_collections import ConfigDict
 
 from .data import Corpus, batches
 from .models import MODELS
-from .train import Metrics, RunState, evaluate, make_epoch, make_init, out_of_patience
+from .train import (
+    Metrics,
+    RunState,
+    evaluate,
+    make_epoch,
+    make_init,
+    out_of_patience,
+    steps_per_epoch,
+)
 
 MODES = ("auto", "vmapped", "one_by_one")
 EVALUATION_BATCH = 256
@@ -24,21 +32,41 @@ OnEpoch = Callable[[float, float, float], None]
 """Called with the share of the work done, the training loss and the validation accuracy."""
 
 
-class Program(NamedTuple):
-    """An epoch compiled for a group of runs: for one, or for all side by side."""
+class Run(NamedTuple):
+    """What tells a run of a regularizer from its others."""
 
-    mode: str
+    rate: float
+    seed: int
+
+
+class Program(NamedTuple):
+    """An epoch compiled for a number of runs side by side: all of them, or one at a time."""
+
+    lanes: int
     call: Callable[[RunState, jax.Array], tuple[RunState, Metrics]]
     compile_seconds: float
 
 
+class Finished(NamedTuple):
+    """A run at its end, and the metrics [epoch] of the epochs that it trained."""
+
+    run: Run
+    state: RunState
+    history: Metrics
+
+
 class Grid:
-    """Trains regularizers, each over all rates and seeds, and remembers which mode is faster."""
+    """Trains regularizers, each over all rates and seeds.
+
+    `mode` is how: "vmapped" or "one_by_one"; None while "auto" has not tried both, which happens
+    before the first training. What it measured then is in `trials`.
+    """
 
     def __init__(self, config: ConfigDict, corpus: Corpus):
         self.config = config
-        self.mode = config.grid
-        self.trials: dict[str, dict[str, float]] = {}
+        self.mode: str | None = None if config.grid_mode == "auto" else config.grid_mode
+        self.trials: dict[str, dict[str, Any]] = {}
+        self._programs: dict[tuple[str, str], Program] = {}
         self._optimizer = optax.adam(config.learning_rate)
         self._size = len(corpus.vocabulary.words), len(corpus.vocabulary.tags)
         self._train = jax.device_put(corpus.train)
@@ -47,125 +75,160 @@ class Grid:
         plain = self._model("none")
         self._init = jax.jit(make_init(plain, self._optimizer, corpus.train))
         self._accuracy = jax.jit(partial(evaluate, plain))
-        self._steps = max(1, len(corpus.train.lengths) // config.batch_size)
+        self._steps = steps_per_epoch(len(corpus.train.lengths), config.batch_size)
 
     def train(self, regularizer: str, on_epoch: OnEpoch) -> dict[str, Any]:
         """Trains all runs of a regularizer and tests those of the rate that validation chooses."""
+        if self.mode is None:
+            self.mode = self._faster_mode()
         start = time.perf_counter()
-        rates = self.config.rates if regularizer != "none" else (0.0,)
-        runs = list(itertools.product(map(float, rates), range(self.config.seeds)))
-        programs = [self._compile(regularizer, mode, runs) for mode in self._candidates()]
-        if len(programs) > 1:
-            self._choose(programs, runs)
-        program = next(p for p in programs if p.mode == self.mode)
-
+        runs = self._runs(regularizer)
+        program = self._program(regularizer, self.mode)
         begin = time.perf_counter()
-        finished: list[dict[str, Any]] = []
-        best_params: list[Any] = []
-        groups = self._groups(program.mode, runs)
-        run_steps = 0
-        for index, (state, rate) in enumerate(groups):
-            progress = partial(_report, on_epoch, index, len(groups), self.config.epochs)
-            state, history = self._train_group(program, state, rate, progress)
-            run_steps += history.loss.size * self._steps
-            for lane in range(history.loss.shape[1]):
-                one = state if rate.ndim == 0 else jax.tree.map(lambda a, i=lane: a[i], state)
-                finished.append(_run(*runs[len(finished)], one, history, lane))
-                best_params.append(one.best_params)
-        seconds = time.perf_counter() - begin
-
+        finished = self._train_all(program, runs, on_epoch)
+        training_seconds = time.perf_counter() - begin
         chosen = choose_rate(finished)
-        for run, params in zip(finished, best_params, strict=True):
-            if run["rate"] == chosen:
-                run["test_accuracy"] = float(self._accuracy(params, self._test))
+        records = [_record(one, self._test_accuracy(one, chosen)) for one in finished]
+        steps = self._steps * sum(record["epochs"] for record in records)
         return {
             "chosen_rate": chosen,
-            "mode": program.mode,
-            "compiles": len(programs),
+            "compiles": sum(name == regularizer for name, _ in self._programs),
             "compile_seconds": program.compile_seconds,
-            "seconds_per_step": seconds / run_steps,
+            "seconds_per_step": training_seconds / steps,
             "seconds": time.perf_counter() - start,
-            "runs": finished,
+            "runs": records,
         }
 
-    def _model(self, regularizer):
+    def _runs(self, regularizer: str) -> list[Run]:
+        rates = self.config.rates if regularizer != "none" else (0.0,)
+        return list(itertools.starmap(Run, itertools.product(rates, range(self.config.seeds))))
+
+    def _model(self, regularizer: str) -> Any:
         model = MODELS[self.config.model]
         return model(*self._size, self.config.features, self.config.hidden, regularizer)
 
-    def _candidates(self):
-        return ("one_by_one", "vmapped") if self.mode == "auto" else (self.mode,)
+    def _faster_mode(self) -> str:
+        """Times an epoch in both modes, on a regularizer that has the whole grid if there is one.
 
-    def _groups(self, mode, runs):
-        keys = [jax.random.key(seed) for _, seed in runs]
-        rates = [jnp.float32(rate) for rate, _ in runs]
-        states = [self._init(key) for key in keys]
-        if mode == "one_by_one":
-            return list(zip(states, rates, strict=True))
-        return [(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), jnp.stack(rates))]
-
-    def _compile(self, regularizer, mode, runs):
-        epoch = make_epoch(
-            self._model(regularizer),
-            self._optimizer,
-            self.config.batch_size,
-            self.config.patience,
-        )
-        if mode == "vmapped":
-            epoch = jax.vmap(epoch, in_axes=(0, 0, None, None))
-        data = self._train, self._validation
-        state, rate = self._groups(mode, runs)[0]
-        start = time.perf_counter()
-        # Compiled ahead of time, so that no later call can compile a second time unnoticed.
-        compiled = jax.jit(epoch).lower(state, rate, *data).compile()
-        return Program(
-            mode, lambda state, rate: compiled(state, rate, *data), time.perf_counter() - start
-        )
-
-    def _choose(self, programs, runs):
-        for program in programs:
-            state, rate = self._groups(program.mode, runs)[0]
-            jax.block_until_ready(program.call(state, rate))
-            start = time.perf_counter()
-            jax.block_until_ready(program.call(state, rate))
-            self.trials[program.mode] = {
+        `none` has no rates, so its few lanes would tell little about the others' many.
+        """
+        full = (name for name in self.config.regularizers if name != "none")
+        regularizer = next(full, "none")
+        for mode in ("one_by_one", "vmapped"):
+            program = self._program(regularizer, mode)
+            inputs = self._start(self._runs(regularizer)[: program.lanes])
+            jax.block_until_ready(program.call(*inputs))  # the first call pays for warming up
+            begin = time.perf_counter()
+            jax.block_until_ready(program.call(*inputs))
+            seconds = time.perf_counter() - begin
+            self.trials[mode] = {
+                "regularizer": regularizer,
+                "lanes": program.lanes,
                 "compile_seconds": program.compile_seconds,
-                "seconds_per_step": (time.perf_counter() - start) / self._steps / max(1, rate.size),
+                "seconds_per_step": seconds / self._steps / program.lanes,
             }
-        self.mode = min(self.trials, key=lambda mode: self.trials[mode]["seconds_per_step"])
+        return min(self.trials, key=lambda mode: self.trials[mode]["seconds_per_step"])
 
-    def _train_group(self, program, state, rate, progress):
-        history = []
-        for epoch in range(self.config.epochs):
-            state, metrics = program.call(state, rate)
-            history.append(jax.tree.map(np.atleast_1d, metrics))
-            progress(epoch, history[-1])
+    def _program(self, regularizer: str, mode: str) -> Program:
+        """Compiles an epoch, unless the trial has done so already."""
+        if (regularizer, mode) not in self._programs:
+            self._programs[regularizer, mode] = self._compile(regularizer, mode)
+        return self._programs[regularizer, mode]
+
+    def _compile(self, regularizer: str, mode: str) -> Program:
+        model = self._model(regularizer)
+        config = self.config
+        epoch = make_epoch(model, self._optimizer, config.batch_size, config.patience)
+        runs = self._runs(regularizer)
+        lanes = len(runs) if mode == "vmapped" else 1
+        side_by_side = jax.vmap(epoch, in_axes=(0, 0, None, None))
+        epoch = side_by_side if mode == "vmapped" else _one_lane(epoch)
+        inputs = jax.eval_shape(lambda: self._start(runs[:lanes]))
+        data = self._train, self._validation
+        begin = time.perf_counter()
+        # Compiled ahead of time, so that no later call can compile a second time unnoticed.
+        compiled = jax.jit(epoch).lower(*inputs, *data).compile()
+        seconds = time.perf_counter() - begin
+        return Program(lanes, lambda state, rate: compiled(state, rate, *data), seconds)
+
+    def _start(self, runs: list[Run]) -> tuple[RunState, jax.Array]:
+        """Returns the states and the rates that runs start with, stacked: [lane, ...]."""
+        states = [self._init(jax.random.key(run.seed)) for run in runs]
+        rates = jnp.array([run.rate for run in runs], jnp.float32)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), rates
+
+    def _train_all(self, program: Program, runs: list[Run], on_epoch: OnEpoch) -> list[Finished]:
+        finished = []
+        for first in range(0, len(runs), program.lanes):
+            group = runs[first : first + program.lanes]
+
+            def progress(epoch: int, metrics: Metrics, done: int = first, size: int = len(group)):
+                share = (done + size * epoch / self.config.epochs) / len(runs)
+                on_epoch(share, float(metrics.loss.mean()), float(metrics.accuracy.mean()))
+
+            state, history = self._train_group(program, group, progress)
+            finished += _unstack(group, state, history)
+        return finished
+
+    def _train_group(
+        self, program: Program, runs: list[Run], progress: Callable[[int, Metrics], None]
+    ) -> tuple[RunState, list[Metrics]]:
+        """Trains runs side by side until the last is out of patience."""
+        state, rates = self._start(runs)
+        history: list[Metrics] = []
+        while len(history) < self.config.epochs:
+            state, metrics = program.call(state, rates)
+            history.append(metrics)
+            progress(len(history), metrics)
             if np.all(out_of_patience(state, self.config.patience)):
                 break
-        return state, jax.tree.map(lambda *epochs: np.stack(epochs), *history)
+        return state, history
+
+    def _test_accuracy(self, one: Finished, chosen: float) -> float | None:
+        """Tests a run with its best parameters; None for one of a rate that was not chosen."""
+        if one.run.rate != chosen:
+            return None
+        return float(self._accuracy(one.state.best_params, self._test))
 
 
-def choose_rate(runs: list[dict[str, Any]]) -> float:
+def choose_rate(finished: list[Finished]) -> float:
     """Returns the rate whose runs have the best mean validation accuracy; the lower of equals."""
     accuracies = defaultdict(list)
-    for run in runs:
-        accuracies[run["rate"]].append(run["validation_accuracy"])
+    for one in finished:
+        accuracies[one.run.rate].append(float(one.state.best_accuracy))
     return max(sorted(accuracies), key=lambda rate: np.mean(accuracies[rate]))
 
 
-def _report(on_epoch, group, groups, epochs, epoch, metrics):
-    share = (group + (epoch + 1) / epochs) / groups
-    on_epoch(share, float(metrics.loss.mean()), float(metrics.accuracy.mean()))
+def _one_lane(epoch: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives an epoch the axis that vmap would, of length 1, and spares it vmap's slower code."""
+
+    def call(state: RunState, rate: jax.Array, train: Any, validation: Any) -> Any:
+        state, rate = jax.tree.map(lambda leaf: leaf[0], (state, rate))
+        return jax.tree.map(lambda leaf: leaf[None], epoch(state, rate, train, validation))
+
+    return call
 
 
-def _run(rate, seed, state, history, lane):
-    epochs = int(state.epoch)
+def _unstack(runs: list[Run], states: RunState, history: list[Metrics]) -> list[Finished]:
+    """Takes runs trained side by side apart; the epochs that a run sat out frozen are left out."""
+    losses, accuracies = (np.stack(values) for values in zip(*history, strict=True))
+    finished = []
+    for lane, run in enumerate(runs):
+        state = jax.tree.map(lambda leaf, lane=lane: leaf[lane], states)
+        epochs = int(state.epoch)
+        metrics = Metrics(losses[:epochs, lane], accuracies[:epochs, lane])
+        finished.append(Finished(run, state, metrics))
+    return finished
+
+
+def _record(one: Finished, test_accuracy: float | None) -> dict[str, Any]:
     return {
-        "rate": rate,
-        "seed": seed,
-        "epochs": epochs,
-        "best_epoch": int(state.best_epoch),
-        "validation_accuracy": float(state.best_accuracy),
-        "validation_curve": history.accuracy[:epochs, lane].tolist(),
-        "train_loss": history.loss[:epochs, lane].tolist(),
-        "test_accuracy": None,
+        "rate": one.run.rate,
+        "seed": one.run.seed,
+        "epochs": int(one.state.epoch),
+        "best_epoch": int(one.state.best_epoch),
+        "validation_accuracy": float(one.state.best_accuracy),
+        "validation_curve": one.history.accuracy.tolist(),
+        "train_loss": one.history.loss.tolist(),
+        "test_accuracy": test_accuracy,
     }

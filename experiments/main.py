@@ -8,6 +8,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -39,11 +40,21 @@ def main(argv: list[str]) -> int:
 
 
 def run(config: ConfigDict, workdir: Path, console: Console) -> int:
-    """Trains every regularizer, saves after each, and reports; Ctrl-C keeps what is finished."""
+    """Trains every regularizer and reports; returns the exit code."""
     corpus = data.load(config.data)
     results = report.start(config, corpus)
     grid = Grid(config, corpus)
-    code = 0
+    code = train(grid, results, workdir, console)
+    try:
+        finish(results, workdir, console)
+    except KeyboardInterrupt:
+        print(f"Interrupted while saving: {workdir} may lack the figure.", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) -> int:
+    """Trains every regularizer and saves after each; Ctrl-C keeps what is finished."""
     try:
         with deferred_interrupt() as check, Display(console) as display:
 
@@ -51,7 +62,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> int:
                 display.update(share, loss, accuracy)
                 check()
 
-            for name in config.regularizers:
+            for name in grid.config.regularizers:
                 check()
                 display.begin(name)
                 result = grid.train(name, on_epoch)
@@ -59,7 +70,12 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> int:
                 report.save(results, workdir)
                 display.end(result["seconds"])
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        return INTERRUPTED
+    return 0
+
+
+def finish(results: dict[str, Any], workdir: Path, console: Console) -> None:
+    """Saves and shows all that is finished."""
     report.save(results, workdir)
     console.print(report.table(results))
     for line in report.sentences(results):
@@ -67,7 +83,6 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> int:
     if results["regularizers"]:
         figure.save(results, workdir / "results.png")
     console.print(f"Results are in {workdir}.", highlight=False, soft_wrap=True)
-    return code
 
 
 if __name__ == "__main__":

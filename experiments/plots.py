@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 import flax_spatialdrop as fsd
 
@@ -46,14 +47,16 @@ def save_masks(path: Path) -> None:
     figure.suptitle(
         "2 samples of 3 time steps and 4 channels, under five kinds of dropout at rate 0.5"
     )
-    for ax, kind, output in zip(figure.subplots(1, len(KINDS)), KINDS, outputs(), strict=True):
+    axes = figure.subplots(1, len(KINDS))
+    for ax, kind, output in zip(axes, KINDS, outputs(), strict=True):
         fsd.plot_mask(output, ax=ax, title=kind.drops)
         name = kind.draw.__name__
         ax.annotate(name, (0.5, 1.2), xycoords=ax.title, ha="center", weight="bold", size=11)
         flips = math.prod(kind.noise_shape)
         ax.set_xlabel(f"channel →\n\nnoise shape {kind.noise_shape}\n{flips} coin flips")
-    cells = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(cells.values(), cells.keys(), loc="outside lower center", ncols=2, frameon=False)
+    colors = axes[0].collections[0].cmap
+    cells = [Patch(color=colors(1.0), label="kept"), Patch(color=colors(0.0), label="dropped")]
+    figure.legend(handles=cells, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=180)
 
 

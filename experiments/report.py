@@ -35,6 +35,7 @@ def start(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
             "flax_spatialdrop": flax_spatialdrop.__version__,
         },
         "data": corpus.statistics,
+        "documents_by": corpus.documents_by,
         "words": len(corpus.vocabulary.words),
         "tags": len(corpus.vocabulary.tags),
         "baseline_test_accuracy": corpus.baseline,
@@ -71,8 +72,27 @@ def sentences(results: dict[str, Any]) -> list[str]:
     """Returns what the results mean, and what is not in them, one sentence each."""
     seeds = results["config"]["seeds"]
     lines = [sentence(row, seeds) for row in rows(results) if row.name != "none"]
+    lines += _capped(results)
     if results["missing"]:
-        lines.append(f"Interrupted: no results for {', '.join(results['missing'])}.")
+        lines.append(f"No results for {', '.join(results['missing'])}.")
+    return lines
+
+
+def _capped(results: dict[str, Any]) -> list[str]:
+    """Says which regularizers have runs that the cap on epochs ended before their patience."""
+    config = results["config"]
+    lines = []
+    for name, result in results["regularizers"].items():
+        capped = [
+            run["epochs"] == config["epochs"]
+            and run["epochs"] - run["best_epoch"] < config["patience"]
+            for run in result["runs"]
+        ]
+        if any(capped):
+            lines.append(
+                f"{name}: {sum(capped)} of {len(capped)} runs reached the cap of "
+                f"{config['epochs']} epochs before they were out of patience."
+            )
     return lines
 
 
@@ -90,12 +110,13 @@ def markdown(results: dict[str, Any]) -> str:
             "",
             f"{results['date']}, {results['device']}, {versions}.",
             "",
-            f"Data: {'; '.join(parts)}.",
+            f"Data: {'; '.join(parts)}. Documents were told apart by: {results['documents_by']}.",
             "",
             "Accuracy in %, mean and 95 % t-interval over "
             f"{results['config']['seeds']} seeds of one split. Rates are chosen on validation "
-            "data. Differences to none are in points, paired by seed; their intervals are not "
-            "corrected for comparing several regularizers.",
+            "data; validation accuracies are those of each run's best epoch at the rate chosen on "
+            "the same data, thus optimistic. Differences to none are in points, paired by seed; "
+            "their intervals are not corrected for comparing several regularizers.",
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
@@ -103,21 +124,37 @@ def markdown(results: dict[str, Any]) -> str:
             "",
             *(f"- {line}" for line in sentences(results)),
             "",
-            *_cost(results["grid"]),
+            *_cost(results),
         ]
     )
 
 
-def _cost(grid: dict[str, Any]) -> list[str]:
+def _cost(results: dict[str, Any]) -> list[str]:
+    """Says in which mode runs were trained, why, and what that cost."""
+    if not results["regularizers"]:
+        return []
+    grid = results["grid"]
     trials = [
-        f"{mode} {1000 * trial['seconds_per_step']:.1f} ms a step of one run and "
-        f"{trial['compile_seconds']:.1f} s to compile"
-        for mode, trial in grid.get("trials", {}).items()
+        f"{mode} {_seconds(trial)} ({trial['lanes']} at a time)"
+        for mode, trial in grid["trials"].items()
     ]
+    why = "as the config says"
+    if trials:
+        tried = grid["trials"][grid["mode"]]["regularizer"]
+        why = f"the faster in a trial of an epoch of {tried}: {'; '.join(trials)}"
+    costs = [f"{name} {_seconds(result)}" for name, result in results["regularizers"].items()]
+    return [
+        f"Runs were trained {grid['mode']}, {why}.",
+        "",
+        f"Cost, with all that surrounds a step: {'; '.join(costs)}.",
+        "",
+    ]
+
+
+def _seconds(cost: dict[str, Any]) -> str:
     return (
-        [f"Runs were trained {grid['mode']}, the faster of: {'; '.join(trials)}.", ""]
-        if trials
-        else []
+        f"{cost['compile_seconds']:.1f} s to compile and "
+        f"{1000 * cost['seconds_per_step']:.1f} ms a step of one run"
     )
 
 
@@ -135,14 +172,14 @@ def _row_cells(row: Row) -> tuple[str, ...]:
         "" if row.name == "none" else f"{row.rate:g}",
         _text(row.validation),
         _text(row.test),
-        "" if row.difference is None else _text(row.difference, "+.2f"),
+        "" if row.difference is None else _text(row.difference, sign="+", digits=2),
         f"{row.seconds:.0f}",
     )
 
 
-def _text(value: Estimate, form: str = ".1f") -> str:
-    mean = f"{100 * value.mean:{form}}"
-    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:{form[-3:]}}"
+def _text(value: Estimate, sign: str = "", digits: int = 1) -> str:
+    mean = f"{100 * value.mean:{sign}.{digits}f}"
+    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.{digits}f}"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """The command line: flags become a checked config and a folder that can be written."""
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from ml_collections import ConfigDict, config_flags
 from .errors import InputError
 from .grid import MODES
 from .models import MODELS, REGULARIZERS
+
+SIZES = ("seeds", "features", "hidden", "batch_size", "epochs", "patience")
+DATA_SIZES = ("max_length", "min_count", "min_class_count")
+LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
+FIELDS = ("name", "model", "regularizers", "rates", "grid_mode", "learning_rate", "data", *SIZES)
+DATA_FIELDS = ("path", "test_path", *DATA_SIZES, *LIMITS)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -21,15 +28,22 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     try:
         rest = values(argv)
         config = values.config
-        if config is None:
-            raise InputError("a config is needed: --config=configs/pos_tagging.py")
-        check(config)
-    except (AttributeError, KeyError, TypeError) as error:
+        if config is not None:
+            _ = config.name  # a file that could not be opened is reported at the first access
+    except (flags.Error, OSError) as error:
+        # A ValueError in the config file comes with its whole traceback; the last line says why.
+        why = str(error).strip().splitlines()[-1].strip()
+        raise InputError(why.removeprefix("ValueError: ")) from error
+    except AttributeError as error:
+        if not isinstance(error.__context__, KeyError):  # not an override: in the file itself
+            raise _failed(error) from error
         name = str(error).strip("\"'")
         raise InputError(f"the config has no field that this names: {name}") from error
-    except (flags.Error, OSError) as error:
-        # A config file that fails is reported with its whole traceback; the last line says why.
-        raise InputError(str(error).strip().splitlines()[-1].strip()) from error
+    except Exception as error:  # the config file is a program and can raise anything
+        raise _failed(error) from error
+    if config is None:
+        raise InputError("a config is needed: --config=configs/pos_tagging.py")
+    check(config)
     if len(rest) > 1:
         raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
     return config, Path(values.workdir or Path("runs", config.name))
@@ -37,26 +51,29 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for a value that training cannot use."""
+    _has("config", config, FIELDS)
+    _has("config.data", config.data, DATA_FIELDS)
     _one_of("model", config.model, MODELS)
-    _one_of("grid", config.grid, MODES)
+    _one_of("grid_mode", config.grid_mode, MODES)
+    for name in ("regularizers", "rates"):
+        if not isinstance(config[name], tuple | list):
+            raise InputError(f"config.{name} must be a tuple: got {config[name]!r}")
     for name in config.regularizers:
         _one_of("regularizers", name, REGULARIZERS)
     for rate in config.rates:
-        if not isinstance(rate, float | int) or not 0 <= rate <= 1:
+        if not _is_number(rate) or not 0 <= rate <= 1:
             raise InputError(f"config.rates must be numbers in [0, 1]: got {rate!r}")
     for name in ("regularizers", "rates"):
         if not config[name]:
             raise InputError(f"config.{name} must not be empty")
         if len(set(config[name])) < len(config[name]):
             raise InputError(f"config.{name} must not name a value twice: got {config[name]}")
-    sizes = ("seeds", "features", "hidden", "batch_size", "epochs", "patience")
-    data_sizes = ("max_length", "min_count", "min_class_count")
-    limits = ("train_sentences", "validation_sentences", "test_sentences")
-    _at_least(1, "config", config, sizes)
-    _at_least(1, "config.data", config.data, data_sizes)
-    _at_least(0, "config.data", config.data, (*limits, "split_seed"))
-    if not config.learning_rate > 0:
-        raise InputError(f"config.learning_rate must be above 0: got {config.learning_rate}")
+    _at_least(1, "config", config, SIZES)
+    _at_least(1, "config.data", config.data, DATA_SIZES)
+    _at_least(0, "config.data", config.data, LIMITS)
+    rate = config.learning_rate
+    if not _is_number(rate) or not 0 < rate < math.inf:
+        raise InputError(f"config.learning_rate must be a finite number above 0: got {rate}")
 
 
 def prepare(workdir: Path) -> None:
@@ -66,6 +83,20 @@ def prepare(workdir: Path) -> None:
         tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+
+
+def _failed(error: Exception) -> InputError:
+    return InputError(f"the config file fails: {type(error).__name__}: {error}")
+
+
+def _is_number(value):
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _has(part, config, fields):
+    for field in fields:
+        if field not in config:
+            raise InputError(f"{part} needs the field {field}")
 
 
 def _one_of(field, value, known):

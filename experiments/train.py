@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -26,10 +27,13 @@ class RunState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an epoch reports: mean training loss per token, validation accuracy."""
+    """What an epoch reports: mean of its batches' losses, and the validation accuracy after it.
 
-    loss: jax.Array
-    accuracy: jax.Array
+    A batch's loss is the mean over its tokens, so tokens of short batches weigh a little more.
+    """
+
+    loss: jax.Array | np.ndarray
+    accuracy: jax.Array | np.ndarray
 
 
 def make_init(
@@ -48,6 +52,11 @@ def make_init(
     return init
 
 
+def steps_per_epoch(sentences: int, batch_size: int) -> int:
+    """Returns how many full batches the training part has; one, if it is smaller than a batch."""
+    return max(1, sentences // batch_size)
+
+
 def make_epoch(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -58,6 +67,7 @@ def make_epoch(
 
     `rate` is an ordinary argument, so one compile serves all rates, and `jax.vmap` over state and
     rate gives the same runs side by side. A run out of patience is frozen: it comes back as it was.
+    Each epoch shuffles the sentences anew and leaves out those that its last batch cannot fill.
     """
 
     def epoch(
@@ -65,9 +75,10 @@ def make_epoch(
     ) -> tuple[RunState, Metrics]:
         key = jax.random.fold_in(state.key, state.epoch + 1)
         shuffle_key, dropout_key = jax.random.split(key)
-        size = min(batch_size, len(train.lengths))
-        steps = len(train.lengths) // size
-        order = jax.random.permutation(shuffle_key, len(train.lengths))
+        sentences = len(train.lengths)
+        size = min(batch_size, sentences)
+        steps = steps_per_epoch(sentences, batch_size)
+        order = jax.random.permutation(shuffle_key, sentences)
         order = order[: steps * size].reshape(steps, size)
 
         def step(carry, inputs):
@@ -92,8 +103,7 @@ def make_epoch(
             epoch=state.epoch + 1,
         )
         frozen = out_of_patience(state, patience)
-        new = RunState(state.key, *_where(frozen, state[1:], new[1:]))
-        return new, Metrics(losses.mean(), accuracy)
+        return _unless_frozen(frozen, state, new), Metrics(losses.mean(), accuracy)
 
     return epoch
 
@@ -136,3 +146,14 @@ def is_word(batch: Split) -> jax.Array:
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _unless_frozen(frozen: jax.Array, old: RunState, new: RunState) -> RunState:
+    """Returns the new state, or for a frozen run the old one."""
+
+    def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        # The key never changes, and choosing between keys would count as using them up.
+        is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        return a if is_key else jnp.where(frozen, a, b)
+
+    return jax.tree.map(select, old, new)

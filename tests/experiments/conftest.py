@@ -44,7 +44,7 @@ def corpus_path(tmp_path_factory):
 def make_config(corpus_path):
     """The smoke setting, smaller still, for the corpus in a file."""
     config = get_config("smoke")
-    config.update({"features": 8, "hidden": 8, "batch_size": 8, "grid": "one_by_one"})
+    config.update({"features": 8, "hidden": 8, "batch_size": 8, "grid_mode": "one_by_one"})
     config.update({"seeds": 2, "rates": (0.1, 0.5), "epochs": 3})
     config.data.update({"path": str(corpus_path), "train_sentences": 0, "test_sentences": 0})
     return config
@@ -75,17 +75,19 @@ def results():
         ]
 
     def regularizer(rate, runs):
-        return {"chosen_rate": rate, "seconds": 3.2, "runs": runs}
+        cost = {"compiles": 1, "compile_seconds": 1.25, "seconds_per_step": 0.0031}
+        return {"chosen_rate": rate, "seconds": 3.2, "runs": runs, **cost}
 
     part = {"sentences": 10, "tokens": 99, "documents": 3, "left_out_as_too_long": 1}
     return {
-        "config": {"name": "example", "seeds": 2},
+        "config": {"name": "example", "seeds": 2, "epochs": 3, "patience": 2},
         "date": "2030-01-01",
         "device": "cpu",
         "versions": {"jax": "1.2.3"},
         "data": {"train": part, "validation": part, "test": part},
         "baseline_test_accuracy": 0.75,
-        "grid": {},
+        "documents_by": "newdoc",
+        "grid": {"mode": "one_by_one", "trials": {}},
         "regularizers": {
             "none": regularizer(0.0, runs(0.0, 0.8, [0.80, 0.82])),
             "Dropout": regularizer(

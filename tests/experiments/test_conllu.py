@@ -31,13 +31,15 @@ def test_skips_multiword_ranges_and_empty_nodes(read):
         row("2.1", "é", "VERB"),
         row("3", "rua", "NOUN"),
     ]
-    [only] = read("\n".join(lines))
+    [only] = read("\n".join(lines)).sentences
     assert only.words == ("em", "a", "rua")
     assert only.tags == ("ADP", "DET", "NOUN")
 
 
 def test_a_word_may_hold_a_unicode_line_separator_and_lines_may_end_in_crlf(read):
-    assert [s.words for s in read(row("1", "a\u2028b", "X") + "\r\n\r\n")] == [("a\u2028b",)]
+    assert [s.words for s in read(row("1", "a\u2028b", "X") + "\r\n\r\n").sentences] == [
+        ("a\u2028b",)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,25 +76,38 @@ def test_a_file_without_sentences(read, text):
 
 
 @pytest.mark.parametrize(
-    ("ids", "comments", "documents"),
+    ("ids", "comments", "documents", "rule"),
     [
-        (["A1_SENT1", "A1_SENT2", "A2_SENT1", "B_SENT1"], [[]] * 4, ["A1", "A1", "A2", "B"]),
-        (["w-a-01", "w-a-02", "w-b-01", "w-c-01"], [[]] * 4, ["w-a", "w-a", "w-b", "w-c"]),
+        (
+            ["A1_SENT1", "A1_SENT2", "A2_SENT1", "B_SENT1"],
+            [[]] * 4,
+            ["A1", "A1", "A2", "B"],
+            "sent_id prefix",
+        ),
+        (
+            ["w-a-01", "w-a-02", "w-b-01", "w-c-01"],
+            [[]] * 4,
+            ["w-a", "w-a", "w-b", "w-c"],
+            "sent_id prefix",
+        ),
         (
             ["train-s1", "train-s2", "train-s3", "train-s4"],
             [["# newdoc"], [], ["# newdoc id = x"], ["# newdoc"]],
             ["1", "1", "2", "3"],
+            "newdoc",
         ),
-        ([None] * 3, [["# newdoc"], [], []], ["0", "1", "2"]),
+        ([None] * 3, [["# newdoc"], [], []], ["0", "1", "2"], "each sentence its own"),
     ],
     ids=["sent_id", "dashes", "newdoc", "neither"],
 )
-def test_documents(read, ids, comments, documents):
+def test_documents(read, ids, comments, documents, rule):
     text = "".join(
         sentence([("a", "X")], sent_id, comment)
         for sent_id, comment in zip(ids, comments, strict=True)
     )
-    assert [s.document for s in read(text)] == documents
+    treebank = read(text)
+    assert [s.document for s in treebank.sentences] == documents
+    assert treebank.documents_by == rule
 
 
 def test_the_treebank_is_found_without_importing_its_package():

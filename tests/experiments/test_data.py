@@ -5,6 +5,8 @@ from experiments import data
 from experiments.conllu import Sentence
 from experiments.errors import InputError
 
+from .conftest import conllu
+
 
 def sentence(document, text, tags=None):
     words = tuple(text.split())
@@ -87,4 +89,29 @@ def test_load_takes_vocabulary_and_tags_from_the_training_part_alone(config):
 def test_a_limit_that_leaves_nothing_says_so(config):
     config.data.max_length = 1
     with pytest.raises(InputError, match="leaves no train sentence of at most 1 words"):
+        data.load(config.data)
+
+
+def write(path, *texts):
+    words = [[(form, "NOUN") for form in text.split()] for text in texts]
+    path.write_text("".join(conllu(sentence, f"T_SENT{n}") for n, sentence in enumerate(words)))
+    return str(path)
+
+
+def test_load_takes_the_test_part_from_a_file_of_its_own(config, tmp_path):
+    config.data.test_path = write(tmp_path / "test.conllu", "casa", "casa nova", "casa")
+    corpus = data.load(config.data)
+    assert corpus.test.lengths.tolist() == [1, 2]
+    assert corpus.statistics["test"]["documents"] == 2  # "T" alone cannot be divided
+    # Only validation is split off the 20 documents of the other file, whose rule is the one told.
+    assert corpus.statistics["train"]["documents"] == 18
+    assert corpus.statistics["validation"]["documents"] == 2
+    assert corpus.documents_by == "sent_id prefix"
+
+
+def test_an_empty_test_part_is_blamed_on_its_own_file(config, tmp_path):
+    config.data.test_path = write(tmp_path / "test.conllu", "a " * 40)
+    with pytest.raises(
+        InputError, match=r"test\.conllu leaves no test sentence of at most 24 words"
+    ):
         data.load(config.data)

@@ -18,6 +18,50 @@ def test_draws_without_none_and_with_one_seed(results, tmp_path):
     assert (tmp_path / "results.png").stat().st_size > 10_000
 
 
+def test_the_curves_are_means_over_seeds(results):
+    ax = figure.draw(results).axes[0]
+    curves = {line.get_label(): line.get_ydata() for line in ax.lines}
+    # The second seed trained one epoch more, in which both validate 10 points lower or stand still.
+    assert curves["none"] == pytest.approx([50, 80, 75])
+    assert curves["Dropout 0.5"] == pytest.approx([50, 90, 85])
+    assert ax.lines[0].get_xdata().tolist() == [1, 2, 3]
+    assert len(curves) == 2
+
+
+def dots(ax):
+    return [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+
+
+def intervals(ax):
+    return [bars.lines[2][0].get_segments()[0][:, 0] for bars in ax.containers]
+
+
+def test_dots_and_intervals_of_test_accuracies(results):
+    ax = figure.draw(results).axes[1]
+    assert [list(values) for values in dots(ax)] == [
+        pytest.approx([80, 82]),
+        pytest.approx([84, 87]),
+    ]
+    # Two seeds: mean +- 12.706 * half their distance.
+    assert intervals(ax)[0] == pytest.approx([81 - 12.706, 81 + 12.706], rel=1e-4)
+    assert intervals(ax)[1] == pytest.approx([85.5 - 19.059, 85.5 + 19.059], rel=1e-4)
+    assert ax.get_xlabel() == "%  (most frequent tag: 75.0)"
+
+
+def test_dots_and_interval_of_the_differences(results):
+    ax = figure.draw(results).axes[2]
+    [values] = dots(ax)
+    assert values == pytest.approx([4, 5])
+    [ends] = intervals(ax)
+    assert ends == pytest.approx([4.5 - 6.353, 4.5 + 6.353], rel=1e-3)
+
+
+def test_the_baseline_does_not_widen_the_axis(results):
+    before = figure.draw(results).axes[1].get_xlim()
+    results["baseline_test_accuracy"] = 0.1
+    assert figure.draw(results).axes[1].get_xlim() == before
+
+
 def test_a_stopped_run_keeps_its_last_value():
     mean, spread = figure._over_seeds([[0.1, 0.2], [0.3, 0.4, 0.6]])
     assert mean == pytest.approx([20, 30, 40])

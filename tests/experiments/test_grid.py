@@ -1,10 +1,11 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import data, grid
-from experiments.grid import Grid
+from experiments.grid import Finished, Grid, Run
 
 from .conftest import make_config
 
@@ -21,9 +22,12 @@ def ignore(*_):
 
 
 def train_and_watch(mode, corpus, corpus_path):
-    """Trains a grid; returns the result, how often an epoch was traced, the progress shown."""
+    """Trains a grid; returns the result, how often an epoch was traced, the progress shown.
+
+    Learning so fast, runs are out of patience after very few epochs, not all after the same.
+    """
     config = make_config(corpus_path)
-    config.update({"grid": mode, "rates": RATES, "epochs": 6, "patience": 1})
+    config.update({"grid_mode": mode, "rates": RATES, "epochs": 12, "patience": 1})
     config.learning_rate = 0.02
     traces, shares = [], []
 
@@ -58,7 +62,6 @@ def one_by_one(corpus, corpus_path):
 @pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
 def test_all_rates_and_seeds_are_traced_once(mode, request):
     result, traces, _ = request.getfixturevalue(mode)
-    assert result["mode"] == mode
     assert traces == result["compiles"] == 1
     pairs = [(run["rate"], run["seed"]) for run in result["runs"]]
     assert pairs == list(itertools.product(RATES, range(2)))
@@ -102,25 +105,53 @@ def test_progress_grows(mode, request):
     assert 0 < shares[0] < shares[-1] <= 1
 
 
-def test_auto_tries_both_modes_once_and_remembers(config, corpus):
-    config.update({"grid": "auto", "epochs": 1})
+def test_runs_side_by_side_stop_when_the_last_is_out_of_patience(vmapped):
+    result, _, shares = vmapped
+    last = max(run["epochs"] for run in result["runs"])
+    assert last < 12
+    assert shares == pytest.approx([epoch / 12 for epoch in range(1, last + 1)])
+
+
+@pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
+def test_a_given_mode_is_kept_without_a_trial(config, corpus, mode):
+    config.update({"grid_mode": mode, "epochs": 1})
     trained = Grid(config, corpus)
-    first, second = (trained.train(name, ignore) for name in ("none", "Dropout"))
-    assert trained.trials.keys() == {"vmapped", "one_by_one"}
-    assert (first["compiles"], second["compiles"]) == (2, 1)
-    assert first["mode"] == second["mode"] == trained.mode
-    assert trained.mode in trained.trials
+    trained.train("none", ignore)
+    assert (trained.mode, trained.trials) == (mode, {})
+
+
+def test_auto_tries_both_modes_once_on_a_whole_grid_and_remembers(config, corpus):
+    config.update({"grid_mode": "auto", "epochs": 1})
+    trained = Grid(config, corpus)
+    assert trained.mode is None
+    results = {name: trained.train(name, ignore) for name in config.regularizers}
+    lanes = {mode: trial["lanes"] for mode, trial in trained.trials.items()}
+    assert lanes == {"vmapped": 4, "one_by_one": 1}  # 2 rates x 2 seeds
+    assert {trial["regularizer"] for trial in trained.trials.values()} == {"Dropout"}
+    assert [result["compiles"] for result in results.values()] == [1, 2, 1, 1]
+    costs = {mode: trial["seconds_per_step"] for mode, trial in trained.trials.items()}
+    assert trained.mode == min(costs, key=costs.get)
+    # The program that was tried is the one that trained.
+    tried = trained.trials[trained.mode]["compile_seconds"]
+    assert results["Dropout"]["compile_seconds"] == tried
     # Without a regularizer there is no rate to choose.
-    assert [(run["rate"], run["seed"]) for run in first["runs"]] == [(0.0, 0), (0.0, 1)]
+    assert [(run["rate"], run["seed"]) for run in results["none"]["runs"]] == [(0.0, 0), (0.0, 1)]
 
 
-def test_the_rate_is_chosen_on_validation_and_not_on_test():
-    def fake(rate, validation, test):
-        return {"rate": rate, "validation_accuracy": validation, "test_accuracy": test}
+def test_auto_tries_none_where_there_is_nothing_else(config, corpus):
+    config.update({"grid_mode": "auto", "epochs": 1, "regularizers": ("none",)})
+    trained = Grid(config, corpus)
+    assert trained.train("none", ignore)["compiles"] == 2
+    assert trained.trials["vmapped"]["lanes"] == 2
 
-    runs = [fake(0.1, 0.8, 0.9), fake(0.1, 0.6, 0.9), fake(0.5, 0.74, 0.1), fake(0.5, 0.7, 0.1)]
+
+def test_the_rate_with_the_best_mean_is_chosen_and_the_lower_of_equals():
+    def fake(rate, validation):
+        return Finished(Run(rate, 0), SimpleNamespace(best_accuracy=validation), None)
+
+    runs = [fake(0.1, 0.8), fake(0.1, 0.6), fake(0.5, 0.74), fake(0.5, 0.7)]
     assert grid.choose_rate(runs) == 0.5
-    assert grid.choose_rate([fake(0.5, 0.7, 0), fake(0.1, 0.7, 0)]) == 0.1
+    assert grid.choose_rate([fake(0.5, 0.7), fake(0.1, 0.7)]) == 0.1
 
 
 def test_seq2seq_trains(config, corpus):

@@ -13,7 +13,7 @@ SMALL = [
     "--config=configs/pos_tagging.py:smoke",
     "--config.regularizers=('none','SpatialDropout1D')",
     "--config.rates=(0.5,)",
-    "--config.grid=one_by_one",
+    "--config.grid_mode=one_by_one",
     "--config.epochs=2",
     "--config.features=8",
     "--config.hidden=8",
@@ -60,12 +60,38 @@ def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
     monkeypatch.setattr(Grid, "train", train)
     assert main.main(args) == main.INTERRUPTED == 130
     missing = [name for name in ("none", "SpatialDropout1D") if name not in finished]
-    sentence = f"Interrupted: no results for {', '.join(missing)}."
+    sentence = f"No results for {', '.join(missing)}."
     saved = load(tmp_path)
     assert list(saved["regularizers"]) == finished
     assert saved["missing"] == missing
     assert sentence in capsys.readouterr().out
     assert sentence in (tmp_path / "out" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("moment", ["report.save", "figure.save"])
+def test_ctrl_c_while_saving_says_so(args, capsys, monkeypatch, results, tmp_path, moment):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def trained(*_):
+        # Saving is interrupted once training is over, not after a regularizer.
+        monkeypatch.setattr(f"experiments.{moment}", interrupted)
+        return 0
+
+    monkeypatch.setattr("experiments.report.start", lambda *_: results)
+    monkeypatch.setattr(main, "train", trained)
+    assert main.main(args) == main.INTERRUPTED
+    sentence = f"Interrupted while saving: {tmp_path / 'out'} may lack the figure.\n"
+    assert capsys.readouterr().err == sentence
+
+
+def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.data.load", interrupted)
+    assert main.main(args) == main.INTERRUPTED
+    assert capsys.readouterr().err == "Interrupted before training began.\n"
 
 
 def test_a_crash_loses_no_finished_regularizer(args, tmp_path, monkeypatch, results):

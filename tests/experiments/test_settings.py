@@ -34,10 +34,13 @@ def test_every_variant_passes_its_own_checks(variant):
         ([CONFIG, "--config.foo=1"], "the config has no field that this names: foo"),
         ([CONFIG, "--config.data.bar=1"], "the config has no field that this names: bar"),
         ([CONFIG, "--foo=1"], "Unknown command line flag 'foo'"),
-        (["--config=no.py"], "[Errno 2] No such file or directory: 'no.py'"),
         (
-            [f"{CONFIG}:big"],
-            "ValueError: no variant 'big' of pos_tagging: tagger, seq2seq or smoke",
+            ["--config=no.py"],
+            "[Errno 2] No such file or directory: 'no.py'",
+        ),
+        (
+            [f"{CONFIG}:foo"],
+            "no variant 'foo' of pos_tagging: tagger, seq2seq or smoke",
         ),
         (
             [CONFIG, "--config.seeds=many"],
@@ -53,8 +56,8 @@ def test_every_variant_passes_its_own_checks(variant):
             "FeatureDropout, SampleDropout: got 'Drop'",
         ),
         (
-            [CONFIG, "--config.grid=fast"],
-            "config.grid knows auto, vmapped, one_by_one: got 'fast'",
+            [CONFIG, "--config.grid_mode=fast"],
+            "config.grid_mode knows auto, vmapped, one_by_one: got 'fast'",
         ),
         ([CONFIG, "--config.rates=(0.1,1.5)"], "config.rates must be numbers in [0, 1]: got 1.5"),
         (
@@ -68,13 +71,60 @@ def test_every_variant_passes_its_own_checks(variant):
             [CONFIG, "--config.data.test_sentences=-1"],
             "config.data.test_sentences must be at least 0: got -1",
         ),
-        ([CONFIG, "--config.learning_rate=0"], "config.learning_rate must be above 0: got 0.0"),
+        ([CONFIG, "--config.rates=(True,)"], "config.rates must be numbers in [0, 1]: got True"),
+        *(
+            (
+                [CONFIG, f"--config.learning_rate={rate}"],
+                f"config.learning_rate must be a finite number above 0: got {rate}",
+            )
+            for rate in ("0.0", "-0.1", "nan", "inf")
+        ),
     ],
 )
 def test_a_wrong_command_line_gets_one_sentence(args, message):
     with pytest.raises(InputError) as caught:
         parse(*args)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "the config file fails: SyntaxError: invalid syntax (my.py, line 1)"),
+        ("import nothing_at_all", "the config file fails: ModuleNotFoundError: No module named"),
+        ("x = {}['a']", "the config file fails: KeyError: 'a'"),
+        ("x = {}.a", "the config file fails: AttributeError: 'dict' object has no attribute 'a'"),
+        ("x = 1 / 0", "the config file fails: ZeroDivisionError: division by zero"),
+        ("def get_config(): return 1", "the config file fails: AttributeError: 'int' object"),
+        (
+            "import ml_collections as m\ndef get_config(): return m.ConfigDict({'name': ''})",
+            "config needs the field model",
+        ),
+    ],
+)
+def test_a_config_file_that_fails_gets_one_sentence(tmp_path, text, message):
+    (tmp_path / "my.py").write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse(f"--config={tmp_path / 'my.py'}")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["rates", "regularizers"])
+def test_a_list_of_one_must_still_be_a_tuple(config, field):
+    with config.ignore_type():
+        config[field] = "none"
+    with pytest.raises(InputError, match=f"^config.{field} must be a tuple: got 'none'$"):
+        settings.check(config)
+
+
+def test_a_mistake_in_the_checks_is_not_blamed_on_the_user(monkeypatch):
+    def broken(config):
+        raise KeyError("mine")
+
+    monkeypatch.setattr(settings, "check", broken)
+    with pytest.raises(KeyError, match="mine"):
+        parse(CONFIG)
 
 
 def test_a_workdir_is_made(tmp_path):
