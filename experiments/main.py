@@ -43,6 +43,8 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> int:
     """Trains every regularizer and reports; returns the exit code."""
     corpus = data.load(config.data)
     results = report.start(config, corpus)
+    console.print(report.data(results), highlight=False, soft_wrap=True)
+    (workdir / "results.png").unlink(missing_ok=True)  # else an earlier run's could stay beside
     grid = Grid(config, corpus)
     code = train(grid, results, workdir, console)
     try:

@@ -1,5 +1,6 @@
 """The command line: flags become a checked config and a folder that can be written."""
 
+import ast
 import math
 import tempfile
 from pathlib import Path
@@ -30,15 +31,17 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         config = values.config
         if config is not None:
             _ = config.name  # a file that could not be opened is reported at the first access
-    except (flags.Error, OSError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read the config: {error}") from error
+    except flags.Error as error:
         # A ValueError in the config file comes with its whole traceback; the last line says why.
         why = str(error).strip().splitlines()[-1].strip()
         raise InputError(why.removeprefix("ValueError: ")) from error
     except AttributeError as error:
         if not isinstance(error.__context__, KeyError):  # not an override: in the file itself
             raise _failed(error) from error
-        name = str(error).strip("\"'")
-        raise InputError(f"the config has no field that this names: {name}") from error
+        field, _, advice = ast.literal_eval(str(error)).partition("\n")
+        raise InputError(f"the config has no such field: {field} {advice}".strip()) from error
     except Exception as error:  # the config file is a program and can raise anything
         raise _failed(error) from error
     if config is None:

@@ -76,4 +76,6 @@ def sentence(row: Row, seeds: int) -> str:
         return (
             f"{row.name}: no difference to none that {seeds} seeds can show ({points}, {interval})."
         )
-    return f"{row.name}: {points} over none ({interval})."
+    side = "over" if mean > 0 else "below"
+    points = f"{100 * abs(mean):.2f} points"
+    return f"{row.name}: {points} {side} none ({interval})."

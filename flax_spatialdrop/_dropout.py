@@ -39,7 +39,8 @@ def dropout(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: any shape, floating or complex.
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
         for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
       broadcast_dims: the same, said with the axes that share a draw; negative axes count from the
@@ -49,8 +50,8 @@ def dropout(
       An array of x's shape, dtype and sharding.
 
     Raises:
-      ValueError: for a noise shape or axes that do not fit x, both given, a rate outside [0, 1],
-        a missing key.
+      ValueError: for a noise shape or axes that do not fit x, both given, a number for rate
+        outside [0, 1], a missing key.
       TypeError: for integer or bool x, or an argument of another type.
 
     Example:
@@ -93,7 +94,8 @@ def timestep_dropout(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [batch, time, channel], floating or complex.
-      rate: probability to drop a step, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a step, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [*batch, channel, time].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -136,7 +138,8 @@ def feature_dropout(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [*batch, *space, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -180,7 +183,8 @@ def sample_dropout(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [*batch, *space, channel], floating or complex.
-      rate: probability to drop a sample, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a sample, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 

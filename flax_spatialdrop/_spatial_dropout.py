@@ -23,7 +23,8 @@ def spatial_dropout(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [*batch, *space, channel], floating or complex, with any number of space axes.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -66,7 +67,8 @@ def spatial_dropout_1d(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [batch, time, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [batch, channel, time].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -75,7 +77,7 @@ def spatial_dropout_1d(
 
     Raises:
       ValueError: for x of another rank (the message names the function that takes it), an
-        unknown data_format, a rate outside [0, 1], a missing key.
+        unknown data_format, a number for rate outside [0, 1], a missing key.
       TypeError: for integer or bool x, or an argument of another type.
 
     Example:
@@ -109,7 +111,8 @@ def spatial_dropout_2d(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [batch, height, width, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [batch, channel, height, width].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -118,7 +121,7 @@ def spatial_dropout_2d(
 
     Raises:
       ValueError: for x of another rank (the message names the function that takes it), an
-        unknown data_format, a rate outside [0, 1], a missing key.
+        unknown data_format, a number for rate outside [0, 1], a missing key.
       TypeError: for integer or bool x, or an argument of another type.
 
     Example:
@@ -152,7 +155,8 @@ def spatial_dropout_3d(
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
       x: [batch, depth, height, width, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
       data_format: "channels_last", or "channels_first" for [batch, channel, depth, height, width].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -161,7 +165,7 @@ def spatial_dropout_3d(
 
     Raises:
       ValueError: for x of another rank (the message names the function that takes it), an
-        unknown data_format, a rate outside [0, 1], a missing key.
+        unknown data_format, a number for rate outside [0, 1], a missing key.
       TypeError: for integer or bool x, or an argument of another type.
 
     Example:

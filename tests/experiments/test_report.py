@@ -61,8 +61,8 @@ def test_markdown_tells_what_a_trial_of_the_modes_found(results):
     cost = {"regularizer": "Dropout", "seconds_per_step": 0.0042, "compile_seconds": 3.21}
     results["grid"] = {"mode": "vmapped", "trials": {"vmapped": {**cost, "lanes": 20}}}
     assert (
-        "Runs were trained vmapped, the faster in a trial of an epoch of Dropout: "
-        "vmapped 3.2 s to compile and 4.2 ms a step of one run (20 at a time)."
+        "Runs were trained vmapped, by a trial of an epoch of Dropout: "
+        "vmapped 3.2 s to compile and 4.2 ms a step of one run (20 at a time);"
     ) in report.markdown(results)
 
 

@@ -47,11 +47,11 @@ def test_chosen_is_in_the_order_of_seeds(results):
     [
         (
             Estimate(0.008, 0.006),
-            "Dropout: +0.80 points over none (95 % interval +0.20 to +1.40).",
+            "Dropout: 0.80 points over none (95 % interval +0.20 to +1.40).",
         ),
         (
             Estimate(-0.008, 0.006),
-            "Dropout: -0.80 points over none (95 % interval -1.40 to -0.20).",
+            "Dropout: 0.80 points below none (95 % interval -1.40 to -0.20).",
         ),
         (
             Estimate(0.005, 0.006),
