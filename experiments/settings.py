@@ -32,7 +32,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         if config is not None:
             _ = config.name  # a file that could not be opened is reported at the first access
     except OSError as error:
-        raise InputError(f"cannot read the config: {error}") from error
+        why = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"cannot read the config: {why}") from error
     except flags.Error as error:
         # A ValueError in the config file comes with its whole traceback; the last line says why.
         why = str(error).strip().splitlines()[-1].strip()
