@@ -24,7 +24,7 @@ narrow for tagging:
     SpatialDropout1D  at 0.6  46.5 +- 4.3    +6.58 +- 5.47
     TimestepDropout   at 0.2  39.9 +- 3.0    +0.00 +- 5.03
 
-Both tables are those of experiments/results/NAME/results.md. `:smoke` (27 s) only shows that all
+Both tables are those of experiments/results/NAME/results.md. `:smoke` (32 s) only shows that all
 parts work.
 """
 
