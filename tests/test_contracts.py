@@ -225,7 +225,9 @@ def test_a_key_used_twice_is_caught(case, face):
 
 def test_a_gradient_uses_its_key_once(case, face):
     f = case.face(face)
-    jax.grad(lambda x: f(jax.random.key(13), x, 0.5).sum())(ones(case))
+    dx = jax.grad(lambda x: f(jax.random.key(13), x, 0.5).sum())(ones(case))
+    mask = sample_mask(jax.random.key(13), 0.5, case.noise_shape)
+    np.testing.assert_array_equal(dx, np.broadcast_to(np.where(mask, 2.0, 0.0), case.shape))
 
 
 def test_legacy_and_numpy_input(case, face):

@@ -16,7 +16,7 @@ KEY = jax.random.key(8)
 X = jax.random.normal(jax.random.key(0), (4, 6, 8))
 
 
-def equal_to_flax(run):
+def assert_equal_to_flax(run):
     """Runs with Flax's class and with ours, eager and jitted; returns ours."""
     theirs, ours = (lambda k, x, c=c: run(c, k, x) for c in (nn.Dropout, linen.Dropout))
     y = ours(clone(KEY), X)
@@ -43,7 +43,7 @@ def test_same_mask_and_values(rate, broadcast_dims):
         layer = cls(rate, broadcast_dims, deterministic=False)
         return layer.apply({}, x, rngs={"dropout": key})
 
-    equal_to_flax(run)
+    assert_equal_to_flax(run)
 
 
 def test_same_gradient():
@@ -58,12 +58,14 @@ def test_same_gradient():
 
 
 def test_a_key_given_at_the_call_is_used_as_it_is():
-    y = equal_to_flax(lambda cls, key, x: cls(0.5).apply({}, x, deterministic=False, rng=key))
+    y = assert_equal_to_flax(
+        lambda cls, key, x: cls(0.5).apply({}, x, deterministic=False, rng=key)
+    )
     np.testing.assert_array_equal(y != 0, jax.random.bernoulli(clone(KEY), 0.5, X.shape))
 
 
 def test_another_stream():
-    equal_to_flax(
+    assert_equal_to_flax(
         lambda cls, key, x: cls(0.5, (), False, "noise").apply({}, x, rngs={"noise": key})
     )
 
@@ -113,7 +115,7 @@ def test_same_streams_through_the_lifted_transforms(lift):
             return scan().apply({}, x, None, rngs={"dropout": key})[0]
         return block().apply({}, x, True, rngs={"dropout": key})
 
-    equal_to_flax(run)
+    assert_equal_to_flax(run)
 
 
 def test_init_without_a_dropout_stream_when_deterministic():
@@ -123,7 +125,7 @@ def test_init_without_a_dropout_stream_when_deterministic():
 
 def test_init_falls_back_to_params_as_flax_does():
     for cls in (nn.Dropout, linen.Dropout):
-        cls(0.5, deterministic=False).init(jax.random.key(0), X)
+        assert cls(0.5, deterministic=False).init(jax.random.key(0), X) == {}
 
 
 @pytest.mark.parametrize("cls", [nn.Dropout, linen.Dropout])
