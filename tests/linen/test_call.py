@@ -43,10 +43,11 @@ def test_a_stream_is_asked_only_when_a_mask_is_drawn():
 
     class Model(nn.Module):
         first: dict
+        cls: type = Dropout
 
         @nn.compact
         def __call__(self, x):
-            drop = Dropout(0.5)
+            drop = self.cls(0.5)
             drop(x, **self.first)
             return drop(x, deterministic=False)
 
@@ -56,6 +57,8 @@ def test_a_stream_is_asked_only_when_a_mask_is_drawn():
     alone = Dropout(0.5).apply({}, X, False, rngs={"dropout": clone(KEY)})
     undrawn = run(deterministic=True)
     assert (undrawn != alone).any()  # a nested module has a path of its own
+    flax_s = Model({"deterministic": True}, nn.Dropout)
+    np.testing.assert_array_equal(undrawn, flax_s.apply({}, X, rngs={"dropout": clone(KEY)}))
     for first in (
         {"deterministic": False, "rate": 0.0},
         {"deterministic": False, "rate": 1.0},
