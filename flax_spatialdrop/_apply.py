@@ -1,5 +1,6 @@
 """From a mask to the output: the only file that touches values."""
 
+from functools import partial
 from typing import Any
 
 import chex
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_mask_spreads
 from ._rates import check_rate, keep_probability, scale_of
 from ._typing import Array, Rate
@@ -59,6 +61,18 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     return y
 
 
+def apply_redrawn(x: Array, key: jax.Array, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Array:
+    """`apply_mask` of a mask that is drawn in the same pass over x and never written down.
+
+    The backward pass draws the mask again: it keeps the key's two words and nothing else.
+    """
+    keep = keep_probability(rate)
+    x = jnp.asarray(x)
+    y = _redraw_and_select(key, x, keep_threshold(keep), scale_of(keep), noise_shape)
+    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
+    return y
+
+
 def check_input(x: Any) -> Array:
     """Returns x if its values can be scaled, or says what it is."""
     if not isinstance(x, jax.Array | np.ndarray):
@@ -84,6 +98,24 @@ def _select(mask: Array, x: jax.Array, scale: np.float32 | jax.Array) -> jax.Arr
     # Cut here, the derivative keeps the mask as it came, never spread out to the shape of x.
     # prevent_cse puts barriers around the few operations, which cost more than they spare.
     y = jax.checkpoint(_kept_or_zero, prevent_cse=False)(mask, x, scale)
+    return checkpoint_name(y, CHECKPOINT_NAME)
+
+
+@partial(jax.jit, static_argnames="noise_shape")
+def _redraw_and_select(
+    key: jax.Array,
+    x: jax.Array,
+    threshold: np.uint32 | jax.Array,
+    scale: np.float32 | jax.Array,
+    noise_shape: tuple[int, ...],
+) -> jax.Array:
+    words = jax.random.key_data(key)
+    jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
+
+    def redraw(words, x, threshold, scale):
+        return _kept_or_zero(redraw_mask(words, threshold, noise_shape, x), x, scale)
+
+    y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, scale)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ._apply import apply_mask, check_input
-from ._mask import sample_mask
+from ._apply import apply_mask, apply_redrawn, check_input
+from ._mask import check_key, is_redrawn, sample_mask
 from ._noise_shape import (
     feature_noise_shape,
     resolve_noise_shape,
@@ -74,6 +74,10 @@ def drop(key: Key, x: Array, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Ar
     rate = check_rate(rate)
     if is_static(rate, 0.0):
         return jnp.asarray(x)
+    if not is_static(rate, 1.0):
+        key = check_key(key)
+        if is_redrawn(key, noise_shape, x.shape):
+            return apply_redrawn(x, key, rate, noise_shape)
     return apply_mask(x, sample_mask(key, rate, noise_shape), rate)
 
 

@@ -1,5 +1,6 @@
 """The Bernoulli draw: the only file that draws masks."""
 
+import math
 from collections.abc import Sequence
 
 import chex
@@ -9,10 +10,18 @@ import numpy as np
 
 from ._noise_shape import check_shape
 from ._rates import check_rate, is_static, keep_probability
+from ._threefry import is_unrollable, random_bits
 from ._typing import Key, Rate
 
 _LEGACY_SHAPES = ((2,), (4,))
 """The shapes of a legacy key: threefry's two words, the four of rbg."""
+
+REDRAW_SHARED_BY = 2
+"""A mask is redrawn while at most so many elements share a draw.
+
+Measured by `python -m experiments.benchmarks`, rows "line": on CPUs hashing at every element is
+the faster way up to 4 elements a draw, on TPUs up to 2; from 8 on it is the slower one everywhere.
+"""
 
 
 def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
@@ -53,6 +62,38 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
     mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
     chex.assert_shape(mask, shape)
     return mask
+
+
+def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a mask is best hashed where it is applied, and again for the gradient: never kept.
+
+    A draw shared by many elements would be hashed for each of them; such a mask is drawn once,
+    written down in its noise shape, and kept.
+    """
+    if not is_unrollable(key, shape):  # first: dimensions that are symbols cannot be compared
+        return False
+    return math.prod(shape) <= REDRAW_SHARED_BY * math.prod(noise_shape)
+
+
+def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
+    """What the upper 23 bits of a draw must be below, for `jax.random.bernoulli(key, keep)`.
+
+    It compares a multiple of 2^-23 to the float32 `keep`, and so does the whole number here.
+    """
+    count = keep * np.float32(2**23)  # exact: a power of two
+    if isinstance(count, np.float32):
+        return np.uint32(np.ceil(count))
+    return jnp.ceil(count).astype(np.uint32)
+
+
+def redraw_mask(
+    words: jax.Array,
+    threshold: np.uint32 | jax.Array,
+    noise_shape: tuple[int, ...],
+    like: jax.Array,
+) -> jax.Array:
+    """`sample_mask` spread over the shape of `like`, from a key's words, in a form that fuses."""
+    return random_bits(words, noise_shape, like) >> np.uint32(9) < threshold
 
 
 def check_key(key: Key) -> jax.Array:

@@ -42,6 +42,8 @@ FIRST = {"data_format": "channels_first"}
 CASES = [
     Case(fs.dropout, fsl.Dropout, (3, 4, 5), (3, 4, 5)),
     Case(fs.dropout, fsl.Dropout, (3, 0), (3, 0)),
+    Case(fs.dropout, fsl.Dropout, (3, 2, 5), (3, 1, 5), {"noise_shape": (None, 1, 5)}),
+    Case(fs.dropout, fsl.Dropout, (), ()),
     Case(fs.dropout, fsl.Dropout, (3, 4, 5), (3, 1, 5), {"noise_shape": (None, 1, 5)}),
     Case(fs.dropout, fsl.Dropout, (3, 4, 5), (3, 1, 1), {"broadcast_dims": (1, -1)}),
     Case(fs.spatial_dropout, fsl.SpatialDropout, (2, 3, 2, 2, 2, 5), (2, 1, 1, 1, 1, 5)),

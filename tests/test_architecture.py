@@ -13,8 +13,9 @@ PACKAGE = ROOT / "flax_spatialdrop"
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
     {"_typing"},
-    {"_noise_shape", "_rates"},
-    {"_mask", "_apply"},
+    {"_noise_shape", "_rates", "_threefry"},
+    {"_mask"},
+    {"_apply"},
     {"_dropout"},
     {"_spatial_dropout", "_explain"},
 ]
