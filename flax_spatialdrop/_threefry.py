@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -40,17 +41,27 @@ def random_bits(words: jax.Array, noise_shape: tuple[int, ...], like: jax.Array)
     return _hash(words[0], words[1], high, low)
 
 
+@jax.jit  # so that it is traced once for all layers
 def _hash(key0, key1, x0, x1):
-    """Threefry-2x32 in 20 rounds (Salmon et al., 2011), its two words folded as JAX does."""
-    keys = (key0, key1, key0 ^ key1 ^ _PARITY)
-    x0, x1 = x0 + keys[0], x1 + keys[1]
+    """Threefry-2x32 in 20 rounds (Salmon et al., 2011), its two words folded as JAX does.
+
+    In the words of lax, since each operator of jax.numpy costs a traced call of its own.
+    """
+    add, xor = lax.add, lax.bitwise_xor
+    keys = (key0, key1, xor(xor(key0, key1), _PARITY))
+    x0, x1 = add(x0, keys[0]), add(x1, keys[1])
     for block in range(5):
         for rotation in _ROTATIONS[block % 2]:
-            x0 = x0 + x1
-            x1 = x0 ^ (x1 << np.uint32(rotation) | x1 >> np.uint32(32 - rotation))
-        x0 = x0 + keys[(block + 1) % 3]
-        x1 = x1 + keys[(block + 2) % 3] + np.uint32(block + 1)
-    return x0 ^ x1
+            x0 = add(x0, x1)
+            x1 = xor(x0, _rotate_left(x1, rotation))
+        x0 = add(x0, keys[(block + 1) % 3])
+        x1 = add(x1, add(keys[(block + 2) % 3], np.uint32(block + 1)))
+    return xor(x0, x1)
+
+
+def _rotate_left(x, by):
+    up = lax.shift_left(x, np.uint32(by))
+    return lax.bitwise_or(up, lax.shift_right_logical(x, np.uint32(32 - by)))
 
 
 def _positions(noise_shape, like):
@@ -63,7 +74,7 @@ def _positions(noise_shape, like):
     stride = 1
     for axis in reversed(range(like.ndim)):
         if noise_shape[axis] > 1:
-            index = jax.lax.broadcasted_iota(
+            index = lax.broadcasted_iota(
                 np.uint32, like.shape, axis, out_sharding=sharding if explicit else None
             )
             term = index * np.uint32(stride % 2**32)

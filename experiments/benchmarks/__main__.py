@@ -1,0 +1,133 @@
+"""Measures every library's dropout beside a copy of x, and reports times, memory and cycles.
+
+    python -m experiments.benchmarks [--only=PATTERN] [--seconds=2] [--workdir=runs/benchmarks]
+    python -m experiments.benchmarks --device=tpu:v5e:4x4
+
+The libraries compared to besides Flax come with the extra `peers`, the TPU's compiler with the
+extra `tpu`; what is not installed is left out by name. `--only` is a pattern of rows such as
+"layers: spatial"; `--seconds` is how long a row is timed at least. Results are DEVICE.json,
+DEVICE.md and DEVICE.png in the workdir, saved after every row.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from ..errors import InputError
+from ..settings import prepare
+from . import drop_in, figure, here, overheads, table, tpu
+from .cases import Case, cases
+from .results import Record, Results, this_device
+
+HERE = "here"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the benchmarks and returns the exit code: 0, 1 for bad input, 130 for Ctrl-C."""
+    if "--help" in argv:
+        print(__doc__)
+        return 0
+    values = flags.FlagValues()
+    flags.DEFINE_string("device", HERE, "This machine, or tpu:TOPOLOGY.", flag_values=values)
+    flags.DEFINE_string("only", "", "A pattern of rows.", flag_values=values)
+    flags.DEFINE_float("seconds", 2.0, "Time for a row.", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("pages_kept", False, "The large layers only.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/benchmarks", "Where results go.", flag_values=values)
+    try:
+        rest = values(argv)
+        if len(rest) > 1:
+            raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
+        only, workdir = pattern(values.only), Path(values.workdir)
+        if values.device != HERE:
+            run(*compiled_for(values.device, only), workdir)
+        elif values.pages_kept:
+            run(*large_layers(only, values.seconds), workdir)
+        else:
+            run(*on_this_machine(only, values.seconds), workdir)
+    except (InputError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted: the rows before are saved.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Compiles a pattern of rows, or says why it is none."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(f"--only must be a regular expression: got {text!r} ({error})") from error
+
+
+def run(results: Results, records: Iterator[Record], workdir: Path) -> None:
+    """Measures record after record and saves after each of them."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    prepare(workdir)
+    for name in results.missing:
+        console.print(f"{name} is not installed and is left out.")
+    for record in records:
+        results.records.append(record)
+        results.save(workdir / f"{results.stem}.json")
+        console.print(line(record))
+    if not results.records:
+        raise InputError("no row matches --only")
+    (workdir / f"{results.stem}.md").write_text(table.report(results))
+    figure.save(results, workdir / f"{results.stem}.png")
+    console.print(f"Results are in {workdir / results.stem}.json and .md.")
+
+
+def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:
+    """Every row that matches, measured here."""
+
+    def records() -> Iterator[Record]:
+        for case in matching(only):
+            yield from here.measure(case, seconds)
+        if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only))):
+            yield from here.measure_pages_kept(only.pattern, seconds)
+        if only.search(overheads.SECTION):
+            yield from overheads.measure(seconds)
+        if only.search(drop_in.SECTION):
+            yield from drop_in.measure()
+
+    return Results.start(jax.default_backend(), this_device()), records()
+
+
+def large_layers(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:
+    """What the program asks of itself, started once more with other settings of the C library."""
+    found = filter(here.is_large, matching(only))
+    records = (r for case in found for r in here.measure(case, seconds, here.TIME_PAGES_KEPT))
+    return Results.start(jax.default_backend(), this_device()), records
+
+
+def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[Record]]:
+    """Every row that is a JAX program, compiled for a TPU and not run."""
+    kind, _, topology = device.partition(":")
+    if kind != "tpu" or not topology:
+        raise InputError(f"--device must be {HERE} or tpu:TOPOLOGY: got {device!r}")
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: no accelerator need be there
+    chips = tpu.mesh(topology)
+    records = (record for case in matching(only) for record in tpu.measure(case, chips))
+    stem = device.replace(":", "-")
+    return Results.start(stem, f"TPU {topology}, compiled for and not run"), records
+
+
+def matching(only: re.Pattern[str]) -> Iterator[Case]:
+    """The rows that are JAX programs and match."""
+    return (case for case in cases() if only.search(case.id))
+
+
+def line(record: Record) -> str:
+    """A record as it is shown while others are still to come."""
+    values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+    return f"{record.section}: {record.row}: {record.quantity}: {values}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

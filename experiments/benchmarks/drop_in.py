@@ -1,0 +1,109 @@
+"""Does swapping the import change anything but speed and memory, in the training of real models?"""
+
+import argparse
+import inspect
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import flax_spatialdrop.linen as fsl
+
+from . import timing
+from .architectures import ResNet, TransformerLM
+from .libraries import FLAX, FLAX_AGAIN, OURS
+from .results import Record, timed
+
+SECTION = "training"
+STEPS = 50
+LAYERS = {FLAX: nn.Dropout, FLAX_AGAIN: nn.Dropout, OURS: fsl.Dropout}
+DIFFERENCE = "largest difference of a loss to Flax's"
+
+
+def measure() -> Iterator[Record]:
+    """Trains both models with both libraries' dropout, from equal weights on equal batches."""
+    yield from _train("transformer language model", TransformerLM, text_batches())
+    yield from _train("ResNet", ResNet, image_batches())
+
+
+def text_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Bytes of real text that every machine has, the source of argparse, and the next ones."""
+    text = np.frombuffer(inspect.getsource(argparse).encode(), np.uint8).astype(np.int32)
+    rng = np.random.default_rng(0)
+    while True:
+        starts = rng.integers(0, len(text) - 129, 16)
+        rows = text[starts[:, None] + np.arange(129)]
+        yield jnp.asarray(rows[:, :-1]), jnp.asarray(rows[:, 1:])
+
+
+def image_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Noise of which the label is the brightest of ten rows."""
+    rng = np.random.default_rng(0)
+    while True:
+        labels = rng.integers(0, 10, 32)
+        images = rng.normal(size=(32, 32, 32, 3)).astype(np.float32)
+        images[np.arange(32), 3 * labels] += 1
+        yield jnp.asarray(images), jnp.asarray(labels)
+
+
+def _train(row: str, model_class: Any, batches: Iterator[Any]) -> Iterator[Record]:
+    data = list(itertools.islice(batches, STEPS))
+    runs = {name: _Run(model_class(dropout=layer), data[0]) for name, layer in LAYERS.items()}
+    names = list(runs)
+    for turn, batch in enumerate(data):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            runs[name].step(turn, batch)
+    row = f"{row}, {STEPS} steps"
+    times = {name: timing.summary(run.seconds[1:]) for name, run in runs.items()}
+    yield timed(SECTION, row, "time of a step in ms", times)
+    yield Record(SECTION, row, "scratch memory in MiB", {n: r.scratch for n, r in runs.items()})
+    differences = {
+        name: float(np.abs(np.subtract(run.losses, runs[FLAX].losses)).max())
+        for name, run in runs.items()
+    }
+    yield Record(SECTION, row, DIFFERENCE, differences)
+    yield Record(SECTION, row, "first loss", {n: run.losses[0] for n, run in runs.items()})
+    yield Record(SECTION, row, "last loss", {n: run.losses[-1] for n, run in runs.items()})
+
+
+class _Run:
+    """A model in training, and what its steps took."""
+
+    def __init__(self, model: nn.Module, batch: Any):
+        key = jax.random.key(0)
+        variables = model.init({"params": key, "dropout": key}, batch[0])
+        optimizer = optax.adamw(1e-3)
+        self._state = variables["params"], optimizer.init(variables["params"])
+        statistics = {k: v for k, v in variables.items() if k != "params"}
+
+        def loss(params, turn, inputs, labels):
+            rngs = {"dropout": jax.random.fold_in(jax.random.key(1), turn)}
+            logits, _ = model.apply(
+                {"params": params, **statistics}, inputs, rngs=rngs, mutable=list(statistics)
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        def step(state, turn, inputs, labels):
+            params, moments = state
+            value, gradient = jax.value_and_grad(loss)(params, turn, inputs, labels)
+            updates, moments = optimizer.update(gradient, moments, params)
+            return (optax.apply_updates(params, updates), moments), value
+
+        self._step = jax.jit(step).lower(self._state, np.int32(0), *batch).compile()
+        self.scratch = timing.scratch_bytes(self._step) / 2**20
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def step(self, turn: int, batch: Any) -> None:
+        """Takes one step of the optimizer."""
+        start = time.perf_counter()
+        self._state, loss = self._step(self._state, np.int32(turn), *batch)
+        self.losses.append(float(loss))
+        self.seconds.append(time.perf_counter() - start)

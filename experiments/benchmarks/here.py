@@ -1,0 +1,75 @@
+"""Measures the rows on this machine: times, scratch memory, what the backward pass keeps."""
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import timing
+from .cases import Case
+from .results import Record, Results, timed
+
+TIME, TIME_PAGES_KEPT = "time in ms", "time in ms, pages kept"
+SCRATCH = "scratch memory in MiB"
+KEPT = "kept for backward beyond no dropout, in bytes"
+FAULTS_FROM = 32 * 2**20
+"""Bytes of an array from which glibc asks for new pages each time."""
+
+
+def measure(case: Case, seconds: float, quantity: str = TIME) -> Iterator[Record]:
+    """Every quantity of a row; `quantity` says under which conditions the times are taken."""
+    key = jax.random.key(0)
+    compiled = {
+        name: jax.jit(f).lower(key, *case.shapes).compile() for name, f in case.programs.items()
+    }
+    arrays = [jnp.full(s.shape, 0.05, s.dtype) for s in case.shapes]
+    calls = {name: partial(program, key, *arrays) for name, program in compiled.items()}
+    times = timing.times(calls | case.eager(), seconds)
+    yield timed(case.section, case.row, quantity, times, baseline=case.baseline)
+    if case.backward:
+        scratch = {
+            name: timing.scratch_bytes(program) / 2**20 for name, program in compiled.items()
+        }
+        yield Record(case.section, case.row, SCRATCH, scratch)
+        kept = {n: residual_bytes(case.backward(n), case.shapes) for n in case.programs}
+        beyond = {n: float(size - kept[case.baseline]) for n, size in kept.items()}
+        yield Record(case.section, case.row, KEPT, beyond)
+
+
+def measure_pages_kept(only: str, seconds: float) -> list[Record]:
+    """The layers of 32 MiB and more, by the same program in a process that keeps its pages."""
+    command = [sys.executable, "-m", __package__, "--pages_kept", f"--only={only}"]
+    with tempfile.TemporaryDirectory() as folder:
+        command += [f"--seconds={seconds}", f"--workdir={folder}"]
+        subprocess.run(command, env=os.environ | timing.PAGES_KEPT, check=True)
+        return Results.load(Path(folder) / "cpu.json").records
+
+
+def is_large(case: Case) -> bool:
+    """Whether page faults are most of what a copy of the row costs on a CPU."""
+    return case.section == "layers" and nbytes(case.shapes[0]) >= FAULTS_FROM
+
+
+def residual_bytes(loss: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    """How much the forward pass hands to the backward pass."""
+
+    def residuals(key, *arrays):
+        return jax.vjp(lambda *a: loss(key, *a), *arrays)[1]
+
+    kept = jax.eval_shape(residuals, jax.random.key(0), *shapes)
+    return sum(nbytes(leaf) for leaf in jax.tree.leaves(kept))
+
+
+def nbytes(array: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array; of a key, those of its words."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.eval_shape(jax.random.key_data, array)
+    return math.prod(array.shape) * array.dtype.itemsize

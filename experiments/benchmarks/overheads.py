@@ -1,0 +1,120 @@
+"""What a layer costs besides its arithmetic: calling it eagerly, tracing, compiling, importing."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flax_spatialdrop as fs
+import flax_spatialdrop.linen as fsl
+
+from . import timing
+from .libraries import CORE, ELEMENT_WISE, FLAX, FLAX_AGAIN, OURS, SPATIAL, Kind, layers
+from .results import Record, timed
+
+SECTION = "overheads"
+SHAPE = (8, 16, 32)
+DEPTH = 24
+STAGES = ("tracing", "lowering", "compiling")
+ROUNDS = 7
+FUNCTION = "flax_spatialdrop's function"
+IMPORT = """
+import time, jax, chex
+start = time.perf_counter()
+import flax_spatialdrop
+print(time.perf_counter() - start)
+"""
+
+
+def measure(seconds: float) -> Iterator[Record]:
+    """Every row, in the order of the report."""
+    for kind in (ELEMENT_WISE, SPATIAL):
+        yield eager_calls(kind, seconds)
+    yield new_rates()
+    for kind in (ELEMENT_WISE, SPATIAL):
+        yield from stages(kind)
+    yield import_time()
+
+
+def eager_calls(kind: Kind, seconds: float) -> Record:
+    """One layer outside jit, on an array so small that the call itself is what costs."""
+    key, x = jax.random.key(0), jnp.ones(SHAPE)
+    functions: dict[str, Callable] = dict(layers(kind, len(SHAPE), CORE))
+    axes = kind.shared_axes(len(SHAPE))
+    functions[FUNCTION] = lambda key, x: fs.dropout(key, x, 0.1, broadcast_dims=axes)
+    calls: dict[str, timing.Call] = {n: partial(f, key, x) for n, f in functions.items()}
+    times = timing.times(calls, seconds)
+    return timed(SECTION, f"eager call, {kind.name}, f32{list(SHAPE)}", "time in ms", times)
+
+
+def new_rates() -> Record:
+    """The first eager call at a rate that was never used before: who compiles again?"""
+    x, key = jnp.ones(SHAPE), jax.random.key(0)
+    samples: dict[str, list[float]] = {}
+    for turn in range(ROUNDS):
+        for name, module in _modules(0.1 + 0.01 * turn, ELEMENT_WISE).items():
+            start = time.perf_counter()
+            jax.block_until_ready(module.apply({}, x, rngs={"dropout": key}))
+            samples.setdefault(name, []).append(time.perf_counter() - start)
+    # The first rate of all is compiled for by everybody.
+    return _record("eager call at a new rate", {n: values[1:] for n, values in samples.items()})
+
+
+def stages(kind: Kind) -> Iterator[Record]:
+    """Trace, lower and compile the gradient of 24 layers, from empty caches."""
+    samples: dict[str, dict[str, list[float]]] = {stage: {} for stage in STAGES}
+    for _ in range(ROUNDS):
+        for name, module in _modules(0.1, kind).items():
+            jax.clear_caches()
+            for stage, seconds in zip(STAGES, _stages(module), strict=True):
+                samples[stage].setdefault(name, []).append(seconds)
+    for stage, found in samples.items():
+        yield _record(f"{stage} the gradient of {DEPTH} layers, {kind.name}", found)
+
+
+def _modules(rate: float, kind: Kind) -> dict[str, nn.Module]:
+    axes = kind.shared_axes(len(SHAPE))
+    theirs = nn.Dropout(rate, broadcast_dims=axes, deterministic=False)
+    return {
+        OURS: fsl.Dropout(rate, broadcast_dims=axes, deterministic=False),
+        FLAX: theirs,
+        FLAX_AGAIN: theirs,
+    }
+
+
+def _stages(module: nn.Module) -> tuple[float, ...]:
+    def loss(x, key):
+        for k in jax.random.split(key, DEPTH):
+            x = module.apply({}, jnp.tanh(x), rngs={"dropout": k})
+        return x.sum()
+
+    times = [time.perf_counter()]
+    traced = jax.jit(jax.grad(loss)).trace(jnp.ones(SHAPE), jax.random.key(0))
+    times.append(time.perf_counter())
+    lowered = traced.lower()
+    times.append(time.perf_counter())
+    lowered.compile()
+    times.append(time.perf_counter())
+    return tuple(np.diff(times))
+
+
+def import_time() -> Record:
+    """What `import flax_spatialdrop` adds to importing JAX and chex, in fresh processes."""
+    samples = []
+    for _ in range(ROUNDS):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
+        )
+        samples.append(float(done.stdout))
+    return _record("import, beyond jax and chex", {OURS: samples})
+
+
+def _record(row: str, samples: dict[str, list[float]]) -> Record:
+    times = {name: timing.summary(values) for name, values in samples.items()}
+    return timed(SECTION, row, "time in ms", times)

@@ -1,0 +1,106 @@
+"""What a run leaves: the device, the versions, the date, and a record for every row."""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import libraries
+from .libraries import FLAX, FLAX_AGAIN, OURS
+from .timing import Time
+
+
+@dataclasses.dataclass
+class Record:
+    """One quantity of one row: a value for each contender."""
+
+    section: str
+    row: str
+    quantity: str
+    """What is measured, with its unit."""
+    values: dict[str, float]
+    baseline: str | None = None
+    """The contender that the others are given as ratios to."""
+    spread: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    """The quartiles of each value, where it is a median of times."""
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times Flax's value is ours."""
+        if not self.values.get(OURS) or FLAX not in self.values:
+            return None
+        return self.values[FLAX] / self.values[OURS]
+
+    @property
+    def noise(self) -> float | None:
+        """How far Flax is from itself: between two compiles, or within half its quartiles."""
+        if FLAX_AGAIN not in self.values or FLAX not in self.spread:
+            return None
+        flax, (low, high) = self.values[FLAX], self.spread[FLAX]
+        return max(abs(self.values[FLAX_AGAIN] / flax - 1), (high - low) / 2 / flax)
+
+
+def timed(section: str, row: str, quantity: str, times: dict[str, Time], **more: Any) -> Record:
+    """A record of medians and their quartiles."""
+    return Record(
+        section,
+        row,
+        quantity,
+        values={name: time.median for name, time in times.items()},
+        spread={name: (time.low, time.high) for name, time in times.items()},
+        **more,
+    )
+
+
+@dataclasses.dataclass
+class Results:
+    """All records of a run, saved after each of them."""
+
+    stem: str
+    """The name of its files."""
+    device: str
+    versions: dict[str, str]
+    missing: list[str]
+    date: str
+    records: list[Record] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def start(cls, stem: str, device: str) -> "Results":
+        """An empty run of today."""
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        return cls(stem, device, libraries.versions(), libraries.missing(), today)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """Reads what `save` wrote."""
+        fields = json.loads(path.read_text())
+        records = [Record(**record) for record in fields.pop("records")]
+        return cls(**fields, records=records)
+
+    def save(self, path: Path) -> None:
+        """Writes all as JSON, in one step: a reader finds the old file or the new one, whole."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        partial.replace(path)
+
+
+def this_device() -> str:
+    """Such as "2 cores of AMD EPYC" or "NVIDIA H200"."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() != "cpu":
+        return kind
+    return f"{os.cpu_count()} cores of {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,112 @@
+"""The report: a table for each section and quantity, and the short one that the README shows."""
+
+from collections.abc import Iterable
+
+from .cases import COPY, DTYPES, PASSES, PEER_SHAPES, describe
+from .here import TIME
+from .libraries import FLAX_AGAIN
+from .pytorch import PYTORCH, PYTORCH_COPY
+from .results import Record, Results
+
+QUESTIONS = {
+    "layers": "One layer alone: times as ratios to a copy of x.",
+    "line": "Where should a shared mask be drawn once, and where hashed at every element?",
+    "networks": "What does dropout add to the gradient of 12 layers of tanh(h @ w)?",
+    "overheads": "What does a layer cost besides its arithmetic?",
+    "training": "What changes in training when Flax's Dropout is swapped for ours?",
+}
+SHORT_SHAPE = PEER_SHAPES[0]
+
+
+def report(results: Results) -> str:
+    """The whole report in Markdown."""
+    about = [
+        "# Benchmarks",
+        "",
+        f"{results.device}, {results.date}; "
+        + ", ".join(f"{name} {version}" for name, version in results.versions.items()),
+    ]
+    if results.missing:
+        about.append(f"Not installed, so left out: {', '.join(results.missing)}.")
+    about += ["", *sentences(results)]
+    for section, question in QUESTIONS.items():
+        found = [record for record in results.records if record.section == section]
+        for quantity in dict.fromkeys(record.quantity for record in found):
+            about += ["", f"## {section.capitalize()}: {quantity}", "", question, ""]
+            about += table([record for record in found if record.quantity == quantity])
+    return "\n".join(about) + "\n"
+
+
+def sentences(results: Results) -> list[str]:
+    """How to read the tables, and in which rows ours is slower than Flax's."""
+    slower = [
+        f"{record.section}: {record.row}, {record.quantity} ({1 / record.speedup:.2f} of Flax's)"
+        for record in results.records
+        if record.spread and record.speedup and record.noise is not None
+        if 1 / record.speedup > 1 + record.noise
+    ]
+    lines = [
+        '"Flax / ours" above 1 is how many times faster, smaller or fewer ours is. The noise of a '
+        "row is how far Flax is from itself: between two compiles, or within half its quartiles. "
+        "PyTorch is compared to a copy of its own.",
+        "",
+    ]
+    if not slower:
+        return [*lines, "No row is slower than Flax's beyond the noise of that row."]
+    return [
+        *lines,
+        "Slower than Flax's beyond the noise of the row:",
+        "",
+        *map("- {}".format, slower),
+    ]
+
+
+def table(records: list[Record]) -> list[str]:
+    """The lines of a table, a record a row; ratios to the baseline where there is one."""
+    hidden = {FLAX_AGAIN, PYTORCH_COPY}
+    names = [n for n in dict.fromkeys(n for r in records for n in r.values) if n not in hidden]
+    lines = [["row", *names, "Flax / ours", "noise"]]
+    for record in records:
+        cells = [_cell(record, name) for name in names]
+        speedup = "" if record.speedup is None else f"{record.speedup:.2f}"
+        noise = "" if record.noise is None else f"± {100 * record.noise:.0f} %"
+        lines.append([record.row, *cells, speedup, noise])
+    used = [any(line[column] for line in lines[1:]) for column in range(len(lines[0]))]
+    return _markdown(
+        [[cell for cell, use in zip(line, used, strict=True) if use] for line in lines]
+    )
+
+
+def short(results: Results) -> str:
+    """The README's table: the first of the shapes, every library, as ratios to a copy."""
+    wanted = [
+        f"{kind} {describe(dtype, SHORT_SHAPE)} {direction}"
+        for kind in ("spatial", "element-wise")
+        for dtype in DTYPES
+        for direction in PASSES
+    ]
+    rows = [r for r in results.records if r.row in wanted and r.quantity == TIME]
+    return "\n".join(table(rows))
+
+
+def _cell(record: Record, name: str) -> str:
+    if name not in record.values:
+        return ""
+    value = record.values[name]
+    baseline = PYTORCH_COPY if name == PYTORCH else record.baseline
+    if baseline is None or name == record.baseline:
+        unit = " ms" if name == COPY and " ms" in record.quantity else ""
+        return f"{_number(value)}{unit}"
+    return f"{value / record.values[baseline]:.2f}"
+
+
+def _number(value: float) -> str:
+    if value == 0 or value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _markdown(lines: Iterable[list[str]]) -> list[str]:
+    header, *rows = lines
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]

@@ -1,0 +1,83 @@
+"""Fair times in one process.
+
+Whoever runs after a program with large temporaries pays its page faults, so every program is
+called twice and the second call is timed; the order of programs rotates from round to round.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+MIN_ROUNDS, MAX_ROUNDS = 5, 100
+LEAST_SAMPLE = 2e-3  # seconds: shorter calls are repeated, so that the clock can tell them
+IN_FLIGHT = 20  # calls that an accelerator is given at once, so that none waits for Python
+
+PAGES_KEPT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""What tells glibc, as a process starts, to reuse the pages of large arrays that were freed.
+
+Else each call asks for new ones, and a copy of more than 32 MiB is mostly page faults.
+"""
+
+Call = Callable[[], Any]
+
+
+class Time(NamedTuple):
+    """The median of a program's times in milliseconds, and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def times(calls: dict[str, Call], seconds: float) -> dict[str, Time]:
+    """Times each call, for about so many seconds in all but at least 5 rounds."""
+    repeats = {name: _repeats(call) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    start = time.perf_counter()
+    for turn in range(MAX_ROUNDS):
+        if turn >= MIN_ROUNDS and time.perf_counter() - start > seconds:
+            break
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            jax.block_until_ready(calls[name]())
+            samples[name].append(_seconds(calls[name], repeats[name]))
+    return {name: summary(values) for name, values in samples.items()}
+
+
+def scratch_bytes(program: Any) -> int:
+    """The memory that a compiled program takes besides its arguments and results."""
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def summary(seconds: list[float]) -> Time:
+    """The median and quartiles of some times, in milliseconds."""
+    low, median, high = np.percentile(seconds, (25, 50, 75)) * 1e3
+    return Time(float(median), float(low), float(high))
+
+
+def _repeats(call: Call) -> int:
+    jax.block_until_ready(call())
+    once = _seconds(call, 1)
+    if jax.default_backend() != "cpu":
+        return IN_FLIGHT
+    return max(1, int(np.ceil(LEAST_SAMPLE / once)))
+
+
+def _seconds(call: Call, repeats: int) -> float:
+    waits = jax.default_backend() == "cpu"
+    start = time.perf_counter()
+    for _ in itertools.repeat(None, repeats):
+        result = call()
+        if waits:
+            jax.block_until_ready(result)
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / repeats

@@ -1,0 +1,97 @@
+"""Compiles the rows for TPUs that are not at hand, and reads what the compiler says of them.
+
+The package libtpu (the extra `tpu`) brings the compiler. Its cycles are estimates, good for ratios
+between two programs for one kind of chip; each chip holds one share of the batch.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..errors import InputError
+from .cases import Case
+from .results import Record
+from .timing import scratch_bytes
+
+CYCLES = "estimated cycles"
+SCRATCH = "scratch memory in KiB a chip"
+COLLECTIVES = "collectives"
+COMPILE = "compile time in s"
+_COLLECTIVE = re.compile(
+    r"\b(?:all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
+)
+_ENVIRONMENT = {  # else libtpu asks a metadata server, which only a TPU's host has
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+def mesh(topology: str) -> Mesh:
+    """All chips of a topology such as "v5e:4x4" in one axis named "data"."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # the plug-in raises its own types, and none if it is absent
+        why = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"cannot compile for the TPU topology {topology!r}, which needs the package libtpu "
+            f"(pip install -e '.[tpu]') and a name such as v5e:4x4: {why}"
+        ) from error
+    return Mesh(np.array(devices).reshape(-1), ("data",))
+
+
+def measure(case: Case, chips: Mesh) -> Iterator[Record]:
+    """Every quantity of a row, for a batch as many times as large as there are chips."""
+    found = {name: _compile(f, case.shapes, chips) for name, f in case.programs.items()}
+    texts = {name: program.as_text() for name, (program, _) in found.items()}
+    cycles = {name: float(total_cycles(text, case.loops)) for name, text in texts.items()}
+    yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)
+    scratch = {name: scratch_bytes(program) / 1024 for name, (program, _) in found.items()}
+    yield Record(case.section, case.row, SCRATCH, scratch)
+    counts = {name: float(len(_COLLECTIVE.findall(text))) for name, text in texts.items()}
+    yield Record(case.section, case.row, COLLECTIVES, counts)
+    seconds = {name: seconds for name, (_, seconds) in found.items()}
+    yield Record(case.section, case.row, COMPILE, seconds)
+
+
+def _compile(f: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], chips: Mesh) -> tuple[Any, float]:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = [_sharded(key, chips, PartitionSpec())]
+    for shape in shapes:
+        if len(shape.shape) == len(shapes[0].shape) and shape.shape[0] == shapes[0].shape[0]:
+            rows = shape.shape[0] * math.prod(chips.shape.values())
+            batch = jax.ShapeDtypeStruct((rows, *shape.shape[1:]), shape.dtype)
+            arguments.append(_sharded(batch, chips, PartitionSpec("data")))
+        else:
+            arguments.append(_sharded(shape, chips, PartitionSpec()))
+    lowered = jax.jit(f).lower(*arguments)
+    start = time.perf_counter()
+    return lowered.compile(), time.perf_counter() - start
+
+
+def _sharded(array: Any, chips: Mesh, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(chips, spec))
+
+
+def total_cycles(text: str, loops: int) -> int:
+    """The cycles of a compiled program's text, its loop bodies counted `loops` times."""
+    cycles: dict[str, int] = {}
+    bodies, name = set(), ""
+    for line in text.splitlines():
+        if header := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name = header.group(1)
+        for count in re.findall(r'"estimated_cycles":"(\d+)"', line):
+            cycles[name] = cycles.get(name, 0) + int(count)
+        bodies |= set(re.findall(r"\bbody=%?([\w.\-]+)", line))
+    return sum(count * (loops if name in bodies else 1) for name, count in cycles.items())
