@@ -66,7 +66,7 @@ def violations(layers, forbidden):
         for name in imports(path):
             if is_within(name, forbidden["linen"]):
                 found.append(f"linen/{path.stem} imports {name}")
-    for path in (ROOT / "experiments").glob("*.py"):
+    for path in (ROOT / "experiments").rglob("*.py"):
         for name in imports(path):
             if name.startswith("flax_spatialdrop") and "._" in name:
                 found.append(f"experiments/{path.stem} imports {name}")

@@ -76,3 +76,16 @@ def test_exports_with_a_symbolic_batch():
     f = jax.jit(lambda key, x: dropout(key, x, 0.5, noise_shape=(None, 1, None)))
     exported = jax.export.export(f)(words, x)
     np.testing.assert_array_equal(exported.call(words, X[:2, :4, :3]), f(words, X[:2, :4, :3]))
+
+
+@pytest.mark.parametrize("noise_shape", [None, (None, 1)], ids=["per element", "shared"])
+def test_a_rate_not_seen_before_costs_no_compile(noise_shape, caplog):
+    def compiles(rate):
+        caplog.clear()
+        with jax.log_compiles():
+            dropout(clone(KEY), x, rate, noise_shape=noise_shape)
+        return [record for record in caplog.records if "ompiling" in record.getMessage()]
+
+    x = jnp.ones((5, 77))
+    assert compiles(0.11)  # the first of all
+    assert compiles(0.12) == compiles(0.13) == []

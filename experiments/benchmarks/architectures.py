@@ -27,7 +27,7 @@ class TransformerLM(nn.Module):
         """Returns the logits of every next byte, with dropout on."""
         time = tokens.shape[1]
         places = self.param("places", nn.initializers.normal(0.02), (time, self.features))
-        x = nn.Embed(256, self.features)(tokens) + places
+        x = nn.Embed(256, self.features)(tokens) + places[None]
         x = self.dropout(RATE, deterministic=False)(x)
         mask = nn.make_causal_mask(tokens)
         for _ in range(self.layers):

@@ -5,6 +5,7 @@ draws the mask and applies it to a cotangent, as in the other libraries' pullbac
 """
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ def programs(
     """The layer and a copy, as calls without arguments; none without PyTorch or beside a GPU."""
     if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
         return {}
+    # Its idle threads would spin for a while, on the cores that the next library is timed on.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     functional = torch.nn.functional

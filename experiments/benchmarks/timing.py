@@ -1,7 +1,8 @@
 """Fair times in one process.
 
 Whoever runs after a program with large temporaries pays its page faults, so every program is
-called twice and the second call is timed; the order of programs rotates from round to round.
+called twice and the second call is timed; the order is another in every round, since in a rotation
+each would always follow the same one.
 """
 
 import itertools
@@ -41,13 +42,12 @@ def times(calls: dict[str, Call], seconds: float) -> dict[str, Time]:
     """Times each call, for about so many seconds in all but at least 5 rounds."""
     repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    names, rng = list(calls), np.random.default_rng(0)
     start = time.perf_counter()
     for turn in range(MAX_ROUNDS):
         if turn >= MIN_ROUNDS and time.perf_counter() - start > seconds:
             break
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in rng.permutation(names):
             jax.block_until_ready(calls[name]())
             samples[name].append(_seconds(calls[name], repeats[name]))
     return {name: summary(values) for name, values in samples.items()}

@@ -1,0 +1,10 @@
+"""Benchmarks call a program again and again with the same key."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _keys_may_be_used_again():
+    with jax.debug_key_reuse(False):
+        yield

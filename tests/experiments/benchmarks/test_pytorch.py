@@ -1,0 +1,31 @@
+import jax
+import pytest
+
+from experiments.benchmarks import pytorch
+from experiments.benchmarks.libraries import ELEMENT_WISE, SPATIAL
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("direction", ["forward", "pullback"])
+@pytest.mark.parametrize("shape", [(4, 5, 50), (4, 5, 6, 50)])
+def test_whole_channels_in_pytorch_s_own_layout(shape, direction):
+    found = pytorch.programs(SPATIAL, "float32", shape, direction)
+    y = found[pytorch.PYTORCH]()
+    y = y[0] if direction == "pullback" else y
+    assert y.shape == (shape[0], shape[-1], *shape[1:-1])
+    per_channel = y.reshape(shape[0], shape[-1], -1)
+    assert (per_channel == per_channel[..., :1]).all()
+    assert 0 < (per_channel == 0).float().mean() < 0.3
+    assert found[pytorch.PYTORCH_COPY]().shape == y.shape
+
+
+def test_single_elements_in_bfloat16():
+    y = pytorch.programs(ELEMENT_WISE, "bfloat16", (4, 5, 50), "forward")[pytorch.PYTORCH]()
+    assert y.dtype == torch.bfloat16
+    assert 0 < (y == 0).float().mean() < 0.3
+
+
+def test_nothing_beside_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert pytorch.programs(ELEMENT_WISE, "float32", (4, 5), "forward") == {}

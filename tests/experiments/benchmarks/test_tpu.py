@@ -1,0 +1,68 @@
+import importlib.util
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from experiments.benchmarks import tpu
+from experiments.errors import InputError
+
+TEXT = """\
+HloModule jit_f
+%fused (p: f32[8]) -> f32[8] {
+  %a = f32[8] add(%p, %p)
+}
+%body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %b = f32[8] fusion(%x), calls=%fused, backend_config={"estimated_cycles":"100"}
+}
+%cond (p: (s32[], f32[8])) -> pred[] {
+  %c = pred[] compare(%x, %y)
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %d = f32[8] fusion(%p), calls=%fused, backend_config={"estimated_cycles":"7"}
+  %e = (s32[], f32[8]) while(%t), condition=%cond, body=%body.1
+  ROOT %f = f32[8] fusion(%p), calls=%fused, backend_config={"estimated_cycles":"30"}
+}
+"""
+
+
+def test_cycles_count_a_loop_s_body_as_often_as_it_runs():
+    assert tpu.total_cycles(TEXT, loops=1) == 137
+    assert tpu.total_cycles(TEXT, loops=12) == 1237
+
+
+def test_a_topology_that_cannot_be_compiled_for(monkeypatch):
+    def fail(**kwargs):
+        raise RuntimeError("first line\nno such slice")
+
+    monkeypatch.setattr(tpu.topologies, "get_topology_desc", fail)
+    with pytest.raises(InputError) as error:
+        tpu.mesh("v9:1x1")
+    assert str(error.value) == (
+        "cannot compile for the TPU topology 'v9:1x1', which needs the package libtpu "
+        "(pip install -e '.[tpu]') and a name such as v5e:4x4: no such slice"
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_no_tpu_program_over_all_of_x_hashes_a_small_mask():
+    """In a process of its own, since libtpu takes hold of it."""
+    code = """
+        import math, re
+        import jax, jax.numpy as jnp
+        jax.config.update("jax_platforms", "cpu")
+        from experiments.benchmarks import tpu
+        from flax_spatialdrop import dropout
+        chips, x = tpu.mesh("v5e:4x4"), jax.ShapeDtypeStruct((16, 32, 32, 128), jnp.bfloat16)
+        for noise_shape in ((None, 1, 1, None), None):
+            f = lambda key, x: dropout(key, x, 0.5, noise_shape=noise_shape)
+            text = tpu._compile(f, (x,), chips)[0].as_text()
+            found = re.findall(r"u32\\[([\\d,]+)", text)
+            largest = max(math.prod(map(int, dims.split(","))) for dims in found)
+            print(largest >= 16 * 32 * 32 * 128)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
