@@ -35,7 +35,7 @@ class TransformerLM(nn.Module):
         return nn.Dense(256)(nn.LayerNorm()(x))
 
     def _block(self, x, mask):
-        y = nn.SelfAttention(self.heads)(nn.LayerNorm()(x), mask=mask)
+        y = nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask)
         x = x + self.dropout(RATE, deterministic=False)(y)
         y = nn.gelu(nn.Dense(4 * self.features)(nn.LayerNorm()(x)))
         y = nn.Dense(self.features)(self.dropout(RATE, deterministic=False)(y))

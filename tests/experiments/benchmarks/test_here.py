@@ -48,7 +48,7 @@ def test_what_a_scan_stacks_for_backward(case):
     batch, height, width, channels = case.shapes[0].shape
     noise = batch * channels if "spatial" in case.row else 8
     assert kept[OURS] - kept["no dropout"] == DEPTH * noise
-    assert kept[FLAX] - kept["no dropout"] == DEPTH * batch * height * width * channels
+    assert kept[FLAX] - kept["no dropout"] >= DEPTH * batch * height * width * channels
 
 
 def test_only_large_layers_are_measured_again_with_pages_kept(monkeypatch):
