@@ -11,6 +11,7 @@ from ._dropout import sample_dropout as sample_dropout
 from ._dropout import timestep_dropout as timestep_dropout
 from ._explain import explain as explain
 from ._explain import plot_mask as plot_mask
+from ._fast_key import fast_key as fast_key
 from ._mask import sample_mask as sample_mask
 from ._spatial_dropout import spatial_dropout as spatial_dropout
 from ._spatial_dropout import spatial_dropout_1d as spatial_dropout_1d

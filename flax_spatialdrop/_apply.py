@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_mask_spreads
 from ._rates import check_rate, keep_probability, scale_of
+from ._threefry import rounds_of
 from ._typing import Array, Rate
 
 CHECKPOINT_NAME = "flax_spatialdrop"
@@ -109,11 +110,12 @@ def _redraw_and_select(
     scale: np.float32 | jax.Array,
     noise_shape: tuple[int, ...],
 ) -> jax.Array:
-    words = jax.random.key_data(key)
+    words, rounds = jax.random.key_data(key), rounds_of(key)
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
 
     def redraw(words, x, threshold, scale):
-        return _kept_or_zero(redraw_mask(words, threshold, noise_shape, x), x, scale)
+        mask = redraw_mask(words, rounds, threshold, noise_shape, x)
+        return _kept_or_zero(mask, x, scale)
 
     y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, scale)
     return checkpoint_name(y, CHECKPOINT_NAME)

@@ -88,12 +88,13 @@ def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
 
 def redraw_mask(
     words: jax.Array,
+    rounds: int,
     threshold: np.uint32 | jax.Array,
     noise_shape: tuple[int, ...],
     like: jax.Array,
 ) -> jax.Array:
     """`sample_mask` spread over the shape of `like`, from a key's words, in a form that fuses."""
-    return random_bits(words, noise_shape, like) >> np.uint32(9) < threshold
+    return random_bits(words, rounds, noise_shape, like) >> np.uint32(9) < threshold
 
 
 def check_key(key: Key) -> jax.Array:

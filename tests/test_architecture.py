@@ -15,7 +15,7 @@ LAYERS = [
     {"_typing"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_mask"},
-    {"_apply"},
+    {"_apply", "_fast_key"},
     {"_dropout"},
     {"_spatial_dropout", "_explain"},
 ]

@@ -25,7 +25,7 @@ def public(module, kind):
 
 FUNCTIONS = public(flax_spatialdrop, inspect.isfunction)
 MODULES = public(flax_spatialdrop.linen, inspect.isclass)
-NOT_REGULARIZERS = {"apply_mask", "explain", "plot_mask", "sample_mask"}
+NOT_REGULARIZERS = {"apply_mask", "explain", "fast_key", "plot_mask", "sample_mask"}
 REGULARIZERS = {name: f for name, f in FUNCTIONS.items() if name not in NOT_REGULARIZERS}
 
 

@@ -30,7 +30,7 @@ def spread(noise_shape, shape):
 def test_bits_are_those_of_jax_spread_over_x(axes):
     shape = tuple(size for size, _ in axes)
     noise_shape = tuple(1 if shared else size for size, shared in axes)
-    bits = random_bits(WORDS, noise_shape, jnp.zeros(shape))
+    bits = random_bits(WORDS, 20, noise_shape, jnp.zeros(shape))
     assert bits.dtype == jnp.uint32
     np.testing.assert_array_equal(bits, spread(noise_shape, shape))
 
@@ -42,7 +42,7 @@ def test_bits_on_8_devices(mode, spec, noise_shape):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(mode,))
     with jax.set_mesh(mesh):
         like = jax.device_put(jnp.zeros((8, 16, 24)), NamedSharding(mesh, spec))
-        bits = jax.jit(lambda like: random_bits(WORDS, noise_shape, like))(like)
+        bits = jax.jit(lambda like: random_bits(WORDS, 20, noise_shape, like))(like)
         if mode is AxisType.Explicit:
             assert bits.sharding.is_equivalent_to(like.sharding, 3)
     np.testing.assert_array_equal(bits, spread(noise_shape, (8, 16, 24)))
@@ -82,7 +82,7 @@ def test_more_elements_than_32_bits_can_count(noise_shape, shape, end):
 
     @jax.jit
     def corner():
-        return random_bits(WORDS, noise_shape, jnp.zeros(shape))[(end,) * len(shape)]
+        return random_bits(WORDS, 20, noise_shape, jnp.zeros(shape))[(end,) * len(shape)]
 
     picked = [range(size)[end] for size in shape]
     bits = np.asarray(corner())

@@ -14,9 +14,11 @@ import flax.linen as nn
 import jax
 
 import flax_spatialdrop.linen as fsl
+from flax_spatialdrop import fast_key
 
 RATE = 0.1
-OURS, FLAX, FLAX_AGAIN = "flax_spatialdrop", "Flax", "Flax again"
+OURS, OURS_FAST = "flax_spatialdrop", "with fast_key"
+FLAX, FLAX_AGAIN = "Flax", "Flax again"
 
 Layer = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -40,6 +42,14 @@ def ours(kind: Kind, rank: int) -> Layer:
     """The Linen module that stands where Flax's would."""
     axes = kind.shared_axes(rank)
     return _applied(fsl.Dropout(RATE, broadcast_dims=axes, deterministic=False))
+
+
+def ours_fast(kind: Kind, rank: int) -> Layer | None:
+    """The same with fast keys, which matter where every element has a draw of its own."""
+    if kind.shared:
+        return None
+    layer = ours(kind, rank)
+    return lambda key, x: layer(fast_key(key), x)
 
 
 def flax(kind: Kind, rank: int) -> Layer:
@@ -94,6 +104,7 @@ def keras(kind: Kind, rank: int) -> Layer:
 
 LIBRARIES: dict[str, Callable[[Kind, int], Layer | None]] = {
     OURS: ours,
+    OURS_FAST: ours_fast,
     FLAX: flax,
     FLAX_AGAIN: flax,  # compiled twice: how far equal programs differ is the noise of a row
     "Haiku": haiku,
@@ -102,7 +113,7 @@ LIBRARIES: dict[str, Callable[[Kind, int], Layer | None]] = {
 }
 PACKAGES = {"Haiku": "dm-haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}
 MODULES = {"Haiku": "haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}
-CORE = (OURS, FLAX, FLAX_AGAIN)
+CORE = (OURS, OURS_FAST, FLAX, FLAX_AGAIN)
 
 
 def missing() -> list[str]:

@@ -20,7 +20,15 @@ from experiments.benchmarks.cases import (
     network_cases,
     scan_loss,
 )
-from experiments.benchmarks.libraries import CORE, ELEMENT_WISE, FLAX, LIBRARIES, OURS, layers
+from experiments.benchmarks.libraries import (
+    CORE,
+    ELEMENT_WISE,
+    FLAX,
+    LIBRARIES,
+    OURS,
+    SPATIAL,
+    layers,
+)
 from flax_spatialdrop import dropout
 
 KEY = jax.random.key(0)
@@ -38,7 +46,7 @@ def test_every_shape_dtype_and_direction_is_there():
     assert [(s.shape, s.dtype) for s in full.shapes] == [((32, 64, 64, 128), jnp.bfloat16)] * 2
     assert set(full.programs) == {COPY, *layers(ELEMENT_WISE, 4, tuple(LIBRARIES))}
     short = rows["spatial f32[64, 512, 100] forward"]
-    assert set(short.programs) == {COPY, *CORE}
+    assert set(short.programs) == {COPY, *layers(SPATIAL, 3, CORE)}
     assert set(PEER_SHAPES) < set(SHAPES)
 
 
