@@ -1,6 +1,5 @@
 """From a mask to the output: the only file that touches values."""
 
-from functools import partial
 from typing import Any
 
 import chex
@@ -62,14 +61,15 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     return y
 
 
-def apply_redrawn(x: Array, key: jax.Array, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Array:
-    """`apply_mask` of a mask that is drawn in the same pass over x and never written down.
+def apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
+    """`apply_mask` of a draw per element, made in the same pass over x and never written down.
 
-    The backward pass draws the mask again: it keeps the key's two words and nothing else.
+    The backward pass draws the mask again: it keeps the key's two words and nothing else
+    (of a traced rate, its scalars).
     """
     keep = keep_probability(rate)
     x = jnp.asarray(x)
-    y = _redraw_and_select(key, x, keep_threshold(keep), scale_of(keep), noise_shape)
+    y = _redraw_and_select(key, x, keep_threshold(keep), scale_of(keep))
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
@@ -102,19 +102,18 @@ def _select(mask: Array, x: jax.Array, scale: np.float32 | jax.Array) -> jax.Arr
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
-@partial(jax.jit, static_argnames="noise_shape")
+@jax.jit
 def _redraw_and_select(
     key: jax.Array,
     x: jax.Array,
     threshold: np.uint32 | jax.Array,
     scale: np.float32 | jax.Array,
-    noise_shape: tuple[int, ...],
 ) -> jax.Array:
     words, rounds = jax.random.key_data(key), rounds_of(key)
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
 
     def redraw(words, x, threshold, scale):
-        mask = redraw_mask(words, rounds, threshold, noise_shape, x)
+        mask = redraw_mask(words, rounds, threshold, x)
         return _kept_or_zero(mask, x, scale)
 
     y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, scale)

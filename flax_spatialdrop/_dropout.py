@@ -77,7 +77,7 @@ def drop(key: Key, x: Array, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Ar
     if not is_static(rate, 1.0):
         key = check_key(key)
         if is_redrawn(key, noise_shape, x.shape):
-            return apply_redrawn(x, key, rate, noise_shape)
+            return apply_redrawn(x, key, rate)
     return apply_mask(x, sample_mask(key, rate, noise_shape), rate)
 
 

@@ -1,6 +1,5 @@
-"""The Bernoulli draw: the only file that draws masks."""
+"""The Bernoulli draw: the only file that draws masks, once to be kept or each time anew."""
 
-import math
 from collections.abc import Sequence
 
 import chex
@@ -15,13 +14,6 @@ from ._typing import Key, Rate
 
 _LEGACY_SHAPES = ((2,), (4,))
 """The shapes of a legacy key: threefry's two words, the four of rbg."""
-
-REDRAW_SHARED_BY = 2
-"""A mask is redrawn while at most so many elements share a draw.
-
-Measured by `python -m experiments.benchmarks`, rows "line": on CPUs hashing at every element is
-the faster way up to 4 elements a draw, on TPUs up to 2; from 8 on it is the slower one everywhere.
-"""
 
 
 def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
@@ -67,12 +59,11 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether a mask is best hashed where it is applied, and again for the gradient: never kept.
 
-    A draw shared by many elements would be hashed for each of them; such a mask is drawn once,
-    written down in its noise shape, and kept.
+    That is so where each element has a draw of its own. One shared by just two would already be
+    hashed twice; written down once and kept, it is the faster on TPUs, though on CPUs hashing would
+    win up to four (`python -m experiments.benchmarks --only=line`).
     """
-    if not is_unrollable(key, shape):  # first: dimensions that are symbols cannot be compared
-        return False
-    return math.prod(shape) <= REDRAW_SHARED_BY * math.prod(noise_shape)
+    return noise_shape == shape and is_unrollable(key, shape)
 
 
 def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
@@ -87,14 +78,10 @@ def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
 
 
 def redraw_mask(
-    words: jax.Array,
-    rounds: int,
-    threshold: np.uint32 | jax.Array,
-    noise_shape: tuple[int, ...],
-    like: jax.Array,
+    words: jax.Array, rounds: int, threshold: np.uint32 | jax.Array, like: jax.Array
 ) -> jax.Array:
-    """`sample_mask` spread over the shape of `like`, from a key's words, in a form that fuses."""
-    return random_bits(words, rounds, noise_shape, like) >> np.uint32(9) < threshold
+    """`sample_mask` in the shape of `like`, from a key's words, in a form that fuses."""
+    return random_bits(words, rounds, like) >> np.uint32(9) < threshold
 
 
 def check_key(key: Key) -> jax.Array:

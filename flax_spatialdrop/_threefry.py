@@ -8,7 +8,6 @@ Threefry is Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JA
 rounds; `FAST` is a key implementation of our own that takes 13.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -44,15 +43,9 @@ def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
     return all(isinstance(size, int) and size < 2**32 for size in shape)
 
 
-def random_bits(
-    words: jax.Array, rounds: int, noise_shape: tuple[int, ...], like: jax.Array
-) -> jax.Array:
-    """Returns `jax.random.bits(key, noise_shape)` spread over the shape of `like`.
-
-    `words` are the two of the key's data. The hash is computed at each element of `like`, so a
-    noise shape smaller than its shape is hashed many times over.
-    """
-    high, low = _positions(noise_shape, like)
+def random_bits(words: jax.Array, rounds: int, like: jax.Array) -> jax.Array:
+    """Returns `jax.random.bits(key, like.shape)`; `words` are the two of the key's data."""
+    high, low = _positions(like)
     return lax.bitwise_xor(*_hash(words[0], words[1], high, low, rounds))
 
 
@@ -86,7 +79,9 @@ def _fast_bits(words, bit_width, shape):
     Unrolled they would fuse with what uses them, and a mask that many elements share would be
     hashed for each of them.
     """
-    high, low = _positions(shape, jnp.zeros(shape))
+    if not all(isinstance(size, int) and size < 2**32 for size in shape):
+        raise TypeError(f"a fast key draws shapes of whole numbers below 2^32: got {shape}")
+    high, low = _positions(jnp.zeros(shape))
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
     state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])
     blocks = np.arange(3)
@@ -119,25 +114,23 @@ FAST = implementations.define_prng_impl(
 )
 
 
-def _positions(noise_shape, like):
-    """The place of each element's draw in the noise shape, row by row, as two 32-bit words."""
-    wide = math.prod(noise_shape) > 2**32
+def _positions(like):
+    """The place of each element of `like`, row by row, as two 32-bit words."""
+    wide = like.size > 2**32
     sharding = jax.typeof(like).sharding
     explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+    out_sharding = sharding if explicit else None
     high = np.uint32(0)
-    low = jnp.zeros(like.shape, np.uint32, out_sharding=sharding if explicit else None)
+    low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)
     stride = 1
     for axis in reversed(range(like.ndim)):
-        if noise_shape[axis] > 1:
-            index = lax.broadcasted_iota(
-                np.uint32, like.shape, axis, out_sharding=sharding if explicit else None
-            )
-            term = index * np.uint32(stride % 2**32)
-            if wide:
-                high = high + _high_product(index, stride)
-                high = high + (low + term < low).astype(np.uint32)
-            low = low + term
-        stride *= noise_shape[axis]
+        index = lax.broadcasted_iota(np.uint32, like.shape, axis, out_sharding=out_sharding)
+        term = index * np.uint32(stride % 2**32)
+        if wide:
+            high = high + _high_product(index, stride)
+            high = high + (low + term < low).astype(np.uint32)
+        low = low + term
+        stride *= like.shape[axis]
     return high, low
 
 

@@ -76,6 +76,8 @@ def violations(layers, forbidden):
 def test_only_one_file_draws():
     drawing = {p.stem for p in PACKAGE.rglob("*.py") if "random.bernoulli(" in code_of(p)}
     assert drawing == {"_mask"}
+    asking = {p.stem for p in PACKAGE.rglob("*.py") if "random_bits" in code_of(p)}
+    assert asking == {"_mask", "_threefry"}
 
 
 def code_of(path):

@@ -64,7 +64,27 @@ def test_64_bits_are_both_words():
     np.testing.assert_array_equal((both >> 32 ^ both & 0xFFFFFFFF).astype(np.uint32), wide)
 
 
-def test_split_fold_in_vmap_and_scan():
+def test_splits_and_folds_in_as_the_key_it_was_made_of():
+    folded = jax.random.fold_in(fast(3), 7)
+    plain = jax.random.fold_in(jax.random.key(3), 7)
+    np.testing.assert_array_equal(jax.random.key_data(folded), jax.random.key_data(plain))
+
+
+def test_a_legacy_key_makes_the_same_fast_key():
+    legacy = fast_key(jax.random.key_data(jax.random.key(1)))
+    np.testing.assert_array_equal(sample_mask(legacy, 0.5, (50,)), sample_mask(fast(1), 0.5, (50,)))
+
+
+def test_symbolic_shapes_are_refused_in_a_sentence():
+    (batch,) = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((batch, 4), jnp.float32)
+    f = jax.jit(lambda x: dropout(fast(1), x, 0.5))
+    message = "a fast key draws shapes of whole numbers below 2^32: got (b, 4)"
+    with pytest.raises(TypeError, match=exactly(message)):
+        jax.export.export(f)(x)
+
+
+def test_split_vmap_and_scan():
     keys = jax.random.split(fast(3), 4)
     words = jax.random.key_data(jax.random.split(jax.random.key(3), 4))
     np.testing.assert_array_equal(jax.random.key_data(keys), words)
@@ -138,6 +158,12 @@ def test_masks_of_neighbouring_keys_are_independent():
 
 BAD = [
     (jax.random.key(0, impl="rbg"), TypeError, "a fast key is made of a threefry2x32 key: got rbg"),
+    (
+        None,
+        ValueError,
+        "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: got key=None; "
+        "pass one, such as jax.random.key(0)",
+    ),
     (0, TypeError, "key must be a JAX PRNG key, such as jax.random.key(0): got 0"),
     (
         jax.random.split(jax.random.key(0), 3),

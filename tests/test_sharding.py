@@ -11,7 +11,7 @@ from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from flax_spatialdrop import dropout, sample_mask
+from flax_spatialdrop import dropout, fast_key, sample_mask
 from flax_spatialdrop.linen import Dropout
 
 KEY = jax.random.key(4)
@@ -72,9 +72,10 @@ def compiled_text(f, spec):
 
 
 @pytest.mark.parametrize("noise_shape", NOISE_SHAPES, ids=str)
-def test_no_collective_under_batch_sharding(noise_shape):
+@pytest.mark.parametrize("make", [lambda key: key, fast_key], ids=["key", "fast_key"])
+def test_no_collective_under_batch_sharding(noise_shape, make):
     def f(key, x):
-        y, pullback = jax.vjp(lambda x: dropout(key, x, 0.3, noise_shape=noise_shape), x)
+        y, pullback = jax.vjp(lambda x: dropout(make(key), x, 0.3, noise_shape=noise_shape), x)
         return y, pullback(y)
 
     assert not COLLECTIVE.search(compiled_text(f, P("d")))
@@ -92,15 +93,17 @@ def test_a_mask_drawn_in_parts_on_all_devices_is_the_same_mask():
     np.testing.assert_array_equal(draw(clone(KEY)), sample_mask(clone(KEY), 0.3, SHAPE))
 
 
-def test_same_values_inside_shard_map():
+@pytest.mark.parametrize("noise_shape", [None, (None, 1, None)], ids=str)
+@pytest.mark.parametrize("make", [lambda key: key, fast_key], ids=["key", "fast_key"])
+def test_same_values_inside_shard_map(noise_shape, make):
     """A key that is the same on every device draws the same mask on every device."""
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     f = jax.shard_map(
-        lambda key, x: dropout(key, x, 0.5, noise_shape=(None, 1, None)),
+        lambda key, x: dropout(key, x, 0.5, noise_shape=noise_shape),
         mesh=mesh,
         in_specs=(P(), P("d")),
         out_specs=P("d"),
     )
-    y = np.asarray(jax.jit(f)(clone(KEY), jnp.ones(SHAPE)))
-    one = dropout(clone(KEY), jnp.ones((1, 16, 24)), 0.5, noise_shape=(None, 1, None))
+    y = np.asarray(jax.jit(f)(make(clone(KEY)), jnp.ones(SHAPE)))
+    one = dropout(make(clone(KEY)), jnp.ones((1, 16, 24)), 0.5, noise_shape=noise_shape)
     np.testing.assert_array_equal(y, np.repeat(one, 8, axis=0))

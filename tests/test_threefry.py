@@ -20,32 +20,24 @@ KEY = jax.random.key(11)
 WORDS = jax.random.key_data(clone(KEY))
 
 
-def spread(noise_shape, shape):
-    """The promise: JAX's own bits, broadcast."""
-    return np.broadcast_to(jax.random.bits(clone(KEY), noise_shape), shape)
-
-
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=5))
-def test_bits_are_those_of_jax_spread_over_x(axes):
-    shape = tuple(size for size, _ in axes)
-    noise_shape = tuple(1 if shared else size for size, shared in axes)
-    bits = random_bits(WORDS, 20, noise_shape, jnp.zeros(shape))
+@given(st.lists(st.integers(0, 5), max_size=5))
+def test_bits_are_those_of_jax(shape):
+    bits = random_bits(WORDS, 20, jnp.zeros(shape))
     assert bits.dtype == jnp.uint32
-    np.testing.assert_array_equal(bits, spread(noise_shape, shape))
+    np.testing.assert_array_equal(bits, jax.random.bits(clone(KEY), tuple(shape)))
 
 
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P(None, None, "d")], ids=str)
-@pytest.mark.parametrize("noise_shape", [(8, 16, 24), (8, 1, 24), (1, 16, 1)], ids=str)
-def test_bits_on_8_devices(mode, spec, noise_shape):
+def test_bits_on_8_devices(mode, spec):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(mode,))
     with jax.set_mesh(mesh):
         like = jax.device_put(jnp.zeros((8, 16, 24)), NamedSharding(mesh, spec))
-        bits = jax.jit(lambda like: random_bits(WORDS, 20, noise_shape, like))(like)
+        bits = jax.jit(lambda like: random_bits(WORDS, 20, like))(like)
         if mode is AxisType.Explicit:
             assert bits.sharding.is_equivalent_to(like.sharding, 3)
-    np.testing.assert_array_equal(bits, spread(noise_shape, (8, 16, 24)))
+    np.testing.assert_array_equal(bits, jax.random.bits(clone(KEY), (8, 16, 24)))
 
 
 def threefry(words, position):
@@ -67,29 +59,29 @@ def test_the_test_s_own_threefry_is_right():
 
 
 @pytest.mark.parametrize(
-    ("noise_shape", "shape"),
+    "shape",
     [
-        ((2**17, 2**17 + 3), (2**17, 2**17 + 3)),
-        ((3, 2**31 - 1, 5), (3, 2**31 - 1, 5)),
-        ((2**20, 1, 2**20 + 7, 2**18 + 1), (2**20, 3, 2**20 + 7, 2**18 + 1)),
-        ((2**33 // 2**3, 2**3 + 1), (2**33 // 2**3, 2**3 + 1)),
+        (2**17, 2**17 + 3),
+        (3, 2**31 - 1, 5),
+        (2**20, 3, 2**20 + 7, 2**18 + 1),
+        (2**30, 9),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("end", [slice(None, 2), slice(-2, None)], ids=["first", "last"])
-def test_more_elements_than_32_bits_can_count(noise_shape, shape, end):
+def test_more_elements_than_32_bits_can_count(shape, end):
     """Both corners of arrays that fit no memory: the program computes just what is asked of it."""
 
     @jax.jit
     def corner():
-        return random_bits(WORDS, 20, noise_shape, jnp.zeros(shape))[(end,) * len(shape)]
+        return random_bits(WORDS, 20, jnp.zeros(shape))[(end,) * len(shape)]
 
     picked = [range(size)[end] for size in shape]
     bits = np.asarray(corner())
     for offsets in np.ndindex(bits.shape):
         position = 0
-        for size, places, offset in zip(noise_shape, picked, offsets, strict=True):
-            position = position * size + (places[offset] if size > 1 else 0)
+        for size, places, offset in zip(shape, picked, offsets, strict=True):
+            position = position * size + places[offset]
         assert bits[offsets] == threefry(np.asarray(WORDS), position)
 
 
