@@ -5,8 +5,9 @@
 
 The libraries compared to besides Flax come with the extra `peers`, the TPU's compiler with the
 extra `tpu`; what is not installed is left out by name. `--only` is a pattern of rows such as
-"layers: spatial"; `--seconds` is how long a row is timed at least. Results are DEVICE.json,
-DEVICE.md and DEVICE.png in the workdir, saved after every row.
+"layers: spatial"; `--seconds` is how long a row is timed at least. Results are DEVICE.json, saved
+after every row, DEVICE.md and DEVICE.png in the workdir; rows that are there already, of the same
+device and versions, stay unless they are measured anew.
 """
 
 import re
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted: the rows before are saved.", file=sys.stderr)
+        print("Interrupted: finished rows are saved.", file=sys.stderr)
         return 130
     return 0
 
@@ -72,15 +73,23 @@ def run(results: Results, records: Iterator[Record], workdir: Path) -> None:
     prepare(workdir)
     for name in results.missing:
         console.print(f"{name} is not installed and is left out.")
-    for record in records:
-        results.records.append(record)
-        results.save(workdir / f"{results.stem}.json")
-        console.print(line(record))
-    if not results.records:
+    path = workdir / f"{results.stem}.json"
+    results.join(path)
+    measured = False
+    try:
+        for record in records:
+            measured = True
+            results.add(record)
+            results.save(path)
+            console.print(line(record))
+    finally:
+        if measured:
+            path.with_suffix(".md").write_text(table.report(results))
+            path.with_suffix(".png").unlink(missing_ok=True)
+            figure.save(results, path.with_suffix(".png"))
+            console.print(f"Results are in {path} and .md.")
+    if not measured:
         raise InputError("no row matches --only")
-    (workdir / f"{results.stem}.md").write_text(table.report(results))
-    figure.save(results, workdir / f"{results.stem}.png")
-    console.print(f"Results are in {workdir / results.stem}.json and .md.")
 
 
 def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:
@@ -91,10 +100,8 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
             yield from here.measure(case, seconds)
         if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only))):
             yield from here.measure_pages_kept(only.pattern, seconds)
-        if only.search(overheads.SECTION):
-            yield from overheads.measure(seconds)
-        if only.search(drop_in.SECTION):
-            yield from drop_in.measure()
+        yield from overheads.measure(only, seconds)
+        yield from drop_in.measure(only)
 
     return Results.start(jax.default_backend(), this_device()), records()
 

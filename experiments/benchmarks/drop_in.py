@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,10 +27,12 @@ LAYERS = {FLAX: nn.Dropout, FLAX_AGAIN: nn.Dropout, OURS: fsl.Dropout}
 DIFFERENCE = "largest difference of a loss to Flax's"
 
 
-def measure() -> Iterator[Record]:
-    """Trains both models with both libraries' dropout, from equal weights on equal batches."""
-    yield from _train("transformer language model", TransformerLM, text_batches())
-    yield from _train("ResNet", ResNet, image_batches())
+def measure(only: re.Pattern[str]) -> Iterator[Record]:
+    """Trains each model with both libraries' dropout, from equal weights on equal batches."""
+    if only.search(f"{SECTION}: transformer language model"):
+        yield from _train("transformer language model", TransformerLM, text_batches())
+    if only.search(f"{SECTION}: ResNet"):
+        yield from _train("ResNet", ResNet, image_batches())
 
 
 def text_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
@@ -55,10 +58,9 @@ def image_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
 def _train(row: str, model_class: Any, batches: Iterator[Any]) -> Iterator[Record]:
     data = list(itertools.islice(batches, STEPS))
     runs = {name: _Run(model_class(dropout=layer), data[0]) for name, layer in LAYERS.items()}
-    names = list(runs)
+    rng = np.random.default_rng(0)
     for turn, batch in enumerate(data):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in rng.permutation(list(runs)):
             runs[name].step(turn, batch)
     row = f"{row}, {STEPS} steps"
     times = {name: timing.summary(run.seconds[1:]) for name, run in runs.items()}
@@ -68,9 +70,13 @@ def _train(row: str, model_class: Any, batches: Iterator[Any]) -> Iterator[Recor
         name: float(np.abs(np.subtract(run.losses, runs[FLAX].losses)).max())
         for name, run in runs.items()
     }
-    yield Record(SECTION, row, DIFFERENCE, differences)
-    yield Record(SECTION, row, "first loss", {n: run.losses[0] for n, run in runs.items()})
-    yield Record(SECTION, row, "last loss", {n: run.losses[-1] for n, run in runs.items()})
+    losses = {
+        DIFFERENCE: differences,
+        "first loss": {name: run.losses[0] for name, run in runs.items()},
+        "last loss": {name: run.losses[-1] for name, run in runs.items()},
+    }
+    for quantity, values in losses.items():
+        yield Record(SECTION, row, quantity, values, is_cost=False)
 
 
 class _Run:

@@ -7,20 +7,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .cases import COPY, DTYPES, PASSES, describe
-from .libraries import FLAX_AGAIN, OURS
+from .here import TIME
+from .libraries import LIBRARIES, OURS, OURS_FAST
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
-from .table import SHORT_SHAPE
+from .table import SHORT_SHAPE, contenders
 from .tpu import CYCLES
+
+GREYS = {name: f"{0.3 + 0.08 * place:.2f}" for place, name in enumerate([*LIBRARIES, PYTORCH])}
+COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1"}
+TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
 def save(results: Results, path: Path) -> bool:
     """Writes the figure as a picture; False if no row that it shows was measured."""
-    quantity = CYCLES if any(r.quantity == CYCLES for r in results.records) else "time in ms"
+    quantity = CYCLES if any(r.quantity == CYCLES for r in results.records) else TIME
     found = {r.row: r for r in results.records if r.section == "layers" and r.quantity == quantity}
-    canvas = Figure(figsize=(11, 5.2), layout="constrained")
-    panels = canvas.subplots(1, 2, sharey=False)
-    drawn = 0
+    canvas = Figure(figsize=(12, 5.2), layout="constrained")
+    panels = canvas.subplots(1, 2, sharex=True)
+    shown: list[Record] = []
     for ax, kind in zip(panels, ("spatial", "element-wise"), strict=True):
         rows = [
             found[row]
@@ -28,38 +33,47 @@ def save(results: Results, path: Path) -> bool:
             for direction in PASSES
             if (row := f"{kind} {describe(dtype, SHORT_SHAPE)} {direction}") in found
         ]
-        if rows:
-            _bars(ax, rows)
-            drawn += len(rows)
+        _bars(ax, rows)
         ax.set_title(f"{kind} dropout")
-    if not drawn:
+        shown += rows
+    if not shown:
         return False
-    what = "estimated cycles" if quantity == CYCLES else "time"
-    canvas.suptitle(f"{what.capitalize()} over that of a copy of x = {list(SHORT_SHAPE)}")
-    canvas.supxlabel(f"{results.device}, {results.date} (log scale; shorter is better)", size=9)
+    handles = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+    handles |= dict(zip(*panels[1].get_legend_handles_labels()[::-1], strict=True))
+    labels = contenders(shown)
+    canvas.legend([handles[name] for name in labels], labels, loc="outside right upper")
+    what = "Estimated cycles" if quantity == CYCLES else "Time"
+    canvas.suptitle(f"{what} over that of a copy of x = {list(SHORT_SHAPE)}")
+    note = "log scale, shorter is better"
+    if any(PYTORCH in row.values for row in shown):
+        note += "; PyTorch over its own copy, its pullback with the forward pass"
+    canvas.supxlabel(f"{results.device}, {results.date} ({note})", size=9)
     canvas.savefig(path, dpi=150)
     return True
 
 
 def _bars(ax: Axes, rows: list[Record]) -> None:
-    hidden = {COPY, FLAX_AGAIN, PYTORCH_COPY}
-    names = [n for n in dict.fromkeys(n for r in rows for n in r.values) if n not in hidden]
-    height = 0.8 / len(names)
+    names = [name for name in contenders(rows) if name != COPY]
+    height = 0.85 / max(1, len(names))
     for place, name in enumerate(names):
         at = [i for i, row in enumerate(rows) if name in row.values]
         ratios = [_ratio(rows[i], name) for i in at]
-        color = "C3" if name == OURS else f"{0.35 + 0.1 * place:.2f}"
-        bars = ax.barh(np.array(at) + (place - len(names) / 2 + 0.5) * height, ratios, height)
-        for bar in bars:
-            bar.set_color(color)
-        bars.set_label(name)
-        ax.bar_label(bars, fmt="%.2g", padding=2, size=7)
-    ax.axvline(1, color="k", linewidth=1, label="copy")
+        bars = ax.barh(
+            np.array(at) + (place - len(names) / 2 + 0.5) * height,
+            ratios,
+            0.9 * height,
+            color=COLORS[name],
+            label=name,
+        )
+        ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=2, size=7)
+    ax.axvline(1, color="k", linewidth=1, label=COPY)
     ax.set_xscale("log")
-    ax.margins(x=0.12)
+    ax.set_xlim(left=TICKS[0])
+    ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    ax.minorticks_off()
+    ax.margins(x=0.1)
     ax.set_yticks(range(len(rows)), [_label(row.row) for row in rows])
     ax.invert_yaxis()
-    ax.legend(fontsize=8)
 
 
 def _label(row: str) -> str:

@@ -1,5 +1,6 @@
 """What a layer costs besides its arithmetic: calling it eagerly, tracing, compiling, importing."""
 
+import re
 import subprocess
 import sys
 import time
@@ -32,14 +33,22 @@ print(time.perf_counter() - start)
 """
 
 
-def measure(seconds: float) -> Iterator[Record]:
-    """Every row, in the order of the report."""
+def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
+    """Every row that matches, in the order of the report."""
+
+    def wanted(row: str) -> bool:
+        return bool(only.search(f"{SECTION}: {row}"))
+
     for kind in (ELEMENT_WISE, SPATIAL):
-        yield eager_calls(kind, seconds)
-    yield new_rates()
+        if wanted(f"eager call, {kind.name}"):
+            yield eager_calls(kind, seconds)
+    if wanted("eager call at a new rate"):
+        yield new_rates()
     for kind in (ELEMENT_WISE, SPATIAL):
-        yield from stages(kind)
-    yield import_time()
+        if wanted(f"tracing, lowering, compiling, {kind.name}"):
+            yield from stages(kind)
+    if wanted("import"):
+        yield import_time()
 
 
 def eager_calls(kind: Kind, seconds: float) -> Record:
@@ -59,6 +68,8 @@ def new_rates() -> Record:
     samples: dict[str, list[float]] = {}
     for turn in range(ROUNDS):
         for name, module in _modules(0.1 + 0.01 * turn, ELEMENT_WISE).items():
+            if name == FLAX_AGAIN:  # for which the rate would not be new
+                continue
             start = time.perf_counter()
             jax.block_until_ready(module.apply({}, x, rngs={"dropout": key}))
             samples.setdefault(name, []).append(time.perf_counter() - start)

@@ -28,11 +28,18 @@ class Record:
     """The contender that the others are given as ratios to."""
     spread: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     """The quartiles of each value, where it is a median of times."""
+    is_cost: bool = True
+    """Whether less is better, so that Flax's value over ours says something."""
+
+    @property
+    def id(self) -> tuple[str, str, str]:
+        """What no two records of a run share."""
+        return self.section, self.row, self.quantity
 
     @property
     def speedup(self) -> float | None:
         """How many times Flax's value is ours."""
-        if not self.values.get(OURS) or FLAX not in self.values:
+        if not (self.is_cost and self.values.get(OURS) and FLAX in self.values):
             return None
         return self.values[FLAX] / self.values[OURS]
 
@@ -81,6 +88,21 @@ class Results:
         fields = json.loads(path.read_text())
         records = [Record(**record) for record in fields.pop("records")]
         return cls(**fields, records=records)
+
+    def join(self, path: Path) -> None:
+        """Takes over the rows of an earlier run, if it was of the same device and versions."""
+        if path.exists():
+            earlier = Results.load(path)
+            if (earlier.device, earlier.versions) == (self.device, self.versions):
+                self.records = earlier.records
+
+    def add(self, record: Record) -> None:
+        """Puts a record in the place of its earlier measurement, or behind all others."""
+        for place, other in enumerate(self.records):
+            if other.id == record.id:
+                self.records[place] = record
+                return
+        self.records.append(record)
 
     def save(self, path: Path) -> None:
         """Writes all as JSON, in one step: a reader finds the old file or the new one, whole."""

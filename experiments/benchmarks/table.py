@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 from .cases import COPY, DTYPES, PASSES, PEER_SHAPES, describe
 from .here import TIME
-from .libraries import FLAX_AGAIN
+from .libraries import FLAX_AGAIN, LIBRARIES
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
 
 QUESTIONS = {
-    "layers": "One layer alone: times as ratios to a copy of x.",
-    "line": "Where should a shared mask be drawn once, and where hashed at every element?",
+    "layers": "What does one layer cost, beside a copy of x?",
+    "line": "Should a mask shared by a few be drawn once, or hashed at every element?",
     "networks": "What does dropout add to the gradient of 12 layers of tanh(h @ w)?",
     "overheads": "What does a layer cost besides its arithmetic?",
     "training": "What changes in training when Flax's Dropout is swapped for ours?",
@@ -42,15 +42,21 @@ def sentences(results: Results) -> list[str]:
     slower = [
         f"{record.section}: {record.row}, {record.quantity} ({1 / record.speedup:.2f} of Flax's)"
         for record in results.records
-        if record.spread and record.speedup and record.noise is not None
-        if 1 / record.speedup > 1 + record.noise
+        if record.speedup and (record.spread or record.baseline)
+        if 1 / record.speedup > 1 + (record.noise or 0)  # an estimate has no noise
     ]
     lines = [
-        '"Flax / ours" above 1 is how many times faster, smaller or fewer ours is. The noise of a '
-        "row is how far Flax is from itself: between two compiles, or within half its quartiles. "
-        "PyTorch is compared to a copy of its own.",
-        "",
+        "Where a table begins with a copy or with no dropout, times and cycles of the others are "
+        'ratios to it. "Flax / ours" above 1 is how many times faster, smaller or fewer ours is.'
     ]
+    if any(record.noise is not None for record in results.records):
+        lines.append(
+            "The noise of a row is how far Flax is from itself: between two compiles or within "
+            "half the distance of its quartiles, whichever is more."
+        )
+    if any(PYTORCH in record.values for record in results.records):
+        lines.append("PyTorch is compared to a copy of its own; its pullback is both passes.")
+    lines = [" ".join(lines), ""]
     if not slower:
         return [*lines, "No row is slower than Flax's beyond the noise of that row."]
     return [
@@ -63,12 +69,11 @@ def sentences(results: Results) -> list[str]:
 
 def table(records: list[Record]) -> list[str]:
     """The lines of a table, a record a row; ratios to the baseline where there is one."""
-    hidden = {FLAX_AGAIN, PYTORCH_COPY}
-    names = [n for n in dict.fromkeys(n for r in records for n in r.values) if n not in hidden]
+    names = contenders(records)
     lines = [["row", *names, "Flax / ours", "noise"]]
     for record in records:
         cells = [_cell(record, name) for name in names]
-        speedup = "" if record.speedup is None else f"{record.speedup:.2f}"
+        speedup = "" if record.speedup is None else _ratio(record.speedup)
         noise = "" if record.noise is None else f"± {100 * record.noise:.0f} %"
         lines.append([record.row, *cells, speedup, noise])
     used = [any(line[column] for line in lines[1:]) for column in range(len(lines[0]))]
@@ -97,7 +102,19 @@ def _cell(record: Record, name: str) -> str:
     if baseline is None or name == record.baseline:
         unit = " ms" if name == COPY and " ms" in record.quantity else ""
         return f"{_number(value)}{unit}"
-    return f"{value / record.values[baseline]:.2f}"
+    return _ratio(value / record.values[baseline])
+
+
+def contenders(records: Iterable[Record]) -> list[str]:
+    """The contenders of some records, ours first, in the same order everywhere."""
+    order = [*LIBRARIES, PYTORCH]
+    names = dict.fromkeys(name for record in records for name in record.values)
+    shown = [name for name in names if name not in (FLAX_AGAIN, PYTORCH_COPY)]
+    return sorted(shown, key=lambda name: order.index(name) if name in order else -1)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
 
 
 def _number(value: float) -> str:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..errors import InputError
 from .cases import Case
+from .libraries import FLAX_AGAIN
 from .results import Record
 from .timing import scratch_bytes
 
@@ -53,7 +54,11 @@ def mesh(topology: str) -> Mesh:
 
 def measure(case: Case, chips: Mesh) -> Iterator[Record]:
     """Every quantity of a row, for a batch as many times as large as there are chips."""
-    found = {name: _compile(f, case.shapes, chips) for name, f in case.programs.items()}
+    found = {
+        name: _compile(f, case.shapes, chips)
+        for name, f in case.programs.items()
+        if name != FLAX_AGAIN  # an estimate has no noise
+    }
     texts = {name: program.as_text() for name, (program, _) in found.items()}
     cycles = {name: float(total_cycles(text, case.loops)) for name, text in texts.items()}
     yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)

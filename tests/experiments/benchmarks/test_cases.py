@@ -57,13 +57,15 @@ def test_a_pullback_draws_and_applies_the_mask_to_the_cotangent():
     np.testing.assert_array_equal(in_direction(copy, "pullback")(KEY, x, ct), 2 * ct)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in line_cases() if "forward" in c.row], ids=lambda c: c.row
-)
-def test_the_ways_of_a_line_row_differ_in_cost_alone(case):
+@pytest.mark.parametrize(("axis", "place"), [(1, "a middle"), (2, "the last")])
+def test_a_line_row_compares_a_shared_mask_to_a_draw_per_element(axis, place):
+    wanted = f"a draw shared by 4 along {place} axis, forward"
+    (case,) = (case for case in line_cases() if case.row == wanted)
     x = jnp.ones((2, *case.shapes[0].shape[1:]), jnp.bfloat16)
-    once = case.programs["drawn once"](KEY, x, x)
-    np.testing.assert_array_equal(case.programs["as the library does"](KEY, x, x), once)
+    once = np.asarray(case.programs["drawn once"](KEY, x, x))
+    assert (once == once.take([0], axis)).all()
+    each = np.asarray(case.programs["per element"](KEY, x, x))
+    assert (each != each.take([0], axis)).any()
 
 
 def small(case):

@@ -33,7 +33,22 @@ def test_a_row_is_measured_and_reported(tmp_path, capsys):
     assert "spatial f32[2, 8, 8, 128] forward" in (tmp_path / "cpu.md").read_text()
     out = capsys.readouterr().out
     assert "layers: spatial f32[2, 8, 8, 128] forward: time in ms: copy" in out
-    assert f"Results are in {tmp_path / 'cpu'}.json and .md." in out
+    assert f"Results are in {tmp_path / 'cpu.json'} and .md." in out
+
+
+def test_rows_measured_before_stay_beside_new_ones(tmp_path):
+    for direction in ("forward", "pullback", "forward"):
+        only = rf"--only=layers: spatial f32\[2, 8, 8, 128\] {direction}"
+        assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only]) == 0
+    records = json.loads((tmp_path / "cpu.json").read_text())["records"]
+    assert [record["row"].split(" ")[-1] for record in records] == ["forward", "pullback"]
+
+
+def test_a_pattern_picks_rows_that_are_no_single_program(tmp_path):
+    only = "--only=overheads: import"
+    assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only]) == 0
+    (record,) = json.loads((tmp_path / "cpu.json").read_text())["records"]
+    assert record["row"] == "import, beyond jax and chex"
 
 
 def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):
@@ -47,6 +62,7 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):
     only = r"--only=spatial .*\[2, 8, 8, 128\]"
     assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only]) == 130
     assert len(json.loads((tmp_path / "cpu.json").read_text())["records"]) == 2
+    assert "spatial f32[2, 8, 8, 128] pullback" in (tmp_path / "cpu.md").read_text()
 
 
 def test_help_says_how(capsys):
