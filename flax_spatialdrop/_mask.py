@@ -60,8 +60,8 @@ def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, .
     """Whether a mask is best hashed where it is applied, and again for the gradient: never kept.
 
     That is so where each element has a draw of its own. One shared by just two would already be
-    hashed twice; drawn once, written down and kept, it is the faster on TPUs, though on CPUs hashing
-    would still win at two (`python -m experiments.benchmarks --only=line`).
+    hashed twice; drawn once, written down and kept, it is the faster on TPUs, though on CPUs
+    hashing would still win at two (`python -m experiments.benchmarks --only=line`).
     """
     return noise_shape == shape and is_unrollable(key, shape)
 

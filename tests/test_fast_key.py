@@ -1,7 +1,5 @@
 """A fast key is a key like any other, and what it draws is threefry with 13 rounds."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,7 @@ from flax_spatialdrop._threefry import _hash
 from flax_spatialdrop.linen import Dropout
 
 from .errors import exactly
+from .hlo import sizes_of_words
 
 KEY = jax.random.key(21)
 FALSE_ALARM = 1e-9  # the chance that a right library fails one of the tests of chance below
@@ -125,10 +124,7 @@ def test_no_program_over_all_of_x_hashes_a_small_mask():
     x = jax.ShapeDtypeStruct((64, 32, 32, 128), jnp.float32)
     f = jax.jit(lambda key, x: dropout(key, x, 0.5, noise_shape=(None, 1, 1, None)))
     text = f.lower(fast(7), x).compile().as_text()
-    sizes = [
-        np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"u32\[([\d,]+)", text)
-    ]
-    assert max(sizes) <= 64 * 128
+    assert max(sizes_of_words(text)) <= 64 * 128
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -1,7 +1,6 @@
 """The unrolled draw gives the bits of JAX's own, everywhere that it says it does."""
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import dropout, sample_mask
 from flax_spatialdrop._threefry import is_unrollable, random_bits
+
+from .hlo import sizes_of_words
 
 KEY = jax.random.key(11)
 WORDS = jax.random.key_data(clone(KEY))
@@ -87,7 +88,7 @@ def test_more_elements_than_32_bits_can_count(shape, end):
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9, 1e-7, 1 - 1e-7, jnp.float32(0.3)])
 def test_the_threshold_is_that_of_bernoulli_to_the_last_of_8_million_draws(rate):
-    """Off by one count, it would show once in 2^23 draws: more than 4 times in 2^25 here."""
+    """Off by one count, it would show once in 2^23 draws: here in 4 of 2^25, as the mean goes."""
     shape = (2**25,)
     y = jax.jit(lambda key: dropout(key, jnp.ones(shape, jnp.bfloat16), rate) != 0)(clone(KEY))
     np.testing.assert_array_equal(y, sample_mask(clone(KEY), rate, shape))
@@ -150,14 +151,6 @@ def value_and_pullback(noise_shape):
         return y, pullback(ct)
 
     return f
-
-
-def sizes_of_words(text):
-    """How many elements each uint32 array of a compiled program has."""
-    return [
-        math.prod(map(int, dims.split(","))) if dims else 1
-        for dims in re.findall(r"\bu32\[([\d,]*)\]", text)
-    ]
 
 
 def compiled(noise_shape, dtype=jnp.float32):

@@ -43,7 +43,7 @@ def save(results: Results, path: Path) -> bool:
     labels = contenders(shown)
     canvas.legend([handles[name] for name in labels], labels, loc="outside right upper")
     what = "Estimated cycles" if quantity == CYCLES else "Time"
-    canvas.suptitle(f"{what} over that of a copy of x = {list(SHORT_SHAPE)}")
+    canvas.suptitle(f"{what} of dropout on x = {list(SHORT_SHAPE)}, over a copy's")
     note = "log scale, shorter is better"
     if any(PYTORCH in row.values for row in shown):
         note += "; PyTorch over its own copy, its pullback with the forward pass"

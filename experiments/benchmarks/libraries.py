@@ -111,14 +111,14 @@ LIBRARIES: dict[str, Callable[[Kind, int], Layer | None]] = {
     "Equinox": equinox,
     "Keras": keras,
 }
-PACKAGES = {"Haiku": "dm-haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}
-MODULES = {"Haiku": "haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}
+PEERS = {"Haiku": "haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}
+"""The module of each library of the extra `peers`."""
 CORE = (OURS, OURS_FAST, FLAX, FLAX_AGAIN)
 
 
 def missing() -> list[str]:
     """The libraries of the extra `peers` that are not installed."""
-    return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
+    return [name for name, module in PEERS.items() if importlib.util.find_spec(module) is None]
 
 
 def layers(kind: Kind, rank: int, names: tuple[str, ...] = tuple(LIBRARIES)) -> dict[str, Layer]:
@@ -130,6 +130,8 @@ def layers(kind: Kind, rank: int, names: tuple[str, ...] = tuple(LIBRARIES)) -> 
 
 def versions() -> dict[str, str]:
     """The version of every package that is measured."""
-    installed = [package for name, package in PACKAGES.items() if name not in missing()]
-    packages = ["jax", "jaxlib", "flax", "flax-spatialdrop", *installed]
+    packages = ["jax", "jaxlib", "flax", "flax-spatialdrop"]
+    for name, module in PEERS.items():
+        if name not in missing():
+            packages.append("dm-haiku" if module == "haiku" else module)
     return {package: importlib.metadata.version(package) for package in packages}
