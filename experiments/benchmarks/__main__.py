@@ -4,10 +4,10 @@
     python -m experiments.benchmarks --device=tpu:v5e:4x4
 
 The libraries compared to besides Flax come with the extra `peers`, the TPU's compiler with the
-extra `tpu`; what is not installed is left out by name. `--only` is a pattern of rows such as
-"layers: spatial"; `--seconds` is how long a row is timed at least. Results are DEVICE.json, saved
-after every row, DEVICE.md and DEVICE.png in the workdir; rows that are there already, of the same
-device and versions, stay unless they are measured anew.
+extra `tpu`; what is not installed is left out by name. `--only` is a regular expression for rows,
+such as "layers: spatial" or "networks|training"; `--seconds` is how long a row is timed at least.
+Results are DEVICE.json, saved after every row, DEVICE.md and (of layers) DEVICE.png in the workdir;
+rows that are there already stay unless they are measured anew.
 """
 
 import re
@@ -89,7 +89,10 @@ def run(results: Results, records: Iterator[Record], workdir: Path) -> None:
             figure.save(results, path.with_suffix(".png"))
             console.print(f"Results are in {path} and .md.")
     if not measured:
-        raise InputError("no row matches --only")
+        raise InputError(
+            "no row matches --only, a regular expression for names such as "
+            "'layers: spatial f32[8, 32, 32, 128] forward' (write \\[ for a bracket)"
+        )
 
 
 def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from ..errors import InputError
 from . import libraries
 from .libraries import FLAX, FLAX_AGAIN, OURS
 from .timing import Time
@@ -90,11 +91,16 @@ class Results:
         return cls(**fields, records=records)
 
     def join(self, path: Path) -> None:
-        """Takes over the rows of an earlier run, if it was of the same device and versions."""
-        if path.exists():
-            earlier = Results.load(path)
-            if (earlier.device, earlier.versions) == (self.device, self.versions):
-                self.records = earlier.records
+        """Takes over the rows of an earlier run, which must be of the same device and versions."""
+        if not path.exists():
+            return
+        earlier = Results.load(path)
+        if (earlier.device, earlier.versions) != (self.device, self.versions):
+            raise InputError(
+                f"{path} holds rows of another device or of other versions, which this run would "
+                "replace: give another --workdir, or move the file away"
+            )
+        self.records = earlier.records
 
     def add(self, record: Record) -> None:
         """Puts a record in the place of its earlier measurement, or behind all others."""

@@ -10,7 +10,11 @@ BAD = [
     (["--only=("], "error: --only must be a regular expression: got '(' ("),
     (["--device=gpu"], "error: --device must be here or tpu:TOPOLOGY: got 'gpu'"),
     (["--device=tpu:"], "error: --device must be here or tpu:TOPOLOGY: got 'tpu:'"),
-    (["--only=no such row"], "error: no row matches --only"),
+    (
+        ["--only=no such row"],
+        "error: no row matches --only, a regular expression for names such as "
+        "'layers: spatial f32[8, 32, 32, 128] forward' (write \\[ for a bracket)\n",
+    ),
     (["layers"], "error: every argument must be a flag: got 'layers'"),
     (["--seconds=-1"], "error: flag --seconds=-1: -1.0 is not a non-negative number"),
     (["--dev=1"], "error: Unknown command line flag 'dev'"),

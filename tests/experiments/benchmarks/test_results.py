@@ -2,6 +2,9 @@ import pytest
 
 from experiments.benchmarks.results import Record, Results, this_device, timed
 from experiments.benchmarks.timing import Time
+from experiments.errors import InputError
+
+from ...errors import exactly
 
 TIMES = {
     "copy": Time(1.0, 0.9, 1.1),
@@ -38,6 +41,21 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     assert loaded.records[0].values == results.records[0].values
     assert loaded.records[0].speedup == 4
     assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
+
+
+def test_rows_of_other_versions_are_not_replaced(tmp_path):
+    path = tmp_path / "cpu.json"
+    earlier = Results.start("cpu", "a device")
+    earlier.save(path)
+    Results.start("cpu", "a device").join(path)
+    earlier.versions["jax"] = "0.0.1"
+    earlier.save(path)
+    message = (
+        f"{path} holds rows of another device or of other versions, which this run would "
+        "replace: give another --workdir, or move the file away"
+    )
+    with pytest.raises(InputError, match=exactly(message)):
+        Results.start("cpu", "a device").join(path)
 
 
 def test_the_device_has_a_name():
