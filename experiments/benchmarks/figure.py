@@ -65,7 +65,10 @@ def _bars(ax: Axes, rows: list[Record]) -> None:
             color=COLORS[name],
             label=name,
         )
-        ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=2, size=7)
+        # On white, so that the line of the copy does not cross out the numbers beside it.
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        labels = [f"{ratio:.2f}" for ratio in ratios]
+        ax.bar_label(bars, labels, padding=2, size=7, bbox=paper, zorder=4)
     ax.axvline(1, color="k", linewidth=1, label=COPY)
     ax.set_xscale("log")
     ax.set_xlim(left=TICKS[0])
