@@ -23,6 +23,7 @@ FORBIDDEN = {  # what a part of the project must not import
     "core": {"flax", "experiments"},
     "_noise_shape": {"jax", "numpy"},
     "linen": {"flax.nnx", "flax_spatialdrop.nnx", "experiments"},
+    "nnx": {"flax.linen", "flax_spatialdrop.linen", "experiments"},
 }
 
 
@@ -62,10 +63,11 @@ def violations(layers, forbidden):
                 found.append(f"{path.stem} imports {name}")
         if any(is_within(name, {"matplotlib"}) for name in imports(path, lazy=False)):
             found.append(f"{path.stem} imports matplotlib")
-    for path in (PACKAGE / "linen").glob("*.py"):
-        for name in imports(path):
-            if is_within(name, forbidden["linen"]):
-                found.append(f"linen/{path.stem} imports {name}")
+    for face in ("linen", "nnx"):
+        for path in (PACKAGE / face).glob("*.py"):
+            for name in imports(path):
+                if is_within(name, forbidden[face]):
+                    found.append(f"{face}/{path.stem} imports {name}")
     for path in (ROOT / "experiments").rglob("*.py"):
         for name in imports(path):
             if name.startswith("flax_spatialdrop") and "._" in name:
@@ -101,11 +103,17 @@ def test_imports_go_one_way():
 def test_the_test_above_can_fail():
     upside_down = violations(LAYERS[::-1], FORBIDDEN)
     assert "_dropout imports _mask" in upside_down
-    stricter = {"core": {"jax"}, "_noise_shape": {"collections"}, "linen": {"flax.linen"}}
+    stricter = {
+        "core": {"jax"},
+        "_noise_shape": {"collections"},
+        "linen": {"flax.linen"},
+        "nnx": {"flax.nnx"},
+    }
     found = violations(LAYERS, stricter)
     assert "_mask imports jax" in found
     assert "_noise_shape imports collections.abc.Sequence" in found
     assert "linen/_dropout imports flax.linen" in found
+    assert "nnx/_dropout imports flax.nnx" in found
 
 
 @pytest.mark.parametrize("folder", ["flax_spatialdrop", "experiments"])

@@ -8,11 +8,13 @@ import sys
 
 import flax.linen as nn
 import pytest
+from flax import nnx
 
 import flax_spatialdrop
 import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
 
-from .catalogue import CASES
+from .catalogue import CASES, module_name
 
 
 def public(module, kind):
@@ -24,20 +26,47 @@ def public(module, kind):
 
 
 FUNCTIONS = public(flax_spatialdrop, inspect.isfunction)
-MODULES = public(flax_spatialdrop.linen, inspect.isclass)
+LINEN = public(flax_spatialdrop.linen, inspect.isclass)
+NNX = public(flax_spatialdrop.nnx, inspect.isclass)
 NOT_REGULARIZERS = {"apply_mask", "explain", "fast_key", "plot_mask", "sample_mask"}
 REGULARIZERS = {name: f for name, f in FUNCTIONS.items() if name not in NOT_REGULARIZERS}
 
 
-def camel_case(name):
-    name = re.sub(r"_(\d)d$", r"_\1D", name)
-    return "".join(part[0].upper() + part[1:] for part in name.split("_"))
+def arguments(module):
+    """Of the constructor; NNX's metaclass hides them from the signature of the class."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(module.__init__).parameters.items()
+        if name not in {"self", "parent", "name"}
+    }
 
 
-def test_the_catalogue_has_every_regularizer_with_both_faces():
+each_linen_module = pytest.mark.parametrize("module", LINEN.values(), ids=list(LINEN))
+each_nnx_module = pytest.mark.parametrize("module", NNX.values(), ids=list(NNX))
+
+
+def test_every_regularizer_is_in_the_catalogue_and_has_its_two_modules():
     assert {case.function.__name__ for case in CASES} == set(REGULARIZERS)
-    assert {case.module.__name__ for case in CASES} == set(MODULES)
-    assert all(camel_case(c.function.__name__) == c.module.__name__ for c in CASES)
+    assert {module_name(name) for name in REGULARIZERS} == set(LINEN) == set(NNX)
+
+
+def test_every_public_name_of_linen_has_its_twin_in_nnx():
+    def names(face):
+        return set(public(face, lambda value: inspect.isclass(value) or inspect.isfunction(value)))
+
+    assert names(flax_spatialdrop.linen) == names(flax_spatialdrop.nnx)
+
+
+@pytest.mark.parametrize("name", LINEN)
+def test_twins_have_the_same_options(name):
+    """But for what is the host's own: the default mode, and where the keys come from."""
+    linen, its_twin = (
+        {p.name: p.default for p in arguments(face[name]).values()} for face in (LINEN, NNX)
+    )
+    assert linen.pop("deterministic") is None
+    assert its_twin.pop("deterministic") is False
+    assert its_twin.pop("rngs") is None
+    assert linen == its_twin
 
 
 @pytest.mark.parametrize("function", REGULARIZERS.values(), ids=list(REGULARIZERS))
@@ -62,10 +91,10 @@ def test_docstrings_of_functions_have_every_part(function):
     )
 
 
-@pytest.mark.parametrize("module", MODULES.values(), ids=list(MODULES))
-def test_modules_have_the_manners_of_flax(module):
+@each_linen_module
+def test_linen_modules_have_the_manners_of_flax(module):
     assert issubclass(module, nn.Module)
-    fields = {p.name: p.default for p in inspect.signature(module).parameters.values()}
+    fields = {p.name: p.default for p in arguments(module).values()}
     assert next(iter(fields)) == "rate"
     assert fields["deterministic"] is None
     assert fields["rng_collection"] == "dropout"
@@ -80,14 +109,42 @@ def test_modules_have_the_manners_of_flax(module):
     ]
 
 
-@pytest.mark.parametrize("module", MODULES.values(), ids=list(MODULES))
-def test_docstrings_of_modules_have_every_part(module):
+@each_nnx_module
+def test_nnx_modules_have_the_manners_of_flax(module):
+    assert issubclass(module, nnx.Module)
+    ours, theirs = arguments(module), arguments(nnx.Dropout)
+    assert next(iter(ours)) == "rate"
+    for name in set(theirs) - {"broadcast_dims"}:
+        assert (ours[name].default, ours[name].kind) == (theirs[name].default, theirs[name].kind)
+    call = list(inspect.signature(module.__call__).parameters.values())
+    theirs = list(inspect.signature(nnx.Dropout.__call__).parameters.values())
+    assert [(p.name, p.default, p.kind) for p in call[: len(theirs)]] == [
+        (p.name, p.default, p.kind) for p in theirs
+    ]
+    assert [(p.name, p.default, p.kind) for p in call[len(theirs) :]] == [
+        ("rate", None, inspect.Parameter.KEYWORD_ONLY),
+        ("mask", None, inspect.Parameter.KEYWORD_ONLY),
+    ]
+    view = inspect.signature(nnx.Dropout.set_view).parameters
+    assert inspect.signature(module.set_view).parameters.keys() == view.keys()
+
+
+@each_linen_module
+def test_docstrings_of_linen_modules_have_every_part(module):
+    check_docstring(module, "Attributes:")
+
+
+@each_nnx_module
+def test_docstrings_of_nnx_modules_have_every_part(module):
+    check_docstring(module, "Args:")
+
+
+def check_docstring(module, heading):
     doc = inspect.getdoc(module)
     assert re.match(r".*\.\n\n    \S", doc), "one line, then the equation"
-    for part in ("Attributes:", "Example:", ">>>", "Reference: ", "https://"):
+    for part in (heading, "Example:", ">>>", "Reference: ", "https://"):
         assert part in doc, part
-    own = set(inspect.signature(module).parameters) - {"parent", "name"}
-    for name in own:
+    for name in arguments(module):
         assert f"  {name}: " in doc, name
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .._apply import apply_mask, check_mask
 from .._dropout import drop
+from .._mask import sample_mask
 from .._noise_shape import check_mask_fits
 from .._rates import check_rate, is_static
 from .._typing import Array, Key, Rate
@@ -30,9 +31,29 @@ def regularize(
     if mask is not None:
         check_mask_fits(check_mask(mask).shape, noise_shape, inputs.shape)
         return apply_mask(inputs, mask, rate)
+    return drop(find_key(module, rate, rng), inputs, rate, noise_shape)
+
+
+def draw_mask(
+    module: nn.Module,
+    noise_shape: tuple[int, ...],
+    *,
+    rate: Rate,
+    deterministic: bool | None,
+    rng: Key,
+) -> jax.Array:
+    """The mask that `regularize` would drop with, all True where it would not drop."""
+    rate = check_rate(rate)
+    if is_deterministic(module, deterministic) or is_static(rate, 0.0):
+        return jnp.ones(noise_shape, bool)
+    return sample_mask(find_key(module, rate, rng), rate, noise_shape)
+
+
+def find_key(module: nn.Module, rate: Rate, rng: Key) -> Key:
+    """The key given, else one of the module's stream, which is asked only if a mask is drawn."""
     if rng is None and not is_static(rate, 1.0):
-        rng = module.make_rng(module.rng_collection)
-    return drop(rng, inputs, rate, noise_shape)
+        return module.make_rng(module.rng_collection)
+    return rng
 
 
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:

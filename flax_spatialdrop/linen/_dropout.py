@@ -3,21 +3,18 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 
-from .._apply import check_input
 from .._noise_shape import (
     feature_noise_shape,
     resolve_noise_shape,
     sample_noise_shape,
     timestep_noise_shape,
 )
-from .._typing import Array, Key, NoiseShape, Rate
-from ._call import regularize
-from ._layout import LayoutDropout
+from .._typing import NoiseShape, Rate
+from ._regularizer import LayoutDropout, Regularizer
 
 
-class Dropout(nn.Module):
+class Dropout(Regularizer):
     """Drops values at random, each on its own or in groups that share one draw.
 
         y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), spread over x
@@ -58,45 +55,9 @@ class Dropout(nn.Module):
     rng_collection: str = "dropout"
     noise_shape: NoiseShape | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Array,
-        deterministic: bool | None = None,
-        rng: Key = None,
-        *,
-        rate: Rate | None = None,
-        mask: Array | None = None,
-    ) -> jax.Array:
-        """Applies dropout.
-
-        Args:
-          inputs: any shape, floating or complex.
-          deterministic: as the attribute; just one of the two must be given.
-          rng: the key to draw with, in place of the stream's.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
-          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; ignored
-            when deterministic or at a rate of exactly 0.
-
-        Returns:
-          An array of the shape and dtype of inputs.
-
-        Raises:
-          ValueError: for a noise shape, mask or rate that does not fit; `deterministic` given
-            twice or never.
-          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
-          flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
-        """
-        shape = check_input(inputs).shape
-        return regularize(
-            self,
-            inputs,
-            resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rng=rng,
-            mask=mask,
-        )
+    @nn.nowrap
+    def _noise_shape(self, shape):
+        return resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims)
 
 
 class TimestepDropout(LayoutDropout):

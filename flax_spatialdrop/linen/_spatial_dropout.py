@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from .._noise_shape import spatial_noise_shape
-from ._layout import LayoutDropout
+from ._regularizer import LayoutDropout
 
 
 class SpatialDropout(LayoutDropout):

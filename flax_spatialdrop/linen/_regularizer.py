@@ -1,0 +1,122 @@
+"""The bases of the modules: the calls that all share, and the layout that most know."""
+
+import abc
+
+import flax.linen as nn
+import jax
+
+from .._apply import check_input
+from .._typing import Array, DataFormat, Key, Rate
+from ._call import draw_mask, regularize
+
+
+class Regularizer(nn.Module, abc.ABC):
+    """What every module of this package can do; a subclass has the attributes.
+
+    It has at least `rate`, `deterministic` and `rng_collection`, and says its noise shape.
+    """
+
+    @nn.nowrap  # else Flax would show it as a call of the module
+    @abc.abstractmethod
+    def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The mask's shape for inputs of `shape`."""
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Array,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        *,
+        rate: Rate | None = None,
+        mask: Array | None = None,
+    ) -> jax.Array:
+        """Applies the regularizer.
+
+        Args:
+          inputs: floating or complex, of a rank that the attributes allow.
+          deterministic: as the attribute; just one of the two must be given.
+          rng: the key to draw with, in place of the stream's.
+          rate: in place of the attribute, such as a schedule's value; may be traced.
+          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; ignored
+            when deterministic or at a rate of exactly 0. `sample_mask` gives one.
+
+        Returns:
+          An array of the shape and dtype of inputs.
+
+        Raises:
+          ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
+            `deterministic` given twice or never.
+          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+          flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
+        """
+        return regularize(
+            self,
+            inputs,
+            self._noise_shape(check_input(inputs).shape),
+            rate=self.rate if rate is None else rate,
+            deterministic=deterministic,
+            rng=rng,
+            mask=mask,
+        )
+
+    def sample_mask(
+        self,
+        inputs: Array,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        *,
+        rate: Rate | None = None,
+    ) -> jax.Array:
+        """Draws the mask that a call with the same arguments would have dropped with.
+
+        To be used as `mask=`, here or in other modules, as often as the same values are to drop.
+        It takes from the stream what the call would have taken.
+
+        Args:
+          inputs: of which only shape and dtype matter.
+          deterministic, rng, rate: as at the call.
+
+        Returns:
+          bool in noise shape, True where a value is kept; all True where nothing would drop.
+
+        Raises:
+          ValueError, TypeError, flax.errors.InvalidRngError: as the call.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from flax_spatialdrop.linen import SpatialDropout1D
+          >>> layer, x = SpatialDropout1D(0.5, deterministic=False), jnp.ones((2, 3, 4))
+          >>> rngs = {"dropout": jax.random.key(0)}
+          >>> mask = layer.apply({}, x, rngs=rngs, method="sample_mask")
+          >>> mask.shape
+          (2, 1, 4)
+          >>> bool((layer.apply({}, x, mask=mask) == layer.apply({}, x, rngs=rngs)).all())
+          True
+        """
+        return draw_mask(
+            self,
+            self._noise_shape(check_input(inputs).shape),
+            rate=self.rate if rate is None else rate,
+            deterministic=deterministic,
+            rng=rng,
+        )
+
+
+class LayoutDropout(Regularizer):
+    """The attributes of modules that know the layout of x: batch, space and channel axes.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" for [*batch, *space, channel], or "channels_first" for
+        [*batch, channel, *space].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
+    """
+
+    rate: Rate
+    data_format: DataFormat = "channels_last"
+    batch_dims: int = 1
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"

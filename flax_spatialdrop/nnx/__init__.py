@@ -1,0 +1,10 @@
+"""NNX modules: the functions of `flax_spatialdrop` with the manners of flax.nnx.Dropout."""
+
+from ._dropout import Dropout as Dropout
+from ._dropout import FeatureDropout as FeatureDropout
+from ._dropout import SampleDropout as SampleDropout
+from ._dropout import TimestepDropout as TimestepDropout
+from ._spatial_dropout import SpatialDropout as SpatialDropout
+from ._spatial_dropout import SpatialDropout1D as SpatialDropout1D
+from ._spatial_dropout import SpatialDropout2D as SpatialDropout2D
+from ._spatial_dropout import SpatialDropout3D as SpatialDropout3D

@@ -1,0 +1,170 @@
+"""The drop-in for flax.nnx.Dropout, and those that drop whole steps, features or samples."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from .._noise_shape import (
+    feature_noise_shape,
+    resolve_noise_shape,
+    sample_noise_shape,
+    timestep_noise_shape,
+)
+from .._typing import NoiseShape, Rate
+from ._regularizer import LayoutDropout, Regularizer
+
+
+# Flax's own is a base so that filters by its class, as of nnx.view, find this one too.
+class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
+    """Drops values at random, each on its own or in groups that share one draw.
+
+        y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), spread over x
+
+    In place of `flax.nnx.Dropout`: every argument of Flax's own, with the same meaning, the same
+    mask for the same stream and in float32 the same values. Added are `noise_shape` and, at the
+    call, `rate` and `mask`. Bad arguments are refused, integer inputs and a rate outside [0, 1]
+    among them, even where nothing would be dropped.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      broadcast_dims: the axes of x that share a draw; negative axes count from the end.
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+      noise_shape: in place of broadcast_dims, one entry per axis of x: None for a draw per index,
+        1 for a shared one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import Dropout
+      >>> class Model(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.dense = nnx.Linear(4, 4, rngs=rngs)
+      ...         self.drop = Dropout(0.5, noise_shape=(None, 1, None), rngs=rngs)
+      ...     def __call__(self, x):
+      ...         return self.drop(self.dense(x))
+      >>> model = Model(nnx.Rngs(params=0, dropout=1))
+      >>> model.train()
+      >>> y = model(jnp.ones((2, 3, 4)))
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        *,
+        broadcast_dims: Sequence[int] = (),
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        noise_shape: NoiseShape | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.broadcast_dims = broadcast_dims
+        self.noise_shape = noise_shape
+
+    def _noise_shape(self, shape):
+        return resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims)
+
+
+class TimestepDropout(LayoutDropout):
+    """Drops whole steps of a sequence: one draw per sample and step, for all channels.
+
+        y[b, t, c] = x[b, t, c] * m[b, t] / (1 - rate),   m[b, t] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.timestep_dropout`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import TimestepDropout
+      >>> layer = TimestepDropout(0.5)
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[..., :1]).all())
+      True
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
+    """
+
+    def _noise_shape(self, shape):
+        return timestep_noise_shape(shape, self.data_format, self.batch_dims)
+
+
+class FeatureDropout(LayoutDropout):
+    """Drops channels for the whole batch: one draw per channel, for all samples and all of space.
+
+        y[b, s, c] = x[b, s, c] * m[c] / (1 - rate),   m[c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.feature_dropout`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import FeatureDropout
+      >>> layer = FeatureDropout(0.5)
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:1, :1]).all())
+      True
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
+    """
+
+    def _noise_shape(self, shape):
+        return feature_noise_shape(shape, self.data_format, self.batch_dims)
+
+
+class SampleDropout(LayoutDropout):
+    """Drops whole samples: one draw per sample, for all of it.
+
+        y[b, s, c] = x[b, s, c] * m[b] / (1 - rate),   m[b] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.sample_dropout`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import SampleDropout
+      >>> layer = SampleDropout(0.5)
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1, :1]).all())
+      True
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
+    """
+
+    def _noise_shape(self, shape):
+        return sample_noise_shape(shape, self.data_format, self.batch_dims)

@@ -1,0 +1,160 @@
+"""The bases of the modules: the calls that all share, and the layout that most know."""
+
+import abc
+
+import jax
+from flax import nnx
+
+from .._apply import check_input
+from .._typing import Array, DataFormat, Rate
+from ._call import draw_mask, regularize
+
+
+class Regularizer(nnx.Module, abc.ABC):
+    """What every module of this package can do; a subclass says its noise shape.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`.
+      rng_collection: the name of the stream of `rngs` that the key is asked of.
+      rngs: the stream forked from the constructor's `rngs`; None without, and then the module
+        holds no state.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        deterministic: bool | None,
+        rng_collection: str,
+        rngs: nnx.Rngs | nnx.RngStream | None,
+    ):
+        self.rate = rate
+        self.deterministic = deterministic
+        self.rng_collection = rng_collection
+        if isinstance(rngs, nnx.Rngs):
+            rngs = rngs[rng_collection]
+        if not isinstance(rngs, nnx.RngStream | None):
+            raise TypeError(
+                f"{type(self).__name__} takes nnx.Rngs, an nnx.RngStream or None as rngs: got "
+                f"{rngs!r}; a key is given at the call, rngs=key"
+            )
+        self.rngs = nnx.data(None if rngs is None else rngs.fork())
+
+    @abc.abstractmethod
+    def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The mask's shape for inputs of `shape`."""
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rate: Rate | None = None,
+        mask: Array | None = None,
+    ) -> jax.Array:
+        """Applies the regularizer.
+
+        Args:
+          inputs: floating or complex, of a rank that the attributes allow.
+          deterministic: in place of the attribute.
+          rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream.
+          rate: in place of the attribute, such as a schedule's value; may be traced.
+          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; ignored
+            when deterministic or at a rate of exactly 0. `sample_mask` gives one.
+
+        Returns:
+          An array of the shape and dtype of inputs.
+
+        Raises:
+          ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
+            no `deterministic` anywhere; a mask to be drawn and no key.
+          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+        """
+        return regularize(
+            self,
+            inputs,
+            self._noise_shape(check_input(inputs).shape),
+            rate=self.rate if rate is None else rate,
+            deterministic=deterministic,
+            rngs=rngs,
+            mask=mask,
+        )
+
+    def sample_mask(
+        self,
+        inputs: Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rate: Rate | None = None,
+    ) -> jax.Array:
+        """Draws the mask that a call with the same arguments would have dropped with.
+
+        To be used as `mask=`, here or in other modules, as often as the same values are to drop.
+        It takes from the stream what the call would have taken.
+
+        Args:
+          inputs: of which only shape and dtype matter.
+          deterministic, rngs, rate: as at the call.
+
+        Returns:
+          bool in noise shape, True where a value is kept; all True where nothing would drop.
+
+        Raises:
+          ValueError, TypeError: as the call.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from flax_spatialdrop.nnx import SpatialDropout1D
+          >>> layer, x = SpatialDropout1D(0.5), jnp.ones((2, 3, 4))
+          >>> mask = layer.sample_mask(x, rngs=jax.random.key(0))
+          >>> mask.shape
+          (2, 1, 4)
+          >>> bool((layer(x, mask=mask) == layer(x, rngs=jax.random.key(0))).all())
+          True
+        """
+        return draw_mask(
+            self,
+            self._noise_shape(check_input(inputs).shape),
+            rate=self.rate if rate is None else rate,
+            deterministic=deterministic,
+            rngs=rngs,
+        )
+
+    def set_view(self, deterministic: bool | None = None):
+        """Class method used by ``nnx.view``.
+
+        Args:
+          deterministic: if True, disables dropping.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+class LayoutDropout(Regularizer):
+    """The arguments of modules that know the layout of x: batch, space and channel axes.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      data_format: "channels_last" for [*batch, *space, channel], or "channels_first" for
+        [*batch, channel, *space].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+      deterministic: True returns the inputs as they are.
+      rng_collection: the name of the stream of `rngs` that the key is asked of.
+      rngs: a stream is forked from it; without, the module holds no state.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        *,
+        data_format: DataFormat = "channels_last",
+        batch_dims: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.data_format = data_format
+        self.batch_dims = batch_dims
