@@ -1,6 +1,7 @@
 """Structured dropout for JAX and Flax.
 
-Functions take `(key, x, rate, *, options)`; the Linen modules are in `flax_spatialdrop.linen`.
+Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdrop.linen` and
+`flax_spatialdrop.nnx`.
 `rate` is always the probability to drop.
 """
 
@@ -13,6 +14,9 @@ from ._explain import explain as explain
 from ._explain import plot_mask as plot_mask
 from ._fast_key import fast_key as fast_key
 from ._mask import sample_mask as sample_mask
+from ._monte_carlo import MonteCarlo as MonteCarlo
+from ._monte_carlo import monte_carlo as monte_carlo
+from ._rates import linear_rates as linear_rates
 from ._spatial_dropout import spatial_dropout as spatial_dropout
 from ._spatial_dropout import spatial_dropout_1d as spatial_dropout_1d
 from ._spatial_dropout import spatial_dropout_2d as spatial_dropout_2d

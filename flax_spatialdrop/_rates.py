@@ -1,17 +1,72 @@
-"""The rate: its check, and the keep probability and scale that follow from it.
+"""The rate: its check, the keep probability and scale that follow from it, rates over depth.
 
 A checked rate is a Python float where it is known when tracing, else a scalar array. Only the
 float takes short cuts (nothing drawn at 0 and 1); an array is right at every value in one program.
 """
 
 import numbers
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._typing import Rate
+
+Convention: TypeAlias = Literal["huang", "timm"]
+"""Where a rate that grows with depth starts: `linear_rates` has both equations."""
+
+
+def linear_rates(
+    max_rate: Rate, depth: int, *, convention: Convention = "huang"
+) -> tuple[Rate, ...]:
+    """Returns a rate for each of `depth` blocks, growing linearly up to `max_rate`.
+
+        "huang":  rate[l] = max_rate * (l + 1) / depth       the first block drops a little
+        "timm":   rate[l] = max_rate * l / (depth - 1)       the first block drops nothing
+
+    The rule of stochastic depth: early blocks are what the later ones build on, so they are
+    dropped less. "huang" is the paper's own, "timm" that of timm, Swin and ConvNeXt (whose single
+    block, at depth 1, drops nothing).
+
+    Args:
+      max_rate: the rate of the last block, in [0, 1]; a number or a scalar array, traced or not.
+      depth: how many blocks, at least 1.
+      convention: "huang" or "timm".
+
+    Returns:
+      A tuple of `depth` rates: numbers for a number, scalar arrays for an array.
+
+    Raises:
+      ValueError: for a rate outside [0, 1], a depth below 1, an unknown convention.
+      TypeError: for a rate of another type, a depth that is no whole number.
+
+    Example:
+      >>> from flax_spatialdrop import linear_rates
+      >>> linear_rates(0.5, 5)
+      (0.1, 0.2, 0.3, 0.4, 0.5)
+      >>> linear_rates(0.5, 5, convention="timm")
+      (0.0, 0.125, 0.25, 0.375, 0.5)
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
+    https://arxiv.org/abs/1603.09382
+    """
+    max_rate = check_rate(max_rate)
+    if not isinstance(depth, numbers.Integral) or isinstance(depth, bool):
+        raise TypeError(f"depth must be a whole number of blocks: got {depth!r}")
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1 block: got {depth}")
+    if convention == "huang":
+        steps, last = range(1, depth + 1), depth
+    elif convention == "timm":
+        steps, last = range(depth), max(depth - 1, 1)
+    else:
+        raise ValueError(f"convention must be 'huang' or 'timm': got {convention!r}")
+    if isinstance(max_rate, float):
+        return tuple(max_rate * (step / last) for step in steps)
+    max_rate = jnp.asarray(max_rate)
+    dtype = max_rate.dtype if jnp.issubdtype(max_rate.dtype, jnp.floating) else np.float32
+    return tuple(max_rate.astype(dtype) * jnp.asarray(step / last, dtype) for step in steps)
 
 
 def check_rate(rate: Any) -> Rate:
@@ -23,6 +78,11 @@ def check_rate(rate: Any) -> Rate:
                 f"rate is the probability to drop and must be in [0, 1]: got rate={rate}"
             )
         return number
+    if callable(rate):
+        raise TypeError(
+            "rate must be a number or a scalar array; of a schedule, what it returns for a step: "
+            f"got the callable {getattr(rate, '__name__', repr(rate))}; write schedule(step)"
+        )
     if not isinstance(rate, jax.Array | np.ndarray | np.generic):
         raise TypeError(
             "rate is the probability to drop and must be a number or a scalar array: "

@@ -15,7 +15,7 @@ LAYERS = [
     {"_typing"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_mask"},
-    {"_apply", "_fast_key"},
+    {"_apply", "_fast_key", "_monte_carlo"},
     {"_dropout"},
     {"_spatial_dropout", "_explain"},
 ]

@@ -28,7 +28,15 @@ def public(module, kind):
 FUNCTIONS = public(flax_spatialdrop, inspect.isfunction)
 LINEN = public(flax_spatialdrop.linen, inspect.isclass)
 NNX = public(flax_spatialdrop.nnx, inspect.isclass)
-NOT_REGULARIZERS = {"apply_mask", "explain", "fast_key", "plot_mask", "sample_mask"}
+NOT_REGULARIZERS = {
+    "apply_mask",
+    "explain",
+    "fast_key",
+    "linear_rates",
+    "monte_carlo",
+    "plot_mask",
+    "sample_mask",
+}
 REGULARIZERS = {name: f for name, f in FUNCTIONS.items() if name not in NOT_REGULARIZERS}
 
 

@@ -1,0 +1,157 @@
+"""Many stochastic passes: what a network with dropout left on is sure of."""
+
+import numbers
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ._mask import check_key
+from ._typing import Key
+
+Outputs: TypeAlias = Literal["values", "logits", "probabilities"]
+"""What a pass returns: any numbers, or those of a classifier, with the classes on the last axis."""
+
+
+class MonteCarlo(NamedTuple):
+    """What many passes agree on, and how far they differ.
+
+    Attributes:
+      mean: over the passes; of a classifier, of its probabilities.
+      variance: the unbiased one, over num_samples - 1.
+      entropy: of a classifier, that of the mean probabilities, in nats: all uncertainty.
+      mutual_information: of a classifier, the part of `entropy` that comes from the passes not
+        agreeing, in nats: the uncertainty that more data would take away.
+    """
+
+    mean: Any
+    variance: Any
+    entropy: jax.Array | None = None
+    mutual_information: jax.Array | None = None
+
+
+def monte_carlo(
+    apply: Callable[[jax.Array], Any],
+    key: Key,
+    num_samples: int,
+    *,
+    batch_size: int | None = None,
+    outputs: Outputs = "values",
+) -> MonteCarlo:
+    """Runs many passes, each with a key of its own, and returns their mean and spread.
+
+        mean = sum_s y_s / S,   variance = sum_s |y_s - mean|^2 / (S - 1),   y_s = apply(key_s)
+
+    and of a classifier, whose y_s are probabilities p_s over classes,
+
+        entropy = H[mean],   mutual_information = H[mean] - sum_s H[p_s] / S,   H[p] = -sum p log p
+
+    The keys are `jax.random.split(key, num_samples)`, and each pass has bit for bit the masks of a
+    Python loop over them (and its values, where XLA rounds a batch of products as it rounds one).
+    It is one vmapped program: under `jax.jit`, or with an `apply` that is jitted, it is compiled
+    once and as one.
+
+    Args:
+      apply: from a key to a floating or complex array, or a tree of them: the model with its
+        dropout on, the rest of it in evaluation. It must not change any state.
+      key: one JAX PRNG key, typed or legacy; consumed. Not of an rbg implementation: vmap would
+        draw all passes with one of their keys.
+      num_samples: how many passes, at least 2.
+      batch_size: how many passes to run at a time, for less memory; None runs all at once.
+      outputs: "values", or of a classifier "logits" or "probabilities": real, with the classes on
+        the last axis.
+
+    Returns:
+      A MonteCarlo of mean, variance, entropy and mutual_information, the last two None for
+      values. Half-precision outputs are averaged in float32.
+
+    Raises:
+      ValueError: for num_samples below 2, a batch_size below 1, unknown `outputs`, a missing key.
+      TypeError: for a key of rbg, outputs that are not floating or complex, another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import dropout, monte_carlo
+      >>> x = jnp.ones((4, 3))
+      >>> result = monte_carlo(lambda key: dropout(key, x, 0.5), jax.random.key(0), 100)
+      >>> result.mean.shape, result.variance.shape
+      ((4, 3), (4, 3))
+
+    Reference: Gal & Ghahramani, Dropout as a Bayesian Approximation, 2016,
+    https://arxiv.org/abs/1506.02142; the mutual information is that of Houlsby et al., Bayesian
+    Active Learning for Classification and Preference Learning, 2011,
+    https://arxiv.org/abs/1112.5745
+    """
+    _check_count(num_samples, "num_samples", 2, "passes, for there to be a variance")
+    if batch_size is not None:
+        _check_count(batch_size, "batch_size", 1, "pass at a time")
+    if outputs not in ("values", "logits", "probabilities"):
+        raise ValueError(
+            f"outputs must be 'values', 'logits' or 'probabilities': got outputs={outputs!r}"
+        )
+    keys = jax.random.split(_check_mapped(check_key(key)), num_samples)
+    if batch_size is None:
+        samples = jax.vmap(apply)(keys)
+    else:
+        samples = jax.lax.map(apply, keys, batch_size=batch_size)
+    samples = jax.tree.map(_check_output, samples)
+    if outputs == "values":
+        return _spread(samples)
+    return _spread_of_classes(_check_probabilities(samples, outputs))
+
+
+@jax.jit
+def _spread(samples: Any) -> MonteCarlo:
+    return MonteCarlo(
+        jax.tree.map(lambda y: y.mean(axis=0), samples),
+        jax.tree.map(lambda y: y.var(axis=0, ddof=1), samples),
+    )
+
+
+@jax.jit
+def _spread_of_classes(probabilities: jax.Array) -> MonteCarlo:
+    mean, variance, *_ = _spread(probabilities)
+    entropy = _entropy(mean)
+    # Never below 0, which rounding alone could bring about.
+    shared = jnp.maximum(entropy - _entropy(probabilities).mean(axis=0), jnp.zeros((), mean.dtype))
+    return MonteCarlo(mean, variance, entropy, shared)
+
+
+def _entropy(probabilities: jax.Array) -> jax.Array:
+    return jax.scipy.special.entr(probabilities).sum(axis=-1)
+
+
+def _check_output(y: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(y.dtype, jnp.inexact):
+        raise TypeError(
+            "apply must return floating or complex arrays, of which there is a mean: "
+            f"got dtype {y.dtype}"
+        )
+    return y.astype(jnp.float32) if jnp.finfo(y.dtype).bits < 32 else y
+
+
+def _check_probabilities(samples: Any, outputs: Outputs) -> jax.Array:
+    if not isinstance(samples, jax.Array) or jnp.iscomplexobj(samples) or samples.ndim < 2:
+        raise TypeError(
+            f"with outputs={outputs!r} apply must return one real array with the classes on its "
+            f"last axis: got {jax.tree.map(lambda y: f'{y.dtype}{list(y.shape[1:])}', samples)}"
+        )
+    return jax.nn.softmax(samples) if outputs == "logits" else samples
+
+
+def _check_count(value: Any, name: str, least: int, what: str) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, known when tracing: got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} {what}: got {value}")
+
+
+def _check_mapped(key: jax.Array) -> jax.Array:
+    implementation = str(jax.random.key_impl(key))
+    if "rbg" in implementation:
+        raise TypeError(
+            "monte_carlo needs keys that jax.vmap draws apart, such as those of threefry2x32, "
+            f"JAX's default: got a key of {implementation}, of which vmap uses one for all passes"
+        )
+    return key
