@@ -1,5 +1,6 @@
 """Linen modules: the functions of `flax_spatialdrop` with the manners of flax.linen.Dropout."""
 
+from ._drop_in import drop_in as drop_in
 from ._dropout import Dropout as Dropout
 from ._dropout import FeatureDropout as FeatureDropout
 from ._dropout import SampleDropout as SampleDropout

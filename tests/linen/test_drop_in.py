@@ -1,0 +1,174 @@
+"""Flax's own layers run here inside the context, and nowhere else."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from jax.random import clone
+
+from flax_spatialdrop import linen
+
+from ..errors import exactly
+from .test_dropout import model as block
+
+KEY = jax.random.key(8)
+X = jax.random.normal(jax.random.key(0), (4, 6, 8))
+
+
+class Setup(nn.Module):
+    def setup(self):
+        self.drop = nn.Dropout(0.3, broadcast_dims=(1,), deterministic=False)
+        self.rest = nn.Sequential([nn.Dense(8), nn.Dropout(0.2, deterministic=False)])
+
+    def __call__(self, x):
+        return self.drop(self.rest(self.drop(x)))
+
+
+class Body(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return block(nn.Dropout)()(x), None
+
+
+def lifted(lift):
+    """A model whose source knows nothing of this package, and its further arguments."""
+    if lift == "setup":
+        return Setup(), ()
+    if lift == "scan":
+        split = {"dropout": True, "params": True}
+        return nn.scan(Body, split_rngs=split, length=3)(), (None,)
+    cls = block(nn.Dropout)
+    if lift == "remat":
+        cls = nn.remat(cls, static_argnums=(2,))
+    elif lift == "jit":
+        cls = nn.jit(cls, static_argnums=(2,))
+    elif lift == "vmap":
+        cls = nn.vmap(cls, in_axes=(0, None), split_rngs={"dropout": True})
+    return cls(), (True,)
+
+
+def kept_bytes(f, x):
+    return sum(r.size * r.dtype.itemsize for r in jax.tree.leaves(jax.vjp(f, x)[1]))
+
+
+@pytest.mark.parametrize("lift", ["plain", "setup", "remat", "jit", "vmap", "scan"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_same_values_in_every_lift(lift, compiled):
+    model, rest = lifted(lift)
+    variables = model.init({"params": jax.random.key(1), "dropout": jax.random.key(2)}, X, *rest)
+
+    def run(x, key):
+        return model.apply(variables, x, *rest, rngs={"dropout": key})
+
+    if compiled:
+        run = jax.jit(run)
+    theirs = run(X, clone(KEY))
+    with linen.drop_in():
+        ours = run(X, clone(KEY))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_it_is_this_package_that_runs():
+    """Seen in what the backward pass keeps: the key, where Flax keeps a mask of x's shape."""
+    layer = nn.Dropout(0.5, deterministic=False)
+
+    def run(x):
+        return layer.apply({}, x, rngs={"dropout": clone(KEY)})
+
+    assert kept_bytes(run, X) >= X.size
+    with linen.drop_in():
+        assert kept_bytes(run, X) == 8
+    assert kept_bytes(run, X) >= X.size
+
+
+class Jitted:
+    """A jitted pass of Flax's layer, which counts its traces and tells whose code it holds."""
+
+    def __init__(self, inner=lambda f: f):
+        self.traces = 0
+        self._run = jax.jit(inner(self._pass))
+
+    def _pass(self, x):
+        self.traces += 1
+        layer = nn.Dropout(0.5, deterministic=False)
+        return layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+    def is_ours(self):
+        self._run(X)
+        return "name=flax_spatialdrop" in str(jax.make_jaxpr(self._run)(X))
+
+
+@pytest.mark.parametrize("inner", [lambda f: f, jax.jit, jax.checkpoint])
+def test_what_was_jitted_outside_is_traced_again_inside_and_back(inner):
+    jitted = Jitted(inner)
+    assert not jitted.is_ours()
+    with linen.drop_in():
+        assert jitted.is_ours()
+    assert not jitted.is_ours()
+
+
+def test_what_was_jitted_inside_is_traced_again_outside():
+    jitted = Jitted()
+    with linen.drop_in():
+        assert jitted.is_ours()
+    assert not jitted.is_ours()
+
+
+def test_entering_again_costs_no_trace():
+    jitted = Jitted()
+    for _ in range(3):
+        with linen.drop_in():
+            assert jitted.is_ours()
+        assert not jitted.is_ours()
+    assert jitted.traces == 2
+
+
+def test_an_error_leaves_nothing_replaced():
+    with pytest.raises(RuntimeError), linen.drop_in():
+        raise RuntimeError
+    test_it_is_this_package_that_runs()
+
+
+def test_arguments_at_the_call():
+    layer = nn.Dropout(0.3, (1,), rng_collection="noise")
+
+    def run():
+        return (
+            layer.apply({}, X, False, rngs={"noise": clone(KEY)}),
+            layer.apply({}, X, deterministic=False, rng=clone(KEY)),
+            layer.apply({}, X, True),
+        )
+
+    theirs = run()
+    with linen.drop_in():
+        ours = run()
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert ours[2] is X
+
+
+def test_derived_classes_and_attention_are_not_reached():
+    class Louder(nn.Dropout):
+        def __call__(self, inputs, **kwargs):
+            return 2 * super().__call__(inputs, **kwargs)
+
+    def run():
+        louder = Louder(0.5, deterministic=False).apply({}, X, rngs={"dropout": clone(KEY)})
+        attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5, deterministic=False)
+        rngs = {"params": jax.random.key(0), "dropout": clone(KEY)}
+        return louder, attention.init_with_output(rngs, X)[0]
+
+    theirs = run()
+    with linen.drop_in():
+        ours = run()
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_bad_arguments_are_refused_inside():
+    with (
+        linen.drop_in(),
+        pytest.raises(
+            ValueError,
+            match=exactly("rate is the probability to drop and must be in [0, 1]: got rate=-0.5"),
+        ),
+    ):
+        nn.Dropout(-0.5, deterministic=True).apply({}, X)
