@@ -21,5 +21,7 @@ from ._spatial_dropout import spatial_dropout as spatial_dropout
 from ._spatial_dropout import spatial_dropout_1d as spatial_dropout_1d
 from ._spatial_dropout import spatial_dropout_2d as spatial_dropout_2d
 from ._spatial_dropout import spatial_dropout_3d as spatial_dropout_3d
+from ._summary import Site as Site
+from ._summary import Summary as Summary
 
 __version__ = "0.1.0"

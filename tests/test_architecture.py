@@ -14,7 +14,7 @@ PACKAGE = ROOT / "flax_spatialdrop"
 LAYERS = [
     {"_typing"},
     {"_noise_shape", "_rates", "_threefry"},
-    {"_mask"},
+    {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo"},
     {"_dropout"},
     {"_spatial_dropout", "_explain"},

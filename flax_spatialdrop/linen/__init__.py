@@ -9,3 +9,4 @@ from ._spatial_dropout import SpatialDropout as SpatialDropout
 from ._spatial_dropout import SpatialDropout1D as SpatialDropout1D
 from ._spatial_dropout import SpatialDropout2D as SpatialDropout2D
 from ._spatial_dropout import SpatialDropout3D as SpatialDropout3D
+from ._summarize import summarize as summarize
