@@ -1,6 +1,10 @@
-"""Does swapping the import change anything but speed and memory, in the training of real models?"""
+"""Does swapping the import, or one `with drop_in():`, change anything but speed and memory?
+
+Asked of two models in training.
+"""
 
 import argparse
+import contextlib
 import inspect
 import itertools
 import re
@@ -23,7 +27,8 @@ from .results import Record, timed
 
 SECTION = "training"
 STEPS = 50
-LAYERS = {FLAX: nn.Dropout, FLAX_AGAIN: nn.Dropout, OURS: fsl.Dropout}
+DROP_IN = "Flax in drop_in()"
+LAYERS = {FLAX: nn.Dropout, FLAX_AGAIN: nn.Dropout, OURS: fsl.Dropout, DROP_IN: nn.Dropout}
 DIFFERENCE = "largest difference of a loss to Flax's"
 
 
@@ -57,7 +62,10 @@ def image_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
 
 def _train(row: str, model_class: Any, batches: Iterator[Any]) -> Iterator[Record]:
     data = list(itertools.islice(batches, STEPS))
-    runs = {name: _Run(model_class(dropout=layer), data[0]) for name, layer in LAYERS.items()}
+    runs = {}
+    for name, layer in LAYERS.items():
+        with fsl.drop_in() if name == DROP_IN else contextlib.nullcontext():
+            runs[name] = _Run(model_class(dropout=layer), data[0])
     rng = np.random.default_rng(0)
     for turn, batch in enumerate(data):
         for name in rng.permutation(list(runs)):

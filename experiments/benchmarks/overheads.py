@@ -11,9 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import flax_spatialdrop as fs
 import flax_spatialdrop.linen as fsl
+import flax_spatialdrop.nnx as fsx
 
 from . import timing
 from .libraries import CORE, ELEMENT_WISE, FLAX, FLAX_AGAIN, OURS, SPATIAL, Kind, layers
@@ -42,6 +44,8 @@ def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
     for kind in (ELEMENT_WISE, SPATIAL):
         if wanted(f"eager call, {kind.name}"):
             yield eager_calls(kind, seconds)
+        if wanted(f"eager NNX call, {kind.name}"):
+            yield eager_nnx_calls(kind, seconds)
     if wanted("eager call at a new rate"):
         yield new_rates()
     for kind in (ELEMENT_WISE, SPATIAL):
@@ -60,6 +64,18 @@ def eager_calls(kind: Kind, seconds: float) -> Record:
     calls: dict[str, timing.Call] = {n: partial(f, key, x) for n, f in functions.items()}
     times = timing.times(calls, seconds)
     return timed(SECTION, f"eager call, {kind.name}, f32{list(SHAPE)}", "time in ms", times)
+
+
+def eager_nnx_calls(kind: Kind, seconds: float) -> Record:
+    """The same of NNX modules, which hold their stream and count its keys."""
+    x, axes = jnp.ones(SHAPE), kind.shared_axes(len(SHAPE))
+    classes = {OURS: fsx.Dropout, FLAX: nnx.Dropout, FLAX_AGAIN: nnx.Dropout}
+    calls: dict[str, timing.Call] = {
+        name: partial(cls(0.1, broadcast_dims=axes, rngs=nnx.Rngs(0)), x)
+        for name, cls in classes.items()
+    }
+    times = timing.times(calls, seconds)
+    return timed(SECTION, f"eager NNX call, {kind.name}, f32{list(SHAPE)}", "time in ms", times)
 
 
 def new_rates() -> Record:

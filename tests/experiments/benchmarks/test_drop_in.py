@@ -11,11 +11,14 @@ MODELS = {"text": (TransformerLM, drop_in.text_batches), "image": (ResNet, drop_
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_training_with_ours_has_flax_s_losses(name, monkeypatch):
+def test_training_with_ours_and_in_drop_in_has_flax_s_losses(name, monkeypatch):
     monkeypatch.setattr(drop_in, "STEPS", 3)
     model, batches = MODELS[name]
     records = {r.quantity: r for r in drop_in._train(name, model, batches())}
-    assert records[drop_in.DIFFERENCE].values[OURS] <= 1e-5
+    for run in (OURS, drop_in.DROP_IN):
+        assert records[drop_in.DIFFERENCE].values[run] <= 1e-5
+        scratch = records["scratch memory in MiB"].values
+        assert scratch[run] < scratch[FLAX]
     first, last = records["first loss"].values, records["last loss"].values
     assert first[FLAX] != last[FLAX]
     assert records["time of a step in ms"].values[OURS] > 0

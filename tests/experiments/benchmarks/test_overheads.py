@@ -16,6 +16,12 @@ def test_eager_calls_compare_modules_and_the_function():
     assert record.speedup > 0
 
 
+def test_eager_nnx_calls_compare_modules():
+    record = overheads.eager_nnx_calls(SPATIAL, 0)
+    assert {OURS, FLAX} <= set(record.values)
+    assert record.speedup > 0
+
+
 def test_a_new_rate_is_timed_without_the_first_of_all():
     record = overheads.new_rates()
     assert record.values[OURS] < 1000
