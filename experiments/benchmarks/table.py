@@ -13,7 +13,7 @@ QUESTIONS = {
     "line": "Should a mask shared by a few be drawn once, or hashed at every element?",
     "networks": "What does dropout add to the gradient of 12 layers of tanh(h @ w)?",
     "overheads": "What does a layer cost besides its arithmetic?",
-    "training": "What changes in training when Flax's Dropout is swapped for ours?",
+    "training": "What changes in training when ours runs, by the import or by drop_in()?",
 }
 SHORT_SHAPE = PEER_SHAPES[0]
 
