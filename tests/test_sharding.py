@@ -12,13 +12,16 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import dropout, fast_key, sample_mask
-from flax_spatialdrop.linen import Dropout
+from flax_spatialdrop.linen import Dropout, drop_in
+
+from .catalogue import CASES, FACES
 
 KEY = jax.random.key(4)
 SHAPE = (8, 16, 24)
 SPECS = [P("d"), P(None, "d"), P(None, None, "d"), P()]
 NOISE_SHAPES = [None, (None, 1, None), (None, None, 1), (1, 1, None), (None, 1, 1), (1, 1, 1)]
 X = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
+SHARDABLE = [case for case in CASES if case.shape and 0 not in case.shape]
 
 
 def loss(f, x):
@@ -45,6 +48,21 @@ def test_same_mask_and_x_s_own_sharding(axis_type, spec, noise_shape, rate):
             np.testing.assert_array_equal(grad, expected_grad)
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("case", SHARDABLE, ids=lambda case: case.id)
+def test_every_face_takes_sharded_input(case, face, axis_type):
+    f = case.face(face)
+    x = np.asarray(jax.random.normal(jax.random.key(0), case.shape))
+    size = case.shape[0]
+    mesh = jax.make_mesh((size,), ("d",), axis_types=(axis_type,), devices=jax.devices()[:size])
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(x, NamedSharding(mesh, P("d")))
+        y = jax.jit(lambda x: f(clone(KEY), x, 0.3))(sharded)
+        assert y.sharding.is_equivalent_to(sharded.sharding, x.ndim)
+    np.testing.assert_array_equal(y, f(clone(KEY), x, 0.3))
+
+
 @pytest.mark.parametrize("spec", SPECS[:3], ids=str)
 def test_modules_take_explicitly_sharded_input_where_flax_s_own_fails(spec):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
@@ -56,7 +74,11 @@ def test_modules_take_explicitly_sharded_input_where_flax_s_own_fails(spec):
             theirs.apply({}, x, rngs={"dropout": clone(KEY)})
         y = layer.apply({}, x, rngs={"dropout": clone(KEY)})
         assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
+        with drop_in():  # and then Flax's own does too
+            again = theirs.apply({}, x, rngs={"dropout": clone(KEY)})
+        assert again.sharding.is_equivalent_to(x.sharding, x.ndim)
     np.testing.assert_array_equal(y, layer.apply({}, X, rngs={"dropout": clone(KEY)}))
+    np.testing.assert_array_equal(again, y)
 
 
 COLLECTIVE = re.compile(

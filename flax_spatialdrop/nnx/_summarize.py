@@ -51,7 +51,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     recorder = Recorder()
-    graph, state = nnx.split(nnx.clone((model, args, kwargs)))
+    graph, state = nnx.split((model, args, kwargs))
 
     def forward(state: Any) -> None:
         twin, inputs, options = nnx.merge(graph, state)
