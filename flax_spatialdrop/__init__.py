@@ -25,3 +25,4 @@ from ._summary import Site as Site
 from ._summary import Summary as Summary
 
 __version__ = "0.1.0"
+__all__ = [name for name in dir() if not name.startswith("_")]  # not linen and nnx, once imported

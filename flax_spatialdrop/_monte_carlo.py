@@ -49,18 +49,21 @@ def monte_carlo(
 
     The keys are `jax.random.split(key, num_samples)`, and each pass has bit for bit the masks of a
     Python loop over them (and its values, where XLA rounds a batch of products as it rounds one).
-    It is one vmapped program: under `jax.jit`, or with an `apply` that is jitted, it is compiled
-    once and as one.
+    Put `jax.jit` around the call, and it is one vmapped program, compiled once. The outputs of all
+    passes are held until they are averaged; a `batch_size` spares what the model needs beside.
 
     Args:
       apply: from a key to a floating or complex array, or a tree of them: the model with its
-        dropout on, the rest of it in evaluation. It must not change any state.
+        dropout on, the rest of it in evaluation. It must not change any state: an NNX model is
+        given `rngs=nnx.Rngs(dropout=key)`, or, where its layers hold streams, `apply` makes an
+        nnx.clone of it and calls `nnx.reseed(clone, dropout=key)`.
       key: one JAX PRNG key, typed or legacy; consumed. Not of an rbg implementation: vmap would
         draw all passes with one of their keys.
       num_samples: how many passes, at least 2.
       batch_size: how many passes to run at a time, for less memory; None runs all at once.
-      outputs: "values", or of a classifier "logits" or "probabilities": real, with the classes on
-        the last axis.
+      outputs: "values", or of a classifier "logits" or "probabilities", with the classes on the
+        last axis. Of logits the softmax is taken first: all that is returned is about
+        probabilities. These must be at least 0 and sum to 1, which is not checked.
 
     Returns:
       A MonteCarlo of mean, variance, entropy and mutual_information, the last two None for
@@ -90,11 +93,18 @@ def monte_carlo(
         raise ValueError(
             f"outputs must be 'values', 'logits' or 'probabilities': got outputs={outputs!r}"
         )
+    if key is None:
+        raise ValueError(
+            "monte_carlo draws its passes with a PRNG key: got key=None; pass one, such as "
+            "jax.random.key(0)"
+        )
     keys = jax.random.split(_check_mapped(check_key(key)), num_samples)
     if batch_size is None:
         samples = jax.vmap(apply)(keys)
     else:
         samples = jax.lax.map(apply, keys, batch_size=batch_size)
+    if not jax.tree.leaves(samples):
+        raise TypeError(f"apply must return an array, or a tree of them: got {samples!r}")
     samples = jax.tree.map(_check_output, samples)
     if outputs == "values":
         return _spread(samples)
@@ -142,7 +152,7 @@ def _check_probabilities(samples: Any, outputs: Outputs) -> jax.Array:
 
 def _check_count(value: Any, name: str, least: int, what: str) -> None:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, known when tracing: got {value!r}")
+        raise TypeError(f"{name} must be a whole number: got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least} {what}: got {value}")
 

@@ -38,7 +38,7 @@ def linear_rates(
       A tuple of `depth` rates: numbers for a number, scalar arrays for an array.
 
     Raises:
-      ValueError: for a rate outside [0, 1], a depth below 1, an unknown convention.
+      ValueError: for a number for max_rate outside [0, 1], a depth below 1, an unknown convention.
       TypeError: for a rate of another type, a depth that is no whole number.
 
     Example:
@@ -56,6 +56,7 @@ def linear_rates(
         raise TypeError(f"depth must be a whole number of blocks: got {depth!r}")
     if depth < 1:
         raise ValueError(f"depth must be at least 1 block: got {depth}")
+    depth = int(depth)
     if convention == "huang":
         steps, last = range(1, depth + 1), depth
     elif convention == "timm":

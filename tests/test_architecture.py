@@ -15,9 +15,9 @@ LAYERS = [
     {"_typing"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_mask", "_summary"},
-    {"_apply", "_fast_key", "_monte_carlo"},
+    {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_dropout"},
-    {"_spatial_dropout", "_explain"},
+    {"_spatial_dropout", "_explain", "_module_call"},
 ]
 FORBIDDEN = {  # what a part of the project must not import
     "core": {"flax", "experiments"},

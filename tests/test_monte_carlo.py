@@ -102,7 +102,7 @@ def loop(apply, key):
 def test_equals_a_python_loop_bit_for_bit(batch_size):
     def apply(key):
         first, second = jax.random.split(key)
-        return dropout(second, jnp.tanh(dropout(first, X, 0.3, broadcast_dims=(1, 2))), 0.5)
+        return dropout(second, dropout(first, X, 0.3, broadcast_dims=(1, 2)), 0.5)
 
     result = monte_carlo(apply, clone(KEY), SAMPLES, batch_size=batch_size)
     samples = loop(apply, clone(KEY))
@@ -143,18 +143,40 @@ def test_fast_and_legacy_keys(make):
     np.testing.assert_array_equal(result.mean, samples.mean(axis=0))
 
 
-def test_one_program_under_jit():
+@pytest.mark.parametrize(("batch_size", "most"), [(None, 1), (2, 2)])  # 7 = 3 * 2 + 1 passes
+def test_one_program_under_jit(batch_size, most):
     traces = []
 
     @jax.jit
     def run(key, x):
-        traces.append(x)
-        result = monte_carlo(lambda k: dropout(k, x, 0.5), key, SAMPLES, batch_size=2)
-        return result.mean
+        def apply(key):
+            traces.append(key)
+            return dropout(key, x, 0.5)
+
+        return monte_carlo(apply, key, SAMPLES, batch_size=batch_size).mean
 
     for seed in range(3):
         run(jax.random.key(seed), X)
-    assert len(traces) == 1
+    assert len(traces) == most
+
+
+def test_under_vmap_and_grad():
+    keys = jax.random.split(clone(KEY), 2)
+
+    def mean(key, x):
+        return monte_carlo(lambda k: dropout(k, x, 0.5), key, SAMPLES).mean
+
+    mapped = jax.vmap(mean, in_axes=(0, None))(clone(keys), X)
+    np.testing.assert_array_equal(mapped, jnp.stack([mean(key, X) for key in keys]))
+    gradient = jax.grad(lambda x: mean(clone(KEY), x).sum())(jnp.ones(X.shape))
+    np.testing.assert_allclose(gradient, mean(clone(KEY), jnp.ones(X.shape)), rtol=1e-6)
+
+
+def test_a_key_used_twice_is_caught():
+    key = jax.random.key(11)
+    monte_carlo(lambda k: dropout(k, X, 0.5), key, 2)
+    with pytest.raises(jax.errors.KeyReuseError):
+        monte_carlo(lambda k: dropout(k, X, 0.5), key, 2)
 
 
 def test_mean_and_variance_of_dropout_itself():
@@ -219,7 +241,7 @@ REFUSED = [
     (
         {"num_samples": 2.0},
         TypeError,
-        "num_samples must be a whole number, known when tracing: got 2.0",
+        "num_samples must be a whole number: got 2.0",
     ),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1 pass at a time: got 0"),
     (
@@ -237,6 +259,17 @@ REFUSED = [
         TypeError,
         "with outputs='logits' apply must return one real array with the classes on its last "
         "axis: got {'logits': 'float32[2, 3]'}",
+    ),
+    (
+        {"apply": lambda key: None},
+        TypeError,
+        "apply must return an array, or a tree of them: got None",
+    ),
+    (
+        {"key": None},
+        ValueError,
+        "monte_carlo draws its passes with a PRNG key: got key=None; pass one, such as "
+        "jax.random.key(0)",
     ),
     (
         {"key": jax.random.split(jax.random.key(0))},

@@ -156,6 +156,13 @@ BAD_RATES = [
         ValueError,
         "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
     ),
+    (
+        ("0.5", 3),
+        {},
+        TypeError,
+        "rate is the probability to drop and must be a number or a scalar array: got '0.5' of type "
+        "str",
+    ),
     ((0.1, 0), {}, ValueError, "depth must be at least 1 block: got 0"),
     ((0.1, 3.0), {}, TypeError, "depth must be a whole number of blocks: got 3.0"),
     (

@@ -1,16 +1,13 @@
-"""What every call of a Linen module here does: settle the arguments, find the key, drop."""
+"""What a call of a Linen module settles first: whether to drop, where the key is, who it is."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from .._apply import apply_mask, check_mask
-from .._dropout import drop
-from .._mask import sample_mask
-from .._noise_shape import check_mask_fits
-from .._rates import check_rate, is_static
+from .. import _module_call
+from .._recorder import Where
 from .._typing import Array, Key, Rate
 
 
@@ -25,13 +22,15 @@ def regularize(
     mask: Array | None,
 ) -> jax.Array:
     """Drops with the mask given, else with one drawn from `rng`, else from the module's stream."""
-    rate = check_rate(rate)
-    if is_deterministic(module, deterministic) or is_static(rate, 0.0):
-        return jnp.asarray(inputs)
-    if mask is not None:
-        check_mask_fits(check_mask(mask).shape, noise_shape, inputs.shape)
-        return apply_mask(inputs, mask, rate)
-    return drop(find_key(module, rate, rng), inputs, rate, noise_shape)
+    return _module_call.regularize(
+        inputs,
+        noise_shape,
+        rate=rate,
+        deterministic=is_deterministic(module, deterministic),
+        mask=mask,
+        find_key=partial(find_key, module, rng),
+        where=partial(where, module, rng),
+    )
 
 
 def draw_mask(
@@ -42,18 +41,25 @@ def draw_mask(
     deterministic: bool | None,
     rng: Key,
 ) -> jax.Array:
-    """The mask that `regularize` would drop with, all True where it would not drop."""
-    rate = check_rate(rate)
-    if is_deterministic(module, deterministic) or is_static(rate, 0.0):
-        return jnp.ones(noise_shape, bool)
-    return sample_mask(find_key(module, rate, rng), rate, noise_shape)
+    """The mask that `regularize` would drop with."""
+    return _module_call.draw_mask(
+        noise_shape,
+        rate=rate,
+        deterministic=is_deterministic(module, deterministic),
+        find_key=partial(find_key, module, rng),
+    )
 
 
-def find_key(module: nn.Module, rate: Rate, rng: Key) -> Key:
-    """The key given, else one of the module's stream, which is asked only if a mask is drawn."""
-    if rng is None and not is_static(rate, 1.0):
-        return module.make_rng(module.rng_collection)
-    return rng
+def find_key(module: nn.Module, rng: Key) -> Key:
+    """The key given, else one of the module's stream."""
+    return module.make_rng(module.rng_collection) if rng is None else rng
+
+
+def where(module: nn.Module, rng: Key) -> Where:
+    """What a summary says of the module."""
+    cls = type(module)
+    name = f"flax.linen.{cls.__name__}" if cls is nn.Dropout else cls.__name__
+    return Where(module.path, name, module.rng_collection if rng is None else "a key")
 
 
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:

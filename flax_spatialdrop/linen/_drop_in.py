@@ -20,10 +20,13 @@ def drop_in() -> Iterator[None]:
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    Same masks, in float32 same values, less time and memory; the arguments are checked as those
-    of `linen.Dropout` here (integer inputs and a rate outside [0, 1] are refused). Neither Flax
-    nor the model is changed: outside the context all is as it was, and a function jitted outside
-    is traced again inside, and the other way round.
+    Same masks, in float32 same outputs, less memory, and where each element has a draw of its own
+    less time. The arguments are checked as those of `linen.Dropout` here (integer inputs and a
+    rate outside [0, 1] are refused). Neither Flax nor the model is changed: outside the context,
+    and in other threads, all is as it was. A function jitted outside is traced again inside, and
+    the other way round; one that was compiled
+    ahead of time (`lower`, `compile`) stays what it was compiled as. An interceptor of your own,
+    entered inside, does not see the calls that are run here.
 
     What is reached are calls of modules whose class is `flax.linen.Dropout` itself, wherever they
     are: in setup, compact or Sequential, under nn.scan, nn.remat, nn.vmap, nn.jit. Not reached is
@@ -47,7 +50,7 @@ def drop_in() -> Iterator[None]:
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    with intercept(_run_here, key="drop_in"):
+    with intercept(_run_here):
         yield
 
 

@@ -38,8 +38,9 @@ class Regularizer(nn.Module, abc.ABC):
           deterministic: as the attribute; just one of the two must be given.
           rng: the key to draw with, in place of the stream's.
           rate: in place of the attribute, such as a schedule's value; may be traced.
-          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; ignored
-            when deterministic or at a rate of exactly 0. `sample_mask` gives one.
+          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; it changes
+            nothing when deterministic or where the rate is the number 0 (an array's value is not
+            looked at). `sample_mask` gives one.
 
         Returns:
           An array of the shape and dtype of inputs.
@@ -74,7 +75,7 @@ class Regularizer(nn.Module, abc.ABC):
         It takes from the stream what the call would have taken.
 
         Args:
-          inputs: of which only shape and dtype matter.
+          inputs: an array, of which only shape and dtype matter.
           deterministic, rng, rate: as at the call.
 
         Returns:

@@ -1,5 +1,6 @@
 """What drops in a Linen model: a forward pass, watched."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,37 +8,40 @@ import flax.linen as nn
 import jax
 
 from .._apply import check_input
+from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
 from .._rates import check_rate
-from .._summary import Recorder, Summary, draws, kept_for_backward, with_zeros
+from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
+from .._summary import Summary
 from .._typing import Array, Key
-from ._call import find_key, is_deterministic
+from ._call import find_key, is_deterministic, where
 from ._intercept import intercept
-from ._regularizer import Regularizer
 
 
 def summarize(
     model: nn.Module, *args: Any, rngs: dict[str, jax.Array] | jax.Array, **kwargs: Any
 ) -> Summary:
-    """Lists every regularizer that a forward pass of a model uses, and what it does there.
+    """Lists every regularizer that a forward pass of a model runs, and what it does there.
 
         kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
 
     The pass is `model.apply(variables, *args, rngs=rngs, **kwargs)`, with variables of zeros. It
     is compiled and run, but of what it computes only the keys are needed, and XLA leaves the rest
-    out. Listed are the modules of this package and `flax.linen.Dropout`; dropout inside Flax's
-    attention layers, and functions called without a module, are not.
+    out. Listed are the modules of this package and `flax.linen.Dropout`, and classes derived from
+    them; dropout inside Flax's attention layers, and functions called without a module, are not.
 
     Args:
       model: any Linen module, not bound.
       *args: what the model is called with: arrays, jax.ShapeDtypeStruct in their place, anything.
       rngs: keys by stream, as for `apply`; the parameters need none.
-      **kwargs: as args; of `apply` itself, `method` may be among them.
+      **kwargs: as args; of `apply` itself `method` may be among them, and `mutable`, which is
+        not needed.
 
     Returns:
       A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
 
     Raises:
+      TypeError: if model is not a Linen module, or anything is traced.
       ValueError, TypeError, flax.errors.InvalidRngError: as the model's own call.
 
     Example:
@@ -51,85 +55,54 @@ def summarize(
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"summarize takes an instance of flax.linen.Module: got {model!r}")
+    kwargs.pop("mutable", None)
     if not isinstance(rngs, dict):
         rngs = {"params": rngs}  # as Flax reads one key
-    recorder = Recorder()
 
-    def forward() -> None:
-        inputs, options = with_zeros((args, kwargs))
+    def forward(given: Any) -> None:
+        args, kwargs, rngs = given
         keys = {"params": jax.random.key(0), **rngs}
-        shapes = jax.eval_shape(lambda: model.init(keys, *inputs, **options))
-        variables = with_zeros(shapes)
-        with intercept(_Watch(recorder), key=recorder):
-            model.apply(variables, *inputs, rngs=rngs, mutable=True, **options)
+        shapes = jax.eval_shape(lambda: model.init(keys, *args, **kwargs))
+        model.apply(with_zeros(shapes), *args, rngs=rngs, mutable=True, **kwargs)
 
-    jax.jit(forward)()
+    with recording() as recorder, intercept(_note_flax_s_own):
+        run_with_arrays(forward, (args, kwargs, rngs))
     return recorder.summary()
 
 
-class _Watch:
-    """An interceptor of nn.intercept_methods that notes each regularizer's call."""
+_FLAX_S_OWN = inspect.unwrap(nn.Dropout.__call__)
 
-    def __init__(self, recorder: Recorder):
-        self._recorder = recorder
-        self._inside = False  # of a call that is noted already
 
-    def __call__(self, call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-        is_regularizer = isinstance(context.module, Regularizer | nn.Dropout)
-        if not is_regularizer or context.method_name != "__call__" or self._inside:
-            return call(*args, **kwargs)
-        self._inside = True
-        try:
-            return self._noted(call, context.module, *args, **kwargs)
-        finally:
-            self._inside = False
+def _note_flax_s_own(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    if getattr(context.orig_method, "func", None) is _FLAX_S_OWN:
+        return _noted(context.module, *args, **kwargs)
+    return call(*args, **kwargs)
 
-    def _noted(
-        self,
-        call: Callable,
-        module: Any,
-        inputs: Array,
-        deterministic: bool | None = None,
-        rng: Key = None,
-        *,
-        mask: Array | None = None,
-        **options: Any,
-    ) -> jax.Array:
-        rate = options.get("rate")
-        rate = check_rate(module.rate if rate is None else rate)
-        noise_shape = _noise_shape(module, inputs)
-        off = is_deterministic(module, deterministic)
-        stream = module.rng_collection if rng is None else "a key"
-        drawn = draws(rate, off, mask)
-        if drawn:
-            rng = find_key(module, rate, rng)
-        given = {"rng": rng, "mask": mask}
-        options |= {name: value for name, value in given.items() if value is not None}
-        alone = module.clone(parent=None, deterministic=off)
-        self._recorder.note(
-            module.path,
-            _name(module),
+
+def _noted(
+    module: nn.Dropout, inputs: Array, deterministic: bool | None = None, rng: Key = None
+) -> jax.Array:
+    rate, off = check_rate(module.rate), is_deterministic(module, deterministic)
+    key = find_key(module, rng) if draws(rate, off, None) else None
+    # As an attribute it would be given twice.
+    alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
+
+    def run(x: Array) -> jax.Array:
+        return _FLAX_S_OWN(alone, x, off, key)
+
+    recorder = current_recorder()
+    if recorder is not None:
+        noise_shape = resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
+        recorder.note(
+            where(module, rng),
+            run,
             inputs,
             noise_shape,
             rate=rate,
-            deterministic=off,
-            stream=stream,
-            key=rng if drawn else None,
-            mask=mask,
-            kept_bytes=kept_for_backward(lambda x: alone.apply({}, x, **options), inputs),
+            active=is_active(rate, off),
+            key=key,
+            mask=None,
         )
-        if deterministic is not None:
-            options["deterministic"] = deterministic
-        return call(inputs, **options)
-
-
-def _name(module: nn.Module) -> str:
-    name = type(module).__name__
-    return f"flax.linen.{name}" if type(module) is nn.Dropout else name
-
-
-def _noise_shape(module: Any, inputs: Array) -> tuple[int, ...]:
-    shape = check_input(inputs).shape
-    if isinstance(module, Regularizer):
-        return module._noise_shape(shape)
-    return resolve_noise_shape(shape, None, module.broadcast_dims)
+    return run(inputs)

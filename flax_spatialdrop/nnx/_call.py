@@ -1,20 +1,21 @@
-"""What every call of an NNX module here does: settle the arguments, find the key, drop."""
+"""What a call of an NNX module settles first: whether to drop, where the key is, who it is."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from .._apply import apply_mask, check_mask
-from .._dropout import drop
-from .._mask import sample_mask
-from .._noise_shape import check_mask_fits
-from .._rates import check_rate, is_static
+from .. import _module_call
+from .._recorder import Where
 from .._typing import Array, Key, Rate
 
 if TYPE_CHECKING:
     from ._regularizer import Regularizer
+
+PATH = "path_in_summary"
+"""The attribute in which `summarize` tells a module where it is."""
 
 
 def regularize(
@@ -28,13 +29,15 @@ def regularize(
     mask: Array | None,
 ) -> jax.Array:
     """Drops with the mask given, else with one drawn from `rngs`, else from the module's stream."""
-    rate = check_rate(rate)
-    if is_deterministic(module, deterministic) or is_static(rate, 0.0):
-        return jnp.asarray(inputs)
-    if mask is not None:
-        check_mask_fits(check_mask(mask).shape, noise_shape, inputs.shape)
-        return apply_mask(inputs, mask, rate)
-    return drop(find_key(module, rate, rngs), inputs, rate, noise_shape)
+    return _module_call.regularize(
+        inputs,
+        noise_shape,
+        rate=rate,
+        deterministic=is_deterministic(module, deterministic),
+        mask=mask,
+        find_key=partial(find_key, module, rngs),
+        where=partial(where, module, rngs),
+    )
 
 
 def draw_mask(
@@ -45,25 +48,25 @@ def draw_mask(
     deterministic: bool | None,
     rngs: Any,
 ) -> jax.Array:
-    """The mask that `regularize` would drop with, all True where it would not drop."""
-    rate = check_rate(rate)
-    if is_deterministic(module, deterministic) or is_static(rate, 0.0):
-        return jnp.ones(noise_shape, bool)
-    return sample_mask(find_key(module, rate, rngs), rate, noise_shape)
+    """The mask that `regularize` would drop with."""
+    return _module_call.draw_mask(
+        noise_shape,
+        rate=rate,
+        deterministic=is_deterministic(module, deterministic),
+        find_key=partial(find_key, module, rngs),
+    )
 
 
-def find_key(module: "Regularizer", rate: Rate, rngs: Any) -> Key:
-    """A key of `rngs`, else of the module's stream, which is asked only if a mask is drawn."""
-    if is_static(rate, 1.0):
-        return None
+def find_key(module: Any, rngs: Any) -> Key:
+    """A key of `rngs`, else of the module's stream."""
     if rngs is None:
         rngs = module.rngs
     if isinstance(rngs, nnx.Rngs):
         return rngs[module.rng_collection]()
     if isinstance(rngs, nnx.RngStream):
         return rngs()
-    if isinstance(rngs, jax.Array):
-        return rngs
+    if isinstance(rngs, jax.Array | np.ndarray):
+        return rngs  # type: ignore[return-value]
     if rngs is None:
         raise ValueError(
             f"{type(module).__name__} draws a mask and needs a key: got no rngs; pass "
@@ -76,7 +79,19 @@ def find_key(module: "Regularizer", rate: Rate, rngs: Any) -> Key:
     )
 
 
-def is_deterministic(module: "Regularizer", deterministic: Any) -> bool:
+def where(module: Any, rngs: Any) -> Where:
+    """What a summary says of the module."""
+    if isinstance(rngs, nnx.Rngs):
+        stream = module.rng_collection
+    elif isinstance(rngs, jax.Array | np.ndarray):
+        stream = "a key"
+    else:
+        stream = getattr(module.rngs if rngs is None else rngs, "tag", "")
+    path = getattr(module, PATH, ("(not in the model)",))
+    return Where(path, type(module).__name__, stream)
+
+
+def is_deterministic(module: Any, deterministic: Any) -> bool:
     """The call's `deterministic`, else the module's."""
     chosen = module.deterministic if deterministic is None else deterministic
     if chosen is None:

@@ -14,7 +14,8 @@ from .._typing import NoiseShape, Rate
 from ._regularizer import LayoutDropout, Regularizer
 
 
-# Flax's own is a base so that filters by its class, as of nnx.view, find this one too.
+# Flax's own is a base so that filters by its class, as of nnx.view, find this one too; nothing of
+# it runs, and a test holds that its attributes are here.
 class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
     """Drops values at random, each on its own or in groups that share one draw.
 

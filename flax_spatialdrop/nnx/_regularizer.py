@@ -58,10 +58,13 @@ class Regularizer(nnx.Module, abc.ABC):
         Args:
           inputs: floating or complex, of a rank that the attributes allow.
           deterministic: in place of the attribute.
-          rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream.
+          rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream. A
+            key is used as it is: give each layer one of its own, or give all the same
+            nnx.Rngs(dropout=key), of which each draws another.
           rate: in place of the attribute, such as a schedule's value; may be traced.
-          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; ignored
-            when deterministic or at a rate of exactly 0. `sample_mask` gives one.
+          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; it changes
+            nothing when deterministic or where the rate is the number 0 (an array's value is not
+            looked at). `sample_mask` gives one.
 
         Returns:
           An array of the shape and dtype of inputs.
@@ -69,6 +72,7 @@ class Regularizer(nnx.Module, abc.ABC):
         Raises:
           ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
             no `deterministic` anywhere; a mask to be drawn and no key.
+          KeyError: from Flax, for nnx.Rngs without the stream.
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
         """
         return regularize(
@@ -95,7 +99,7 @@ class Regularizer(nnx.Module, abc.ABC):
         It takes from the stream what the call would have taken.
 
         Args:
-          inputs: of which only shape and dtype matter.
+          inputs: an array, of which only shape and dtype matter.
           deterministic, rngs, rate: as at the call.
 
         Returns:

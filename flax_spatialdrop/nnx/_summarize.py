@@ -6,24 +6,26 @@ import jax
 from flax import nnx
 
 from .._apply import check_input
+from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
 from .._rates import check_rate
-from .._summary import Recorder, Summary, draws, kept_for_backward, with_zeros
+from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
+from .._summary import Summary
 from .._typing import Array
-from ._call import find_key, is_deterministic
+from ._call import PATH, find_key, is_deterministic, where
 from ._regularizer import Regularizer
 
 
 def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
-    """Lists every regularizer that a forward pass of a model uses, and what it does there.
+    """Lists every regularizer that a forward pass of a model runs, and what it does there.
 
         kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
 
     The pass is that of `model(*args, **kwargs)`, by a copy: streams and statistics stay as they
     are. It is compiled and run, but of what it computes only the keys are needed, and XLA leaves
-    the rest out. Listed are the modules of this package and `flax.nnx.Dropout`, where they are
-    part of the model; dropout inside Flax's attention layers, and functions called without a
-    module, are not.
+    the rest out. Listed are the modules of this package, classes derived from them, and the
+    `flax.nnx.Dropout` layers of the model; dropout inside Flax's attention layers, and functions
+    called without a module, are not.
 
     Args:
       model: any NNX module.
@@ -35,6 +37,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
       A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
 
     Raises:
+      TypeError: if model is not an NNX module, or anything is traced.
       ValueError, TypeError: as the model's own call.
 
     Example:
@@ -50,67 +53,46 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    recorder = Recorder()
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"summarize takes an instance of nnx.Module: got {model!r}")
     graph, state = nnx.split((model, args, kwargs))
 
     def forward(state: Any) -> None:
-        twin, inputs, options = nnx.merge(graph, state)
-        for path, module in nnx.iter_modules(twin):
-            if isinstance(module, Regularizer | nnx.Dropout):
-                _watch(module, path, recorder)
-        inputs, options = with_zeros((inputs, options))
-        twin(*inputs, **options)
+        copy, args, kwargs = nnx.merge(graph, state)
+        for path, module in nnx.iter_modules(copy):
+            if type(module) is nnx.Dropout:
+                module.__class__ = _FlaxDropout
+            if isinstance(module, Regularizer | _FlaxDropout):
+                setattr(module, PATH, path)
+        args, kwargs = with_zeros((args, kwargs))
+        copy(*args, **kwargs)
 
-    jax.jit(forward)(state)
+    with recording() as recorder:
+        run_with_arrays(forward, state)
     return recorder.summary()
 
 
-def _watch(module: Any, path: tuple[Any, ...], recorder: Recorder) -> None:
-    """Has a module note its calls; by its class, so that nnx.scan and the like keep it so."""
-    cls = type(module)
+class _FlaxDropout(nnx.Dropout):
+    """Flax's own layer, which notes its calls."""
 
-    def noted(self, inputs, *, deterministic=None, rngs=None, mask=None, **options):
-        rate = options.get("rate")
-        rate = check_rate(self.rate if rate is None else rate)
-        noise_shape = _noise_shape(self, inputs)
-        off = is_deterministic(self, deterministic)
-        stream, key = _stream(self, rngs), None
-        if draws(rate, off, mask):
-            rngs = key = find_key(self, rate, rngs)
-        if mask is not None:
-            options["mask"] = mask
+    def __call__(self, inputs, *, deterministic=None, rngs=None):
+        rate, off = check_rate(self.rate), is_deterministic(self, deterministic)
+        key = find_key(self, rngs) if draws(rate, off, None) else None
 
-        def call(x):
-            return cls.__call__(self, x, deterministic=off, rngs=rngs, **options)
+        def run(x: Array) -> jax.Array:
+            return nnx.Dropout.__call__(self, x, deterministic=off, rngs=key)
 
-        recorder.note(
-            path,
-            f"flax.nnx.{cls.__name__}" if cls is nnx.Dropout else cls.__name__,
-            inputs,
-            noise_shape,
-            rate=rate,
-            deterministic=off,
-            stream=stream,
-            key=key,
-            mask=mask,
-            kept_bytes=kept_for_backward(call, inputs),
-        )
-        return call(inputs)
-
-    module.__class__ = type(cls.__name__, (cls,), {"__call__": noted})
-
-
-def _stream(module: Any, rngs: Any) -> str:
-    if isinstance(rngs, nnx.Rngs):
-        return module.rng_collection
-    if isinstance(rngs, jax.Array):
-        return "a key"
-    stream = module.rngs if rngs is None else rngs
-    return getattr(stream, "tag", "")
-
-
-def _noise_shape(module: Any, inputs: Array) -> tuple[int, ...]:
-    shape = check_input(inputs).shape
-    if isinstance(module, Regularizer):
-        return module._noise_shape(shape)
-    return resolve_noise_shape(shape, None, module.broadcast_dims)
+        recorder = current_recorder()
+        if recorder is not None:
+            noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
+            recorder.note(
+                where(self, rngs)._replace(module="flax.nnx.Dropout"),
+                run,
+                inputs,
+                noise_shape,
+                rate=rate,
+                active=is_active(rate, off),
+                key=key,
+                mask=None,
+            )
+        return run(inputs)

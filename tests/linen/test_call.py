@@ -132,10 +132,11 @@ BAD_MASKS = [
 ]
 
 
+@pytest.mark.parametrize(("rate", "off"), [(0.5, False), (0.0, False), (0.5, True)])
 @pytest.mark.parametrize(("mask", "error", "message"), BAD_MASKS)
-def test_bad_masks(mask, error, message):
+def test_bad_masks_are_seen_even_where_nothing_drops(mask, error, message, rate, off):
     with pytest.raises(error, match=exactly(message)):
-        LAYER.apply({}, X, False, mask=mask)
+        LAYER.apply({}, X, off, mask=mask, rate=rate)
 
 
 def test_bad_input_is_seen_even_when_deterministic():

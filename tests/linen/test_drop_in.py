@@ -1,5 +1,8 @@
 """Flax's own layers run here inside the context, and nowhere else."""
 
+import asyncio
+import concurrent.futures
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -123,6 +126,44 @@ def test_entering_again_costs_no_trace():
     assert jitted.traces == 2
 
 
+def test_nested_contexts_change_nothing_and_cost_no_trace():
+    jitted = Jitted()
+    with linen.drop_in():
+        assert jitted.is_ours()
+        with linen.drop_in():
+            assert jitted.is_ours()
+        assert jitted.is_ours()
+    assert jitted.traces == 1
+    assert not jitted.is_ours()
+
+
+def test_other_threads_are_not_reached():
+    jitted = Jitted()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, linen.drop_in():
+        assert not pool.submit(jitted.is_ours).result()
+        assert jitted.is_ours()
+        assert not pool.submit(asyncio.run, asyncio.to_thread(jitted.is_ours)).result()
+
+
+def test_an_interceptor_of_the_user_s_own():
+    """Entered outside it sees the calls, entered inside it does not."""
+    seen = []
+
+    def watch(call, args, kwargs, context):
+        seen.append(type(context.module))
+        return call(*args, **kwargs)
+
+    def run():
+        nn.Dropout(0.5, deterministic=False).apply({}, X, rngs={"dropout": clone(KEY)})
+
+    with nn.intercept_methods(watch), linen.drop_in():
+        run()
+    assert seen == [nn.Dropout]
+    with linen.drop_in(), nn.intercept_methods(watch):
+        run()
+    assert seen == [nn.Dropout]
+
+
 def test_an_error_leaves_nothing_replaced():
     with pytest.raises(RuntimeError), linen.drop_in():
         raise RuntimeError
@@ -164,11 +205,8 @@ def test_derived_classes_and_attention_are_not_reached():
 
 
 def test_bad_arguments_are_refused_inside():
-    with (
-        linen.drop_in(),
-        pytest.raises(
-            ValueError,
-            match=exactly("rate is the probability to drop and must be in [0, 1]: got rate=-0.5"),
-        ),
-    ):
+    with linen.drop_in(), pytest.raises(TypeError, match="got dtype int32"):
+        nn.Dropout(0.5, deterministic=True).apply({}, X.astype(int))
+    message = "rate is the probability to drop and must be in [0, 1]: got rate=-0.5"
+    with linen.drop_in(), pytest.raises(ValueError, match=exactly(message)):
         nn.Dropout(-0.5, deterministic=True).apply({}, X)

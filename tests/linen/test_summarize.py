@@ -11,6 +11,8 @@ import pytest
 from flax_spatialdrop import linear_rates
 from flax_spatialdrop.linen import Dropout, FeatureDropout, SpatialDropout1D, drop_in, summarize
 
+from ..errors import exactly
+
 X = jnp.ones((4, 6, 8))
 RNGS = {"dropout": jax.random.key(0)}
 
@@ -53,17 +55,19 @@ def test_every_column():
     # Flax spreads its mask over x; a mask in noise shape, or a key, is kept here.
     assert [s.kept_bytes for s in sites.values()] == [32, 192, 8, 0, 0, 0]
     assert remarks == (
-        "zero never drops: its rate is 0",
-        "off never drops: it is deterministic",
-        "all drops everything: its rate is 1",
+        "never drops, at a rate of 0: zero",
+        "never drops, being deterministic: off",
+        "drops everything, at a rate of 1: all",
     )
 
 
 def test_evaluation():
     sites, remarks = by_path(Plain(), X, train=False)
     assert not any(site.active for site in sites.values())
-    assert "drop never drops: it is deterministic" in remarks
-    assert "zero never drops: its rate is 0" in remarks
+    assert remarks == (
+        "never drops, at a rate of 0: zero",
+        "never drops, being deterministic: spatial, flax, drop, off, all",
+    )
 
 
 def test_shapes_in_place_of_arrays():
@@ -132,32 +136,83 @@ class Body(nn.Module):
         return Dropout(0.1, deterministic=False)(nn.Dense(8)(x), rate=rate), None
 
 
-@pytest.mark.parametrize(("split", "masks"), [(True, 3), (False, 1)])
+@pytest.mark.parametrize(("split", "draws"), [(True, 3), (False, 1)])
 @pytest.mark.parametrize("wrap", [lambda body: body, nn.remat])
-def test_layers_of_a_scan(split, masks, wrap):
+def test_layers_of_a_scan(split, draws, wrap):
     rngs = {"dropout": split, "params": True}
     scan = nn.scan(wrap(Body), variable_axes={"params": 0}, split_rngs=rngs, length=3)
     sites, remarks = by_path(scan(), X, jnp.asarray(linear_rates(0.3, 3)))
     (site,) = sites.values()
-    assert (site.path, site.runs, site.masks) == ("Dropout_0", 3, masks)
+    assert (site.path, site.runs, site.draws) == ("Dropout_0", 3, draws)
     np.testing.assert_allclose(site.rates, [0.1, 0.2, 0.3], rtol=1e-6)
-    assert site.coin_flips == masks * X.size
-    assert site.kept_bytes == 3 * (8 + 8)  # a key, and the threshold and scale of a traced rate
-    told = "Dropout_0 has 1 mask for its 3 runs"
+    assert site.coin_flips == draws * X.size
+    # a key, and the threshold and scale of a traced rate
+    assert site.kept_bytes == draws * (8 + 8)
+    told = "Dropout_0 has 1 key for its 3 runs"
     assert remarks == (() if split else (told,))
 
 
-@pytest.mark.parametrize("lift", ["vmap", "jit"])
-def test_other_lifts(lift):
-    if lift == "jit":
-        cls = nn.jit(Dropout)
-    else:
-        cls = nn.vmap(Dropout, variable_axes={}, split_rngs={"dropout": True})
+@pytest.mark.parametrize(("split", "draws"), [(True, 4), (False, 1)])
+def test_examples_of_a_vmap(split, draws):
+    cls = nn.vmap(Dropout, variable_axes={}, split_rngs={"dropout": split})
     sites, remarks = by_path(cls(0.5, deterministic=False), X)
     (site,) = sites.values()
-    assert (site.runs, site.masks) == ((4, 4) if lift == "vmap" else (1, 1))
-    assert site.coin_flips == X.size
-    assert remarks == ()
+    assert (site.runs, site.draws, site.coin_flips) == (4, draws, draws * 6 * 8)
+    assert remarks == (() if split else ("the model has 1 key for its 4 runs",))
+
+
+def test_inside_nn_jit():
+    (site,) = summarize(nn.jit(Dropout)(0.5, deterministic=False), X, rngs=RNGS).sites
+    assert (site.runs, site.draws, site.coin_flips) == (1, 1, X.size)
+
+
+def test_without_jit():
+    with jax.disable_jit():
+        sites, _ = by_path(Plain(), X, train=True)
+    assert sites["drop"].coin_flips == X.size
+
+
+def test_inside_jit_it_is_refused():
+    message = (
+        "summarize runs the model, and cannot inside jax.jit and the like: got a traced array; "
+        "call it outside"
+    )
+    with pytest.raises(TypeError, match=exactly(message)):
+        jax.jit(lambda x: summarize(Plain(), x, True, rngs=RNGS) and x)(X)
+
+
+def test_traced_rates_of_0_and_1():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for rate in (0.0, 1.0, 7.0, -1.0, jnp.nan):
+                x = Dropout(0.5, deterministic=False)(x, rate=jnp.float32(rate))
+            return x
+
+    summary = summarize(Model(), X, rngs=RNGS)
+    assert [site.rates for site in summary.sites] == [(0.0,), (1.0,), (1.0,), (0.0,), (1.0,)]
+    assert [site.active for site in summary.sites] == [False, True, True, False, True]
+    assert summary.sites[0].coin_flips == 0
+
+
+def test_inside_shard_map():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            drop = Dropout(0.5, deterministic=False)
+            key = self.make_rng("dropout")
+
+            def run(x):
+                return drop(x, rng=key)
+
+            return jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)(x)
+
+    x = jax.device_put(X, jax.sharding.NamedSharding(mesh, spec))
+    (site,) = summarize(Model(), x, rngs=RNGS).sites
+    assert (site.shape, site.runs, site.draws) == ((1, 6, 8), 4, 1)
 
 
 def test_what_is_not_run_is_not_listed():
@@ -198,13 +253,26 @@ def test_a_function_jitted_before_is_seen():
     assert site.stream == "a key"
 
 
-def test_a_class_derived_from_a_regularizer_is_noted_once():
-    class Louder(Dropout):
-        def __call__(self, inputs, **kwargs):
-            return 2 * super().__call__(inputs, **kwargs)
+@pytest.mark.parametrize("base", [Dropout, nn.Dropout])
+def test_a_derived_class_is_noted_once_whatever_it_takes(base):
+    class Louder(base):
+        @nn.compact
+        def __call__(self, inputs, factor, train):
+            factor = factor + self.param("more", nn.initializers.ones, ())
+            return factor * super().__call__(inputs, deterministic=not train)
 
-    (site,) = summarize(Louder(0.5, deterministic=False), X, rngs=RNGS).sites
+    (site,) = summarize(Louder(0.5), X, 2.0, train=True, rngs=RNGS).sites
     assert site.module == "Louder"
+    assert site.kept_bytes == (8 if base is Dropout else X.size)
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match=r"summarize takes an instance of flax.linen.Module: got <"):
+        summarize(Dropout, X, rngs=RNGS)
+
+
+def test_mutable_is_not_needed():
+    assert summarize(Plain(), X, True, rngs=RNGS, mutable=["batch_stats"]).sites
 
 
 def test_the_model_s_errors_pass_through():

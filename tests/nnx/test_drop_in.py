@@ -110,7 +110,7 @@ def test_derived_classes_and_attention_are_not_reached():
 
 def test_what_is_no_module():
     with pytest.raises(
-        TypeError, match=exactly("drop_in swaps layers of an nnx.Module: got 'model'")
+        TypeError, match=exactly("drop_in swaps the layers of an nnx.Module instance: got 'model'")
     ):
         drop_in("model")
 

@@ -19,6 +19,13 @@ def assert_equal_to_flax(run):
     return ours
 
 
+def test_has_every_attribute_of_flax_s_own():
+    """Whose constructor is not called: were it to set another, this would tell."""
+    theirs, ours = (set(vars(cls(0.5))) for cls in CLASSES)
+    assert ours - theirs == {"noise_shape"}
+    assert theirs <= ours
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0])
 @pytest.mark.parametrize("broadcast_dims", [(), (1,), (-2,), (0, 2), [1]])
 def test_same_mask_and_values(rate, broadcast_dims):

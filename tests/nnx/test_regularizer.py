@@ -88,15 +88,6 @@ def test_the_stream_is_forked_as_flax_forks_it():
         np.testing.assert_array_equal(layer(X), flax_s(X))
 
 
-def test_sample_mask_is_the_mask_of_the_call():
-    twins = [SpatialDropout1D(0.5, rngs=nnx.Rngs(3)) for _ in range(2)]
-    mask = twins[0].sample_mask(X)
-    assert mask.shape == (3, 1, 16)
-    y = twins[1](X)
-    np.testing.assert_array_equal(twins[0](X, mask=mask), y)
-    np.testing.assert_array_equal(twins[0](X), twins[1](X))  # both streams are as far
-
-
 def test_sample_mask_where_nothing_is_drawn():
     layer = SpatialDropout1D(0.5)
     assert layer.sample_mask(X, rate=0.0).all()

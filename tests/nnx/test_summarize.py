@@ -1,5 +1,7 @@
 """What a forward pass of an NNX model really uses."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import nnx
 
 from flax_spatialdrop import linear_rates
+from flax_spatialdrop._recorder import Recorder
 from flax_spatialdrop.nnx import Dropout, FeatureDropout, SpatialDropout1D, summarize
 
 X = jnp.ones((4, 6, 8))
@@ -55,8 +58,8 @@ def test_every_column():
     assert [s.coin_flips for s in sites.values()] == [32, 24, 192, 0, 0]
     assert [s.kept_bytes for s in sites.values()] == [32, 192, 8, 0, 0]
     assert remarks == (
-        "rest/1 never drops: its rate is 0",
-        "rest/2 drops everything: its rate is 1",
+        "never drops, at a rate of 0: rest/1",
+        "drops everything, at a rate of 1: rest/2",
     )
 
 
@@ -72,7 +75,10 @@ def test_the_model_stays_as_it_is():
 def test_evaluation():
     sites, remarks = by_path(nnx.view(model(), deterministic=True, use_running_average=True), X)
     assert not any(site.active for site in sites.values())
-    assert "rest/0 never drops: it is deterministic" in remarks
+    assert remarks == (
+        "never drops, at a rate of 0: rest/1",
+        "never drops, being deterministic: spatial, flax, rest/0, rest/2",
+    )
 
 
 def test_shapes_in_place_of_arrays():
@@ -140,14 +146,14 @@ class Scanned(nnx.Module):
         return run(self.blocks, x, jnp.asarray(linear_rates(0.3, 3)))
 
 
-@pytest.mark.parametrize(("split", "masks"), [(True, 3), (False, 1)])
-def test_layers_of_a_scan(split, masks):
+@pytest.mark.parametrize(("split", "draws"), [(True, 3), (False, 1)])
+def test_layers_of_a_scan(split, draws):
     sites, remarks = by_path(Scanned(nnx.Rngs(0), split), X)
     site = sites["blocks/drop"]
-    assert (site.runs, site.masks) == (3, masks)
+    assert (site.runs, site.draws) == (3, draws)
     np.testing.assert_allclose(site.rates, [0.1, 0.2, 0.3], rtol=1e-6)
-    assert site.kept_bytes == 3 * (8 + 8)
-    told = "blocks/drop has 1 mask for its 3 runs"
+    assert site.kept_bytes == draws * (8 + 8)
+    told = "blocks/drop has 1 key for its 3 runs"
     assert remarks == (() if split else (told,))
 
 
@@ -167,14 +173,62 @@ def test_inside_nnx_jit():
     assert (site.path, site.stream) == ("drop", "default")
 
 
-def test_a_class_derived_from_a_regularizer_is_noted_once():
-    class Louder(Dropout):
-        def __call__(self, inputs, **kwargs):
-            return 2 * super().__call__(inputs, **kwargs)
+@pytest.mark.parametrize("split", [True, False])
+def test_examples_of_a_vmap(split):
+    make = nnx.split_rngs(splits=4)(nnx.vmap(Block))
 
-    (site,) = summarize(Louder(0.5, rngs=nnx.Rngs(0)), X).sites
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.block = make(rngs) if split else Block(rngs)
+
+        def __call__(self, x):
+            axes = 0 if split else nnx.StateAxes({...: None})
+            return nnx.vmap(lambda block, x: block(x), in_axes=(axes, 0))(self.block, x)
+
+    summary = summarize(Model(nnx.Rngs(0)), X)
+    (site,) = summary.sites
+    assert (site.runs, site.draws) == (4, 4 if split else 1)
+    assert len(summary.remarks) == (0 if split else 1)
+
+
+def test_a_layer_that_is_no_part_of_the_model_is_listed_all_the_same():
+    class Model(nnx.Module):
+        def __call__(self, x):
+            return Dropout(0.5)(x, rngs=jax.random.key(0))
+
+    (site,) = summarize(Model(), X).sites
+    assert site.path == "(not in the model)"
+
+
+def test_nothing_is_left_of_a_summary():
+    """Classes and recorders go when it is done, whatever JAX's caches hold."""
+    kept = model()
+
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, Recorder) for thing in gc.get_objects()), len(
+            Dropout.__subclasses__()
+        )
+
+    before = alive()
+    for _ in range(3):
+        summarize(kept, X)
+    assert alive() == before
+
+
+def test_a_derived_class_is_noted_once_whatever_it_takes():
+    class Louder(Dropout):
+        def __call__(self, inputs, factor):
+            return factor * super().__call__(inputs)
+
+    (site,) = summarize(Louder(0.5, rngs=nnx.Rngs(0)), X, 2.0).sites
     assert site.module == "Louder"
     assert site.path == ""
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match=r"summarize takes an instance of nnx.Module: got <class"):
+        summarize(Dropout, X)
 
 
 def test_the_model_s_errors_pass_through():

@@ -1,0 +1,69 @@
+"""What every call of a module does, in Linen and NNX alike, once the host's arguments are settled.
+
+`deterministic` is a bool here, and `find_key` asks for a key, which it does only if one is needed.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ._apply import apply_mask, check_mask
+from ._dropout import drop
+from ._mask import sample_mask
+from ._noise_shape import check_mask_fits
+from ._rates import check_rate, is_static
+from ._recorder import Where, current_recorder
+from ._typing import Array, Key, Rate
+
+
+def regularize(
+    inputs: Array,
+    noise_shape: tuple[int, ...],
+    *,
+    rate: Rate,
+    deterministic: bool,
+    mask: Array | None,
+    find_key: Callable[[], Key],
+    where: Callable[[], Where],
+) -> jax.Array:
+    """Drops with the mask given, else with one drawn; a summary that is being made notes it."""
+    rate = check_rate(rate)
+    if mask is not None:
+        check_mask_fits(check_mask(mask).shape, noise_shape, inputs.shape)
+    active = is_active(rate, deterministic)
+    key = find_key() if draws(rate, deterministic, mask) else None
+
+    def run(x: Array) -> jax.Array:
+        if not active:
+            return jnp.asarray(x)
+        if mask is not None:
+            return apply_mask(x, mask, rate)
+        return drop(key, x, rate, noise_shape)
+
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.note(
+            where(), run, inputs, noise_shape, rate=rate, active=active, key=key, mask=mask
+        )
+    return run(inputs)
+
+
+def draw_mask(
+    noise_shape: tuple[int, ...], *, rate: Rate, deterministic: bool, find_key: Callable[[], Key]
+) -> jax.Array:
+    """The mask that `regularize` would drop with, all True where it would not drop."""
+    rate = check_rate(rate)
+    if not is_active(rate, deterministic):
+        return jnp.ones(noise_shape, bool)
+    return sample_mask(find_key() if draws(rate, False, None) else None, rate, noise_shape)
+
+
+def is_active(rate: Rate, deterministic: bool) -> bool:
+    """Whether a call may drop anything."""
+    return not deterministic and not is_static(rate, 0.0)
+
+
+def draws(rate: Rate, deterministic: bool, mask: Array | None) -> bool:
+    """Whether a call draws a mask, and so needs a key."""
+    return mask is None and is_active(rate, deterministic) and not is_static(rate, 1.0)
