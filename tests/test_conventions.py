@@ -26,8 +26,17 @@ def public(module, kind):
 
 
 FUNCTIONS = public(flax_spatialdrop, inspect.isfunction)
-LINEN = public(flax_spatialdrop.linen, inspect.isclass)
-NNX = public(flax_spatialdrop.nnx, inspect.isclass)
+RECURRENT = {"LSTM", "GRU", "SimpleRNN"}  # networks that drop, and not regularizers
+LINEN = {
+    name: cls
+    for name, cls in public(flax_spatialdrop.linen, inspect.isclass).items()
+    if name not in RECURRENT
+}
+NNX = {
+    name: cls
+    for name, cls in public(flax_spatialdrop.nnx, inspect.isclass).items()
+    if name not in RECURRENT
+}
 NOT_REGULARIZERS = {
     "apply_mask",
     "explain",
@@ -35,7 +44,10 @@ NOT_REGULARIZERS = {
     "linear_rates",
     "monte_carlo",
     "plot_mask",
+    "recurrent_dropout",
+    "recurrent_masks",
     "sample_mask",
+    "zoneout",
 }
 REGULARIZERS = {name: f for name, f in FUNCTIONS.items() if name not in NOT_REGULARIZERS}
 

@@ -5,6 +5,9 @@ from ._dropout import Dropout as Dropout
 from ._dropout import FeatureDropout as FeatureDropout
 from ._dropout import SampleDropout as SampleDropout
 from ._dropout import TimestepDropout as TimestepDropout
+from ._recurrent import GRU as GRU
+from ._recurrent import LSTM as LSTM
+from ._recurrent import SimpleRNN as SimpleRNN
 from ._spatial_dropout import SpatialDropout as SpatialDropout
 from ._spatial_dropout import SpatialDropout1D as SpatialDropout1D
 from ._spatial_dropout import SpatialDropout2D as SpatialDropout2D

@@ -1,0 +1,112 @@
+"""One step of a recurrent network: its weights, what is dropped in it, and its arithmetic."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+Carry: TypeAlias = tuple[jax.Array, ...]
+
+
+class Cell(NamedTuple):
+    """What tells one recurrent network from another.
+
+    It has `gates`, and a carry of `parts`. `join(a, u)` is linear; `update(z, carry, candidate)`
+    gives the new carry from what it returned, where `candidate` drops values of the new content
+    before it is added to what is remembered, if it `remembers`.
+    """
+
+    gates: int
+    parts: int
+    remembers: bool
+    join: Callable[[jax.Array, jax.Array], Any]
+    update: Callable[[Any, Carry, Callable[[jax.Array], jax.Array]], Carry]
+
+
+class Weights(NamedTuple):
+    """The kernels [features, gates * hidden] of inputs and state, gate after gate; their biases."""
+
+    inputs: jax.Array
+    state: jax.Array
+    input_bias: jax.Array | None
+    state_bias: jax.Array | None
+
+
+class Drop(NamedTuple):
+    """A mask, [batch, features] or [gates, batch, features], and the scale of what it keeps."""
+
+    mask: jax.Array
+    scale: jax.Array
+
+
+class Fixed(NamedTuple):
+    """What is the same in every step: what is dropped of inputs, state and candidate.
+
+    `zoneout` is the rate of previous state in the mean that stands for zoneout in evaluation.
+    """
+
+    inputs: Drop | None = None
+    state: Drop | None = None
+    candidate: Drop | None = None
+    zoneout: jax.Array | None = None
+
+
+class Stepwise(NamedTuple):
+    """What is given for every step: where the state is as before, [time, batch, ...], True there.
+
+    `zoneout` has a mask for each part of the carry; `padding` is [time, batch, 1].
+    """
+
+    zoneout: tuple[jax.Array, ...] | None = None
+    padding: jax.Array | None = None
+
+
+def advance(cell, z, carry, fixed, each):
+    """The carry after a step, element by element, from join(a, u) and the carry before it."""
+    new = cell.update(z, carry, partial(dropped, drop=fixed.candidate))
+    if each.zoneout is not None:
+        new = jax.tree.map(jnp.where, each.zoneout, carry, new)
+    elif fixed.zoneout is not None:
+        new = jax.tree.map(partial(_mix, fixed.zoneout), carry, new)
+    if each.padding is not None:
+        new = jax.tree.map(lambda s, n: jnp.where(each.padding, s, n), carry, new)
+    return new
+
+
+def _mix(rate, previous, new):
+    rate = rate.astype(new.dtype)
+    return rate * previous + (jnp.ones((), new.dtype) - rate) * new
+
+
+def unpadded(v, each):
+    """V with 0 for padding, [..., batch, features]."""
+    return v if each.padding is None else jnp.where(each.padding, jnp.zeros((), v.dtype), v)
+
+
+def project(v, drop, kernel):
+    """drop(v) @ kernel, [..., batch, features] -> [..., batch, gates * hidden]."""
+    if drop is None or drop.mask.ndim == 2:
+        return _matmul(dropped(v, drop), kernel)
+    kernels = jnp.split(kernel, drop.mask.shape[0], axis=-1)
+    masks = (Drop(mask, drop.scale) for mask in drop.mask)
+    products = [_matmul(dropped(v, m), k) for m, k in zip(masks, kernels, strict=True)]
+    return jnp.concatenate(products, axis=-1)
+
+
+def _matmul(v, kernel):
+    # As a product of two matrices: one that sums over two axes is slow on a CPU.
+    return (v.reshape(-1, v.shape[-1]) @ kernel).reshape(*v.shape[:-1], kernel.shape[-1])
+
+
+def dropped(v, drop):
+    """V * mask * scale, of which no NaN is left that was dropped."""
+    if drop is None:
+        return v
+    return jnp.where(drop.mask, v * drop.scale.astype(v.dtype), jnp.zeros((), v.dtype))
+
+
+def affine(z, bias):
+    """Z + bias, along the last axis."""
+    return z if bias is None else z + bias.reshape((1,) * (z.ndim - 1) + bias.shape)

@@ -1,0 +1,174 @@
+"""Recurrent layers with dropout: LSTM, GRU and a simple network, over whole sequences."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .._recurrent import gru, lstm, simple
+from .._recurrent_step import Weights
+from ._recurrent_layer import RecurrentLayer
+
+
+class LSTM(RecurrentLayer):
+    """Long short-term memory over a sequence, with dropout of inputs and state.
+
+        [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
+        c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
+
+    Its parameters are those of `nn.RNN(nn.LSTMCell(features))`, and without dropout so are its
+    outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
+    step to step is never scaled. With `variant="no_memory_loss"`, in place of the state tanh(g) is
+    dropped; with "zoneout", values of c and h stay as they were.
+
+    Attributes:
+      features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" (default), "no_memory_loss" or "zoneout".
+      per_gate: whether each of the four gates has masks of its own, as in Keras (default False).
+      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
+      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+      activation_fn, gate_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype,
+        param_dtype: as of `nn.LSTMCell`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import LSTM
+      >>> layer = LSTM(16, dropout=0.2, recurrent_dropout=0.2)
+      >>> x = jnp.ones((4, 10, 8))
+      >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
+      >>> rngs = {"dropout": jax.random.key(1)}
+      >>> layer.apply(variables, x, deterministic=False, rngs=rngs).shape
+      (4, 10, 16)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
+
+    gate_fn: Callable[..., Any] = nn.sigmoid
+
+    @nn.nowrap
+    def _host_cell(self):
+        return nn.LSTMCell(self.features, gate_fn=self.gate_fn, name="cell", **self._options())
+
+    @nn.nowrap
+    def _cell(self):
+        return lstm(self.gate_fn, self.activation_fn)
+
+    @nn.nowrap
+    def _weights(self, params):
+        return Weights(
+            _joined(params, "kernel", "ii", "if", "ig", "io"),
+            _joined(params, "kernel", "hi", "hf", "hg", "ho"),
+            None,
+            _joined(params, "bias", "hi", "hf", "hg", "ho"),
+        )
+
+
+class GRU(RecurrentLayer):
+    """Gated recurrent units over a sequence, with dropout of inputs and state.
+
+        r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
+        n = tanh(W_xn drop(x_t) + b_n + r (W_hn drop(h_{t-1}) + b_hn))
+        h_t = (1 - z) n + z h_{t-1}
+
+    Its parameters are those of `nn.RNN(nn.GRUCell(features))`, and without dropout so are its
+    outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
+    step to step is never scaled. With `variant="no_memory_loss"`, in place of the state n is
+    dropped; with "zoneout", values of h stay as they were.
+
+    Attributes:
+      features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" (default), "no_memory_loss" or "zoneout".
+      per_gate: whether each of the three gates has masks of its own, as in Keras (default False).
+      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
+      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+      activation_fn, gate_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype,
+        param_dtype: as of `nn.GRUCell`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import GRU
+      >>> layer, x = GRU(16), jnp.ones((4, 10, 8))
+      >>> layer.init_with_output(jax.random.key(0), x)[0].shape
+      (4, 10, 16)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
+
+    gate_fn: Callable[..., Any] = nn.sigmoid
+
+    @nn.nowrap
+    def _host_cell(self):
+        return nn.GRUCell(self.features, gate_fn=self.gate_fn, name="cell", **self._options())
+
+    @nn.nowrap
+    def _cell(self):
+        return gru(self.gate_fn, self.activation_fn)
+
+    @nn.nowrap
+    def _weights(self, params):
+        bias = params["hn"]["bias"]
+        return Weights(
+            _joined(params, "kernel", "ir", "iz", "in"),
+            _joined(params, "kernel", "hr", "hz", "hn"),
+            _joined(params, "bias", "ir", "iz", "in"),
+            jnp.concatenate([jnp.zeros_like(bias), jnp.zeros_like(bias), bias]),
+        )
+
+
+class SimpleRNN(RecurrentLayer):
+    """A simple recurrent network over a sequence, with dropout of inputs and state.
+
+        h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
+
+    Its parameters are those of `nn.RNN(nn.SimpleCell(features))`, and without dropout so are its
+    outputs. Masks are drawn once for a sequence, for each sequence its own. With
+    `variant="zoneout"`, values of h stay as they were.
+
+    Attributes:
+      features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" (default) or "zoneout".
+      per_gate: False; there are no gates.
+      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
+      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+      activation_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype, param_dtype:
+        as of `nn.SimpleCell`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import SimpleRNN
+      >>> layer, x = SimpleRNN(16), jnp.ones((4, 10, 8))
+      >>> layer.init_with_output(jax.random.key(0), x)[0].shape
+      (4, 10, 16)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
+
+    @nn.nowrap
+    def _host_cell(self):
+        return nn.SimpleCell(self.features, name="cell", **self._options())
+
+    @nn.nowrap
+    def _cell(self):
+        return simple(self.activation_fn)
+
+    @nn.nowrap
+    def _weights(self, params):
+        return Weights(params["i"]["kernel"], params["h"]["kernel"], params["i"]["bias"], None)
+
+
+def _joined(params: Any, kind: str, *names: str) -> jax.Array:
+    return jnp.concatenate([params[name][kind] for name in names], axis=-1)

@@ -1,0 +1,160 @@
+"""Recurrent layers with dropout: LSTM, GRU and a simple network, over whole sequences."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from .._recurrent import gru, lstm, simple
+from .._recurrent_step import Weights
+from ._recurrent_layer import RecurrentLayer
+
+
+class LSTM(RecurrentLayer):
+    """Long short-term memory over a sequence, with dropout of inputs and state.
+
+        [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
+        c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
+
+    Its parameters are those of `nnx.RNN(nnx.LSTMCell(...))`, and without dropout so are its
+    outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
+    step to step is never scaled. With `variant="no_memory_loss"`, in place of the state tanh(g) is
+    dropped; with "zoneout", values of c and h stay as they were.
+
+    Args:
+      in_features: size of the inputs.
+      hidden_features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" (default), "no_memory_loss" or "zoneout".
+      per_gate: whether each of the four gates has masks of its own, as in Keras (default False).
+      time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
+      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
+      rngs: for the parameters.
+      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
+        and takes `rngs=` (a key will do) at the call.
+      **cell_options: as of `nnx.LSTMCell`: gate_fn, activation_fn, kernel_init, dtype and so on.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import LSTM
+      >>> layer = LSTM(8, 16, dropout=0.2, recurrent_dropout=0.2, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones((4, 10, 8)), rngs=jax.random.key(1)).shape
+      (4, 10, 16)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
+
+    def _host_cell(self, in_features, hidden_features, **options):
+        return nnx.LSTMCell(in_features, hidden_features, **options)
+
+    def _cell(self):
+        return lstm(self.cell.gate_fn, self.cell.activation_fn)
+
+    def _weights(self):
+        inputs = (self.cell.ii, self.cell.if_, self.cell.ig, self.cell.io)
+        state = (self.cell.hi, self.cell.hf, self.cell.hg, self.cell.ho)
+        return Weights(
+            jnp.concatenate([part.kernel[...] for part in inputs], axis=-1),
+            jnp.concatenate([part.kernel[...] for part in state], axis=-1),
+            None,
+            jnp.concatenate([part.bias[...] for part in state], axis=-1),
+        )
+
+
+class GRU(RecurrentLayer):
+    """Gated recurrent units over a sequence, with dropout of inputs and state.
+
+        r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
+        n = tanh(W_xn drop(x_t) + b_n + r W_hn drop(h_{t-1}))
+        h_t = (1 - z) n + z h_{t-1}
+
+    Its parameters are those of `nnx.RNN(nnx.GRUCell(...))`, and without dropout so are its
+    outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
+    step to step is never scaled. With `variant="no_memory_loss"`, in place of the state n is
+    dropped; with "zoneout", values of h stay as they were.
+
+    Args:
+      in_features: size of the inputs.
+      hidden_features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" (default), "no_memory_loss" or "zoneout".
+      per_gate: whether each of the three gates has masks of its own, as in Keras (default False).
+      time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
+      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
+      rngs: for the parameters.
+      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
+        and takes `rngs=` (a key will do) at the call.
+      **cell_options: as of `nnx.GRUCell`: gate_fn, activation_fn, kernel_init, dtype and so on.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import GRU
+      >>> layer = GRU(8, 16, dropout=0.2, recurrent_dropout=0.2, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones((4, 10, 8)), rngs=jax.random.key(1)).shape
+      (4, 10, 16)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
+
+    def _host_cell(self, in_features, hidden_features, **options):
+        return nnx.GRUCell(in_features, hidden_features, **options)
+
+    def _cell(self):
+        return gru(self.cell.gate_fn, self.cell.activation_fn)
+
+    def _weights(self):
+        inputs, state = self.cell.dense_i, self.cell.dense_h
+        return Weights(inputs.kernel[...], state.kernel[...], inputs.bias[...], None)
+
+
+class SimpleRNN(RecurrentLayer):
+    """A simple recurrent network over a sequence, with dropout of inputs and state.
+
+        h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
+
+    Its parameters are those of `nnx.RNN(nnx.SimpleCell(...))`, and without dropout so are its
+    outputs. Masks are drawn once for a sequence, for each sequence its own. With
+    `variant="zoneout"`, values of h stay as they were.
+
+    Args:
+      in_features: size of the inputs.
+      hidden_features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" (default) or "zoneout".
+      per_gate: False; there are no gates.
+      time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
+      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
+      rngs: for the parameters.
+      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
+        and takes `rngs=` (a key will do) at the call.
+      **cell_options: as of `nnx.SimpleCell`: activation_fn, kernel_init, dtype and so on.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import SimpleRNN
+      >>> layer = SimpleRNN(8, 16, dropout=0.2, recurrent_dropout=0.2, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones((4, 10, 8)), rngs=jax.random.key(1)).shape
+      (4, 10, 16)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
+
+    def _host_cell(self, in_features, hidden_features, **options):
+        return nnx.SimpleCell(in_features, hidden_features, **options)
+
+    def _cell(self):
+        return simple(self.cell.activation_fn)
+
+    def _weights(self):
+        inputs, state = self.cell.dense_i, self.cell.dense_h
+        return Weights(inputs.kernel[...], state.kernel[...], inputs.bias[...], None)

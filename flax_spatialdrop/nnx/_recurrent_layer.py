@@ -1,0 +1,223 @@
+"""The base of the recurrent layers: their arguments, and their call."""
+
+import abc
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from .._recurrent_layer import (
+    Layer,
+    RecurrentMasks,
+    Variant,
+    check_carry,
+    check_inputs,
+    check_layer,
+    draw_masks,
+    is_dropping,
+    run_layer,
+)
+from .._recurrent_step import Cell, Weights
+from .._typing import Array, Rate
+from ._call import find_key, is_deterministic
+
+
+class RecurrentLayer(nnx.Module, abc.ABC):
+    """What LSTM, GRU and SimpleRNN share: everything but the cell.
+
+    Args:
+      in_features: size of the inputs.
+      hidden_features: size of the hidden state.
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: the same of the state, in the way that `variant` says.
+      variant: "variational" drops features of the hidden state before the gates see it;
+        "no_memory_loss" drops the new content only; "zoneout" keeps values as they were.
+      per_gate: whether each gate has input and state masks of its own.
+      time_major: whether inputs and outputs have time first.
+      return_carry: whether the final carry is returned too.
+      reverse: whether the sequence is read from its end.
+      keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
+      unroll: how many steps of the loop are written out.
+      deterministic: True drops nothing; set by `train()` and `eval()`.
+      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
+      rngs: for the parameters.
+      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
+        and takes `rngs=` at the call.
+      **cell_options: of Flax's cell: gate_fn, activation_fn, kernel_init, dtype and so on.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        dropout: Rate = 0.0,
+        recurrent_dropout: Rate = 0.0,
+        variant: Variant = "variational",
+        per_gate: bool = False,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs,
+        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
+        **cell_options: Any,
+    ):
+        self.cell = self._host_cell(in_features, hidden_features, rngs=rngs, **cell_options)
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.variant = variant
+        self.per_gate = per_gate
+        self.time_major = time_major
+        self.return_carry = return_carry
+        self.reverse = reverse
+        self.keep_order = keep_order
+        self.unroll = unroll
+        self.deterministic = deterministic
+        self.rng_collection = rng_collection
+        if isinstance(dropout_rngs, nnx.Rngs):
+            dropout_rngs = dropout_rngs[rng_collection]
+        self.rngs = nnx.data(None if dropout_rngs is None else dropout_rngs.fork())
+
+    @abc.abstractmethod
+    def _host_cell(self, in_features: int, hidden_features: int, **options: Any) -> Any:
+        """Flax's own cell, which holds the parameters."""
+
+    @abc.abstractmethod
+    def _cell(self) -> Cell:
+        """What a step does."""
+
+    @abc.abstractmethod
+    def _weights(self) -> Weights:
+        """The parameters of Flax's cell as the loop takes them."""
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: Any = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        deterministic: bool | None = None,
+        dropout: Rate | None = None,
+        recurrent_dropout: Rate | None = None,
+        masks: RecurrentMasks | None = None,
+    ) -> Any:
+        """Runs over a sequence.
+
+        Args:
+          inputs: [*batch, time, features], or with time first; floating.
+          initial_carry: what another run returned; None starts from 0.
+          seq_lengths: [*batch] whole numbers: what comes after is padding, which changes nothing
+            and for which the outputs are 0.
+          return_carry, time_major, reverse, keep_order, deterministic: in place of the arguments
+            of the constructor.
+          rngs: nnx.Rngs, a stream of it or a key for the masks, in place of the layer's stream.
+          dropout, recurrent_dropout: in place of the attributes; may be traced.
+          masks: in place of a draw, as `sample_masks` returns them; ignored when deterministic.
+
+        Returns:
+          The outputs [*batch, time, hidden] (with time where inputs have it), or carry and outputs.
+
+        Raises:
+          ValueError: for masks, lengths or a carry that do not fit, an unknown variant, what the
+            cell has not got, a rate outside [0, 1]; masks to be drawn and no key.
+          TypeError: for inputs that are not floating, a traced `deterministic`, another type.
+        """
+        layer = self._layer(time_major, dropout, recurrent_dropout)
+        inputs = check_inputs(layer, inputs)
+        off = not is_dropping(layer) or is_deterministic(self, deterministic)
+        time_axis = 0 if layer.time_major else inputs.ndim - 2
+        without_time = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
+        if initial_carry is None:
+            initial_carry = self.cell.initialize_carry(without_time, nnx.Rngs(0))
+        carry = check_carry(initial_carry, without_time[:-1], layer.hidden, layer.cell.parts)
+        promoted, *kernels = self.cell.promote_dtype(
+            (inputs, *self._weights()), dtype=self.cell.dtype
+        )
+        if masks is None:
+            masks = self._drawn(layer, off, rngs, inputs.shape)
+        last, outputs = run_layer(
+            layer,
+            Weights(*kernels),
+            jnp.asarray(promoted),
+            carry,
+            masks,
+            deterministic=off,
+            seq_lengths=seq_lengths,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            unroll=self.unroll,
+        )
+        if self.return_carry if return_carry is None else return_carry:
+            return (last if layer.cell.parts > 1 else last[0]), outputs
+        return outputs
+
+    def sample_masks(
+        self,
+        inputs: Array,
+        *,
+        time_major: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        deterministic: bool | None = None,
+        dropout: Rate | None = None,
+        recurrent_dropout: Rate | None = None,
+    ) -> RecurrentMasks:
+        """Draws the masks that a call with the same arguments would have dropped with.
+
+        To be used as `masks=`, such as for the parts of a sequence that comes bit by bit. (Those of
+        "zoneout" have an axis of time, and are to be cut as the sequence is.)
+
+        Args:
+          inputs: an array, of which only shape and dtype matter.
+          time_major, rngs, deterministic, dropout, recurrent_dropout: as at the call.
+
+        Returns:
+          RecurrentMasks, whose entries are None where nothing would drop.
+
+        Raises:
+          ValueError, TypeError: as the call.
+        """
+        layer = self._layer(time_major, dropout, recurrent_dropout)
+        shape = check_inputs(layer, inputs).shape
+        off = not is_dropping(layer) or is_deterministic(self, deterministic)
+        return self._drawn(layer, off, rngs, shape)
+
+    def _drawn(self, layer: Layer, off: bool, rngs: Any, shape: tuple[int, ...]) -> RecurrentMasks:
+        return RecurrentMasks() if off else draw_masks(layer, partial(find_key, self, rngs), shape)
+
+    def _layer(
+        self, time_major: bool | None, dropout: Rate | None, recurrent_dropout: Rate | None
+    ) -> Layer:
+        return check_layer(
+            Layer(
+                cell=self._cell(),
+                hidden=self.cell.hidden_features,
+                dropout=self.dropout if dropout is None else dropout,
+                recurrent_dropout=(
+                    self.recurrent_dropout if recurrent_dropout is None else recurrent_dropout
+                ),
+                variant=self.variant,
+                per_gate=self.per_gate,
+                time_major=self.time_major if time_major is None else time_major,
+            ),
+            type(self).__name__,
+        )
+
+    def set_view(self, deterministic: bool | None = None):
+        """Class method used by ``nnx.view``.
+
+        Args:
+          deterministic: if True, disables dropping.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic

@@ -1,0 +1,133 @@
+"""The recurrent layers through both faces, and the papers' loops to hold them against."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
+
+KINDS = ("LSTM", "GRU", "SimpleRNN")
+CELLS = {"LSTM": "LSTMCell", "GRU": "GRUCell", "SimpleRNN": "SimpleCell"}
+GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
+FEATURES, HIDDEN = 5, 7
+
+
+class LinenLayer:
+    """A Linen layer with parameters that are nowhere 0, called as f(x, **options)."""
+
+    def __init__(self, kind, seed=0, **options):
+        self.layer = getattr(flax_spatialdrop.linen, kind)(HIDDEN, **options)
+        self.host = nn.RNN(getattr(nn, CELLS[kind])(HIDDEN))
+        variables = self.host.init(jax.random.key(seed), jnp.ones((1, 1, FEATURES)))
+        self.params = jax.tree.map(_shaken, variables)
+
+    def __call__(self, x, params=None, **options):
+        options.setdefault("deterministic", None if "masks" not in options else False)
+        params = self.params if params is None else params
+        return self.layer.apply(params, x, **options)
+
+    def masks(self, x, key, **options):
+        return self.layer.apply(
+            self.params, x, rng=key, deterministic=False, method="sample_masks", **options
+        )
+
+    def drawn(self, x, key, **options):
+        return self(x, rng=key, deterministic=False, **options)
+
+    def of_host(self, x, **options):
+        return self.host.apply(self.params, x, **options)
+
+    def weights(self):
+        with_layer = self.layer.bind(self.params)
+        return jax.tree.map(np.asarray, with_layer._weights(self.params["params"]["cell"]))
+
+
+class NNXLayer:
+    """The same of NNX."""
+
+    def __init__(self, kind, seed=0, **options):
+        cls = getattr(flax_spatialdrop.nnx, kind)
+        self.layer = cls(FEATURES, HIDDEN, rngs=nnx.Rngs(seed), **options)
+        cell = getattr(nnx, CELLS[kind])(FEATURES, HIDDEN, rngs=nnx.Rngs(seed))
+        self.host = nnx.RNN(cell, rngs=False)
+        nnx.update(self.layer, jax.tree.map(_shaken, nnx.state(self.layer)))
+        nnx.update(self.host, nnx.state(self.layer, nnx.Param))
+        self.graph, self.params = nnx.split(self.layer)
+
+    def __call__(self, x, params=None, **options):
+        layer = nnx.merge(self.graph, self.params if params is None else params)
+        if "masks" not in options:
+            options.setdefault("deterministic", options.get("rngs") is None)
+        return layer(x, **options)
+
+    def masks(self, x, key, **options):
+        return self.layer.sample_masks(x, rngs=key, **options)
+
+    def drawn(self, x, key, **options):
+        return self(x, rngs=key, **options)
+
+    def of_host(self, x, **options):
+        carry = self.host.cell.initialize_carry((x.shape[0], FEATURES), nnx.Rngs(0))
+        options.setdefault("initial_carry", carry)
+        return self.host(x, **options)
+
+    def weights(self):
+        return jax.tree.map(np.asarray, self.layer._weights())
+
+
+def _shaken(leaf):
+    return leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+
+
+FACES = {"linen": LinenLayer, "nnx": NNXLayer}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def loop(kind, weights, x, masks, dropout, recurrent_dropout, variant):
+    """Step by step in float64: outputs [batch, time, hidden], and the last carry."""
+    gates = GATES[kind]
+    wx, wh, bx, bh = (None if w is None else np.asarray(w, np.float64) for w in weights)
+    wx, wh = (np.split(w, gates, axis=1) for w in (wx, wh))
+    bx, bh = ([0] * gates if b is None else np.split(b, gates) for b in (bx, bh))
+
+    def of_gate(mask, gate, rate, value):
+        if mask is None:
+            return value
+        mask = np.asarray(mask)
+        return value * (mask[gate] if mask.ndim == 3 else mask) / (1 - rate)
+
+    state_mask = masks.state if variant == "variational" else None
+    h = np.zeros((x.shape[0], HIDDEN))
+    c = np.zeros_like(h)
+    outputs = []
+    for t in range(x.shape[1]):
+        a = [of_gate(masks.inputs, g, dropout, x[:, t]) @ wx[g] + bx[g] for g in range(gates)]
+        u = [of_gate(state_mask, g, recurrent_dropout, h) @ wh[g] + bh[g] for g in range(gates)]
+
+        def candidate(new):
+            if variant != "no_memory_loss" or masks.state is None:
+                return new
+            return new * np.asarray(masks.state) / (1 - recurrent_dropout)
+
+        if kind == "LSTM":
+            i, f, g, o = (a[n] + u[n] for n in range(4))
+            new_c = sigmoid(f) * c + sigmoid(i) * candidate(np.tanh(g))
+            new_h = sigmoid(o) * np.tanh(new_c)
+        elif kind == "GRU":
+            r, z = sigmoid(a[0] + u[0]), sigmoid(a[1] + u[1])
+            new_c, new_h = c, (1 - z) * candidate(np.tanh(a[2] + r * u[2])) + z * h
+        else:
+            new_c, new_h = c, np.tanh(a[0] + u[0])
+        if variant == "zoneout" and masks.state is not None:
+            *of_c, of_h = (np.asarray(mask)[:, t] for mask in masks.state)
+            new_h = np.where(of_h, new_h, h)
+            new_c = np.where(of_c[0], new_c, c) if of_c else c
+        c, h = new_c, new_h
+        outputs.append(h)
+    return np.stack(outputs, axis=1), (c, h) if kind == "LSTM" else h
