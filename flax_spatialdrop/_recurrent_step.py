@@ -65,6 +65,8 @@ class Stepwise(NamedTuple):
 
 def advance(cell, z, carry, fixed, each):
     """The carry after a step, element by element, from join(a, u) and the carry before it."""
+    # In the precision of the carry, which is that of the parameters, as the host has it.
+    z = jax.tree.map(lambda part: part.astype(carry[-1].dtype), z)
     new = cell.update(z, carry, partial(dropped, drop=fixed.candidate))
     if each.zoneout is not None:
         new = jax.tree.map(jnp.where, each.zoneout, carry, new)
@@ -97,6 +99,7 @@ def project(v, drop, kernel):
 
 def _matmul(v, kernel):
     # As a product of two matrices: one that sums over two axes is slow on a CPU.
+    v = v.astype(kernel.dtype)
     return (v.reshape(-1, v.shape[-1]) @ kernel).reshape(*v.shape[:-1], kernel.shape[-1])
 
 

@@ -68,6 +68,20 @@ def test_without_dropout_it_is_the_host_s(face, kind, time):
     close(jnp.swapaxes(layer(time_first, time_major=True), 0, 1), layer(x))
 
 
+@each_face
+@each_kind
+def test_computed_in_bfloat16(face, kind):
+    """Products in bfloat16; what is carried in the precision of the parameters."""
+    layer, exact = face(kind, dtype=jnp.bfloat16), face(kind)
+    carry, outputs = layer(X, return_carry=True)
+    assert {part.dtype for part in (*jax.tree.leaves(carry), outputs)} == {jnp.dtype("float32")}
+    expected = exact(X)
+    assert (outputs != expected).any()
+    close(outputs, expected, 0.03)
+    gradients = [jax.grad(lambda x, f=f: f(x).sum())(X) for f in (layer, exact)]
+    close(*gradients, 0.1)
+
+
 @each_kind
 def test_linen_parameters_are_those_of_the_host(kind):
     layer, host = getattr(flax_spatialdrop.linen, kind)(HIDDEN), FACES["linen"](kind).host

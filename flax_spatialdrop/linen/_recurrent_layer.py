@@ -33,9 +33,9 @@ _CELL_S_OWN = (
     "recurrent_kernel_init",
     "bias_init",
     "carry_init",
-    "dtype",
     "param_dtype",
 )
+"""What makes the parameters and the first carry; the cell itself computes nothing."""
 
 
 class RecurrentLayer(nn.Module, abc.ABC):
@@ -145,7 +145,7 @@ class RecurrentLayer(nn.Module, abc.ABC):
             initial_carry = cell.initialize_carry(key, without_time)
         carry = check_carry(initial_carry, without_time[:-1], self.features, layer.cell.parts)
         if self.is_initializing():
-            cell(initial_carry, jnp.zeros(without_time, inputs.dtype))
+            cell(initial_carry, jnp.zeros(without_time, self.param_dtype))
         params = nn.unbox(cell.variables["params"])
         weights, inputs = self._promoted(self._weights(params), inputs)
         if masks is None:
