@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import flax_spatialdrop.linen
@@ -131,3 +132,34 @@ def loop(kind, weights, x, masks, dropout, recurrent_dropout, variant):
         c, h = new_c, new_h
         outputs.append(h)
     return np.stack(outputs, axis=1), (c, h) if kind == "LSTM" else h
+
+
+KEY = jax.random.key(31)
+X = jax.random.normal(jax.random.key(0), (4, 11, FEATURES))
+BOTH = {"dropout": 0.3, "recurrent_dropout": 0.4}
+
+each_face = pytest.mark.parametrize("face", FACES.values(), ids=list(FACES))
+one_face = pytest.mark.parametrize("face", [FACES["nnx"]], ids=["nnx"])  # the loop is the same
+each_kind = pytest.mark.parametrize("kind", KINDS)
+VARIANTS = [
+    (kind, {"variant": variant, "per_gate": per_gate})
+    for kind in KINDS
+    for variant in ("variational", "no_memory_loss", "zoneout")
+    for per_gate in (False, True)
+    if not (kind == "SimpleRNN" and (per_gate or variant == "no_memory_loss"))
+    if not (variant == "zoneout" and per_gate)
+    if not (variant == "no_memory_loss" and kind == "GRU" and per_gate)
+]
+each_variant = pytest.mark.parametrize(
+    ("kind", "options"),
+    VARIANTS,
+    ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())),
+)
+
+
+def close(actual, expected, tolerance=1e-6):
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance),
+        actual,
+        expected,
+    )

@@ -1,0 +1,89 @@
+"""What does dropout inside a recurrence cost, and what the loop itself, beside Flax's and Keras's?
+
+All run over [batch, time, features], and what is timed is the gradient to weights and inputs.
+Flax's own RNN has no dropout.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import flax_spatialdrop.linen as fsl
+
+from . import timing
+from .libraries import FLAX, FLAX_AGAIN, OURS, missing
+from .results import Record, timed
+
+SECTION = "recurrent"
+SIZES = ((64, 64, 128, 128), (32, 256, 512, 512))
+BOTH = {"dropout": 0.2, "recurrent_dropout": 0.2}
+HOSTS = {"LSTM": nn.OptimizedLSTMCell, "GRU": nn.GRUCell}
+WITHOUT, PER_GATE, KERAS = "without dropout", "a mask a gate", "Keras"
+KERAS_WITHOUT = "Keras without dropout"
+
+
+def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
+    """Time and memory of every size and cell that match."""
+    for size in SIZES:
+        for kind in HOSTS:
+            batch, time, features, hidden = size
+            row = f"{kind} f32[{batch}, {time}, {features}] -> {hidden}"
+            if only.search(f"{SECTION}: {row}"):
+                yield from _row(row, kind, size, seconds)
+
+
+def _row(row: str, kind: str, size: tuple[int, int, int, int], seconds: float) -> Iterator[Record]:
+    batch, time, features, hidden = size
+    x = jax.random.normal(jax.random.key(0), (batch, time, features))
+    host = nn.RNN(HOSTS[kind](hidden))
+    params = host.init(jax.random.key(1), x)
+    layers = {
+        OURS: getattr(fsl, kind)(hidden, **BOTH, deterministic=False),
+        WITHOUT: getattr(fsl, kind)(hidden),
+        PER_GATE: getattr(fsl, kind)(hidden, **BOTH, per_gate=True, deterministic=False),
+        FLAX: host,
+        FLAX_AGAIN: host,
+    }
+    programs: dict[str, Any] = {}
+    calls: dict[str, timing.Call] = {}
+    for name, layer in layers.items():
+        rngs = {"dropout": jax.random.key(2)}
+        f: Callable[..., Any] = partial(layer.apply, rngs=rngs)
+        programs[name] = _gradient(f).lower(params, x).compile()
+        calls[name] = partial(programs[name], params, x)
+    if "Keras" not in missing():
+        for name, options in ((KERAS, BOTH), (KERAS_WITHOUT, {})):
+            f, weights = _keras(kind, hidden, x, options)
+            programs[name] = _gradient(f).lower(weights, x).compile()
+            calls[name] = partial(programs[name], weights, x)
+    times = timing.times(calls, seconds)
+    yield timed(SECTION, row, "time in ms", times)
+    scratch = {name: timing.scratch_bytes(program) / 2**20 for name, program in programs.items()}
+    yield Record(SECTION, row, "scratch memory in MiB", scratch)
+
+
+def _gradient(f: Callable[[Any, jax.Array], jax.Array]) -> Any:
+    return jax.jit(jax.grad(lambda weights, x: (f(weights, x) ** 2).sum(), argnums=(0, 1)))
+
+
+def _keras(
+    kind: str, hidden: int, x: jax.Array, options: dict[str, float]
+) -> tuple[Callable[..., jax.Array], Any]:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    layer = getattr(keras.layers, kind)(hidden, return_sequences=True, **options)
+    layer.build(x.shape)
+    others = [variable.value for variable in layer.non_trainable_variables]
+
+    def f(weights: Any, x: jax.Array) -> jax.Array:
+        y, _ = layer.stateless_call(weights, others, x, training=True)
+        return jnp.asarray(y)
+
+    return f, [variable.value for variable in layer.trainable_variables]

@@ -1,0 +1,98 @@
+"""What recurrent layers say of arguments that do not fit."""
+
+import jax.numpy as jnp
+import pytest
+
+from flax_spatialdrop import (
+    RecurrentMasks,
+)
+
+from .errors import exactly
+from .recurrent import BOTH, FACES, HIDDEN, X, each_face
+
+REFUSED = [
+    (
+        "LSTM",
+        {"variant": "gal"},
+        {},
+        ("variant must be 'variational', 'no_memory_loss' or 'zoneout': got variant='gal'"),
+    ),
+    (
+        "SimpleRNN",
+        {"per_gate": True},
+        {},
+        "per_gate=True draws a mask for each gate, and SimpleRNN has no gates",
+    ),
+    (
+        "SimpleRNN",
+        {"variant": "no_memory_loss"},
+        {},
+        (
+            "variant='no_memory_loss' drops the new content that gates add to a memory, and "
+            "SimpleRNN has neither; use 'variational' or 'zoneout'"
+        ),
+    ),
+    (
+        "GRU",
+        {},
+        {"dropout": 1.5},
+        "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+    ),
+    (
+        "GRU",
+        {},
+        {"seq_lengths": jnp.array([1, 2, 3, 12])},
+        ("seq_lengths must be from 0 to the 11 steps of the sequence: got from 1 to 12"),
+    ),
+    (
+        "GRU",
+        {},
+        {"seq_lengths": jnp.ones(3, int)},
+        ("seq_lengths needs one length for each sequence, of shape (4,): got shape (3,)"),
+    ),
+    (
+        "LSTM",
+        {},
+        {"initial_carry": jnp.ones((4, HIDDEN))},
+        "initial_carry must have 2 of shape (4, 7): got shapes ((4, 7),)",
+    ),
+    (
+        "GRU",
+        {},
+        {"initial_carry": jnp.ones((3, HIDDEN))},
+        "initial_carry must have 1 of shape (4, 7): got shapes ((3, 7),)",
+    ),
+    (
+        "GRU",
+        {"dropout": 0.5},
+        {"masks": RecurrentMasks(jnp.ones((4, 6), bool))},
+        "masks.inputs must have the shape (4, 5): got (4, 6)",
+    ),
+]
+
+
+@each_face
+@pytest.mark.parametrize(("kind", "options", "call", "message"), REFUSED)
+def test_what_is_refused(face, kind, options, call, message):
+    with pytest.raises(ValueError, match=exactly(message)):
+        face(kind, **options)(X, **call)
+
+
+@each_face
+def test_types_that_are_refused(face):
+    layer = face("GRU")
+    with pytest.raises(TypeError, match="takes inputs of a floating dtype: got dtype int32"):
+        layer(X.astype(int))
+    with pytest.raises(TypeError, match="seq_lengths must be whole numbers: got dtype float32"):
+        layer(X, seq_lengths=jnp.ones(4))
+    with pytest.raises(TypeError, match="masks must be RecurrentMasks, as sample_masks returns"):
+        layer(X, masks=jnp.ones((4, 5), bool), dropout=0.5)
+    with pytest.raises(ValueError, match=r"takes inputs \[\*batch, time, features\]: got shape"):
+        layer(X[0, 0])
+
+
+def test_no_key_and_active():
+    with pytest.raises(Exception, match='needs PRNG for "dropout"'):
+        FACES["linen"]("LSTM", **BOTH)(X, deterministic=False)
+    with pytest.raises(ValueError, match="LSTM draws a mask and needs a key: got no rngs"):
+        FACES["nnx"]("LSTM", **BOTH)(X, deterministic=False)
