@@ -157,7 +157,7 @@ each_variant = pytest.mark.parametrize(
 )
 
 
-def close(actual, expected, tolerance=1e-6):
+def assert_close(actual, expected, tolerance=1e-6):
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance),
         actual,

@@ -19,7 +19,7 @@ from .recurrent import (
     HIDDEN,
     KEY,
     X,
-    close,
+    assert_close,
     each_face,
     each_kind,
     each_variant,
@@ -33,11 +33,11 @@ from .recurrent import (
 @pytest.mark.parametrize("time", [3, 19])  # within a piece of the loop; pieces and a rest
 def test_without_dropout_it_is_the_host_s(face, kind, time):
     layer, x = face(kind), jax.random.normal(jax.random.key(1), (3, time, FEATURES))
-    close(layer(x, return_carry=True), layer.of_host(x, return_carry=True))
+    assert_close(layer(x, return_carry=True), layer.of_host(x, return_carry=True))
     for options in ({"reverse": True}, {"reverse": True, "keep_order": True}):
-        close(layer(x, **options), layer.of_host(x, **options))
+        assert_close(layer(x, **options), layer.of_host(x, **options))
     time_first = jnp.swapaxes(x, 0, 1)
-    close(jnp.swapaxes(layer(time_first, time_major=True), 0, 1), layer(x))
+    assert_close(jnp.swapaxes(layer(time_first, time_major=True), 0, 1), layer(x))
 
 
 @each_face
@@ -49,9 +49,9 @@ def test_computed_in_bfloat16(face, kind):
     assert {part.dtype for part in (*jax.tree.leaves(carry), outputs)} == {jnp.dtype("float32")}
     expected = exact(X)
     assert (outputs != expected).any()
-    close(outputs, expected, 0.03)
+    assert_close(outputs, expected, 0.03)
     gradients = [jax.grad(lambda x, f=f: f(x).sum())(X) for f in (layer, exact)]
-    close(*gradients, 0.1)
+    assert_close(*gradients, 0.1)
 
 
 @each_kind
@@ -81,8 +81,8 @@ def test_it_is_the_papers_loop(face, kind, options):
     expected, last = loop(
         kind, layer.weights(), np.asarray(x, np.float64), masks, 0.3, 0.4, options["variant"]
     )
-    close(outputs, expected, 1e-5)
-    close(carry, last, 1e-5)
+    assert_close(outputs, expected, 1e-5)
+    assert_close(carry, last, 1e-5)
     np.testing.assert_array_equal(layer.drawn(x, clone(KEY)), layer(x, masks=masks))
 
 
@@ -91,7 +91,7 @@ def test_it_is_the_papers_loop(face, kind, options):
 def test_at_rate_1_nothing_of_the_inputs_is_seen(face, kind):
     layer = face(kind)
     outputs = layer.drawn(X, clone(KEY), dropout=1.0)
-    close(outputs, layer(jnp.zeros_like(X)))
+    assert_close(outputs, layer(jnp.zeros_like(X)))
     assert (layer.drawn(X, clone(KEY), recurrent_dropout=1.0) != outputs).any()
 
 
@@ -107,8 +107,8 @@ def test_zoneout_in_evaluation_is_the_mean(face, kind):
     )
     mixed, outputs = layer(x, deterministic=True, initial_carry=carry, return_carry=True)
     expected = jax.tree.map(lambda n, c: 0.75 * n + 0.25 * c, new, carry)
-    close(mixed, expected)
-    close(outputs[:, 0], jax.tree.leaves(expected)[-1])
+    assert_close(mixed, expected)
+    assert_close(outputs[:, 0], jax.tree.leaves(expected)[-1])
 
 
 def test_masks_differ_from_sequence_to_sequence_and_call_to_call():
@@ -144,9 +144,9 @@ def test_batches_of_any_rank(face):
     assert masks.inputs.shape == (2, 3, FEATURES)
     flat = jax.tree.map(lambda m: m.reshape(6, -1), masks)
     outputs = layer(x, masks=masks)
-    close(outputs.reshape(6, 9, HIDDEN), layer(x.reshape(6, 9, FEATURES), masks=flat))
+    assert_close(outputs.reshape(6, 9, HIDDEN), layer(x.reshape(6, 9, FEATURES), masks=flat))
     one = jax.tree.map(lambda m: m[0, 0], masks)
-    close(layer(x[0, 0], masks=one), outputs[0, 0])
+    assert_close(layer(x[0, 0], masks=one), outputs[0, 0])
 
 
 def test_an_nnx_layer_with_a_stream():
@@ -172,7 +172,7 @@ def test_a_sequence_in_chunks_is_the_whole(face, kind, options):
             part = masks._replace(state=tuple(mask[:, start:stop] for mask in masks.state))
         carry, outputs = layer(X[:, start:stop], masks=part, initial_carry=carry, return_carry=True)
         parts.append(outputs)
-    close(jnp.concatenate(parts, axis=1), whole)
+    assert_close(jnp.concatenate(parts, axis=1), whole)
 
 
 @one_face
@@ -188,9 +188,11 @@ def test_traced_rates_are_right_at_0_and_1_in_one_compile(face, kind, options):
     for rate in (0.25, 1.0):
         traced = run(jnp.float32(rate), clone(KEY))
         static = layer.drawn(X, clone(KEY), dropout=rate, recurrent_dropout=rate)
-        close(traced, static)
+        assert_close(traced, static)
     assert len(traces) == 1
-    close(run(jnp.float32(0), clone(KEY)), layer(X, deterministic=True, recurrent_dropout=0.0))
+    assert_close(
+        run(jnp.float32(0), clone(KEY)), layer(X, deterministic=True, recurrent_dropout=0.0)
+    )
 
 
 def test_linen_s_own_bidirectional_takes_them_and_each_direction_has_its_masks():
@@ -200,7 +202,7 @@ def test_linen_s_own_bidirectional_takes_them_and_each_direction_has_its_masks()
 
     hosts = nn.Bidirectional(*[nn.RNN(nn.LSTMCell(HIDDEN)) for _ in range(2)])
     params = hosts.init(jax.random.key(0), X)
-    close(make().apply(params, X), hosts.apply(params, X))
+    assert_close(make().apply(params, X), hosts.apply(params, X))
     # With equal weights and a sequence of equal steps, the directions differ by their masks alone.
     forward, backward = params["params"]
     same = {"params": {name: params["params"][forward] for name in (forward, backward)}}
@@ -209,7 +211,7 @@ def test_linen_s_own_bidirectional_takes_them_and_each_direction_has_its_masks()
     y = model.apply(same, steady, rngs={"dropout": clone(KEY)})
     assert (y[..., :HIDDEN] != y[:, ::-1, HIDDEN:]).any()
     z = make().apply(same, steady)
-    close(z[..., :HIDDEN], z[:, ::-1, HIDDEN:])
+    assert_close(z[..., :HIDDEN], z[:, ::-1, HIDDEN:])
 
 
 def test_nnx_s_own_bidirectional_takes_them_and_each_direction_has_its_masks():
@@ -224,4 +226,4 @@ def test_nnx_s_own_bidirectional_takes_them_and_each_direction_has_its_masks():
     y = make(recurrent_dropout=0.5, dropout_rngs=nnx.Rngs(dropout=1))(steady)
     assert (y[..., :HIDDEN] != y[:, ::-1, HIDDEN:]).any()
     z = make()(steady)
-    close(z[..., :HIDDEN], z[:, ::-1, HIDDEN:])
+    assert_close(z[..., :HIDDEN], z[:, ::-1, HIDDEN:])

@@ -16,7 +16,7 @@ from .recurrent import (
     BOTH,
     KEY,
     X,
-    close,
+    assert_close,
     each_variant,
     one_face,
 )
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_a_plain_scan(face, kind, options, monkeypatch):
 
     ours = jax.jit(derivatives)()
     monkeypatch.setattr(_recurrent_scan, "_scan", _recurrent_scan._scan.fun)
-    close(ours, jax.jit(lambda: derivatives())(), 1e-4)
+    assert_close(ours, jax.jit(lambda: derivatives())(), 1e-4)
 
 
 def random_bits_inside_scans(jaxpr, inside=False):
@@ -86,14 +86,14 @@ def test_padding_changes_nothing(face, kind, options):
     for extra in ({}, {"reverse": True, "keep_order": True}):
         both = jax.jit(jax.value_and_grad(partial(run, **extra), argnums=(0, 1), has_aux=True))
         found = both(layer.params, bad)
-        close(found, both(layer.params, X))
+        assert_close(found, both(layer.params, X))
         outputs = found[0][1][1]
         assert not outputs[3].any()
         assert not outputs[1, 1:].any()
     alone = layer(X[2:3, :7], masks=_of_example(masks, 2, 7, options), return_carry=True)
     carry, outputs = layer(X, masks=masks, seq_lengths=LENGTHS, return_carry=True)
-    close(alone[1], outputs[2:3, :7])
-    close(alone[0], jax.tree.map(lambda part: part[2:3], carry))
+    assert_close(alone[1], outputs[2:3, :7])
+    assert_close(alone[0], jax.tree.map(lambda part: part[2:3], carry))
 
 
 def _of_example(masks, index, steps, options):
