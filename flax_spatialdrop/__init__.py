@@ -20,7 +20,7 @@ from ._rates import linear_rates as linear_rates
 from ._recurrent import recurrent_dropout as recurrent_dropout
 from ._recurrent import recurrent_masks as recurrent_masks
 from ._recurrent import zoneout as zoneout
-from ._recurrent_layer import RecurrentMasks as RecurrentMasks
+from ._recurrent_arguments import RecurrentMasks as RecurrentMasks
 from ._spatial_dropout import spatial_dropout as spatial_dropout
 from ._spatial_dropout import spatial_dropout_1d as spatial_dropout_1d
 from ._spatial_dropout import spatial_dropout_2d as spatial_dropout_2d

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ._recurrent_step import (
     Carry,
@@ -158,6 +159,8 @@ def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):
 
     def all_at_once():
         a = of_inputs(plan.steps_of(inputs, 0, plan.steps), stepwise)
+        # Else a TPU's compiler may lay the steps out side by side, where one is slow to take.
+        a = with_layout_constraint(a, Layout(major_to_minor=(0, 1, 2)))
         return run(lambda a, each: a, a)
 
     # On a CPU the product of all steps costs more to write down and read than it spares.

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from ._sharding import explicit_sharding
+
 Carry: TypeAlias = tuple[jax.Array, ...]
 
 
@@ -88,7 +90,7 @@ def unpadded(v, each):
 
 
 def project(v, drop, kernel):
-    """drop(v) @ kernel, [..., batch, features] -> [..., batch, gates * hidden]."""
+    """drop(v) @ kernel, [batch, features] -> [batch, gates * hidden], or with steps in front."""
     if drop is None or drop.mask.ndim == 2:
         return _matmul(dropped(v, drop), kernel)
     kernels = jnp.split(kernel, drop.mask.shape[0], axis=-1)
@@ -98,9 +100,14 @@ def project(v, drop, kernel):
 
 
 def _matmul(v, kernel):
-    # As a product of two matrices: one that sums over two axes is slow on a CPU.
     v = v.astype(kernel.dtype)
-    return (v.reshape(-1, v.shape[-1]) @ kernel).reshape(*v.shape[:-1], kernel.shape[-1])
+    if v.ndim == 2:
+        return v @ kernel
+    # As a product of two matrices, since one that sums over two axes is slow on a CPU; with the
+    # batch in front, so that one that is divided over devices stays so.
+    v = v.swapaxes(0, 1)
+    product = v.reshape(-1, v.shape[-1]) @ kernel
+    return product.reshape(*v.shape[:-1], kernel.shape[-1]).swapaxes(0, 1)
 
 
 def dropped(v, drop):
@@ -112,4 +119,6 @@ def dropped(v, drop):
 
 def affine(z, bias):
     """Z + bias, along the last axis."""
-    return z if bias is None else z + bias.reshape((1,) * (z.ndim - 1) + bias.shape)
+    if bias is None:
+        return z
+    return z + jnp.broadcast_to(bias, z.shape, out_sharding=explicit_sharding(z))

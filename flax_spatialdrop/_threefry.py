@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.extend import random as implementations
 
+from ._sharding import explicit_sharding
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the rounds, four by four in turns
 _PARITY = np.uint32(0x1BD11BDA)
 _FAST_ROUNDS = 13
@@ -117,9 +119,7 @@ FAST = implementations.define_prng_impl(
 def _positions(like):
     """The place of each element of `like`, row by row, as two 32-bit words."""
     wide = like.size > 2**32
-    sharding = jax.typeof(like).sharding
-    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
-    out_sharding = sharding if explicit else None
+    out_sharding = explicit_sharding(like)
     high = np.uint32(0)
     low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)
     stride = 1

@@ -12,9 +12,9 @@ PACKAGE = ROOT / "flax_spatialdrop"
 
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
-    {"_typing"},
+    {"_typing", "_sharding"},
     {"_noise_shape", "_rates", "_threefry", "_recurrent_step"},
-    {"_mask", "_summary", "_recurrent_scan"},
+    {"_mask", "_summary", "_recurrent_scan", "_recurrent_arguments"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_dropout"},
     {"_spatial_dropout", "_explain", "_module_call", "_recurrent", "_recurrent_layer"},

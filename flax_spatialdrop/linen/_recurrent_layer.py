@@ -10,17 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from .._recurrent_layer import (
+from .._recurrent_arguments import (
     Layer,
     RecurrentMasks,
     Variant,
     check_carry,
     check_inputs,
     check_layer,
-    draw_masks,
-    is_dropping,
-    run_layer,
 )
+from .._recurrent_layer import draw_masks, is_dropping, run_layer
 from .._recurrent_step import Cell, Weights
 from .._typing import Array, Key, Rate
 from ._call import find_key, is_deterministic
