@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._rates import check_rate
-from ._recurrent_step import Carry, Cell
+from ._rates import check_rate, is_static
 from ._typing import Array, Rate
 
 Variant: TypeAlias = Literal["variational", "no_memory_loss", "zoneout"]
@@ -27,16 +26,49 @@ class RecurrentMasks(NamedTuple):
     state: Any = None
 
 
+class Kind(NamedTuple):
+    """What a cell has that can be dropped.
+
+    Attributes:
+      gates: how many can have a mask of their own; 1 for none.
+      remembers: whether it adds new content to what it carries.
+      state: the shape of each part of its carry, without batch axes; h is the last.
+      feature_axes: how many axes of the inputs are features.
+    """
+
+    gates: int
+    remembers: bool
+    state: tuple[tuple[int, ...], ...]
+    feature_axes: int = 1
+
+
 class Layer(NamedTuple):
     """How a layer drops."""
 
-    cell: Cell
-    hidden: int
+    kind: Kind
     dropout: Rate
     recurrent_dropout: Rate
     variant: Variant
     per_gate: bool
     time_major: bool
+
+    def batch(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The batch axes of inputs of a shape."""
+        features = len(shape) - self.kind.feature_axes
+        return shape[1:features] if self.time_major else shape[: features - 1]
+
+    def time_axis(self, shape: tuple[int, ...]) -> int:
+        """The axis of time of inputs of a shape."""
+        return 0 if self.time_major else len(self.batch(shape))
+
+    def features(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The feature axes of inputs of a shape."""
+        return shape[len(shape) - self.kind.feature_axes :]
+
+    @property
+    def is_dropping(self) -> bool:
+        """Whether any of the rates may be above 0."""
+        return not (is_static(self.dropout, 0.0) and is_static(self.recurrent_dropout, 0.0))
 
 
 def check_layer(layer: Layer, name: str) -> Layer:
@@ -46,29 +78,31 @@ def check_layer(layer: Layer, name: str) -> Layer:
             "variant must be 'variational', 'no_memory_loss' or 'zoneout': "
             f"got variant={layer.variant!r}"
         )
-    if layer.variant == "no_memory_loss" and not layer.cell.remembers:
+    if layer.variant == "no_memory_loss" and not layer.kind.remembers:
         raise ValueError(
             f"variant='no_memory_loss' drops the new content that gates add to a memory, and "
             f"{name} has neither; use 'variational' or 'zoneout'"
         )
-    if layer.per_gate and layer.cell.gates == 1:
+    if layer.per_gate and layer.kind.gates == 1:
         raise ValueError(f"per_gate=True draws a mask for each gate, and {name} has no gates")
     return layer._replace(
         dropout=check_rate(layer.dropout), recurrent_dropout=check_rate(layer.recurrent_dropout)
     )
 
 
-def check_inputs(layer: Layer, inputs: Any) -> Array:
-    """Returns the inputs, or says that they are no sequence."""
+def check_inputs(inputs: Any, feature_axes: int, time_major: bool) -> tuple[Array, tuple[int, ...]]:
+    """Returns the inputs and the shape of one step of them, or says that they are no sequence."""
     if not isinstance(inputs, jax.Array | np.ndarray) or not jnp.issubdtype(
         inputs.dtype, jnp.floating
     ):
         got = f"dtype {inputs.dtype}" if hasattr(inputs, "dtype") else repr(inputs)
         raise TypeError(f"a recurrent layer takes inputs of a floating dtype: got {got}")
-    if inputs.ndim < 2:
-        order = "[time, *batch, features]" if layer.time_major else "[*batch, time, features]"
+    if inputs.ndim < 1 + feature_axes:
+        features = ", ".join(["features"] * feature_axes)
+        order = f"[time, *batch, {features}]" if time_major else f"[*batch, time, {features}]"
         raise ValueError(f"a recurrent layer takes inputs {order}: got shape {inputs.shape}")
-    return inputs
+    time_axis = 0 if time_major else inputs.ndim - feature_axes - 1
+    return inputs, (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
 
 
 def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Array:
@@ -91,12 +125,9 @@ def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Ar
     return lengths
 
 
-def check_carry(carry: Any, batch: tuple[int, ...], hidden: int, parts: int) -> Carry:
-    """Returns the parts of a carry, or says why it does not fit."""
-    found = tuple(carry) if isinstance(carry, tuple | list) else (carry,)
-    shapes = tuple(np.shape(part) for part in found)
-    if len(found) != parts or any(shape != (*batch, hidden) for shape in shapes):
-        raise ValueError(
-            f"initial_carry must have {parts} of shape {(*batch, hidden)}: got shapes {shapes}"
-        )
-    return tuple(jnp.asarray(part) for part in found)
+def check_carry(carry: Any, expected: Any) -> Any:
+    """Returns a carry, or says why it has not the shapes of the one expected."""
+    shapes, needed = (jax.tree.map(np.shape, tree) for tree in (carry, expected))
+    if shapes != needed:
+        raise ValueError(f"initial_carry must have the shapes {needed}: got {shapes}")
+    return jax.tree.map(jnp.asarray, carry)

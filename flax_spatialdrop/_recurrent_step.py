@@ -70,13 +70,23 @@ def advance(cell, z, carry, fixed, each):
     # In the precision of the carry, which is that of the parameters, as the host has it.
     z = jax.tree.map(lambda part: part.astype(carry[-1].dtype), z)
     new = cell.update(z, carry, partial(dropped, drop=fixed.candidate))
+    return settled(carry, new, fixed, each)
+
+
+def settled(carry, new, fixed, each):
+    """The new carry, but for what zoneout and padding leave as it was."""
     if each.zoneout is not None:
         new = jax.tree.map(jnp.where, each.zoneout, carry, new)
     elif fixed.zoneout is not None:
         new = jax.tree.map(partial(_mix, fixed.zoneout), carry, new)
     if each.padding is not None:
-        new = jax.tree.map(lambda s, n: jnp.where(each.padding, s, n), carry, new)
+        new = jax.tree.map(lambda s, n: jnp.where(_like(each.padding, n), s, n), carry, new)
     return new
+
+
+def _like(padding, v):
+    """[..., batch, 1] with as many axes of features as v."""
+    return padding.reshape(*padding.shape, *(1,) * (v.ndim - padding.ndim))
 
 
 def _mix(rate, previous, new):
@@ -86,7 +96,9 @@ def _mix(rate, previous, new):
 
 def unpadded(v, each):
     """V with 0 for padding, [..., batch, features]."""
-    return v if each.padding is None else jnp.where(each.padding, jnp.zeros((), v.dtype), v)
+    if each.padding is None:
+        return v
+    return jnp.where(_like(each.padding, v), jnp.zeros((), v.dtype), v)
 
 
 def project(v, drop, kernel):

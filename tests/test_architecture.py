@@ -14,10 +14,11 @@ PACKAGE = ROOT / "flax_spatialdrop"
 LAYERS = [
     {"_typing", "_sharding"},
     {"_noise_shape", "_rates", "_threefry", "_recurrent_step"},
-    {"_mask", "_summary", "_recurrent_scan", "_recurrent_arguments"},
+    {"_mask", "_summary", "_recurrent_scan", "_recurrent_cell", "_recurrent_arguments"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_dropout"},
-    {"_spatial_dropout", "_explain", "_module_call", "_recurrent", "_recurrent_layer"},
+    {"_spatial_dropout", "_explain", "_module_call", "_recurrent", "_recurrent_masks"},
+    {"_recurrent_layer"},
 ]
 FORBIDDEN = {  # what a part of the project must not import
     "core": {"flax", "experiments"},

@@ -54,13 +54,13 @@ REFUSED = [
         "LSTM",
         {},
         {"initial_carry": jnp.ones((4, HIDDEN))},
-        "initial_carry must have 2 of shape (4, 7): got shapes ((4, 7),)",
+        "initial_carry must have the shapes ((4, 7), (4, 7)): got (4, 7)",
     ),
     (
         "GRU",
         {},
         {"initial_carry": jnp.ones((3, HIDDEN))},
-        "initial_carry must have 1 of shape (4, 7): got shapes ((3, 7),)",
+        "initial_carry must have the shapes (4, 7): got (3, 7)",
     ),
     (
         "GRU",

@@ -1,18 +1,81 @@
 """Recurrent layers with dropout: LSTM, GRU and a simple network, over whole sequences."""
 
+import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from .._recurrent import gru, lstm, simple
-from .._recurrent_step import Weights
+from .._recurrent_arguments import Kind
+from .._recurrent_scan import scan_sequence
+from .._recurrent_step import Cell, Weights
 from ._recurrent_layer import RecurrentLayer
 
+Initializer = nn.initializers.Initializer
 
-class LSTM(RecurrentLayer):
+_CELL_S_OWN = (
+    "activation_fn",
+    "kernel_init",
+    "recurrent_kernel_init",
+    "bias_init",
+    "carry_init",
+    "param_dtype",
+)
+"""What makes the parameters and the first carry; Flax's cell itself computes nothing here."""
+
+
+class FusedLayer(RecurrentLayer, abc.ABC):
+    """What LSTM, GRU and SimpleRNN share: the parameters of Flax's cell, and our own loop.
+
+    Attributes:
+      features: size of the hidden state.
+      activation_fn: of the new content, and of an LSTM's output.
+      kernel_init, recurrent_kernel_init, bias_init, carry_init: initializers of Flax's cell.
+      dtype: of the computation; None infers it from inputs and parameters.
+      param_dtype: of the parameters.
+    """
+
+    features: int
+    activation_fn: Callable[..., Any] = nn.tanh
+    kernel_init: Initializer = nn.linear.default_kernel_init
+    recurrent_kernel_init: Initializer = nn.initializers.orthogonal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    carry_init: Initializer = nn.initializers.zeros_init()
+
+    @abc.abstractmethod
+    def _cell(self) -> Cell:
+        """What a step does."""
+
+    @abc.abstractmethod
+    def _weights(self, params: Any) -> Weights:
+        """The parameters of Flax's cell as the loop takes them."""
+
+    @nn.nowrap
+    def _kind(self, of_step):
+        cell = self._cell()
+        return Kind(cell.gates, cell.remembers, ((self.features,),) * cell.parts)
+
+    @nn.nowrap
+    def _loop(self, cell, inputs, carry):
+        weights = self._weights(nn.unbox(cell.variables["params"]))
+        promoted, *kernels = promote_dtype(inputs, *weights, dtype=self.dtype)
+        loop = partial(scan_sequence, self._cell(), Weights(*kernels), unroll=self.unroll)
+        return jnp.asarray(promoted), loop
+
+    @nn.nowrap
+    def _options(self) -> dict[str, Any]:
+        """The attributes that Flax's cells have too."""
+        return {name: getattr(self, name) for name in _CELL_S_OWN}
+
+
+class LSTM(FusedLayer):
     """Long short-term memory over a sequence, with dropout of inputs and state.
 
         [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
@@ -52,7 +115,7 @@ class LSTM(RecurrentLayer):
     gate_fn: Callable[..., Any] = nn.sigmoid
 
     @nn.nowrap
-    def _host_cell(self):
+    def _flax_cell(self):
         return nn.LSTMCell(self.features, gate_fn=self.gate_fn, name="cell", **self._options())
 
     @nn.nowrap
@@ -69,7 +132,7 @@ class LSTM(RecurrentLayer):
         )
 
 
-class GRU(RecurrentLayer):
+class GRU(FusedLayer):
     """Gated recurrent units over a sequence, with dropout of inputs and state.
 
         r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
@@ -107,7 +170,7 @@ class GRU(RecurrentLayer):
     gate_fn: Callable[..., Any] = nn.sigmoid
 
     @nn.nowrap
-    def _host_cell(self):
+    def _flax_cell(self):
         return nn.GRUCell(self.features, gate_fn=self.gate_fn, name="cell", **self._options())
 
     @nn.nowrap
@@ -125,7 +188,7 @@ class GRU(RecurrentLayer):
         )
 
 
-class SimpleRNN(RecurrentLayer):
+class SimpleRNN(FusedLayer):
     """A simple recurrent network over a sequence, with dropout of inputs and state.
 
         h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
@@ -158,7 +221,7 @@ class SimpleRNN(RecurrentLayer):
     """
 
     @nn.nowrap
-    def _host_cell(self):
+    def _flax_cell(self):
         return nn.SimpleCell(self.features, name="cell", **self._options())
 
     @nn.nowrap

@@ -1,16 +1,15 @@
-"""The base of the recurrent layers: their attributes, and their call."""
+"""The base of the recurrent layers: how they drop, and their call."""
 
 import abc
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
 from .._recurrent_arguments import (
+    Kind,
     Layer,
     RecurrentMasks,
     Variant,
@@ -18,29 +17,15 @@ from .._recurrent_arguments import (
     check_inputs,
     check_layer,
 )
-from .._recurrent_layer import draw_masks, is_dropping, run_layer
-from .._recurrent_step import Cell, Weights
+from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Key, Rate
-from ._call import find_key, is_deterministic
-
-Initializer = nn.initializers.Initializer
-
-_CELL_S_OWN = (
-    "activation_fn",
-    "kernel_init",
-    "recurrent_kernel_init",
-    "bias_init",
-    "carry_init",
-    "param_dtype",
-)
-"""What makes the parameters and the first carry; the cell itself computes nothing."""
+from ._call import find_key, is_deterministic, where
 
 
-class RecurrentLayer(nn.Module, abc.ABC):
-    """What LSTM, GRU and SimpleRNN share: everything but the cell.
+class RecurrentLayer(nn.Module, abc.ABC, kw_only=True):
+    """What all recurrent layers share: everything but the cell.
 
     Attributes:
-      features: size of the hidden state.
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" drops features of the hidden state before the gates see it;
@@ -53,13 +38,8 @@ class RecurrentLayer(nn.Module, abc.ABC):
       unroll: how many steps of the loop are written out.
       deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of.
-      activation_fn: of the new content, and of an LSTM's output.
-      kernel_init, recurrent_kernel_init, bias_init, carry_init: initializers of Flax's cell.
-      dtype: of the computation; None infers it from inputs and parameters.
-      param_dtype: of the parameters.
     """
 
-    features: int
     dropout: Rate = 0.0
     recurrent_dropout: Rate = 0.0
     variant: Variant = "variational"
@@ -71,25 +51,22 @@ class RecurrentLayer(nn.Module, abc.ABC):
     unroll: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-    activation_fn: Callable[..., Any] = nn.tanh
-    kernel_init: Initializer = nn.linear.default_kernel_init
-    recurrent_kernel_init: Initializer = nn.initializers.orthogonal()
-    bias_init: Initializer = nn.initializers.zeros_init()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    carry_init: Initializer = nn.initializers.zeros_init()
 
     @abc.abstractmethod
-    def _host_cell(self) -> nn.RNNCellBase:
-        """Flax's own cell, named "cell", which makes the parameters and the first carry."""
+    def _flax_cell(self) -> nn.RNNCellBase:
+        """Flax's cell, which makes the parameters and the first carry."""
 
     @abc.abstractmethod
-    def _cell(self) -> Cell:
-        """What a step does."""
+    def _kind(self, of_step: tuple[int, ...]) -> Kind:
+        """What can be dropped, with a step of the inputs of this shape."""
+
+    @nn.nowrap
+    def _feature_axes(self) -> int:
+        return 1
 
     @abc.abstractmethod
-    def _weights(self, params: Any) -> Weights:
-        """The parameters of Flax's cell as the loop takes them."""
+    def _loop(self, cell: nn.RNNCellBase, inputs: Array, carry: Any) -> tuple[jax.Array, Loop]:
+        """The inputs in the precision of the computation, and the loop over them."""
 
     @nn.compact
     def __call__(
@@ -132,36 +109,31 @@ class RecurrentLayer(nn.Module, abc.ABC):
           TypeError: for inputs that are not floating, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when masks are to be drawn and the stream is missing.
         """
-        layer = self._layer(time_major, dropout, recurrent_dropout)
-        inputs = check_inputs(layer, inputs)
-        off = not is_dropping(layer) or is_deterministic(self, deterministic)
-        time_axis = 0 if layer.time_major else inputs.ndim - 2
-        without_time = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
-        cell = self._host_cell()
-        if initial_carry is None:
-            key = jax.random.key(0) if init_key is None else init_key
-            initial_carry = cell.initialize_carry(key, without_time)
-        carry = check_carry(initial_carry, without_time[:-1], self.features, layer.cell.parts)
+        time_major = self.time_major if time_major is None else time_major
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
+        cell = self._flax_cell()
+        key = jax.random.key(0) if init_key is None else init_key
+        first = cell.initialize_carry(key, of_step)
+        carry = first if initial_carry is None else check_carry(initial_carry, first)
         if self.is_initializing():
-            cell(initial_carry, jnp.zeros(without_time, self.param_dtype))
-        params = nn.unbox(cell.variables["params"])
-        weights, inputs = self._promoted(self._weights(params), inputs)
-        if masks is None:
-            masks = self._drawn(layer, off, rng, inputs.shape)
-        last, outputs = run_layer(
+            cell(carry, jnp.zeros(of_step, inputs.dtype))
+        inputs, loop = self._loop(cell, inputs, carry)
+        carry, outputs = run_layer(
             layer,
-            weights,
+            loop,
             inputs,
             carry,
-            masks,
-            deterministic=off,
+            masks=masks,
+            find_key=partial(find_key, self, rng),
+            where=partial(where, self, rng),
+            deterministic=self._is_off(layer, deterministic),
             seq_lengths=seq_lengths,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
-            unroll=self.unroll,
         )
         if self.return_carry if return_carry is None else return_carry:
-            return (last if layer.cell.parts > 1 else last[0]), outputs
+            return carry, outputs
         return outputs
 
     def sample_masks(
@@ -189,40 +161,34 @@ class RecurrentLayer(nn.Module, abc.ABC):
         Raises:
           ValueError, TypeError, flax.errors.InvalidRngError: as the call.
         """
-        layer = self._layer(time_major, dropout, recurrent_dropout)
-        shape = check_inputs(layer, inputs).shape
-        off = not is_dropping(layer) or is_deterministic(self, deterministic)
-        return self._drawn(layer, off, rng, shape)
+        time_major = self.time_major if time_major is None else time_major
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
+        off = self._is_off(layer, deterministic)
+        return draw_masks(layer, partial(find_key, self, rng), inputs.shape, deterministic=off)
 
     @nn.nowrap
-    def _drawn(self, layer: Layer, off: bool, rng: Key, shape: tuple[int, ...]) -> RecurrentMasks:
-        return RecurrentMasks() if off else draw_masks(layer, partial(find_key, self, rng), shape)
+    def _is_off(self, layer: Layer, deterministic: bool | None) -> bool:
+        return not layer.is_dropping or is_deterministic(self, deterministic)
 
     @nn.nowrap
     def _layer(
-        self, time_major: bool | None, dropout: Rate | None, recurrent_dropout: Rate | None
+        self,
+        of_step: tuple[int, ...],
+        time_major: bool,
+        dropout: Rate | None,
+        recurrent_dropout: Rate | None,
     ) -> Layer:
         return check_layer(
             Layer(
-                cell=self._cell(),
-                hidden=self.features,
+                kind=self._kind(of_step),
                 dropout=self.dropout if dropout is None else dropout,
                 recurrent_dropout=(
                     self.recurrent_dropout if recurrent_dropout is None else recurrent_dropout
                 ),
                 variant=self.variant,
                 per_gate=self.per_gate,
-                time_major=self.time_major if time_major is None else time_major,
+                time_major=time_major,
             ),
             type(self).__name__,
         )
-
-    @nn.nowrap
-    def _options(self) -> dict[str, Any]:
-        """The attributes that Flax's cells have too."""
-        return {name: getattr(self, name) for name in _CELL_S_OWN}
-
-    @nn.nowrap
-    def _promoted(self, weights: Weights, inputs: Array) -> tuple[Weights, jax.Array]:
-        promoted, *kernels = promote_dtype(inputs, *weights, dtype=self.dtype)
-        return Weights(*kernels), jnp.asarray(promoted)

@@ -1,14 +1,93 @@
 """Recurrent layers with dropout: LSTM, GRU and a simple network, over whole sequences."""
 
+import abc
+from functools import partial
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
 from .._recurrent import gru, lstm, simple
-from .._recurrent_step import Weights
+from .._recurrent_arguments import Kind, Variant
+from .._recurrent_scan import scan_sequence
+from .._recurrent_step import Cell, Weights
+from .._typing import Rate
 from ._recurrent_layer import RecurrentLayer
 
 
-class LSTM(RecurrentLayer):
+class FusedLayer(RecurrentLayer, abc.ABC):
+    """What LSTM, GRU and SimpleRNN share: the parameters of Flax's cell, and our own loop.
+
+    Args:
+      in_features: size of the inputs.
+      hidden_features: size of the hidden state.
+      rngs: for the parameters.
+      dropout, recurrent_dropout, variant, per_gate, time_major, return_carry, reverse, keep_order,
+        unroll, deterministic, rng_collection, dropout_rngs: as of `RecurrentLayer`.
+      **cell_options: of Flax's cell: gate_fn, activation_fn, kernel_init, dtype and so on.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        dropout: Rate = 0.0,
+        recurrent_dropout: Rate = 0.0,
+        variant: Variant = "variational",
+        per_gate: bool = False,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs,
+        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
+        **cell_options: Any,
+    ):
+        super().__init__(
+            self._flax_cell(in_features, hidden_features, rngs=rngs, **cell_options),
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            variant=variant,
+            per_gate=per_gate,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            deterministic=deterministic,
+            rng_collection=rng_collection,
+            dropout_rngs=dropout_rngs,
+        )
+
+    @abc.abstractmethod
+    def _flax_cell(self, in_features: int, hidden_features: int, **options: Any) -> Any:
+        """Flax's own cell, which holds the parameters and computes nothing."""
+
+    @abc.abstractmethod
+    def _cell(self) -> Cell:
+        """What a step does."""
+
+    @abc.abstractmethod
+    def _weights(self) -> Weights:
+        """The parameters of Flax's cell as the loop takes them."""
+
+    def _kind(self, of_step):
+        cell = self._cell()
+        return Kind(cell.gates, cell.remembers, ((self.cell.hidden_features,),) * cell.parts)
+
+    def _loop(self, inputs, carry):
+        promoted, *kernels = self.cell.promote_dtype(
+            (inputs, *self._weights()), dtype=self.cell.dtype
+        )
+        loop = partial(scan_sequence, self._cell(), Weights(*kernels), unroll=self.unroll)
+        return jnp.asarray(promoted), loop
+
+
+class LSTM(FusedLayer):
     """Long short-term memory over a sequence, with dropout of inputs and state.
 
         [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
@@ -46,7 +125,7 @@ class LSTM(RecurrentLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def _host_cell(self, in_features, hidden_features, **options):
+    def _flax_cell(self, in_features, hidden_features, **options):
         return nnx.LSTMCell(in_features, hidden_features, **options)
 
     def _cell(self):
@@ -63,7 +142,7 @@ class LSTM(RecurrentLayer):
         )
 
 
-class GRU(RecurrentLayer):
+class GRU(FusedLayer):
     """Gated recurrent units over a sequence, with dropout of inputs and state.
 
         r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
@@ -102,7 +181,7 @@ class GRU(RecurrentLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def _host_cell(self, in_features, hidden_features, **options):
+    def _flax_cell(self, in_features, hidden_features, **options):
         return nnx.GRUCell(in_features, hidden_features, **options)
 
     def _cell(self):
@@ -113,7 +192,7 @@ class GRU(RecurrentLayer):
         return Weights(inputs.kernel[...], state.kernel[...], inputs.bias[...], None)
 
 
-class SimpleRNN(RecurrentLayer):
+class SimpleRNN(FusedLayer):
     """A simple recurrent network over a sequence, with dropout of inputs and state.
 
         h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
@@ -149,7 +228,7 @@ class SimpleRNN(RecurrentLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def _host_cell(self, in_features, hidden_features, **options):
+    def _flax_cell(self, in_features, hidden_features, **options):
         return nnx.SimpleCell(in_features, hidden_features, **options)
 
     def _cell(self):

@@ -1,14 +1,14 @@
-"""The base of the recurrent layers: their arguments, and their call."""
+"""The base of the recurrent layers: how they drop, and their call."""
 
 import abc
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from .._recurrent_arguments import (
+    Kind,
     Layer,
     RecurrentMasks,
     Variant,
@@ -16,18 +16,16 @@ from .._recurrent_arguments import (
     check_inputs,
     check_layer,
 )
-from .._recurrent_layer import draw_masks, is_dropping, run_layer
-from .._recurrent_step import Cell, Weights
+from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Rate
-from ._call import find_key, is_deterministic
+from ._call import find_key, is_deterministic, where
 
 
 class RecurrentLayer(nnx.Module, abc.ABC):
-    """What LSTM, GRU and SimpleRNN share: everything but the cell.
+    """What all recurrent layers share: everything but the cell.
 
     Args:
-      in_features: size of the inputs.
-      hidden_features: size of the hidden state.
+      cell: Flax's cell, which holds the parameters.
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" drops features of the hidden state before the gates see it;
@@ -40,33 +38,28 @@ class RecurrentLayer(nnx.Module, abc.ABC):
       unroll: how many steps of the loop are written out.
       deterministic: True drops nothing; set by `train()` and `eval()`.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
-      rngs: for the parameters.
       dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
         and takes `rngs=` at the call.
-      **cell_options: of Flax's cell: gate_fn, activation_fn, kernel_init, dtype and so on.
     """
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
+        cell: Any,
         *,
-        dropout: Rate = 0.0,
-        recurrent_dropout: Rate = 0.0,
-        variant: Variant = "variational",
-        per_gate: bool = False,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        unroll: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs,
-        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
-        **cell_options: Any,
+        dropout: Rate,
+        recurrent_dropout: Rate,
+        variant: Variant,
+        per_gate: bool,
+        time_major: bool,
+        return_carry: bool,
+        reverse: bool,
+        keep_order: bool,
+        unroll: int,
+        deterministic: bool | None,
+        rng_collection: str,
+        dropout_rngs: nnx.Rngs | nnx.RngStream | None,
     ):
-        self.cell = self._host_cell(in_features, hidden_features, rngs=rngs, **cell_options)
+        self.cell = cell
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.variant = variant
@@ -83,16 +76,15 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         self.rngs = nnx.data(None if dropout_rngs is None else dropout_rngs.fork())
 
     @abc.abstractmethod
-    def _host_cell(self, in_features: int, hidden_features: int, **options: Any) -> Any:
-        """Flax's own cell, which holds the parameters."""
+    def _kind(self, of_step: tuple[int, ...]) -> Kind:
+        """What can be dropped, with a step of the inputs of this shape."""
 
     @abc.abstractmethod
-    def _cell(self) -> Cell:
-        """What a step does."""
+    def _loop(self, inputs: Array, carry: Any) -> tuple[jax.Array, Loop]:
+        """The inputs in the precision of the computation, and the loop over them."""
 
-    @abc.abstractmethod
-    def _weights(self) -> Weights:
-        """The parameters of Flax's cell as the loop takes them."""
+    def _feature_axes(self) -> int:
+        return 1
 
     def __call__(
         self,
@@ -131,33 +123,27 @@ class RecurrentLayer(nnx.Module, abc.ABC):
             cell has not got, a rate outside [0, 1]; masks to be drawn and no key.
           TypeError: for inputs that are not floating, a traced `deterministic`, another type.
         """
-        layer = self._layer(time_major, dropout, recurrent_dropout)
-        inputs = check_inputs(layer, inputs)
-        off = not is_dropping(layer) or is_deterministic(self, deterministic)
-        time_axis = 0 if layer.time_major else inputs.ndim - 2
-        without_time = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
-        if initial_carry is None:
-            initial_carry = self.cell.initialize_carry(without_time, nnx.Rngs(0))
-        carry = check_carry(initial_carry, without_time[:-1], layer.hidden, layer.cell.parts)
-        promoted, *kernels = self.cell.promote_dtype(
-            (inputs, *self._weights()), dtype=self.cell.dtype
-        )
-        if masks is None:
-            masks = self._drawn(layer, off, rngs, inputs.shape)
-        last, outputs = run_layer(
+        time_major = self.time_major if time_major is None else time_major
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
+        first = self.cell.initialize_carry(of_step, nnx.Rngs(0))
+        carry = first if initial_carry is None else check_carry(initial_carry, first)
+        inputs, loop = self._loop(inputs, carry)
+        carry, outputs = run_layer(
             layer,
-            Weights(*kernels),
-            jnp.asarray(promoted),
+            loop,
+            inputs,
             carry,
-            masks,
-            deterministic=off,
+            masks=masks,
+            find_key=partial(find_key, self, rngs),
+            where=partial(where, self, rngs),
+            deterministic=self._is_off(layer, deterministic),
             seq_lengths=seq_lengths,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
-            unroll=self.unroll,
         )
         if self.return_carry if return_carry is None else return_carry:
-            return (last if layer.cell.parts > 1 else last[0]), outputs
+            return carry, outputs
         return outputs
 
     def sample_masks(
@@ -185,28 +171,32 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         Raises:
           ValueError, TypeError: as the call.
         """
-        layer = self._layer(time_major, dropout, recurrent_dropout)
-        shape = check_inputs(layer, inputs).shape
-        off = not is_dropping(layer) or is_deterministic(self, deterministic)
-        return self._drawn(layer, off, rngs, shape)
+        time_major = self.time_major if time_major is None else time_major
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
+        off = self._is_off(layer, deterministic)
+        return draw_masks(layer, partial(find_key, self, rngs), inputs.shape, deterministic=off)
 
-    def _drawn(self, layer: Layer, off: bool, rngs: Any, shape: tuple[int, ...]) -> RecurrentMasks:
-        return RecurrentMasks() if off else draw_masks(layer, partial(find_key, self, rngs), shape)
+    def _is_off(self, layer: Layer, deterministic: bool | None) -> bool:
+        return not layer.is_dropping or is_deterministic(self, deterministic)
 
     def _layer(
-        self, time_major: bool | None, dropout: Rate | None, recurrent_dropout: Rate | None
+        self,
+        of_step: tuple[int, ...],
+        time_major: bool,
+        dropout: Rate | None,
+        recurrent_dropout: Rate | None,
     ) -> Layer:
         return check_layer(
             Layer(
-                cell=self._cell(),
-                hidden=self.cell.hidden_features,
+                kind=self._kind(of_step),
                 dropout=self.dropout if dropout is None else dropout,
                 recurrent_dropout=(
                     self.recurrent_dropout if recurrent_dropout is None else recurrent_dropout
                 ),
                 variant=self.variant,
                 per_gate=self.per_gate,
-                time_major=self.time_major if time_major is None else time_major,
+                time_major=time_major,
             ),
             type(self).__name__,
         )

@@ -1,0 +1,160 @@
+"""A sequence read in both directions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .._recurrent_arguments import RecurrentMasks
+from .._typing import Array, Key, Rate
+from ._recurrent_layer import RecurrentLayer
+
+
+def _concatenate(forward: jax.Array, backward: jax.Array) -> jax.Array:
+    return jnp.concatenate([forward, backward], axis=-1)
+
+
+class Bidirectional(nn.Module):
+    """Two recurrent layers over a sequence, one of them from its end.
+
+        y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
+
+    In place of `nn.Bidirectional`, with its parameters, for layers of this package: what their
+    calls take, this one takes too, and each direction draws masks of its own.
+
+    Attributes:
+      forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
+      backward_rnn: another.
+      merge_fn: of the outputs of both (default: side by side along the features).
+      time_major: whether inputs and outputs have time first.
+      return_carry: whether both final carries are returned too.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import GRU, Bidirectional
+      >>> layer = Bidirectional(GRU(16, recurrent_dropout=0.2), GRU(16, recurrent_dropout=0.2))
+      >>> x = jnp.ones((4, 10, 8))
+      >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
+      >>> rngs = {"dropout": jax.random.key(1)}
+      >>> layer.apply(variables, x, deterministic=False, rngs=rngs).shape
+      (4, 10, 32)
+
+    Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
+    https://doi.org/10.1109/78.650093
+    """
+
+    forward_rnn: RecurrentLayer
+    backward_rnn: RecurrentLayer
+    merge_fn: Callable[[jax.Array, jax.Array], jax.Array] = _concatenate
+    time_major: bool = False
+    return_carry: bool = False
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: tuple[Any, Any] | None = None,
+        init_key: Key = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        dropout: Rate | None = None,
+        recurrent_dropout: Rate | None = None,
+        masks: tuple[RecurrentMasks, RecurrentMasks] | None = None,
+    ) -> Any:
+        """Runs over a sequence in both directions.
+
+        Args:
+          inputs: [*batch, time, features], or with time first; floating.
+          initial_carry: a carry for each direction.
+          init_key: for the first carries; split.
+          seq_lengths: [*batch] whole numbers: what comes after is padding.
+          return_carry, time_major: in place of the attributes.
+          deterministic, dropout, recurrent_dropout: as of the layers.
+          rng: the key to draw with, in place of the stream's; split.
+          masks: for each direction, as `sample_masks` returns them.
+
+        Returns:
+          The outputs, or a pair of carries and the outputs.
+
+        Raises:
+          ValueError: if both directions are one layer; else as the layers.
+        """
+        if self.forward_rnn is self.backward_rnn:
+            raise ValueError(
+                "Bidirectional takes a layer for each direction: got the same one twice"
+            )
+        options: dict[str, Any] = {
+            "seq_lengths": seq_lengths,
+            "time_major": self.time_major if time_major is None else time_major,
+            "deterministic": deterministic,
+            "dropout": dropout,
+            "recurrent_dropout": recurrent_dropout,
+            "return_carry": True,
+        }
+        rngs, init_keys = (
+            [None] * 2 if k is None else jax.random.split(k) for k in (rng, init_key)
+        )
+        carries, given = (pair or (None, None) for pair in (initial_carry, masks))
+        found = [
+            layer(
+                inputs,
+                initial_carry=carries[i],
+                init_key=init_keys[i],
+                rng=rngs[i],
+                masks=given[i],
+                reverse=bool(i),
+                keep_order=True,
+                **options,
+            )
+            for i, layer in enumerate((self.forward_rnn, self.backward_rnn))
+        ]
+        (first, forward), (second, backward) = found
+        outputs = self.merge_fn(forward, backward)
+        if self.return_carry if return_carry is None else return_carry:
+            return (first, second), outputs
+        return outputs
+
+    def sample_masks(
+        self,
+        inputs: Array,
+        *,
+        time_major: bool | None = None,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        dropout: Rate | None = None,
+        recurrent_dropout: Rate | None = None,
+    ) -> tuple[RecurrentMasks, RecurrentMasks]:
+        """Draws the masks that a call with the same arguments would have dropped with.
+
+        Args:
+          inputs: an array, of which only shape and dtype matter.
+          time_major, deterministic, rng, dropout, recurrent_dropout: as at the call.
+
+        Returns:
+          RecurrentMasks for each direction, to be used as `masks=`.
+
+        Raises:
+          ValueError, TypeError, flax.errors.InvalidRngError: as the call.
+        """
+        layers = self.forward_rnn, self.backward_rnn
+        first, second = (
+            layer.sample_masks(
+                inputs,
+                time_major=self.time_major if time_major is None else time_major,
+                deterministic=deterministic,
+                rng=key,
+                dropout=dropout,
+                recurrent_dropout=recurrent_dropout,
+            )
+            for layer, key in zip(layers, _for_each(rng), strict=True)
+        )
+        return first, second
+
+
+def _for_each(key: Key) -> Any:
+    return (None, None) if key is None else jax.random.split(key)

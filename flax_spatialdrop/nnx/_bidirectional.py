@@ -1,0 +1,167 @@
+"""A sequence read in both directions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .._recurrent_arguments import RecurrentMasks
+from .._typing import Array, Rate
+from ._recurrent_layer import RecurrentLayer
+
+
+def _concatenate(forward: jax.Array, backward: jax.Array) -> jax.Array:
+    return jnp.concatenate([forward, backward], axis=-1)
+
+
+class Bidirectional(nnx.Module):
+    """Two recurrent layers over a sequence, one of them from its end.
+
+        y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
+
+    In place of `nnx.Bidirectional`, with its parameters, for layers of this package: what their
+    calls take, this one takes too, and each direction draws masks of its own.
+
+    Args:
+      forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
+      backward_rnn: another.
+      merge_fn: of the outputs of both (default: side by side along the features).
+      time_major: whether inputs and outputs have time first.
+      return_carry: whether both final carries are returned too.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import GRU, Bidirectional
+      >>> rngs = nnx.Rngs(0)
+      >>> layers = [GRU(8, 16, recurrent_dropout=0.2, rngs=rngs) for _ in range(2)]
+      >>> layer = Bidirectional(*layers)
+      >>> layer(jnp.ones((4, 10, 8)), rngs=jax.random.key(1)).shape
+      (4, 10, 32)
+
+    Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
+    https://doi.org/10.1109/78.650093
+    """
+
+    def __init__(
+        self,
+        forward_rnn: RecurrentLayer,
+        backward_rnn: RecurrentLayer,
+        *,
+        merge_fn: Callable[[jax.Array, jax.Array], jax.Array] = _concatenate,
+        time_major: bool = False,
+        return_carry: bool = False,
+    ):
+        if forward_rnn is backward_rnn:
+            raise ValueError(
+                "Bidirectional takes a layer for each direction: got the same one twice"
+            )
+        self.forward_rnn = forward_rnn
+        self.backward_rnn = backward_rnn
+        self.merge_fn = merge_fn
+        self.time_major = time_major
+        self.return_carry = return_carry
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: tuple[Any, Any] | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        dropout: Rate | None = None,
+        recurrent_dropout: Rate | None = None,
+        masks: tuple[RecurrentMasks, RecurrentMasks] | None = None,
+    ) -> Any:
+        """Runs over a sequence in both directions.
+
+        Args:
+          inputs: [*batch, time, features], or with time first; floating.
+          initial_carry: a carry for each direction.
+          seq_lengths: [*batch] whole numbers: what comes after is padding.
+          return_carry, time_major: in place of the attributes.
+          deterministic, dropout, recurrent_dropout: as of the layers.
+          rngs: nnx.Rngs, a stream of it, or a key, which is split, in place of the layers' streams.
+          masks: for each direction, as `sample_masks` returns them.
+
+        Returns:
+          The outputs, or a pair of carries and the outputs.
+
+        Raises:
+          ValueError, TypeError: as the layers.
+        """
+        options: dict[str, Any] = {
+            "seq_lengths": seq_lengths,
+            "time_major": self.time_major if time_major is None else time_major,
+            "deterministic": deterministic,
+            "dropout": dropout,
+            "recurrent_dropout": recurrent_dropout,
+            "return_carry": True,
+        }
+        keys = _for_each(rngs)
+        carries, given = (pair or (None, None) for pair in (initial_carry, masks))
+        found = [
+            layer(
+                inputs,
+                initial_carry=carries[i],
+                rngs=keys[i],
+                masks=given[i],
+                reverse=bool(i),
+                keep_order=True,
+                **options,
+            )
+            for i, layer in enumerate((self.forward_rnn, self.backward_rnn))
+        ]
+        (first, forward), (second, backward) = found
+        outputs = self.merge_fn(forward, backward)
+        if self.return_carry if return_carry is None else return_carry:
+            return (first, second), outputs
+        return outputs
+
+    def sample_masks(
+        self,
+        inputs: Array,
+        *,
+        time_major: bool | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        dropout: Rate | None = None,
+        recurrent_dropout: Rate | None = None,
+    ) -> tuple[RecurrentMasks, RecurrentMasks]:
+        """Draws the masks that a call with the same arguments would have dropped with.
+
+        Args:
+          inputs: an array, of which only shape and dtype matter.
+          time_major, rngs, deterministic, dropout, recurrent_dropout: as at the call.
+
+        Returns:
+          RecurrentMasks for each direction, to be used as `masks=`.
+
+        Raises:
+          ValueError, TypeError: as the call.
+        """
+        layers = self.forward_rnn, self.backward_rnn
+        first, second = (
+            layer.sample_masks(
+                inputs,
+                time_major=self.time_major if time_major is None else time_major,
+                deterministic=deterministic,
+                rngs=key,
+                dropout=dropout,
+                recurrent_dropout=recurrent_dropout,
+            )
+            for layer, key in zip(layers, _for_each(rngs), strict=True)
+        )
+        return first, second
+
+
+def _for_each(rngs: Any) -> Any:
+    """What each direction draws from: a stream gives each a key of its own, a key must be split."""
+    is_key = isinstance(rngs, jax.Array | np.ndarray)
+    return jax.random.split(rngs) if is_key else (rngs, rngs)
