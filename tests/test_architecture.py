@@ -17,7 +17,14 @@ LAYERS = [
     {"_mask", "_summary", "_recurrent_scan", "_recurrent_arguments"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_dropout"},
-    {"_spatial_dropout", "_explain", "_module_call", "_recurrent", "_recurrent_layer"},
+    {
+        "_drop_connect",
+        "_explain",
+        "_module_call",
+        "_recurrent",
+        "_recurrent_layer",
+        "_spatial_dropout",
+    },
 ]
 FORBIDDEN = {  # what a part of the project must not import
     "core": {"flax", "experiments"},
