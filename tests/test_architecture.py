@@ -17,7 +17,14 @@ LAYERS = [
     {"_mask", "_summary", "_recurrent_scan", "_recurrent_cell", "_recurrent_arguments"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_dropout"},
-    {"_spatial_dropout", "_explain", "_module_call", "_recurrent", "_recurrent_masks"},
+    {
+        "_spatial_dropout",
+        "_explain",
+        "_module_call",
+        "_recurrent",
+        "_recurrent_masks",
+        "_drop_connect",
+    },
     {"_recurrent_layer"},
 ]
 FORBIDDEN = {  # what a part of the project must not import

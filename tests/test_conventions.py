@@ -39,6 +39,7 @@ NNX = {
 }
 NOT_REGULARIZERS = {
     "apply_mask",
+    "drop_connect",
     "explain",
     "fast_key",
     "linear_rates",
