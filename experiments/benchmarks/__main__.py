@@ -10,9 +10,10 @@ Results are DEVICE.json, saved after every row, DEVICE.md and (of layers) DEVICE
 rows that are there already stay unless they are measured anew.
 """
 
+import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -99,9 +100,9 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
     """Every row that matches, measured here."""
 
     def records() -> Iterator[Record]:
-        for case in matching(only):
+        for case in matching(only, cases()):
             yield from here.measure(case, seconds)
-        if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only))):
+        if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only, cases()))):
             yield from here.measure_pages_kept(only.pattern, seconds)
         yield from recurrent.measure(only, seconds)
         yield from overheads.measure(only, seconds)
@@ -112,7 +113,7 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
 
 def large_layers(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:
     """What the program asks of itself, started once more with other settings of the C library."""
-    found = filter(here.is_large, matching(only))
+    found = filter(here.is_large, matching(only, cases()))
     records = (r for case in found for r in here.measure(case, seconds, here.TIME_PAGES_KEPT))
     return Results.start(jax.default_backend(), this_device()), records
 
@@ -124,14 +125,15 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
         raise InputError(f"--device must be {HERE} or tpu:TOPOLOGY: got {device!r}")
     jax.config.update("jax_platforms", "cpu")  # nothing runs: no accelerator need be there
     chips = tpu.mesh(topology)
-    records = (record for case in matching(only) for record in tpu.measure(case, chips))
+    found = matching(only, itertools.chain(cases(), recurrent.cases()))
+    records = (record for case in found for record in tpu.measure(case, chips))
     stem = device.replace(":", "-")
     return Results.start(stem, f"TPU {topology}, compiled for and not run"), records
 
 
-def matching(only: re.Pattern[str]) -> Iterator[Case]:
-    """The rows that are JAX programs and match."""
-    return (case for case in cases() if only.search(case.id))
+def matching(only: re.Pattern[str], found: Iterable[Case]) -> Iterator[Case]:
+    """Those of some rows that match."""
+    return (case for case in found if only.search(case.id))
 
 
 def line(record: Record) -> str:

@@ -43,14 +43,12 @@ class Case:
     baseline: str
     programs: dict[str, Callable[..., Any]]
     """Contender -> f(key, *arrays), to be jitted."""
-    shapes: tuple[jax.ShapeDtypeStruct, ...]
-    """Of the arrays; the first has a batch axis in front."""
+    shapes: tuple[Any, ...]
+    """Of the arrays, or of trees of them; the first is an array with a batch axis in front."""
     eager: Callable[[], dict[str, Callable[[], Any]]] = dict
     """Makes contender -> f(), for libraries outside JAX, which bring their own arrays."""
     backward: Callable[[str], Callable[..., Any]] | None = None
     """Contender -> the loss whose gradient the program is, to count what it keeps."""
-    loops: int = 1
-    """How often the program's loops run."""
 
     @property
     def id(self) -> str:
@@ -126,7 +124,6 @@ def network_cases() -> Iterator[Case]:
                     jax.ShapeDtypeStruct((DEPTH, 128, 128), jnp.float32),
                 ),
                 backward=losses.__getitem__,
-                loops=DEPTH if form == "scan" else 1,
             )
 
 

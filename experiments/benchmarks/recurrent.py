@@ -1,7 +1,7 @@
 """What does dropout inside a recurrence cost, and what the loop itself, beside Flax's and Keras's?
 
-All run over [batch, time, features], and what is timed is the gradient to weights and inputs.
-Flax's own RNN has no dropout.
+All run over [batch, time, features], and what is timed (or compiled for a TPU, in bfloat16) is the
+gradient to weights and inputs. Flax's own RNN has no dropout.
 """
 
 import os
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import flax_spatialdrop.linen as fsl
 
 from . import timing
+from .cases import Case, describe
 from .libraries import FLAX, FLAX_AGAIN, OURS, missing
 from .results import Record, timed
 
@@ -32,10 +33,44 @@ def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
     """Time and memory of every size and cell that match."""
     for size in SIZES:
         for kind in HOSTS:
-            batch, time, features, hidden = size
-            row = f"{kind} f32[{batch}, {time}, {features}] -> {hidden}"
+            row = _named(kind, "float32", size)
             if only.search(f"{SECTION}: {row}"):
                 yield from _row(row, kind, size, seconds)
+
+
+def cases() -> Iterator[Case]:
+    """The rows for TPUs: the same gradients in bfloat16, from weights that all chips hold."""
+    dtypes = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
+    for size in SIZES:
+        for kind in HOSTS:
+            *shape, hidden = size
+            x = jax.ShapeDtypeStruct(tuple(shape), jnp.bfloat16)
+            host = nn.RNN(HOSTS[kind](hidden, **dtypes))
+            layers = {
+                OURS: getattr(fsl, kind)(hidden, **BOTH, deterministic=False, **dtypes),
+                WITHOUT: getattr(fsl, kind)(hidden, **dtypes),
+                FLAX: host,
+            }
+            yield Case(
+                section=SECTION,
+                row=_named(kind, "bfloat16", size),
+                baseline=WITHOUT,
+                programs={name: _program(layer) for name, layer in layers.items()},
+                shapes=(x, jax.eval_shape(host.init, jax.random.key(0), x)),
+            )
+
+
+def _program(layer: nn.Module) -> Callable[..., Any]:
+    def program(key: jax.Array, x: jax.Array, weights: Any) -> Any:
+        f: Callable[..., Any] = partial(layer.apply, rngs={"dropout": key})
+        return _gradient(f)(weights, x)
+
+    return program
+
+
+def _named(kind: str, dtype: str, size: tuple[int, int, int, int]) -> str:
+    *shape, hidden = size
+    return f"{kind} {describe(dtype, tuple(shape))} -> {hidden}"
 
 
 def _row(row: str, kind: str, size: tuple[int, int, int, int], seconds: float) -> Iterator[Record]:
@@ -69,7 +104,10 @@ def _row(row: str, kind: str, size: tuple[int, int, int, int], seconds: float) -
 
 
 def _gradient(f: Callable[[Any, jax.Array], jax.Array]) -> Any:
-    return jax.jit(jax.grad(lambda weights, x: (f(weights, x) ** 2).sum(), argnums=(0, 1)))
+    def loss(weights: Any, x: jax.Array) -> jax.Array:
+        return (f(weights, x) ** 2).sum(dtype=jnp.float32)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))
 
 
 def _keras(

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,7 @@ def measure(case: Case, chips: Mesh) -> Iterator[Record]:
         if name != FLAX_AGAIN  # an estimate has no noise
     }
     texts = {name: program.as_text() for name, (program, _) in found.items()}
-    cycles = {name: float(total_cycles(text, case.loops)) for name, text in texts.items()}
+    cycles = {name: float(total_cycles(text)) for name, text in texts.items()}
     yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)
     scratch = {name: scratch_bytes(program) / 1024 for name, (program, _) in found.items()}
     yield Record(case.section, case.row, SCRATCH, scratch)
@@ -70,17 +71,17 @@ def measure(case: Case, chips: Mesh) -> Iterator[Record]:
     yield Record(case.section, case.row, COMPILE, seconds)
 
 
-def _compile(f: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], chips: Mesh) -> tuple[Any, float]:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = [_sharded(key, chips, PartitionSpec())]
-    for shape in shapes:
+def _compile(f: Any, shapes: tuple[Any, ...], chips: Mesh) -> tuple[Any, float]:
+    def placed(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         if len(shape.shape) == len(shapes[0].shape) and shape.shape[0] == shapes[0].shape[0]:
             rows = shape.shape[0] * math.prod(chips.shape.values())
             batch = jax.ShapeDtypeStruct((rows, *shape.shape[1:]), shape.dtype)
-            arguments.append(_sharded(batch, chips, PartitionSpec("data")))
-        else:
-            arguments.append(_sharded(shape, chips, PartitionSpec()))
-    lowered = jax.jit(f).lower(*arguments)
+            return _sharded(batch, chips, PartitionSpec("data"))
+        return _sharded(shape, chips, PartitionSpec())
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    replicated = _sharded(key, chips, PartitionSpec())
+    lowered = jax.jit(f).lower(replicated, *jax.tree.map(placed, shapes))
     start = time.perf_counter()
     return lowered.compile(), time.perf_counter() - start
 
@@ -89,14 +90,34 @@ def _sharded(array: Any, chips: Mesh, spec: PartitionSpec) -> jax.ShapeDtypeStru
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(chips, spec))
 
 
-def total_cycles(text: str, loops: int) -> int:
-    """The cycles of a compiled program's text, its loop bodies counted `loops` times."""
-    cycles: dict[str, int] = {}
-    bodies, name = set(), ""
+def total_cycles(text: str) -> int:
+    """The cycles of a compiled program's text, each loop's body counted as often as it runs.
+
+    JAX's scans count from 0, and their conditions hold the constant that they count to.
+    """
+    cycles: Counter[str] = Counter()
+    constants: dict[str, int] = {}
+    lengths: dict[str, int | None] = {}  # condition -> how often it holds
+    loops: dict[str, tuple[str, str]] = {}  # body -> where the loop stands, and its condition
+    name = ""
     for line in text.splitlines():
         if header := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = header.group(1)
         for count in re.findall(r'"estimated_cycles":"(\d+)"', line):
-            cycles[name] = cycles.get(name, 0) + int(count)
-        bodies |= set(re.findall(r"\bbody=%?([\w.\-]+)", line))
-    return sum(count * (loops if name in bodies else 1) for name, count in cycles.items())
+            cycles[name] += int(count)
+        if constant := re.match(r"\s*%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)", line):
+            constants[constant.group(1)] = int(constant.group(2))
+        if limit := re.match(r"\s*ROOT .* compare\(.*%([\w.\-]+)\), direction=LT", line):
+            lengths[name] = constants.get(limit.group(1))
+        if loop := re.search(r" while\(.*\bcondition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
+            loops[loop.group(2)] = name, loop.group(1)
+
+    def runs(name: str) -> int:
+        if name not in loops:
+            return 1
+        outside, condition = loops[name]
+        if (length := lengths.get(condition)) is None:
+            raise ValueError(f"a loop must count up to a constant: {condition} does not say so")
+        return length * runs(outside)
+
+    return sum(count * runs(name) for name, count in cycles.items())

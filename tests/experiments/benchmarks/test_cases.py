@@ -7,7 +7,6 @@ import pytest
 
 from experiments.benchmarks.cases import (
     COPY,
-    DEPTH,
     PEER_SHAPES,
     SHAPES,
     cases,
@@ -92,12 +91,6 @@ def test_chain_and_scan_are_one_network():
     np.testing.assert_allclose(
         chain_loss(layer)(KEY, *arrays), scan_loss(layer)(KEY, *arrays), rtol=1e-5
     )
-
-
-def test_only_a_scan_runs_its_loops_many_times():
-    loops = {case.row.split(" ")[0]: case.loops for case in network_cases()}
-    assert loops == {"chain": 1, "scan": DEPTH}
-    assert all(case.loops == 1 for case in layer_cases())
 
 
 def test_rows_cannot_be_changed():

@@ -13,23 +13,39 @@ HloModule jit_f
 %fused (p: f32[8]) -> f32[8] {
   %a = f32[8] add(%p, %p)
 }
-%body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %b = f32[8] fusion(%x), calls=%fused, backend_config={"estimated_cycles":"100"}
+%counts_to_8 (p: (s32[], f32[8])) -> pred[] {
+  %limit.1 = s32[]{:T(128)} constant(8)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i.1, %limit.1), direction=LT, metadata={}
 }
-%cond (p: (s32[], f32[8])) -> pred[] {
-  %c = pred[] compare(%x, %y)
+%step (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %zero.1 = s32[]{:T(128)} constant(0)
+  %b.1 = f32[8] fusion(%x.1), calls=%fused, backend_config={"estimated_cycles":"1000"}
+}
+%counts_to_3 (p: (s32[], f32[8])) -> pred[] {
+  %limit.2 = s32[]{:T(128)} constant(3)
+  %i.2 = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  ROOT %lt.2 = pred[]{:T(512)} compare(%i.2, %limit.2), direction=LT, metadata={}
+}
+%piece.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %b.2 = f32[8] fusion(%x.2), calls=%fused, backend_config={"estimated_cycles":"100"}
+  %w.2 = (s32[], f32[8]) while(%t.2), condition=%counts_to_8, body=%step, metadata={}
 }
 ENTRY %main (p: f32[8]) -> f32[8] {
   %d = f32[8] fusion(%p), calls=%fused, backend_config={"estimated_cycles":"7"}
-  %e = (s32[], f32[8]) while(%t), condition=%cond, body=%body.1
+  %e = (s32[], f32[8]) while(%t), condition=%counts_to_3, body=%piece.1
   ROOT %f = f32[8] fusion(%p), calls=%fused, backend_config={"estimated_cycles":"30"}
 }
 """
 
 
 def test_cycles_count_a_loop_s_body_as_often_as_it_runs():
-    assert tpu.total_cycles(TEXT, loops=1) == 137
-    assert tpu.total_cycles(TEXT, loops=12) == 1237
+    assert tpu.total_cycles(TEXT) == 7 + 30 + 3 * (100 + 8 * 1000)
+
+
+def test_a_loop_of_unknown_length_is_not_counted_as_one():
+    with pytest.raises(ValueError, match="must count up to a constant: counts_to_8"):
+        tpu.total_cycles(TEXT.replace("constant(8)", "parameter(0)"))
 
 
 def test_a_topology_that_cannot_be_compiled_for(monkeypatch):
