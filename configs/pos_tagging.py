@@ -32,17 +32,20 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "tagger") -> ConfigDict:
-    """Returns the setting of a variant: "tagger" (the default), "seq2seq" or "smoke"."""
+    """Returns the setting of a variant: "tagger" (the default), "classic", "seq2seq" or "smoke"."""
     config = ConfigDict()
     config.name = "pos_tagging"
     config.model = "tagger"
-    config.regularizers = ("none", "Dropout", "SpatialDropout1D", "TimestepDropout")
+    embedding = ("none", "Dropout", "SpatialDropout1D", "TimestepDropout")
+    config.regularizers = (*embedding, "RecurrentDropout")
     config.rates = (0.2, 0.4, 0.6, 0.8)
     config.seeds = 5
     config.grid_mode = "auto"  # or "vmapped", "one_by_one"
 
     config.features = 64
     config.hidden = 32
+    config.dropout = 0.0  # of every GRU's input, whatever the regularizer
+    config.recurrent_dropout = 0.0  # and of its state
     config.learning_rate = 3e-3
     config.batch_size = 32
     config.epochs = 100
@@ -59,7 +62,12 @@ def get_config(variant: str = "tagger") -> ConfigDict:
     config.data.min_count = 2
     config.data.min_class_count = 5
 
-    if variant == "seq2seq":
+    if variant == "classic":
+        config.name = "pos_tagging-classic"
+        config.regularizers = embedding
+        config.dropout = 0.2
+        config.recurrent_dropout = 0.2
+    elif variant == "seq2seq":
         config.name = "pos_tagging-seq2seq"
         config.model = "seq2seq"
         config.hidden = 64
@@ -75,5 +83,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
         config.data.test_sentences = 100
         config.data.max_length = 24
     elif variant != "tagger":
-        raise ValueError(f"no variant {variant!r} of pos_tagging: tagger, seq2seq or smoke")
+        raise ValueError(
+            f"no variant {variant!r} of pos_tagging: tagger, classic, seq2seq or smoke"
+        )
     return config

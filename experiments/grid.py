@@ -107,8 +107,15 @@ class Grid:
         return list(itertools.starmap(Run, itertools.product(rates, range(self.config.seeds))))
 
     def _model(self, regularizer: str) -> Any:
-        model = MODELS[self.config.model]
-        return model(*self._size, self.config.features, self.config.hidden, regularizer)
+        config = self.config
+        return MODELS[config.model](
+            *self._size,
+            config.features,
+            config.hidden,
+            regularizer,
+            config.dropout,
+            config.recurrent_dropout,
+        )
 
     def _faster_mode(self) -> str:
         """Times an epoch in both modes, on a regularizer that has the whole grid if there is one.

@@ -15,7 +15,12 @@ from .models import MODELS, REGULARIZERS
 SIZES = ("seeds", "features", "hidden", "batch_size", "epochs", "patience")
 DATA_SIZES = ("max_length", "min_count", "min_class_count")
 LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
-FIELDS = ("name", "model", "regularizers", "rates", "grid_mode", "learning_rate", "data", *SIZES)
+RATES = ("dropout", "recurrent_dropout")
+FIELDS = (
+    *("name", "model", "regularizers", "rates", "grid_mode", "learning_rate", "data"),
+    *SIZES,
+    *RATES,
+)
 DATA_FIELDS = ("path", "test_path", *DATA_SIZES, *LIMITS)
 
 
@@ -65,8 +70,11 @@ def check(config: ConfigDict) -> None:
     for name in config.regularizers:
         _one_of("regularizers", name, REGULARIZERS)
     for rate in config.rates:
-        if not _is_number(rate) or not 0 <= rate <= 1:
+        if not _is_rate(rate):
             raise InputError(f"config.rates must be numbers in [0, 1]: got {rate!r}")
+    for name in RATES:
+        if not _is_rate(config[name]):
+            raise InputError(f"config.{name} must be a number in [0, 1]: got {config[name]!r}")
     for name in ("regularizers", "rates"):
         if not config[name]:
             raise InputError(f"config.{name} must not be empty")
@@ -95,6 +103,10 @@ def _failed(error: Exception) -> InputError:
 
 def _is_number(value):
     return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _is_rate(value):
+    return _is_number(value) and 0 <= value <= 1
 
 
 def _has(part, config, fields):
