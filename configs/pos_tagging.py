@@ -35,6 +35,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
     """Returns the setting of a variant: "tagger" (the default), "classic", "seq2seq" or "smoke"."""
     config = ConfigDict()
     config.name = "pos_tagging"
+    config.task = "tagging"
     config.model = "tagger"
     embedding = ("none", "Dropout", "SpatialDropout1D", "TimestepDropout")
     config.regularizers = (*embedding, "RecurrentDropout")

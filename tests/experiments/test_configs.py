@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from configs import pos_tagging
-from experiments.models import REGULARIZERS
+from experiments.tagging.models import REGULARIZERS
 
 ROOT = Path(__file__).parents[2]
 TABLE_OF = {"pos_tagging": "Part-of-speech", "pos_tagging-seq2seq": "`:seq2seq`"}

@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
     assert sentence in (tmp_path / "out" / "results.md").read_text()
 
 
-@pytest.mark.parametrize("moment", ["report.save", "figure.save"])
+@pytest.mark.parametrize("moment", ["report.save", "figure.draw"])
 def test_ctrl_c_while_saving_says_so(args, capsys, monkeypatch, results, tmp_path, moment):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.data.load", interrupted)
+    monkeypatch.setattr("experiments.tagging.corpus.load", interrupted)
     assert main.main(args) == main.INTERRUPTED
     assert capsys.readouterr().err == "Interrupted before training began.\n"
 

@@ -35,10 +35,11 @@ def test_the_report_counts_runs_that_the_cap_on_epochs_ended(results):
     assert "cap" not in " ".join(report.sentences(results))
 
 
-def test_markdown_tells_the_data_and_what_was_left_out(results):
+def test_markdown_tells_the_data_and_what_the_numbers_are(results):
     text = report.markdown(results)
-    assert "train 10 sentences (99 tokens, 3 documents; 1 too long, left out)" in text
-    assert "Documents were told apart by: newdoc." in text
+    assert "\nData: ten sentences.\n" in text
+    assert "Accuracy in % (higher is better), mean and 95 % t-interval over 2 seeds" in text
+    assert "Differences are to none, in points, paired by seed" in text
     assert "thus optimistic" in text
     assert "| Dropout | 0.5 | 90.0 ± 0.0 | 85.5 ± " in text
 

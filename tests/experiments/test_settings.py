@@ -46,6 +46,7 @@ def test_every_variant_passes_its_own_checks(variant):
             [CONFIG, "--config.seeds=many"],
             "flag --config.seeds=many: invalid literal for int() with base 10: 'many'",
         ),
+        ([CONFIG, "--config.task=poetry"], "config.task knows tagging: got 'poetry'"),
         (
             [CONFIG, "--config.model=lstm"],
             "config.model knows tagger, seq2seq: got 'lstm'",
@@ -102,7 +103,7 @@ def test_a_wrong_command_line_gets_one_sentence(args, message):
         ("def get_config(): return 1", "the config file fails: AttributeError: 'int' object"),
         (
             "import ml_collections as m\ndef get_config(): return m.ConfigDict({'name': ''})",
-            "config needs the field model",
+            "config needs the field task",
         ),
     ],
 )

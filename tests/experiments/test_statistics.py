@@ -2,10 +2,11 @@ import pytest
 from scipy import stats
 
 from experiments.statistics import Estimate, Row, chosen, estimate, rows, sentence
+from experiments.tagging.task import Tagging
 
 
 def row(name="Dropout", difference=None):
-    return Row(name, 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
+    return Row(name, "none", 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
 
 
 def test_the_interval_is_that_of_a_t_test():
@@ -47,11 +48,11 @@ def test_chosen_is_in_the_order_of_seeds(results):
     [
         (
             Estimate(0.008, 0.006),
-            "Dropout: 0.80 points over none (95 % interval +0.20 to +1.40).",
+            "Dropout: 0.80 points over none, which is better (95 % interval +0.20 to +1.40).",
         ),
         (
             Estimate(-0.008, 0.006),
-            "Dropout: 0.80 points below none (95 % interval -1.40 to -0.20).",
+            "Dropout: 0.80 points below none, which is worse (95 % interval -1.40 to -0.20).",
         ),
         (
             Estimate(0.005, 0.006),
@@ -63,4 +64,4 @@ def test_chosen_is_in_the_order_of_seeds(results):
     ],
 )
 def test_sentence(difference, text):
-    assert sentence(row(difference=difference), seeds=5) == text
+    assert sentence(row(difference=difference), 5, Tagging.metric) == text

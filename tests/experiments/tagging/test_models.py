@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.models import MODELS, REGULARIZERS, RegularizedEmbedding
+from experiments.tagging.models import MODELS, REGULARIZERS, RegularizedEmbedding
 
 WORDS = jnp.array([[2, 3, 4, 0, 0], [5, 2, 3, 4, 2]])
 LENGTHS = jnp.array([3, 5])
