@@ -14,7 +14,7 @@ from .task import Metric
 def draw(results: dict[str, Any]) -> Figure:
     """Draws validation scores over epochs, test scores, and what each adds to its plain network."""
     table = rows(results)
-    canvas = Figure(figsize=(12, max(3.8, 1.4 + 0.4 * len(table))), layout="constrained")
+    canvas = Figure(figsize=(12, max(4.4, 1.6 + 0.4 * len(table))), layout="constrained")
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
     _curves(left, results, table)
     _tests(middle, results, table)
@@ -41,11 +41,8 @@ def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = f"Validation {metric.name}\n(mean and s.d. over seeds)"
     ax.set(xlabel="epoch", ylabel=metric.unit, title=title)
-    ax.legend(
-        loc="lower right" if metric.higher_is_better else "upper right",
-        ncols=1 + len(table) // 6,
-        fontsize="small",
-    )
+    # Below the axes: curves leave no corner free for so many names.
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize="small")
 
 
 def _tests(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
@@ -73,8 +70,8 @@ def _differences(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     names = " or ".join(dict.fromkeys(row.compared_to for row in table if row.compared_to))
     better = "right" if metric.higher_is_better else "left"
     ax.set(
-        xlabel=f"{metric.difference_unit}  (better is {better})",
-        title=f"Over {names}, seed by seed\n(mean, 95 % interval)",
+        xlabel=f"{metric.difference_unit} over {names}  (better is {better})",
+        title="Difference, seed by seed\n(mean, 95 % interval)",
     )
 
 

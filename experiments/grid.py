@@ -43,16 +43,6 @@ class Program(NamedTuple):
     compile_seconds: float
 
 
-class Plain(NamedTuple):
-    """What regularizers that are compared share: their start by the seed's key, and the test.
-
-    The test returns the score, and the outputs that the task wants shown.
-    """
-
-    init: Callable[[jax.Array], RunState]
-    test: Callable[[Any], tuple[jax.Array, Any]]
-
-
 class Grid:
     """Trains regularizers, each over all rates and seeds.
 
@@ -66,7 +56,7 @@ class Grid:
         self.mode: str | None = None if config.grid_mode == "auto" else config.grid_mode
         self.trials: dict[str, dict[str, Any]] = {}
         self._programs: dict[tuple[str, str], Program] = {}
-        self._plains: dict[str, Plain] = {}
+        self._inits: dict[str, Callable[[jax.Array], RunState]] = {}
         self._optimizer = optax.adam(config.learning_rate)
         self._train = jax.device_put(task.data.train)
         self._validation = jax.device_put(batches(task.data.validation, EVALUATION_BATCH))
@@ -84,8 +74,9 @@ class Grid:
         finished = self._train_all(program, runs, on_epoch)
         training_seconds = time.perf_counter() - begin
         chosen = choose_rate(finished, self.task.metric.higher_is_better)
+        test = self._test_program(regularizer)
         tests = {
-            one.run: jax.device_get(self._plain(regularizer).test(one.state.best_params))
+            one.run: jax.device_get(test(one.state.best_params, chosen))
             for one in finished
             if one.run.rate == chosen
         }
@@ -105,19 +96,22 @@ class Grid:
         rates = self.config.rates if self.task.regularizers[regularizer] else (0.0,)
         return list(itertools.starmap(Run, itertools.product(rates, range(self.config.seeds))))
 
-    def _plain(self, regularizer: str) -> Plain:
-        """Makes what a regularizer and its plain network share, unless one of them has done so."""
-        name = self.task.plain(regularizer)
-        if name not in self._plains:
-            network, shown = self.task.network(name), self.task.data.shown
+    def _init(self, regularizer: str) -> Callable[[jax.Array], RunState]:
+        """Makes the start by a seed's key, which a regularizer shares with its plain network."""
+        plain = self.task.plain(regularizer)
+        if plain not in self._inits:
+            self._inits[plain] = jax.jit(make_init(self.task, plain, self._optimizer))
+        return self._inits[plain]
 
-            def test(params: Any) -> tuple[jax.Array, Any]:
-                score = evaluate(params, self.task, network, self._test)
-                return score, shown and predict(params, network, shown)
+    def _test_program(self, regularizer: str) -> Callable[[Any, float], tuple[jax.Array, Any]]:
+        """Makes the test: params and rate to a score, and the outputs that the task wants shown."""
+        network, shown = self.task.network(regularizer), self.task.data.shown
 
-            init = make_init(self.task, name, self._optimizer)
-            self._plains[name] = Plain(jax.jit(init), jax.jit(test))
-        return self._plains[name]
+        def test(params: Any, rate: jax.Array) -> tuple[jax.Array, Any]:
+            score = evaluate(params, self.task, network, self._test, rate)
+            return score, shown and predict(params, network, shown, rate)
+
+        return jax.jit(test)
 
     def _faster_mode(self) -> str:
         """Times an epoch in both modes, on a regularizer that has the whole grid if there is one.
@@ -156,7 +150,7 @@ class Grid:
         lanes = len(runs) if mode == "vmapped" else 1
         side_by_side = jax.vmap(epoch, in_axes=(0, 0, None, None))
         epoch = side_by_side if mode == "vmapped" else _one_lane(epoch)
-        start = partial(_start, self._plain(regularizer).init)
+        start = partial(_start, self._init(regularizer))
         inputs = jax.eval_shape(lambda: start(runs[:lanes]))
         data = self._train, self._validation
         begin = time.perf_counter()

@@ -1,6 +1,7 @@
 """Trains with each regularizer and reports which one helps.
 
     python -m experiments.main --config=configs/pos_tagging.py
+    python -m experiments.main --config=configs/weather_forecast.py
 
 `--config.FIELD=VALUE` overrides a field of the config; `--workdir` says where results go
 (runs/NAME_OF_THE_CONFIG if not given).

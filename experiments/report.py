@@ -83,15 +83,16 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 def _at_an_edge(results: dict[str, Any]) -> list[str]:
     """Says which regularizers chose the lowest or the highest of several rates."""
-    rates = results["config"]["rates"]
-    edges = {min(rates): ("lowest", "lower"), max(rates): ("highest", "higher")}
-    return [
-        "{}: chose the {} rate offered; a {} one may be better still.".format(
-            row.name, *edges[row.rate]
-        )
-        for row in rows(results)
-        if row.compared_to and row.rate in edges and len(rates) > 1
-    ]
+    rates, table = results["config"]["rates"], rows(results)
+    lines = []
+    for edge, which, beyond in ((min(rates), "lowest", "lower"), (max(rates), "highest", "higher")):
+        names = [row.name for row in table if row.compared_to and row.rate == edge]
+        if names and len(rates) > 1:
+            lines.append(
+                f"The {which} rate offered was chosen by {', '.join(names)}: "
+                f"a {beyond} one may be better still."
+            )
+    return lines
 
 
 def _capped(results: dict[str, Any]) -> list[str]:

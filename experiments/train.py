@@ -93,7 +93,7 @@ def make_epoch(
         (params, opt_state), losses = jax.lax.scan(
             step, (state.params, state.opt_state), (order, jax.random.split(dropout_key, steps))
         )
-        best, score = state.best_score, evaluate(params, task, model, validation)
+        best, score = state.best_score, evaluate(params, task, model, validation, rate)
         better = score > best if task.metric.higher_is_better else score < best
         new = state._replace(
             params=params,
@@ -125,11 +125,13 @@ def batch_loss(
     return losses.sum() / batch.counted.sum().astype(jnp.float32)
 
 
-def evaluate(params: Params, task: Task, model: nn.Module, batches: Split) -> jax.Array:
+def evaluate(
+    params: Params, task: Task, model: nn.Module, batches: Split, rate: jax.Array
+) -> jax.Array:
     """The score over batches of examples; padding counts nothing."""
 
     def sums(batch: Split) -> tuple[jax.Array, jax.Array]:
-        outputs = predict(params, model, batch)
+        outputs = predict(params, model, batch, rate)
         points = jnp.where(batch.counted, task.points(outputs, batch.targets), 0.0)
         return points.sum(), batch.counted.sum()
 
@@ -137,9 +139,12 @@ def evaluate(params: Params, task: Task, model: nn.Module, batches: Split) -> ja
     return task.score(points.sum() / counted.sum().astype(jnp.float32))
 
 
-def predict(params: Params, model: nn.Module, batch: Split) -> Any:
-    """The outputs for a batch, with nothing dropped."""
-    return model.apply(params, *batch.inputs, jnp.float32(0), deterministic=True)
+def predict(params: Params, model: nn.Module, batch: Split, rate: jax.Array) -> Any:
+    """The outputs for a batch, with nothing dropped.
+
+    The rate matters all the same to zoneout, whose evaluation mixes old and new by it.
+    """
+    return model.apply(params, *batch.inputs, rate, deterministic=True)
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

@@ -1,5 +1,7 @@
 """The networks: words in, one row of tag scores per word out."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,10 +64,10 @@ class Network(nn.Module):
     @nn.nowrap
     def gru(self, rate: jax.Array, deterministic: bool) -> linen.GRU:
         """Makes a GRU."""
-        dropout, recurrent_dropout = self.dropout, self.recurrent_dropout
+        rates: tuple[Any, Any] = self.dropout, self.recurrent_dropout
         if self.regularizer == "RecurrentDropout":
-            dropout = recurrent_dropout = rate
-        return linen.GRU(self.hidden, dropout, recurrent_dropout, deterministic=deterministic)
+            rates = rate, rate
+        return linen.GRU(self.hidden, *rates, deterministic=deterministic)
 
 
 class Tagger(Network):
@@ -78,8 +80,8 @@ class Tagger(Network):
         """Maps words [batch, time] to tag scores [batch, time, num_tags]."""
         x = self.embedding()(words, rate, deterministic)
         forward, backward = (self.gru(rate, deterministic) for _ in range(2))
-        x = nn.Bidirectional(forward, backward)(x, seq_lengths=lengths)
-        return nn.Dense(self.num_tags)(x)
+        outputs = nn.Bidirectional(forward, backward)(x, seq_lengths=lengths)
+        return nn.Dense(self.num_tags)(outputs)
 
 
 class Seq2Seq(Network):

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from configs.pos_tagging import get_config
+from experiments.forecasting.task import Forecasting
 from experiments.tagging.task import Tagging
 
 WORDS = {"DET": "a o", "NOUN": "casa rua mesa", "VERB": "vê abre", "PUNCT": "."}
@@ -54,6 +55,13 @@ def make_config(corpus_path):
 @pytest.fixture
 def config(corpus_path):
     return make_config(corpus_path)
+
+
+@pytest.fixture
+def errors(results):
+    """The results above as if they were of a task whose score is an error: lower is better."""
+    results["metric"] = Forecasting.metric._asdict()
+    return results
 
 
 @pytest.fixture

@@ -67,3 +67,15 @@ def test_a_stopped_run_keeps_its_last_value():
     mean, spread = figure._over_seeds([[0.1, 0.2], [0.3, 0.4, 0.6]], Tagging.metric)
     assert mean == pytest.approx([20, 30, 40])
     assert spread == pytest.approx([10, 10, 20])
+
+
+def test_of_an_error_the_high_first_epochs_are_cut_off(errors):
+    for result in errors["regularizers"].values():
+        for run in result["runs"]:
+            run["validation_curve"] = [9.0, *([1.0, 1.1] * 10)]
+    axes = figure.draw(errors).axes
+    assert axes[0].get_ylim()[1] < 2
+    assert axes[0].get_title().startswith("Validation RMSE")
+    assert list(dots(axes[1])[0]) == [0.80, 0.82]
+    assert axes[1].get_xlabel() == "°F  (persistence: 0.75)"
+    assert axes[2].get_xlabel() == "°F over none  (better is left)"

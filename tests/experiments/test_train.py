@@ -57,7 +57,7 @@ def loss(start, data, rate):
 
 
 def evaluate(start, data, size):
-    return train.evaluate(start.params, TASK, MODEL, batches(data, size))
+    return train.evaluate(start.params, TASK, MODEL, batches(data, size), jnp.float32(0.5))
 
 
 def test_padding_counts_nothing_in_the_loss(start):
@@ -75,7 +75,7 @@ def test_padding_and_empty_sentences_count_nothing_in_the_accuracy(start):
 
 def test_the_loss_by_hand(start):
     data = split()
-    logits = np.asarray(train.predict(start.params, MODEL, data))
+    logits = np.asarray(train.predict(start.params, MODEL, data, jnp.float32(0.5)))
     losses = [
         np.log(np.exp(logits[s, t]).sum()) - logits[s, t, data.targets[s, t]]
         for s, length in enumerate(data.inputs[1])
