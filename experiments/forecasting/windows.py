@@ -49,17 +49,9 @@ def load(config: ConfigDict) -> Data:
     scale = scale_of(filled.to_numpy()[spans["train"]])
     splits = {name: normalize(part, scale) for name, part in parts.items()}
     record = {
-        "hours": len(measured),
-        "missing_hours": {
-            airport: int(measured[airport].isna().all(axis=1).sum()) for airport in weather.AIRPORTS
-        },
-        "share_filled": float((measured.isna() & filled.notna()).to_numpy().mean()),
+        **count(measured, filled, spans),
         "windows": {name: len(part.truth) for name, part in parts.items()},
         "windows_left_out": offered - sum(len(part.truth) for part in parts.values()),
-        "parts": {
-            name: [str(measured.index[hour]) for hour in (span.start, span.stop - 1)]
-            for name, span in spans.items()
-        },
         "deviation_of_change": float(np.std(splits["train"].targets)),
     }
     shown, record["shown"] = show(parts["test"], splits["test"], measured.index, config.shown_hours)
@@ -124,6 +116,21 @@ def show(
 def rmse(forecast: np.ndarray, truth: np.ndarray) -> float:
     """Returns the root of the mean squared error."""
     return float(np.sqrt(np.mean((forecast - truth) ** 2)))
+
+
+def count(measured: pd.DataFrame, filled: pd.DataFrame, spans: dict[str, range]) -> dict[str, Any]:
+    """Counts hours, missing ones and filled values, and says when each part begins and ends."""
+    return {
+        "hours": len(measured),
+        "missing_hours": {
+            airport: int(measured[airport].isna().all(axis=1).sum()) for airport in weather.AIRPORTS
+        },
+        "share_filled": float((measured.isna() & filled.notna()).to_numpy().mean()),
+        "parts": {
+            name: [str(measured.index[hour]) for hour in (span.start, span.stop - 1)]
+            for name, span in spans.items()
+        },
+    }
 
 
 def describe(record: dict[str, Any], config: ConfigDict) -> str:
