@@ -4,8 +4,8 @@
 
 takes 7 min 40 s of CPU time, all compiles included (the kept run had 2 cores that were busy with
 other work, and took 14 min). It trains on 1,000 sentences of UD Portuguese Porttinari, since little
-data is where a regularizer matters (--config.data.train_sentences=0 takes all). Expect, in % of the test words, mean and 95 % interval
-over 5 seeds of one split:
+data is where a regularizer matters (--config.data.train_sentences=0 takes all). Expect, in % of
+the test words, mean and 95 % interval over 5 seeds of one split:
 
     most frequent tag         82.5
     none                      90.8 +- 0.1
