@@ -24,10 +24,11 @@ dropout behind the word vectors adds to that.
 tagging:
 
     most frequent tag         81.0
-    none                      39.9 +- 2.1
-    Dropout           at 0.6  46.4 +- 4.8    +6.49 +- 3.31 over none
-    SpatialDropout1D  at 0.6  46.5 +- 4.3    +6.58 +- 5.47
-    TimestepDropout   at 0.2  39.9 +- 3.0    +0.00 +- 5.03
+    none                      39.0 +- 1.7
+    Dropout           at 0.8  45.8 +- 4.1    +6.85 +- 5.04 over none
+    SpatialDropout1D  at 0.8  46.9 +- 7.1    +7.90 +- 7.83
+    TimestepDropout   at 0.2  39.1 +- 4.1    +0.08 +- 3.91
+    RecurrentDropout  at 0.2  30.8 +- 2.4    -8.21 +- 3.93
 
 Both tables are those of experiments/results/NAME/results.md. `:smoke` (32 s) only shows that all
 parts work.
