@@ -1,6 +1,5 @@
-"""The figure of an experiment: learning curves, test accuracies, differences to no dropout."""
+"""The figure of every experiment: learning curves, test scores, differences to no dropout."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,17 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .statistics import Estimate, Row, chosen, rows
-
-
-def save(results: dict[str, Any], path: Path) -> None:
-    """Writes the figure as a picture."""
-    draw(results).savefig(path, dpi=150)
+from .task import Metric
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Draws validation accuracy over epochs, test accuracy, and what each adds to none."""
+    """Draws validation scores over epochs, test scores, and what each adds to its plain network."""
     table = rows(results)
-    canvas = Figure(figsize=(12, 3.8), layout="constrained")
+    canvas = Figure(figsize=(12, max(4.4, 1.6 + 0.4 * len(table))), layout="constrained")
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
     _curves(left, results, table)
     _tests(middle, results, table)
@@ -28,50 +23,64 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
+    metric = Metric(**results["metric"])
     means = []
     for index, row in enumerate(table):
         curves = chosen(results["regularizers"][row.name], "validation_curve")
-        label = row.name if row.name == "none" else f"{row.name} {row.rate:g}"
-        mean, spread = _over_seeds(curves)
+        label = f"{row.name} {row.rate:g}" if row.compared_to else row.name
+        mean, spread = _over_seeds(curves, metric)
         means.append(mean)
         epochs = np.arange(1, len(mean) + 1)
         ax.plot(epochs, mean, label=label, color=f"C{index}")
         ax.fill_between(epochs, mean - spread, mean + spread, color=f"C{index}", alpha=0.15)
-    # The first epochs lie far below; showing them would press the rest into one line.
-    ax.set_ylim(bottom=np.percentile(np.concatenate(means), 10))
+    # The first epochs are far worse; showing them would press the rest into one line.
+    if metric.higher_is_better:
+        ax.set_ylim(bottom=np.percentile(np.concatenate(means), 10))
+    else:
+        ax.set_ylim(top=np.percentile(np.concatenate(means), 90))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="epoch", ylabel="%", title="Validation accuracy\n(mean and s.d. over seeds)")
-    ax.legend(loc="lower right")
+    title = f"Validation {metric.name}\n(mean and s.d. over seeds)"
+    ax.set(xlabel="epoch", ylabel=metric.unit, title=title)
+    # Below the axes: curves leave no corner free for so many names.
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize="small")
 
 
 def _tests(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
+    metric = Metric(**results["metric"])
     for index, row in enumerate(table):
-        accuracies = chosen(results["regularizers"][row.name], "test_accuracy")
-        _dots(ax, index, accuracies, row.test)
-    # In words: so far below the dots, a line would press them together.
-    baseline = f"most frequent tag: {100 * results['baseline_test_accuracy']:.1f}"
+        scores = chosen(results["regularizers"][row.name], "test_score")
+        _dots(ax, index, scores, row.test, metric.scale)
+    # In words: so far from the dots, a line would press them together.
+    baseline = metric.scale * results["baseline_test_score"]
+    unit = f"{metric.unit}  ({metric.baseline}: {baseline:.{metric.digits}f})"
     _names(ax, table)
-    ax.set(xlabel=f"%  ({baseline})", title="Test accuracy\n(each seed, mean, 95 % interval)")
+    ax.set(xlabel=unit, title=f"Test {metric.name}\n(each seed, mean, 95 % interval)")
 
 
 def _differences(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
+    metric = Metric(**results["metric"])
     for index, row in enumerate(table):
         if row.difference:
-            test = chosen(results["regularizers"][row.name], "test_accuracy")
-            plain = chosen(results["regularizers"]["none"], "test_accuracy")
-            _dots(ax, index, np.subtract(test, plain), row.difference)
+            test = chosen(results["regularizers"][row.name], "test_score")
+            plain = chosen(results["regularizers"][row.compared_to], "test_score")
+            _dots(ax, index, np.subtract(test, plain), row.difference, metric.scale)
     ax.axvline(0, color="0.4", linestyle="--")
     _names(ax, table)
     ax.set_yticklabels([])
-    ax.set(xlabel="points", title="Over none, seed by seed\n(mean, 95 % interval)")
-
-
-def _dots(ax: Axes, index: int, values: Any, value: Estimate) -> None:
-    ax.plot(
-        100 * np.asarray(values), np.full(len(values), index), "o", color=f"C{index}", alpha=0.5
+    names = " or ".join(dict.fromkeys(row.compared_to for row in table if row.compared_to))
+    better = "right" if metric.higher_is_better else "left"
+    ax.set(
+        xlabel=f"{metric.difference_unit} over {names}  (better is {better})",
+        title="Difference, seed by seed\n(mean, 95 % interval)",
     )
-    half = None if value.half_width is None else 100 * value.half_width
-    ax.errorbar(100 * value.mean, index + 0.25, xerr=half, fmt="|k", capsize=3, markersize=9)
+
+
+def _dots(ax: Axes, index: int, values: Any, value: Estimate, scale: float) -> None:
+    ax.plot(
+        scale * np.asarray(values), np.full(len(values), index), "o", color=f"C{index}", alpha=0.5
+    )
+    half = None if value.half_width is None else scale * value.half_width
+    ax.errorbar(scale * value.mean, index + 0.25, xerr=half, fmt="|k", capsize=3, markersize=9)
 
 
 def _names(ax: Axes, table: list[Row]) -> None:
@@ -79,8 +88,8 @@ def _names(ax: Axes, table: list[Row]) -> None:
     ax.set_ylim(len(table) - 0.4, -0.6)
 
 
-def _over_seeds(curves: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per epoch, in percent; a stopped run keeps its last value."""
+def _over_seeds(curves: list[list[float]], metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per epoch, in the unit; a stopped run keeps its last value."""
     longest = max(map(len, curves))
-    table = 100 * np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])
-    return table.mean(0), table.std(0)
+    table = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])
+    return metric.scale * table.mean(0), metric.scale * table.std(0)

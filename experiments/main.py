@@ -1,23 +1,28 @@
 """Trains with each regularizer and reports which one helps.
 
     python -m experiments.main --config=configs/pos_tagging.py
+    python -m experiments.main --config=configs/weather_forecast.py
 
 `--config.FIELD=VALUE` overrides a field of the config; `--workdir` says where results go
 (runs/NAME_OF_THE_CONFIG if not given).
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from . import data, figure, report, settings
+from . import figure, report, settings
 from .errors import InputError
 from .grid import Grid
 from .interrupt import deferred_interrupt
 from .progress import Display
+from .task import Task
+from .tasks import TASKS
 
 INTERRUPTED = 130
 
@@ -41,14 +46,14 @@ def main(argv: list[str]) -> int:
 
 def run(config: ConfigDict, workdir: Path, console: Console) -> int:
     """Trains every regularizer and reports; returns the exit code."""
-    corpus = data.load(config.data)
-    results = report.start(config, corpus)
+    task = TASKS[config.task](config)
+    results = report.start(task)
     console.print(report.data(results), highlight=False, soft_wrap=True)
-    (workdir / "results.png").unlink(missing_ok=True)  # else an earlier run's could stay beside
-    grid = Grid(config, corpus)
-    code = train(grid, results, workdir, console)
+    for name in figures(task):
+        (workdir / name).unlink(missing_ok=True)  # else an earlier run's could stay beside
+    code = train(Grid(task), results, workdir, console)
     try:
-        finish(results, workdir, console)
+        finish(task, results, workdir, console)
     except KeyboardInterrupt:
         print(f"Interrupted while saving: {workdir} may lack the figure.", file=sys.stderr)
         return INTERRUPTED
@@ -60,8 +65,8 @@ def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) 
     try:
         with deferred_interrupt() as check, Display(console) as display:
 
-            def on_epoch(share: float, loss: float, accuracy: float) -> None:
-                display.update(share, loss, accuracy)
+            def on_epoch(share: float, loss: float, score: float) -> None:
+                display.update(share, loss, grid.task.metric.text(score))
                 check()
 
             for name in grid.config.regularizers:
@@ -76,14 +81,20 @@ def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) 
     return 0
 
 
-def finish(results: dict[str, Any], workdir: Path, console: Console) -> None:
+def figures(task: Task) -> dict[str, Callable[[dict[str, Any]], Figure]]:
+    """File names of the figures, and what draws them."""
+    return {"results.png": figure.draw, **task.figures}
+
+
+def finish(task: Task, results: dict[str, Any], workdir: Path, console: Console) -> None:
     """Saves and shows all that is finished."""
     report.save(results, workdir)
     console.print(report.table(results))
     for line in report.sentences(results):
         console.print(line, highlight=False, soft_wrap=True)
     if results["regularizers"]:
-        figure.save(results, workdir / "results.png")
+        for name, draw in figures(task).items():
+            draw(results).savefig(workdir / name, dpi=150)
     console.print(f"Results are in {workdir}.", highlight=False, soft_wrap=True)
 
 

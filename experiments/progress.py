@@ -10,7 +10,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Display:
-    """Shows how far training is, with the loss and the validation accuracy of the last epoch."""
+    """Shows how far training is, with the loss and the validation score of the last epoch."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -42,9 +42,9 @@ class Display:
         self._task = self._bar.add_task(name, total=1.0, status="compiling")
         self._line("compiling")
 
-    def update(self, share: float, loss: float, accuracy: float) -> None:
+    def update(self, share: float, loss: float, validation: str) -> None:
         """Shows the state after an epoch."""
-        status = f"loss {loss:.3f}  validation {100 * accuracy:.1f} %"
+        status = f"loss {loss:.3f}  validation {validation}"
         self._bar.update(self._task, completed=share, status=status)
         if share == 1.0 or time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._line(f"{100 * share:3.0f} %  {status}")

@@ -9,23 +9,22 @@ from typing import Any
 
 import flax
 import jax
-from ml_collections import ConfigDict
 from rich.table import Table
 
 import flax_spatialdrop
 
-from .data import Corpus
 from .grid import Grid
-from .statistics import Estimate, Row, rows, sentence
+from .statistics import Estimate, Row, over_baseline, rows, sentence
+from .task import Metric, Task
 
-COLUMNS = ("regularizer", "rate", "validation", "test", "over none", "seconds")
+COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 
 
-def start(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
+def start(task: Task) -> dict[str, Any]:
     """Returns results without any regularizer yet: what ran, where, on what."""
     device = jax.devices()[0]
     return {
-        "config": config.to_dict(),
+        "config": task.config.to_dict(),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": f"{device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
         "versions": {
@@ -34,14 +33,13 @@ def start(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
             "flax": flax.__version__,
             "flax_spatialdrop": flax_spatialdrop.__version__,
         },
-        "data": corpus.statistics,
-        "documents_by": corpus.documents_by,
-        "words": len(corpus.vocabulary.words),
-        "tags": len(corpus.vocabulary.tags),
-        "baseline_test_accuracy": corpus.baseline,
+        "description": task.data.description,
+        "data": task.data.record,
+        "metric": task.metric._asdict(),
+        "baseline_test_score": task.data.baseline,
         "grid": {},
         "regularizers": {},
-        "missing": list(config.regularizers),
+        "missing": list(task.config.regularizers),
     }
 
 
@@ -60,7 +58,9 @@ def save(results: dict[str, Any], workdir: Path) -> None:
 
 def table(results: dict[str, Any]) -> Table:
     """Returns the table for the terminal."""
-    view = Table(title=f"{results['config']['name']}: accuracy in %, mean and 95 % interval")
+    metric = Metric(**results["metric"])
+    title = f"{results['config']['name']}: {metric.name} in {metric.unit}, mean and 95 % interval"
+    view = Table(title=title)
     for index, column in enumerate(COLUMNS):
         view.add_column(column, justify="right" if index else "left", no_wrap=not index)
     for cells in _cells(results):
@@ -71,10 +71,27 @@ def table(results: dict[str, Any]) -> Table:
 def sentences(results: dict[str, Any]) -> list[str]:
     """Returns what the results mean, and what is not in them, one sentence each."""
     seeds = results["config"]["seeds"]
-    lines = [sentence(row, seeds) for row in rows(results) if row.name != "none"]
+    metric = Metric(**results["metric"])
+    table = [row if row.compared_to else over_baseline(row, results) for row in rows(results)]
+    lines = [sentence(row, seeds, metric) for row in table]
+    lines += _at_an_edge(results)
     lines += _capped(results)
     if results["missing"]:
         lines.append(f"No results for {', '.join(results['missing'])}.")
+    return lines
+
+
+def _at_an_edge(results: dict[str, Any]) -> list[str]:
+    """Says which regularizers chose the lowest or the highest of several rates."""
+    rates, table = results["config"]["rates"], rows(results)
+    lines = []
+    for edge, which, beyond in ((min(rates), "lowest", "lower"), (max(rates), "highest", "higher")):
+        names = [row.name for row in table if row.compared_to and row.rate == edge]
+        if names and len(rates) > 1:
+            lines.append(
+                f"The {which} rate offered was chosen by {', '.join(names)}: "
+                f"a {beyond} one may be better still."
+            )
     return lines
 
 
@@ -97,13 +114,8 @@ def _capped(results: dict[str, Any]) -> list[str]:
 
 
 def data(results: dict[str, Any]) -> str:
-    """Says what the corpus came to."""
-    parts = [
-        f"{name} {part['sentences']} sentences ({part['tokens']} tokens, {part['documents']} "
-        f"documents; {part['left_out_as_too_long']} too long, left out)"
-        for name, part in results["data"].items()
-    ]
-    return f"Data: {'; '.join(parts)}. Documents were told apart by: {results['documents_by']}."
+    """Says what the data came to."""
+    return f"Data: {results['description']}"
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -117,11 +129,7 @@ def markdown(results: dict[str, Any]) -> str:
             "",
             data(results),
             "",
-            "Accuracy in %, mean and 95 % t-interval over "
-            f"{results['config']['seeds']} seeds of one split. Rates are chosen on validation "
-            "data; validation accuracies are those of each run's best epoch at the rate chosen on "
-            "the same data, thus optimistic. Differences to none are in points, paired by seed; "
-            "their intervals are not corrected for comparing several regularizers.",
+            _legend(results),
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
@@ -131,6 +139,22 @@ def markdown(results: dict[str, Any]) -> str:
             "",
             *_cost(results),
         ]
+    )
+
+
+def _legend(results: dict[str, Any]) -> str:
+    """Says what the numbers of the table are."""
+    metric = Metric(**results["metric"])
+    finished = results["regularizers"].values()
+    plain = dict.fromkeys(one["compared_to"] for one in finished if one["compared_to"])
+    better = "higher" if metric.higher_is_better else "lower"
+    return (
+        f"{metric.title} in {metric.unit} ({better} is better), mean and 95 % t-interval over "
+        f"{results['config']['seeds']} seeds of one split. Rates are chosen on validation data; "
+        "validation scores are those of each run's best epoch at the rate chosen on the same "
+        f"data, thus optimistic. Differences are to {' or '.join(plain) or 'nothing yet'}, in "
+        f"{metric.difference_unit}, paired by seed; their intervals are not corrected for "
+        "comparing several regularizers."
     )
 
 
@@ -167,27 +191,30 @@ def _seconds(cost: dict[str, Any]) -> str:
 
 
 def _cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    baseline = f"{100 * results['baseline_test_accuracy']:.1f}"
+    metric = Metric(**results["metric"])
+    baseline = f"{metric.scale * results['baseline_test_score']:.{metric.digits}f}"
     return [
-        ("most frequent tag", "", "", baseline, "", ""),
-        *(_row_cells(row) for row in rows(results)),
+        (metric.baseline, "", "", baseline, "", ""),
+        *(_row_cells(row, metric) for row in rows(results)),
     ]
 
 
-def _row_cells(row: Row) -> tuple[str, ...]:
+def _row_cells(row: Row, metric: Metric) -> tuple[str, ...]:
     return (
         row.name,
-        "" if row.name == "none" else f"{row.rate:g}",
-        _text(row.validation),
-        _text(row.test),
-        "" if row.difference is None else _text(row.difference, sign="+", digits=2),
+        f"{row.rate:g}" if row.compared_to else "",
+        _text(row.validation, metric, f".{metric.digits}f"),
+        _text(row.test, metric, f".{metric.digits}f"),
+        "" if row.difference is None else _text(row.difference, metric, "+.2f"),
         f"{row.seconds:.0f}",
     )
 
 
-def _text(value: Estimate, sign: str = "", digits: int = 1) -> str:
-    mean = f"{100 * value.mean:{sign}.{digits}f}"
-    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.{digits}f}"
+def _text(value: Estimate, metric: Metric, form: str) -> str:
+    mean = format(metric.scale * value.mean, form)
+    if value.half_width is None:
+        return mean
+    return f"{mean} ± {format(metric.scale * value.half_width, form.lstrip('+'))}"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,15 +8,13 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from . import checks
 from .errors import InputError
 from .grid import MODES
-from .models import MODELS, REGULARIZERS
+from .tasks import TASKS
 
-SIZES = ("seeds", "features", "hidden", "batch_size", "epochs", "patience")
-DATA_SIZES = ("max_length", "min_count", "min_class_count")
-LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
-FIELDS = ("name", "model", "regularizers", "rates", "grid_mode", "learning_rate", "data", *SIZES)
-DATA_FIELDS = ("path", "test_path", *DATA_SIZES, *LIMITS)
+SIZES = ("seeds", "batch_size", "epochs", "patience")
+FIELDS = ("name", "task", "regularizers", "rates", "grid_mode", "learning_rate", "data", *SIZES)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -55,29 +53,28 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for a value that training cannot use."""
-    _has("config", config, FIELDS)
-    _has("config.data", config.data, DATA_FIELDS)
-    _one_of("model", config.model, MODELS)
-    _one_of("grid_mode", config.grid_mode, MODES)
+    checks.has("config", config, FIELDS)
+    checks.one_of("config.task", config.task, TASKS)
+    task = TASKS[config.task]
+    checks.one_of("config.grid_mode", config.grid_mode, MODES)
     for name in ("regularizers", "rates"):
         if not isinstance(config[name], tuple | list):
             raise InputError(f"config.{name} must be a tuple: got {config[name]!r}")
     for name in config.regularizers:
-        _one_of("regularizers", name, REGULARIZERS)
+        checks.one_of("config.regularizers", name, task.regularizers)
     for rate in config.rates:
-        if not _is_number(rate) or not 0 <= rate <= 1:
+        if not checks.is_rate(rate):
             raise InputError(f"config.rates must be numbers in [0, 1]: got {rate!r}")
     for name in ("regularizers", "rates"):
         if not config[name]:
             raise InputError(f"config.{name} must not be empty")
         if len(set(config[name])) < len(config[name]):
             raise InputError(f"config.{name} must not name a value twice: got {config[name]}")
-    _at_least(1, "config", config, SIZES)
-    _at_least(1, "config.data", config.data, DATA_SIZES)
-    _at_least(0, "config.data", config.data, LIMITS)
+    checks.at_least(1, "config", config, SIZES)
     rate = config.learning_rate
-    if not _is_number(rate) or not 0 < rate < math.inf:
+    if not checks.is_number(rate) or not 0 < rate < math.inf:
         raise InputError(f"config.learning_rate must be a finite number above 0: got {rate}")
+    task.check(config)
 
 
 def prepare(workdir: Path) -> None:
@@ -91,24 +88,3 @@ def prepare(workdir: Path) -> None:
 
 def _failed(error: Exception) -> InputError:
     return InputError(f"the config file fails: {type(error).__name__}: {error}")
-
-
-def _is_number(value):
-    return isinstance(value, float | int) and not isinstance(value, bool)
-
-
-def _has(part, config, fields):
-    for field in fields:
-        if field not in config:
-            raise InputError(f"{part} needs the field {field}")
-
-
-def _one_of(field, value, known):
-    if value not in known:
-        raise InputError(f"config.{field} knows {', '.join(known)}: got {value!r}")
-
-
-def _at_least(least, part, config, fields):
-    for field in fields:
-        if config[field] < least:
-            raise InputError(f"{part}.{field} must be at least {least}: got {config[field]}")

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from .task import Metric
+
 
 class Estimate(NamedTuple):
     """A mean over seeds and half the width of its 95 % t-interval (None for one seed)."""
@@ -18,6 +20,7 @@ class Row(NamedTuple):
     """A regularizer's line of the report, from the runs at its chosen rate."""
 
     name: str
+    compared_to: str | None
     rate: float
     validation: Estimate
     test: Estimate
@@ -34,21 +37,21 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
-    """Summarizes every finished regularizer; differences to `none` are paired by seed."""
+    """Summarizes every finished regularizer; differences to the plain network are by seed."""
     finished = results["regularizers"]
-    plain = chosen(finished["none"], "test_accuracy") if "none" in finished else None
     table = []
     for name, result in finished.items():
-        test = chosen(result, "test_accuracy")
+        test = chosen(result, "test_score")
+        plain = finished.get(result["compared_to"])
         difference = None
-        if plain and name != "none":
-            difference = estimate(np.subtract(test, plain).tolist())
-        validation = estimate(chosen(result, "validation_accuracy"))
+        if plain:
+            difference = estimate(np.subtract(test, chosen(plain, "test_score")).tolist())
         table.append(
             Row(
                 name,
+                result["compared_to"],
                 result["chosen_rate"],
-                validation,
+                estimate(chosen(result, "validation_score")),
                 estimate(test),
                 difference,
                 result["seconds"],
@@ -63,19 +66,34 @@ def chosen(result: dict[str, Any], field: str) -> list[Any]:
     return [run[field] for run in runs if run["rate"] == result["chosen_rate"]]
 
 
-def sentence(row: Row, seeds: int) -> str:
-    """Says in plain words what the comparison to `none` shows, and no more than that."""
+def sentence(row: Row, seeds: int, metric: Metric) -> str:
+    """Says in plain words what a comparison shows, and no more than that.
+
+    A regularizer is compared to its plain network, a plain network to the baseline.
+    """
     if row.difference is None:
         return f"{row.name}: nothing to compare it to."
-    mean, half = row.difference
-    points = f"{100 * mean:+.2f} points"
-    if half is None:
-        return f"{row.name}: {points} over none; one seed gives no interval."
-    interval = f"95 % interval {100 * (mean - half):+.2f} to {100 * (mean + half):+.2f}"
+    unit, mean = metric.difference_unit, metric.scale * row.difference.mean
+    if row.difference.half_width is None:
+        return f"{row.name}: {mean:+.2f} {unit} over {row.compared_to}; one seed gives no interval."
+    half = metric.scale * row.difference.half_width
+    interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
     if abs(mean) <= half:
         return (
-            f"{row.name}: no difference to none that {seeds} seeds can show ({points}, {interval})."
+            f"{row.name}: no difference to {row.compared_to} that {seeds} seeds can show "
+            f"({mean:+.2f} {unit}, {interval})."
         )
     side = "over" if mean > 0 else "below"
-    points = f"{100 * abs(mean):.2f} points"
-    return f"{row.name}: {points} {side} none ({interval})."
+    worth = "better" if (mean > 0) == metric.higher_is_better else "worse"
+    return (
+        f"{row.name}: {abs(mean):.2f} {unit} {side} {row.compared_to}, which is {worth} "
+        f"({interval})."
+    )
+
+
+def over_baseline(row: Row, results: dict[str, Any]) -> Row:
+    """Compares a row to the guess that needs no network, whose score is the same for all seeds."""
+    baseline = results["metric"]["baseline"]
+    mean, half_width = row.test
+    difference = Estimate(mean - results["baseline_test_score"], half_width)
+    return row._replace(compared_to=baseline, difference=difference)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from .data import Split
+from .task import Split, Task
 
 Params = Any
 
@@ -21,89 +21,90 @@ class RunState(NamedTuple):
     params: Params
     opt_state: optax.OptState
     best_params: Params
-    best_accuracy: jax.Array
+    best_score: jax.Array
     best_epoch: jax.Array
     epoch: jax.Array
 
 
 class Metrics(NamedTuple):
-    """What an epoch reports: mean of its batches' losses, and the validation accuracy after it.
+    """What an epoch reports: mean of its batches' losses, and the validation score after it.
 
-    A batch's loss is the mean over its tokens, so tokens of short batches weigh a little more.
+    A batch's loss is the mean over its targets, so those of batches with few weigh a little more.
     """
 
     loss: jax.Array | np.ndarray
-    accuracy: jax.Array | np.ndarray
+    score: jax.Array | np.ndarray
 
 
 def make_init(
-    model: nn.Module, optimizer: optax.GradientTransformation, data: Split
+    task: Task, regularizer: str, optimizer: optax.GradientTransformation
 ) -> Callable[[jax.Array], RunState]:
-    """Returns `init(key) -> RunState`; the same key gives every regularizer the same start."""
+    """Returns `init(key) -> RunState`; the same key gives networks that compare the same start."""
+    model = task.network(task.plain(regularizer))
+    worst = jnp.float32(-jnp.inf if task.metric.higher_is_better else jnp.inf)
 
     def init(key: jax.Array) -> RunState:
-        words, lengths = jnp.asarray(data.words[:1]), jnp.asarray(data.lengths[:1])
-        params = model.init(
-            jax.random.fold_in(key, 0), words, lengths, jnp.float32(0), deterministic=True
-        )
+        inputs = [jnp.asarray(array[:1]) for array in task.data.train.inputs]
+        params = model.init(jax.random.fold_in(key, 0), *inputs, jnp.float32(0), deterministic=True)
         zero = jnp.int32(0)
-        return RunState(key, params, optimizer.init(params), params, jnp.float32(-1), zero, zero)
+        return RunState(key, params, optimizer.init(params), params, worst, zero, zero)
 
     return init
 
 
-def steps_per_epoch(sentences: int, batch_size: int) -> int:
+def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Returns how many full batches the training part has; one, if it is smaller than a batch."""
-    return max(1, sentences // batch_size)
+    return max(1, examples // batch_size)
 
 
 def make_epoch(
-    model: nn.Module,
+    task: Task,
+    regularizer: str,
     optimizer: optax.GradientTransformation,
-    batch_size: int,
-    patience: int,
 ) -> Callable[[RunState, jax.Array, Split, Split], tuple[RunState, Metrics]]:
     """Returns `epoch(state, rate, train, validation) -> state, metrics`.
 
     `rate` is an ordinary argument, so one compile serves all rates, and `jax.vmap` over state and
     rate gives the same runs side by side. A run out of patience is frozen: it comes back as it was.
-    Each epoch shuffles the sentences anew and leaves out those that its last batch cannot fill.
+    Each epoch shuffles the examples anew and leaves out those that its last batch cannot fill.
     """
+    model = task.network(regularizer)
+    batch_size, patience = task.config.batch_size, task.config.patience
 
     def epoch(
         state: RunState, rate: jax.Array, train: Split, validation: Split
     ) -> tuple[RunState, Metrics]:
         key = jax.random.fold_in(state.key, state.epoch + 1)
         shuffle_key, dropout_key = jax.random.split(key)
-        sentences = len(train.lengths)
-        size = min(batch_size, sentences)
-        steps = steps_per_epoch(sentences, batch_size)
-        order = jax.random.permutation(shuffle_key, sentences)
+        examples = len(train.targets)
+        size = min(batch_size, examples)
+        steps = steps_per_epoch(examples, batch_size)
+        order = jax.random.permutation(shuffle_key, examples)
         order = order[: steps * size].reshape(steps, size)
 
         def step(carry, inputs):
             params, opt_state = carry
             indices, step_key = inputs
             batch = jax.tree.map(lambda array: array[indices], train)
-            loss, grads = jax.value_and_grad(batch_loss)(params, model, batch, rate, step_key)
+            loss, grads = jax.value_and_grad(batch_loss)(params, task, model, batch, rate, step_key)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), loss
 
         (params, opt_state), losses = jax.lax.scan(
             step, (state.params, state.opt_state), (order, jax.random.split(dropout_key, steps))
         )
-        accuracy = evaluate(model, params, validation)
-        better = accuracy > state.best_accuracy
+        best, score = state.best_score, evaluate(params, task, model, validation, rate)
+        better = score > best if task.metric.higher_is_better else score < best
         new = state._replace(
             params=params,
             opt_state=opt_state,
             best_params=_where(better, params, state.best_params),
-            best_accuracy=jnp.where(better, accuracy, state.best_accuracy),
+            best_score=jnp.where(better, score, best),
             best_epoch=jnp.where(better, state.epoch + 1, state.best_epoch),
             epoch=state.epoch + 1,
         )
         frozen = out_of_patience(state, patience)
-        return _unless_frozen(frozen, state, new), Metrics(losses.mean(), accuracy)
+        return _unless_frozen(frozen, state, new), Metrics(losses.mean(), score)
 
     return epoch
 
@@ -114,34 +115,36 @@ def out_of_patience(state: RunState, patience: int) -> jax.Array:
 
 
 def batch_loss(
-    params: Params, model: nn.Module, batch: Split, rate: jax.Array, key: jax.Array
+    params: Params, task: Task, model: nn.Module, batch: Split, rate: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """Cross-entropy per token; padding counts nothing."""
-    logits = model.apply(
-        params, batch.words, batch.lengths, rate, deterministic=False, rngs={"dropout": key}
+    """The mean loss of a batch's targets; padding counts nothing."""
+    outputs: Any = model.apply(
+        params, *batch.inputs, rate, deterministic=False, rngs={"dropout": key}
     )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.tags)
-    mask = is_word(batch)
-    return jnp.where(mask, losses, 0.0).sum() / mask.sum().astype(jnp.float32)
+    losses = jnp.where(batch.counted, task.losses(outputs, batch.targets), 0.0)
+    return losses.sum() / batch.counted.sum().astype(jnp.float32)
 
 
-def evaluate(model: nn.Module, params: Params, batches: Split) -> jax.Array:
-    """Share of words tagged right, over batches of sentences; padding counts nothing."""
+def evaluate(
+    params: Params, task: Task, model: nn.Module, batches: Split, rate: jax.Array
+) -> jax.Array:
+    """The score over batches of examples; padding counts nothing."""
 
-    def count(batch: Split) -> tuple[jax.Array, jax.Array]:
-        logits: Any = model.apply(
-            params, batch.words, batch.lengths, jnp.float32(0), deterministic=True
-        )
-        mask = is_word(batch)
-        return ((logits.argmax(-1) == batch.tags) & mask).sum(), mask.sum()
+    def sums(batch: Split) -> tuple[jax.Array, jax.Array]:
+        outputs = predict(params, model, batch, rate)
+        points = jnp.where(batch.counted, task.points(outputs, batch.targets), 0.0)
+        return points.sum(), batch.counted.sum()
 
-    right, words = jax.lax.map(count, batches)
-    return right.sum().astype(jnp.float32) / words.sum().astype(jnp.float32)
+    points, counted = jax.lax.map(sums, batches)
+    return task.score(points.sum() / counted.sum().astype(jnp.float32))
 
 
-def is_word(batch: Split) -> jax.Array:
-    """True where a cell of [sentence, time] holds a word, False where it is padding."""
-    return jnp.arange(batch.words.shape[1])[None] < batch.lengths[:, None]
+def predict(params: Params, model: nn.Module, batch: Split, rate: jax.Array) -> Any:
+    """The outputs for a batch, with nothing dropped.
+
+    The rate matters all the same to zoneout, whose evaluation mixes old and new by it.
+    """
+    return model.apply(params, *batch.inputs, rate, deterministic=True)
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

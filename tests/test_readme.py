@@ -11,8 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_results_is_the_one_that_was_printed():
-    results = ROOT / "experiments/results/pos_tagging/results.md"
+@pytest.mark.parametrize("name", ["pos_tagging", "weather_forecast"])
+def test_the_tables_of_results_are_those_that_were_printed(name):
+    results = ROOT / "experiments/results" / name / "results.md"
     rows = [line for line in results.read_text().splitlines() if line.startswith("|")]
     assert len(rows) >= 7
     assert "\n".join(rows) in README

@@ -4,6 +4,8 @@ import jax
 import pytest
 
 from configs.pos_tagging import get_config
+from experiments.forecasting.task import Forecasting
+from experiments.tagging.task import Tagging
 
 WORDS = {"DET": "a o", "NOUN": "casa rua mesa", "VERB": "vê abre", "PUNCT": "."}
 PATTERN = ("DET", "NOUN", "VERB", "DET", "NOUN", "PUNCT")
@@ -56,6 +58,13 @@ def config(corpus_path):
 
 
 @pytest.fixture
+def errors(results):
+    """The results above as if they were of a task whose score is an error: lower is better."""
+    results["metric"] = Forecasting.metric._asdict()
+    return results
+
+
+@pytest.fixture
 def results():
     """The results of two regularizers, made up, with a third that is missing."""
 
@@ -66,32 +75,39 @@ def results():
                 "seed": seed,
                 "epochs": 2 + seed,
                 "best_epoch": 2,
-                "validation_accuracy": validation,
+                "validation_score": validation,
                 "validation_curve": [0.5, validation, validation - 0.1][: 2 + seed],
                 "train_loss": [1.0, 0.5, 0.4][: 2 + seed],
-                "test_accuracy": test,
+                "test_score": test,
             }
             for seed, test in enumerate(tests)
         ]
 
-    def regularizer(rate, runs):
+    def regularizer(compared_to, rate, runs):
         cost = {"compiles": 1, "compile_seconds": 1.25, "seconds_per_step": 0.0031}
-        return {"chosen_rate": rate, "seconds": 3.2, "runs": runs, **cost}
+        result = {"compared_to": compared_to, "chosen_rate": rate, "seconds": 3.2}
+        return {**result, "runs": runs, **cost}
 
-    part = {"sentences": 10, "tokens": 99, "documents": 3, "left_out_as_too_long": 1}
     return {
-        "config": {"name": "example", "seeds": 2, "epochs": 3, "patience": 2},
+        "config": {
+            "name": "example",
+            "rates": [0.1, 0.5, 0.7],
+            "seeds": 2,
+            "epochs": 3,
+            "patience": 2,
+        },
         "date": "2030-01-01",
         "device": "cpu",
         "versions": {"jax": "1.2.3"},
-        "data": {"train": part, "validation": part, "test": part},
-        "baseline_test_accuracy": 0.75,
-        "documents_by": "newdoc",
+        "description": "ten sentences.",
+        "data": {},
+        "metric": Tagging.metric._asdict(),
+        "baseline_test_score": 0.75,
         "grid": {"mode": "one_by_one", "trials": {}},
         "regularizers": {
-            "none": regularizer(0.0, runs(0.0, 0.8, [0.80, 0.82])),
+            "none": regularizer(None, 0.0, runs(0.0, 0.8, [0.80, 0.82])),
             "Dropout": regularizer(
-                0.5, runs(0.5, 0.9, [0.84, 0.87]) + runs(0.1, 0.7, [None, None])
+                "none", 0.5, runs(0.5, 0.9, [0.84, 0.87]) + runs(0.1, 0.7, [None, None])
             ),
         },
         "missing": ["SpatialDropout1D"],

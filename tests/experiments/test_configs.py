@@ -3,17 +3,21 @@ from pathlib import Path
 
 import pytest
 
-from configs import pos_tagging
-from experiments.models import REGULARIZERS
+from configs import pos_tagging, weather_forecast
 
 ROOT = Path(__file__).parents[2]
-TABLE_OF = {"pos_tagging": "Part-of-speech", "pos_tagging-seq2seq": "`:seq2seq`"}
+TABLES = {  # where in the config's header the table is, and the row above the regularizers
+    "pos_tagging": (pos_tagging, "Part-of-speech", "most frequent tag"),
+    "pos_tagging-seq2seq": (pos_tagging, "`:seq2seq`", "most frequent tag"),
+    "weather_forecast": (weather_forecast, "Weather", "persistence"),
+}
 
 
 def header_rows(name):
     """The table in the config's header that follows the words that open its paragraph."""
-    text = pos_tagging.__doc__.split(TABLE_OF[name])[1]
-    names = "|".join(["most frequent tag", *REGULARIZERS])
+    module, opening, baseline = TABLES[name]
+    text = module.__doc__.split(opening)[1]
+    names = "|".join([baseline, *module.get_config().regularizers])
     rows = {}
     for line in text.splitlines():
         match = re.match(rf"    ({names})  ", line.replace(" at ", "  at "))
@@ -28,17 +32,20 @@ def report_rows(name):
     return {row[0]: row[1:] for row in rows if len(row) == 6}
 
 
-@pytest.mark.parametrize("name", TABLE_OF)
+@pytest.mark.parametrize("name", TABLES)
 def test_the_header_quotes_the_table_of_results(name):
     quoted, reported = header_rows(name), report_rows(name)
-    assert quoted.keys() == {"most frequent tag", *pos_tagging.get_config().regularizers}
+    module, _, baseline = TABLES[name]
+    assert quoted.keys() == {baseline, *module.get_config().regularizers}
     for regularizer, line in quoted.items():
-        rate, _, test, over_none, _ = reported[regularizer]
+        rate, _, test, difference, _ = reported[regularizer]
         numbers = [number.replace("+-", "±") for number in re.findall(r"\S+ \+- \S+", line)]
-        assert numbers == [cell for cell in (test, over_none) if "±" in cell]
+        assert numbers == [cell for cell in (test, difference) if "±" in cell]
         assert re.findall(r" at (\S+)", line) == ([rate] if rate else [])
-    assert reported["most frequent tag"][2] in quoted["most frequent tag"]
+    assert reported[baseline][2] in quoted[baseline]
 
 
 def test_all_variants_but_smoke_leave_room_for_early_stopping():
-    assert pos_tagging.get_config().epochs == pos_tagging.get_config("seq2seq").epochs == 100
+    for variant in ("tagger", "classic", "seq2seq"):
+        assert pos_tagging.get_config(variant).epochs == 100
+    assert weather_forecast.get_config().epochs == 60

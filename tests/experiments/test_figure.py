@@ -2,10 +2,11 @@ import pytest
 from matplotlib import pyplot as plt
 
 from experiments import figure
+from experiments.tagging.task import Tagging
 
 
 def test_draws_a_picture(results, tmp_path):
-    figure.save(results, tmp_path / "results.png")
+    figure.draw(results).savefig(tmp_path / "results.png", dpi=150)
     height, width, _ = plt.imread(tmp_path / "results.png").shape
     assert width > 2 * height > 800
 
@@ -14,7 +15,7 @@ def test_draws_without_none_and_with_one_seed(results, tmp_path):
     del results["regularizers"]["none"]
     for result in results["regularizers"].values():
         result["runs"] = [run for run in result["runs"] if run["seed"] == 0]
-    figure.save(results, tmp_path / "results.png")
+    figure.draw(results).savefig(tmp_path / "results.png", dpi=150)
     assert (tmp_path / "results.png").stat().st_size > 10_000
 
 
@@ -58,11 +59,23 @@ def test_dots_and_interval_of_the_differences(results):
 
 def test_the_baseline_does_not_widen_the_axis(results):
     before = figure.draw(results).axes[1].get_xlim()
-    results["baseline_test_accuracy"] = 0.1
+    results["baseline_test_score"] = 0.1
     assert figure.draw(results).axes[1].get_xlim() == before
 
 
 def test_a_stopped_run_keeps_its_last_value():
-    mean, spread = figure._over_seeds([[0.1, 0.2], [0.3, 0.4, 0.6]])
+    mean, spread = figure._over_seeds([[0.1, 0.2], [0.3, 0.4, 0.6]], Tagging.metric)
     assert mean == pytest.approx([20, 30, 40])
     assert spread == pytest.approx([10, 10, 20])
+
+
+def test_of_an_error_the_high_first_epochs_are_cut_off(errors):
+    for result in errors["regularizers"].values():
+        for run in result["runs"]:
+            run["validation_curve"] = [9.0, *([1.0, 1.1] * 10)]
+    axes = figure.draw(errors).axes
+    assert axes[0].get_ylim()[1] < 2
+    assert axes[0].get_title().startswith("Validation RMSE")
+    assert list(dots(axes[1])[0]) == [0.80, 0.82]
+    assert axes[1].get_xlabel() == "°F  (persistence: 0.75)"
+    assert axes[2].get_xlabel() == "°F over none  (better is left)"

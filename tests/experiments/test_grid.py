@@ -4,24 +4,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import data, grid
-from experiments.grid import Finished, Grid, Run
+from experiments import grid, runs
+from experiments.grid import Grid
+from experiments.runs import Finished, Run
+from experiments.tagging.task import Tagging
 
 from .conftest import make_config
 
 RATES = (0.1, 0.2, 0.3)
 
 
-@pytest.fixture(scope="module")
-def corpus(corpus_path):
-    return data.load(make_config(corpus_path).data)
-
-
 def ignore(*_):
     pass
 
 
-def train_and_watch(mode, corpus, corpus_path):
+def train_and_watch(mode, corpus_path):
     """Trains a grid; returns the result, how often an epoch was traced, the progress shown.
 
     Learning so fast, runs are out of patience after very few epochs, not all after the same.
@@ -43,20 +40,20 @@ def train_and_watch(mode, corpus, corpus_path):
     make_epoch = grid.make_epoch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "make_epoch", counting)
-        result = Grid(config, corpus).train(
+        result = Grid(Tagging(config)).train(
             "SpatialDropout1D", lambda share, *_: shares.append(share)
         )
     return result, len(traces), shares
 
 
 @pytest.fixture(scope="module")
-def vmapped(corpus, corpus_path):
-    return train_and_watch("vmapped", corpus, corpus_path)
+def vmapped(corpus_path):
+    return train_and_watch("vmapped", corpus_path)
 
 
 @pytest.fixture(scope="module")
-def one_by_one(corpus, corpus_path):
-    return train_and_watch("one_by_one", corpus, corpus_path)
+def one_by_one(corpus_path):
+    return train_and_watch("one_by_one", corpus_path)
 
 
 @pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
@@ -84,7 +81,7 @@ def test_each_run_keeps_its_own_best_epoch(vmapped):
     for run in vmapped[0]["runs"]:
         curve = run["validation_curve"]
         assert len(curve) == len(run["train_loss"]) == run["epochs"]
-        assert run["validation_accuracy"] == max(curve)
+        assert run["validation_score"] == max(curve)
         assert run["best_epoch"] == 1 + int(np.argmax(curve))
 
 
@@ -95,7 +92,7 @@ def test_rates_and_seeds_make_runs_differ(one_by_one):
 def test_only_runs_of_the_chosen_rate_are_tested(one_by_one):
     for run in one_by_one[0]["runs"]:
         chosen = run["rate"] == one_by_one[0]["chosen_rate"]
-        assert (run["test_accuracy"] is not None) == chosen
+        assert (run["test_score"] is not None) == chosen
 
 
 @pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
@@ -113,22 +110,22 @@ def test_runs_side_by_side_stop_when_the_last_is_out_of_patience(vmapped):
 
 
 @pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
-def test_a_given_mode_is_kept_without_a_trial(config, corpus, mode):
+def test_a_given_mode_is_kept_without_a_trial(config, mode):
     config.update({"grid_mode": mode, "epochs": 1})
-    trained = Grid(config, corpus)
+    trained = Grid(Tagging(config))
     trained.train("none", ignore)
     assert (trained.mode, trained.trials) == (mode, {})
 
 
-def test_auto_tries_both_modes_once_on_a_whole_grid_and_remembers(config, corpus):
+def test_auto_tries_both_modes_once_on_a_whole_grid_and_remembers(config):
     config.update({"grid_mode": "auto", "epochs": 1})
-    trained = Grid(config, corpus)
+    trained = Grid(Tagging(config))
     assert trained.mode is None
     results = {name: trained.train(name, ignore) for name in config.regularizers}
     lanes = {mode: trial["lanes"] for mode, trial in trained.trials.items()}
     assert lanes == {"vmapped": 4, "one_by_one": 1}  # 2 rates x 2 seeds
     assert {trial["regularizer"] for trial in trained.trials.values()} == {"Dropout"}
-    assert [result["compiles"] for result in results.values()] == [1, 2, 1, 1]
+    assert [result["compiles"] for result in results.values()] == [1, 2, 1, 1, 1]
     assert all(trial["seconds_per_step"] > 0 for trial in trained.trials.values())
     # The program that was tried is the one that trained.
     tried = trained.trials[trained.mode]["compile_seconds"]
@@ -138,35 +135,34 @@ def test_auto_tries_both_modes_once_on_a_whole_grid_and_remembers(config, corpus
 
 
 @pytest.mark.parametrize(("vmapped", "mode"), [(0.4, "vmapped"), (0.6, "one_by_one")])
-def test_auto_takes_vmapped_only_if_it_makes_up_for_waiting(
-    config, corpus, monkeypatch, vmapped, mode
-):
+def test_auto_takes_vmapped_only_if_it_makes_up_for_waiting(config, monkeypatch, vmapped, mode):
     config.update({"grid_mode": "auto", "epochs": 1})
     monkeypatch.setattr(
         Grid, "_time_step", lambda self, program, runs: vmapped if program.lanes > 1 else 1.0
     )
-    trained = Grid(config, corpus)
+    trained = Grid(Tagging(config))
     trained.train("none", ignore)
     assert trained.mode == mode
 
 
-def test_auto_tries_none_where_there_is_nothing_else(config, corpus):
+def test_auto_tries_none_where_there_is_nothing_else(config):
     config.update({"grid_mode": "auto", "epochs": 1, "regularizers": ("none",)})
-    trained = Grid(config, corpus)
+    trained = Grid(Tagging(config))
     assert trained.train("none", ignore)["compiles"] == 2
     assert trained.trials["vmapped"]["lanes"] == 2
 
 
 def test_the_rate_with_the_best_mean_is_chosen_and_the_lower_of_equals():
     def fake(rate, validation):
-        return Finished(Run(rate, 0), SimpleNamespace(best_accuracy=validation), None)
+        return Finished(Run(rate, 0), SimpleNamespace(best_score=validation), None)
 
-    runs = [fake(0.1, 0.8), fake(0.1, 0.6), fake(0.5, 0.74), fake(0.5, 0.7)]
-    assert grid.choose_rate(runs) == 0.5
-    assert grid.choose_rate([fake(0.5, 0.7), fake(0.1, 0.7)]) == 0.1
+    finished = [fake(0.1, 0.8), fake(0.1, 0.6), fake(0.5, 0.74), fake(0.5, 0.7)]
+    assert runs.choose_rate(finished, True) == 0.5
+    assert runs.choose_rate(finished, False) == 0.1
+    assert runs.choose_rate([fake(0.5, 0.7), fake(0.1, 0.7)], True) == 0.1
 
 
-def test_seq2seq_trains(config, corpus):
+def test_seq2seq_trains(config):
     config.model = "seq2seq"
-    losses = Grid(config, corpus).train("SpatialDropout1D", ignore)["runs"][0]["train_loss"]
+    losses = Grid(Tagging(config)).train("SpatialDropout1D", ignore)["runs"][0]["train_loss"]
     assert losses[-1] < losses[0]

@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
     assert sentence in (tmp_path / "out" / "results.md").read_text()
 
 
-@pytest.mark.parametrize("moment", ["report.save", "figure.save"])
+@pytest.mark.parametrize("moment", ["report.save", "figure.draw"])
 def test_ctrl_c_while_saving_says_so(args, capsys, monkeypatch, results, tmp_path, moment):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.data.load", interrupted)
+    monkeypatch.setattr("experiments.tagging.corpus.load", interrupted)
     assert main.main(args) == main.INTERRUPTED
     assert capsys.readouterr().err == "Interrupted before training began.\n"
 
@@ -121,3 +121,23 @@ def test_bad_input_is_one_sentence_before_any_training(args, capsys, monkeypatch
 def test_help(capsys):
     assert main.main(["main", "--help"]) == 0
     assert "python -m experiments.main --config=configs/pos_tagging.py" in capsys.readouterr().out
+
+
+def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
+    """On the real weather, with all that is saved."""
+    workdir = tmp_path / "out"
+    small = ("seeds=1", "rates=(0.5,)", "epochs=1", "hidden=4", "data.train_stride=60")
+    small += ("regularizers=('none','both','CNN none','CNN channels')",)
+    given = [f"--config.{field}" for field in (*small, "data.hours=8", "data.shown_hours=20")]
+    config = "--config=configs/weather_forecast.py:smoke"
+    assert main.main(["main", config, *given, f"--workdir={workdir}"]) == 0
+    out = capsys.readouterr().out
+    assert "8730 hours of 7 channels" in out
+    assert "CNN channels: " in out
+    results = load(tmp_path)
+    assert list(results["regularizers"]) == results["config"]["regularizers"]
+    assert results["missing"] == []
+    assert all("shown" in result["runs"][0] for result in results["regularizers"].values())
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "forecast.png", "results.json", "results.md", "results.png",
+    ]  # fmt: skip

@@ -16,7 +16,7 @@ def show(console):
     with progress.Display(console) as display:
         display.begin("Dropout")
         for share in (0.25, 0.5, 0.75):
-            display.update(share, 1.5, 0.9)
+            display.update(share, 1.5, "90.0 %")
         display.end(61)
 
 

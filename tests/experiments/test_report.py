@@ -35,10 +35,11 @@ def test_the_report_counts_runs_that_the_cap_on_epochs_ended(results):
     assert "cap" not in " ".join(report.sentences(results))
 
 
-def test_markdown_tells_the_data_and_what_was_left_out(results):
+def test_markdown_tells_the_data_and_what_the_numbers_are(results):
     text = report.markdown(results)
-    assert "train 10 sentences (99 tokens, 3 documents; 1 too long, left out)" in text
-    assert "Documents were told apart by: newdoc." in text
+    assert "\nData: ten sentences.\n" in text
+    assert "Accuracy in % (higher is better), mean and 95 % t-interval over 2 seeds" in text
+    assert "Differences are to none, in points, paired by seed" in text
     assert "thus optimistic" in text
     assert "| Dropout | 0.5 | 90.0 ± 0.0 | 85.5 ± " in text
 
@@ -70,3 +71,49 @@ def test_markdown_tells_what_a_given_mode_cost(results):
     text = report.markdown(results)
     assert "Runs were trained one_by_one, as the config says." in text
     assert "Dropout 1.2 s to compile and 3.1 ms a step of one run" in text
+
+
+def test_the_report_compares_the_plain_network_to_the_baseline(results):
+    lines = report.sentences(results)
+    assert lines[0] == (
+        "none: no difference to most frequent tag that 2 seeds can show "
+        "(+6.00 points, 95 % interval -6.71 to +18.71)."
+    )
+    results["baseline_test_score"] = 0.2
+    assert report.sentences(results)[0].startswith(
+        "none: 61.00 points over most frequent tag, which is better (95 % interval"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [
+        ([0.1, 0.5, 0.7], None),
+        ([0.1, 0.5], "highest rate offered was chosen by Dropout: a higher one may"),
+        ([0.7, 0.5], "lowest rate offered was chosen by Dropout: a lower one may"),
+        ([0.5], None),
+    ],
+)
+def test_the_report_says_where_a_rate_at_the_edge_was_chosen(results, rates, text):
+    results["config"]["rates"] = rates
+    lines = [line for line in report.sentences(results) if "rate offered" in line]
+    assert lines == ([f"The {text} be better still."] if text else [])
+
+
+def test_the_report_of_an_error_says_that_lower_is_better(errors):
+    text = report.markdown(errors)
+    assert "RMSE in °F (lower is better), mean and 95 % t-interval over 2 seeds" in text
+    assert "Differences are to none, in °F, paired by seed" in text
+    assert "| persistence |  |  | 0.75 |  |  |" in text
+    # Dropout is 0.04 and 0.05 higher than none, seed by seed: +- 12.706 * 0.005.
+    assert "| Dropout | 0.5 | 0.90 ± 0.00 | 0.85 ± 0.19 | +0.04 ± 0.06 |" in text
+
+
+def test_differences_are_to_the_plain_network_of_each(results):
+    finished = results["regularizers"]
+    finished["CNN none"] = {**finished["Dropout"], "compared_to": None, "chosen_rate": 0.5}
+    finished["CNN channels"] = {**finished["none"], "compared_to": "CNN none"}
+    text = report.markdown(results)
+    assert "Differences are to none or CNN none, in points" in text
+    assert "| CNN channels | 0 | 80.0 ± 0.0 | 81.0 ± 12.7 | -4.50 ± 6.35 |" in text
+    assert "CNN channels: no difference to CNN none that 2 seeds can show (-4.50" in text

@@ -21,7 +21,7 @@ def test_fields_are_overridden_and_the_workdir_is_named_after_the_config():
     assert str(workdir) == "runs/pos_tagging-smoke"
 
 
-@pytest.mark.parametrize("variant", ["tagger", "seq2seq", "smoke"])
+@pytest.mark.parametrize("variant", ["tagger", "classic", "seq2seq", "smoke"])
 def test_every_variant_passes_its_own_checks(variant):
     parse(f"{CONFIG}:{variant}")
 
@@ -40,12 +40,13 @@ def test_every_variant_passes_its_own_checks(variant):
         ),
         (
             [f"{CONFIG}:foo"],
-            "no variant 'foo' of pos_tagging: tagger, seq2seq or smoke",
+            "no variant 'foo' of pos_tagging: tagger, classic, seq2seq or smoke",
         ),
         (
             [CONFIG, "--config.seeds=many"],
             "flag --config.seeds=many: invalid literal for int() with base 10: 'many'",
         ),
+        ([CONFIG, "--config.task=poetry"], "config.task knows tagging, forecasting: got 'poetry'"),
         (
             [CONFIG, "--config.model=lstm"],
             "config.model knows tagger, seq2seq: got 'lstm'",
@@ -53,7 +54,7 @@ def test_every_variant_passes_its_own_checks(variant):
         (
             [CONFIG, "--config.regularizers=('none','Drop')"],
             "config.regularizers knows none, Dropout, SpatialDropout1D, TimestepDropout, "
-            "FeatureDropout, SampleDropout: got 'Drop'",
+            "FeatureDropout, SampleDropout, RecurrentDropout: got 'Drop'",
         ),
         (
             [CONFIG, "--config.grid_mode=fast"],
@@ -63,6 +64,10 @@ def test_every_variant_passes_its_own_checks(variant):
         (
             [CONFIG, "--config.rates=(0.5,0.5)"],
             "config.rates must not name a value twice: got (0.5, 0.5)",
+        ),
+        (
+            [CONFIG, "--config.recurrent_dropout=1.5"],
+            "config.recurrent_dropout must be a number in [0, 1]: got 1.5",
         ),
         ([CONFIG, "--config.rates=()"], "config.rates must not be empty"),
         ([CONFIG, "--config.seeds=0"], "config.seeds must be at least 1: got 0"),
@@ -98,7 +103,7 @@ def test_a_wrong_command_line_gets_one_sentence(args, message):
         ("def get_config(): return 1", "the config file fails: AttributeError: 'int' object"),
         (
             "import ml_collections as m\ndef get_config(): return m.ConfigDict({'name': ''})",
-            "config needs the field model",
+            "config needs the field task",
         ),
     ],
 )

@@ -1,11 +1,13 @@
 import pytest
 from scipy import stats
 
-from experiments.statistics import Estimate, Row, chosen, estimate, rows, sentence
+from experiments.forecasting.task import Forecasting
+from experiments.statistics import Estimate, Row, chosen, estimate, over_baseline, rows, sentence
+from experiments.tagging.task import Tagging
 
 
 def row(name="Dropout", difference=None):
-    return Row(name, 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
+    return Row(name, "none", 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
 
 
 def test_the_interval_is_that_of_a_t_test():
@@ -47,11 +49,11 @@ def test_chosen_is_in_the_order_of_seeds(results):
     [
         (
             Estimate(0.008, 0.006),
-            "Dropout: 0.80 points over none (95 % interval +0.20 to +1.40).",
+            "Dropout: 0.80 points over none, which is better (95 % interval +0.20 to +1.40).",
         ),
         (
             Estimate(-0.008, 0.006),
-            "Dropout: 0.80 points below none (95 % interval -1.40 to -0.20).",
+            "Dropout: 0.80 points below none, which is worse (95 % interval -1.40 to -0.20).",
         ),
         (
             Estimate(0.005, 0.006),
@@ -63,4 +65,28 @@ def test_chosen_is_in_the_order_of_seeds(results):
     ],
 )
 def test_sentence(difference, text):
-    assert sentence(row(difference=difference), seeds=5) == text
+    assert sentence(row(difference=difference), 5, Tagging.metric) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "text"),
+    [
+        (-0.3, "zoneout: 0.30 °F below none, which is better (95 % interval -0.50 to -0.10)."),
+        (0.3, "zoneout: 0.30 °F over none, which is worse (95 % interval +0.10 to +0.50)."),
+        (
+            -0.1,
+            "zoneout: no difference to none that 5 seeds can show "
+            "(-0.10 °F, 95 % interval -0.30 to +0.10).",
+        ),
+    ],
+)
+def test_sentence_where_lower_is_better(mean, text):
+    difference = Estimate(mean, 0.2)
+    assert sentence(row("zoneout", difference), 5, Forecasting.metric) == text
+
+
+def test_the_plain_network_is_compared_to_the_baseline(results):
+    plain = over_baseline(rows(results)[0], results)
+    assert plain.compared_to == "most frequent tag"
+    assert plain.difference.mean == pytest.approx(0.81 - 0.75)
+    assert plain.difference.half_width == plain.test.half_width

@@ -4,13 +4,22 @@ import numpy as np
 import optax
 import pytest
 
+from configs.pos_tagging import get_config
 from experiments import train
-from experiments.data import Split, batches
-from experiments.models import Tagger
-from experiments.vocabulary import UNSEEN_TAG
+from experiments.tagging.task import Tagging
+from experiments.tagging.vocabulary import UNSEEN_TAG
+from experiments.task import Data, Split, batches
 
-MODEL = Tagger(7, 3, 8, 8, "SpatialDropout1D")
 OPTIMIZER = optax.adam(1e-2)
+RECORD = {"words": 7, "tags": 3}
+
+
+class Small(Tagging):
+    """Tagging of made-up sentences, with the tags that depend on words alone."""
+
+    @staticmethod
+    def load(config):
+        return Data(split(), split(), split(), 0.0, "", RECORD)
 
 
 def split(time=5, sentences=9):
@@ -18,70 +27,85 @@ def split(time=5, sentences=9):
     lengths = rng.integers(1, 6, sentences).astype(np.int32)
     words = rng.integers(1, 7, (sentences, time)).astype(np.int32)
     mask = np.arange(time) < lengths[:, None]
-    return Split(words * mask, words % 3 * mask, lengths)
+    return Split((words * mask, lengths), words % 3 * mask, mask)
 
 
 def pad(data, time):
-    wide = [np.pad(array, [(0, 0), (0, time)]) for array in data[:2]]
-    return Split(*wide, data.lengths)
+    words, lengths = data.inputs
+    arrays = (words, data.targets, data.counted)
+    words, tags, mask = (np.pad(array, [(0, 0), (0, time)]) for array in arrays)
+    return Split((words, lengths), tags, mask)
+
+
+def make_task(patience=100):
+    config = get_config("smoke")
+    config.update({"features": 8, "hidden": 8, "batch_size": 3, "patience": patience})
+    return Small(config)
+
+
+TASK = make_task()
+MODEL = TASK.network("SpatialDropout1D")
 
 
 @pytest.fixture(scope="module")
 def start():
-    return train.make_init(MODEL, OPTIMIZER, split())(jax.random.key(0))
+    return train.make_init(TASK, "SpatialDropout1D", OPTIMIZER)(jax.random.key(0))
+
+
+def loss(start, data, rate):
+    return train.batch_loss(start.params, TASK, MODEL, data, jnp.float32(rate), jax.random.key(1))
+
+
+def evaluate(start, data, size):
+    return train.evaluate(start.params, TASK, MODEL, batches(data, size), jnp.float32(0.5))
 
 
 def test_padding_counts_nothing_in_the_loss(start):
-    def loss(data):
-        # timesteps share the mask of SpatialDropout1D, so it is the same at any length
-        return train.batch_loss(start.params, MODEL, data, jnp.float32(0.5), jax.random.key(1))
-
-    assert loss(split()) == pytest.approx(float(loss(pad(split(), 6))), rel=1e-5)
+    # Steps share the mask of SpatialDropout1D, so it is the same at any length.
+    padded = loss(start, pad(split(), 6), 0.5)
+    assert loss(start, split(), 0.5) == pytest.approx(float(padded), rel=1e-5)
 
 
 def test_padding_and_empty_sentences_count_nothing_in_the_accuracy(start):
     data = split()
-    expected = train.evaluate(MODEL, start.params, batches(data, 9))
+    expected = evaluate(start, data, 9)
     assert 0 < expected < 1
-    assert train.evaluate(MODEL, start.params, batches(pad(data, 6), 4)) == expected
+    assert evaluate(start, pad(data, 6), 4) == pytest.approx(float(expected))
 
 
 def test_the_loss_by_hand(start):
     data = split()
-    logits = np.asarray(
-        MODEL.apply(start.params, data.words, data.lengths, jnp.float32(0), deterministic=True)
-    )
+    logits = np.asarray(train.predict(start.params, MODEL, data, jnp.float32(0.5)))
     losses = [
-        np.log(np.exp(logits[s, t]).sum()) - logits[s, t, data.tags[s, t]]
-        for s, length in enumerate(data.lengths)
+        np.log(np.exp(logits[s, t]).sum()) - logits[s, t, data.targets[s, t]]
+        for s, length in enumerate(data.inputs[1])
         for t in range(length)
     ]
-    loss = train.batch_loss(start.params, MODEL, data, jnp.float32(0), jax.random.key(1))
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(loss(start, data, 0)) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_a_tag_unseen_in_training_is_an_error(start):
     data = split()
-    unseen = data._replace(tags=np.full_like(data.tags, UNSEEN_TAG))
-    assert train.evaluate(MODEL, start.params, batches(unseen, 9)) == 0
+    unseen = data._replace(targets=np.full_like(data.targets, UNSEEN_TAG))
+    assert evaluate(start, unseen, 9) == 0
 
 
 def test_training_learns(start):
-    epoch = jax.jit(train.make_epoch(MODEL, OPTIMIZER, 3, patience=100))
+    epoch = jax.jit(train.make_epoch(TASK, "SpatialDropout1D", OPTIMIZER))
     state = start
     losses = []
     for _ in range(30):
         state, metrics = epoch(state, jnp.float32(0.1), split(), batches(split(), 9))
         losses.append(float(metrics.loss))
     assert losses[-1] < losses[0] / 2
-    assert state.best_accuracy > 0.9
+    assert state.best_score > 0.9
 
 
 def test_the_best_epoch_is_kept_and_a_run_out_of_patience_is_frozen(start):
     data = split()
     # No prediction can be right, so the first epoch is the best and two more use up patience.
-    hopeless = batches(data._replace(tags=np.full_like(data.tags, UNSEEN_TAG)), 9)
-    epoch = jax.jit(train.make_epoch(MODEL, OPTIMIZER, 3, patience=2))
+    hopeless = batches(data._replace(targets=np.full_like(data.targets, UNSEEN_TAG)), 9)
+    epoch = jax.jit(train.make_epoch(make_task(patience=2), "SpatialDropout1D", OPTIMIZER))
     states = [start]
     for _ in range(5):
         states.append(epoch(states[-1], jnp.float32(0.1), data, hopeless)[0])

@@ -1,9 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.models import MODELS, REGULARIZERS, RegularizedEmbedding
+from experiments.tagging.models import MODELS, REGULARIZERS, RegularizedEmbedding
 
 WORDS = jnp.array([[2, 3, 4, 0, 0], [5, 2, 3, 4, 2]])
 LENGTHS = jnp.array([3, 5])
@@ -19,7 +21,7 @@ def test_a_regularizer_works_in_training_only_and_has_no_parameters(name):
     embed = RegularizedEmbedding(6, 8, name)
     np.testing.assert_array_equal(embed.apply(params, WORDS, half, True), expected)
     dropped = embed.apply(params, WORDS, half, False, rngs=rngs) == 0
-    assert bool(dropped.any()) == (name != "none")
+    assert bool(dropped.any()) == (name not in ("none", "RecurrentDropout"))
 
 
 def test_spatial_dropout_drops_the_same_channels_at_all_steps():
@@ -48,3 +50,24 @@ def test_every_step_sees_the_words_before_and_after_it(model, changed, seen):
     scores = model(WORDS.at[0, changed].set(5))
     assert (scores[0, seen] != model(WORDS)[0, seen]).all()
     np.testing.assert_array_equal(scores[1], model(WORDS)[1])
+
+
+@pytest.mark.parametrize("network", MODELS.values())
+def test_recurrent_dropout_is_inside_the_grus(network):
+    """Traced, 0 drops nothing; the arm's rate takes the place of the config's two."""
+    params = network(6, 3, 8, 8).init(
+        jax.random.key(0), WORDS, LENGTHS, jnp.float32(0), deterministic=True
+    )
+
+    @partial(jax.jit, static_argnums=0)
+    def scores(network, rate):
+        rngs = {"dropout": jax.random.key(1)}
+        return network.apply(params, WORDS, LENGTHS, rate, deterministic=False, rngs=rngs)
+
+    plain = scores(network(6, 3, 8, 8), 0.5)
+    arm = network(6, 3, 8, 8, "RecurrentDropout", dropout=0.9, recurrent_dropout=0.9)
+    np.testing.assert_allclose(scores(arm, 0.0), plain, rtol=1e-6)
+    classic = network(6, 3, 8, 8, dropout=0.5, recurrent_dropout=0.5)
+    np.testing.assert_allclose(scores(arm, 0.5), scores(classic, 0.0), rtol=1e-6)
+    for one in ({"dropout": 0.5}, {"recurrent_dropout": 0.5}):
+        assert (scores(network(6, 3, 8, 8, **one), 0.0) != plain).any()

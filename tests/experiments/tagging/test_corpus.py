@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 
-from experiments import data
-from experiments.conllu import Sentence
 from experiments.errors import InputError
+from experiments.tagging import corpus
+from experiments.tagging.conllu import Sentence
 
-from .conftest import conllu
+from ..conftest import conllu
 
 
 def sentence(document, text, tags=None):
@@ -17,7 +16,7 @@ DOCUMENTS = [sentence(f"d{n // 4}", f"word {n}") for n in range(120)]
 
 
 def test_no_document_is_in_two_parts_and_no_sentence_is_lost():
-    parts = data.split(DOCUMENTS, [], seed=0)
+    parts = corpus.split(DOCUMENTS, [], seed=0)
     documents = [{s.document for s in part} for part in parts.values()]
     assert [len(d) for d in documents] == [24, 3, 3]
     assert len(set.union(*documents)) == 30
@@ -27,12 +26,12 @@ def test_no_document_is_in_two_parts_and_no_sentence_is_lost():
 
 
 def test_another_seed_is_another_split():
-    assert data.split(DOCUMENTS, [], seed=0) != data.split(DOCUMENTS, [], seed=1)
+    assert corpus.split(DOCUMENTS, [], seed=0) != corpus.split(DOCUMENTS, [], seed=1)
 
 
 def test_of_duplicates_the_first_is_kept():
     again = [sentence("other", "word 0"), sentence("other", "word 1")]
-    parts = data.split([*DOCUMENTS, *again], [], seed=0)
+    parts = corpus.split([*DOCUMENTS, *again], [], seed=0)
     kept = [s for part in parts.values() for s in part]
     assert len(kept) == 120
     assert {s.document for s in kept if s.words == ("word", "0")} == {"d0"}
@@ -40,7 +39,7 @@ def test_of_duplicates_the_first_is_kept():
 
 def test_a_given_test_part_is_taken_whole_and_kept_out_of_training():
     test = [sentence("t", "word 7"), sentence("t", "new"), sentence("t", "new")]
-    parts = data.split(DOCUMENTS, test, seed=0)
+    parts = corpus.split(DOCUMENTS, test, seed=0)
     assert parts["test"] == test[:2]
     assert len(parts["train"]) + len(parts["validation"]) == 119
     assert all(s.words != ("word", "7") for s in parts["train"] + parts["validation"])
@@ -48,48 +47,40 @@ def test_a_given_test_part_is_taken_whole_and_kept_out_of_training():
 
 def test_too_few_documents():
     with pytest.raises(InputError, match="needs at least 3 documents: got 2"):
-        data.split([sentence("a", "x"), sentence("b", "y")], [], seed=0)
+        corpus.split([sentence("a", "x"), sentence("b", "y")], [], seed=0)
 
 
 def test_the_baseline_by_hand():
     train = [sentence("d", "a a a b c c c", "X X Y Y Z Z Z")]
     test = [sentence("d", "a b", "Y Y"), sentence("d", "new other A", "Z X Z")]
     # a is X (wrong), b is Y (right); the new words are Z, most frequent of all: two of three right.
-    assert data.most_frequent_tag_accuracy(train, test) == 3 / 5
-
-
-def test_batches_fill_up_with_empty_sentences():
-    part = data.Split(np.ones((5, 3), np.int32), np.ones((5, 3), np.int32), np.full(5, 3, np.int32))
-    cut = data.batches(part, 2)
-    assert [array.shape for array in cut] == [(3, 2, 3), (3, 2, 3), (3, 2)]
-    assert cut.lengths.tolist() == [[3, 3], [3, 3], [3, 0]]
-    assert cut.words[2, 1].tolist() == [0, 0, 0]
+    assert corpus.most_frequent_tag_accuracy(train, test) == 3 / 5
 
 
 def test_load_counts_what_it_leaves_out(config):
     config.data.max_length = 7  # every second sentence has 8 words
-    corpus = data.load(config.data)
-    statistics = corpus.statistics.values()
+    loaded = corpus.load(config.data)
+    statistics = loaded.statistics.values()
     assert sum(part["sentences"] for part in statistics) == 30
     assert sum(part["left_out_as_too_long"] for part in statistics) == 30
-    assert corpus.train.words.shape[1] == 7
-    assert len(corpus.test.lengths) == corpus.statistics["test"]["sentences"]
+    assert loaded.parts[0].targets.shape[1] == 7
+    assert len(loaded.parts[2].targets) == loaded.statistics["test"]["sentences"]
 
 
 def test_load_takes_vocabulary_and_tags_from_the_training_part_alone(config):
     config.data.min_count = 1
-    everything = data.load(config.data)
+    everything = corpus.load(config.data)
     config.data.train_sentences = 2
-    corpus = data.load(config.data)
-    assert corpus.statistics["train"]["sentences"] == 2
-    names = [w for w in corpus.vocabulary.words if w.startswith("nome")]
+    loaded = corpus.load(config.data)
+    assert loaded.statistics["train"]["sentences"] == 2
+    names = [w for w in loaded.vocabulary.words if w.startswith("nome")]
     assert len(names) <= 2 < len([w for w in everything.vocabulary.words if w.startswith("nome")])
 
 
 def test_a_limit_that_leaves_nothing_says_so(config):
     config.data.max_length = 1
     with pytest.raises(InputError, match="leaves no train sentence of at most 1 words"):
-        data.load(config.data)
+        corpus.load(config.data)
 
 
 def write(path, *texts):
@@ -100,13 +91,13 @@ def write(path, *texts):
 
 def test_load_takes_the_test_part_from_a_file_of_its_own(config, tmp_path):
     config.data.test_path = write(tmp_path / "test.conllu", "casa", "casa nova", "casa")
-    corpus = data.load(config.data)
-    assert corpus.test.lengths.tolist() == [1, 2]
-    assert corpus.statistics["test"]["documents"] == 2  # "T" alone cannot be divided
+    loaded = corpus.load(config.data)
+    assert loaded.parts[2].inputs[1].tolist() == [1, 2]
+    assert loaded.statistics["test"]["documents"] == 2  # "T" alone cannot be divided
     # Only validation is split off the 20 documents of the other file, whose rule is the one told.
-    assert corpus.statistics["train"]["documents"] == 18
-    assert corpus.statistics["validation"]["documents"] == 2
-    assert corpus.documents_by == "sent_id prefix"
+    assert loaded.statistics["train"]["documents"] == 18
+    assert loaded.statistics["validation"]["documents"] == 2
+    assert loaded.documents_by == "sent_id prefix"
 
 
 def test_an_empty_test_part_is_blamed_on_its_own_file(config, tmp_path):
@@ -114,4 +105,20 @@ def test_an_empty_test_part_is_blamed_on_its_own_file(config, tmp_path):
     with pytest.raises(
         InputError, match=r"test\.conllu leaves no test sentence of at most 24 words"
     ):
-        data.load(config.data)
+        corpus.load(config.data)
+
+
+def test_the_description_tells_the_parts_and_what_was_left_out(config):
+    config.data.max_length = 7
+    text = corpus.describe(corpus.load(config.data))
+    assert text.startswith("train ")
+    assert "; test " in text
+    assert "2 documents; 3 too long, left out). Documents were told apart by: sent_id" in text
+
+
+def test_arrays_say_what_is_a_word(config):
+    train = corpus.load(config.data).parts[0]
+    words, lengths = train.inputs
+    assert (train.counted.sum(1) == lengths).all()
+    assert (train.counted == (words != 0)).all()
+    assert (train.targets[~train.counted] == 0).all()

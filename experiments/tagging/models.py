@@ -1,5 +1,7 @@
 """The networks: words in, one row of tag scores per word out."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ REGULARIZERS: dict[str, type[nn.Module] | None] = {
     "TimestepDropout": linen.TimestepDropout,
     "FeatureDropout": linen.FeatureDropout,
     "SampleDropout": linen.SampleDropout,
+    "RecurrentDropout": None,
 }
+"""Each with the module that acts on the word vectors; RecurrentDropout acts inside the GRUs."""
 
 
 class RegularizedEmbedding(nn.Module):
@@ -33,32 +37,15 @@ class RegularizedEmbedding(nn.Module):
         return regularizer(rate, deterministic=deterministic)(x)
 
 
-class Tagger(nn.Module):
-    """Embedding -> regularizer -> bidirectional GRU -> Dense per token."""
+class Network(nn.Module):
+    """What the networks share: word vectors, and GRUs with the dropout they are to have.
 
-    vocabulary_size: int
-    num_tags: int
-    features: int
-    hidden: int
-    regularizer: str = "none"
-
-    @nn.compact
-    def __call__(
-        self, words: jax.Array, lengths: jax.Array, rate: jax.Array, *, deterministic: bool
-    ) -> jax.Array:
-        """Maps words [batch, time] to tag scores [batch, time, num_tags]."""
-        embed = RegularizedEmbedding(self.vocabulary_size, self.features, self.regularizer)
-        forward, backward = (nn.RNN(nn.GRUCell(self.hidden)) for _ in range(2))
-        x = nn.Bidirectional(forward, backward)(
-            embed(words, rate, deterministic), seq_lengths=lengths
-        )
-        return nn.Dense(self.num_tags)(x)
-
-
-class Seq2Seq(nn.Module):
-    """Embedding -> regularizer -> GRU -> RepeatVector -> GRU -> Dense per step.
-
-    The whole sentence has to pass through one vector, the first GRU's last state.
+    Attributes:
+      vocabulary_size, num_tags, features, hidden: how many words, tags, features of a word's
+        vector and of a GRU's state there are.
+      regularizer: the one under test, with the rate of the call.
+      dropout, recurrent_dropout: of every GRU, whatever the regularizer; under RecurrentDropout
+        the rate of the call takes the place of both.
     """
 
     vocabulary_size: int
@@ -66,17 +53,53 @@ class Seq2Seq(nn.Module):
     features: int
     hidden: int
     regularizer: str = "none"
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+
+    @nn.nowrap
+    def embedding(self) -> RegularizedEmbedding:
+        """Makes the word vectors."""
+        return RegularizedEmbedding(self.vocabulary_size, self.features, self.regularizer)
+
+    @nn.nowrap
+    def gru(self, rate: jax.Array, deterministic: bool) -> linen.GRU:
+        """Makes a GRU."""
+        rates: tuple[Any, Any] = self.dropout, self.recurrent_dropout
+        if self.regularizer == "RecurrentDropout":
+            rates = rate, rate
+        return linen.GRU(self.hidden, *rates, deterministic=deterministic)
+
+
+class Tagger(Network):
+    """Embedding -> regularizer -> bidirectional GRU -> Dense per token."""
 
     @nn.compact
     def __call__(
         self, words: jax.Array, lengths: jax.Array, rate: jax.Array, *, deterministic: bool
     ) -> jax.Array:
         """Maps words [batch, time] to tag scores [batch, time, num_tags]."""
-        embed = RegularizedEmbedding(self.vocabulary_size, self.features, self.regularizer)
-        encoder = nn.RNN(nn.GRUCell(self.hidden), return_carry=True)
-        sentence, _ = encoder(embed(words, rate, deterministic), seq_lengths=lengths)
+        x = self.embedding()(words, rate, deterministic)
+        forward, backward = (self.gru(rate, deterministic) for _ in range(2))
+        outputs = nn.Bidirectional(forward, backward)(x, seq_lengths=lengths)
+        return nn.Dense(self.num_tags)(outputs)
+
+
+class Seq2Seq(Network):
+    """Embedding -> regularizer -> GRU -> RepeatVector -> GRU -> Dense per step.
+
+    The whole sentence has to pass through one vector, the first GRU's last state.
+    """
+
+    @nn.compact
+    def __call__(
+        self, words: jax.Array, lengths: jax.Array, rate: jax.Array, *, deterministic: bool
+    ) -> jax.Array:
+        """Maps words [batch, time] to tag scores [batch, time, num_tags]."""
+        x = self.embedding()(words, rate, deterministic)
+        encoder, decoder = (self.gru(rate, deterministic) for _ in range(2))
+        sentence, _ = encoder(x, seq_lengths=lengths, return_carry=True)
         repeated = jnp.repeat(sentence[:, None], words.shape[1], axis=1)
-        return nn.Dense(self.num_tags)(nn.RNN(nn.GRUCell(self.hidden))(repeated))
+        return nn.Dense(self.num_tags)(decoder(repeated))
 
 
 MODELS: dict[str, type[Tagger] | type[Seq2Seq]] = {"tagger": Tagger, "seq2seq": Seq2Seq}

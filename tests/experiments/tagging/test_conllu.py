@@ -2,10 +2,10 @@ import sys
 
 import pytest
 
-from experiments import conllu
 from experiments.errors import InputError
+from experiments.tagging import conllu
 
-from .conftest import conllu as sentence
+from ..conftest import conllu as sentence
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-from experiments import vocabulary
-from experiments.conllu import Sentence
+from experiments.tagging import vocabulary
+from experiments.tagging.conllu import Sentence
 
 
 def sentence(text, tag="X"):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import InputError
+from ..errors import InputError
 
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.+)")
 _NEWDOC = re.compile(r"#\s*newdoc\b")

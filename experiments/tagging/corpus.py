@@ -8,26 +8,17 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from ..errors import InputError
+from ..task import Split
 from . import conllu, vocabulary
 from .conllu import Sentence
-from .errors import InputError
 from .vocabulary import Vocabulary
 
 
-class Split(NamedTuple):
-    """Sentences as arrays: words and tags [sentence, time], lengths [sentence], 0 for padding."""
-
-    words: np.ndarray
-    tags: np.ndarray
-    lengths: np.ndarray
-
-
 class Corpus(NamedTuple):
-    """All that training needs, and what the report tells about it."""
+    """The parts for training, validation and test, and what is known of them."""
 
-    train: Split
-    validation: Split
-    test: Split
+    parts: tuple[Split, Split, Split]
     vocabulary: Vocabulary
     baseline: float
     statistics: dict[str, dict[str, int]]
@@ -61,9 +52,17 @@ def load(config: ConfigDict) -> Corpus:
     time = max(len(s.words) for part in kept.values() for s in part)
     train, validation, test = (arrays(part, words, time) for part in kept.values())
     baseline = most_frequent_tag_accuracy(kept["train"], kept["test"])
-    return Corpus(
-        train, validation, test, words, baseline, statistics, documents_by=treebank.documents_by
-    )
+    return Corpus((train, validation, test), words, baseline, statistics, treebank.documents_by)
+
+
+def describe(corpus: Corpus) -> str:
+    """Says what the corpus came to."""
+    parts = [
+        f"{name} {part['sentences']} sentences ({part['tokens']} tokens, {part['documents']} "
+        f"documents; {part['left_out_as_too_long']} too long, left out)"
+        for name, part in corpus.statistics.items()
+    ]
+    return f"{'; '.join(parts)}. Documents were told apart by: {corpus.documents_by}."
 
 
 def split(sentences: list[Sentence], test: list[Sentence], seed: int) -> dict[str, list[Sentence]]:
@@ -103,28 +102,17 @@ def _join(documents: dict[str, list[Sentence]], names: list[str]) -> list[Senten
 
 
 def arrays(sentences: list[Sentence], words: Vocabulary, time: int) -> Split:
-    """Numbers the sentences and pads them to a common time."""
-    result = Split(
-        np.zeros((len(sentences), time), np.int32),
-        np.zeros((len(sentences), time), np.int32),
-        np.array([len(s.words) for s in sentences], np.int32),
-    )
+    """Numbers the sentences and pads them to a common time.
+
+    Inputs are words [sentence, time], 0 for padding, and lengths [sentence].
+    """
+    numbers = np.zeros((len(sentences), time), np.int32)
+    tags = np.zeros((len(sentences), time), np.int32)
+    lengths = np.array([len(s.words) for s in sentences], np.int32)
     for row, sentence in enumerate(sentences):
         length = len(sentence.words)
-        result.words[row, :length], result.tags[row, :length] = words.encode(sentence)
-    return result
-
-
-def batches(data: Split, size: int) -> Split:
-    """Cuts a split into [batch, size, ...], the last one filled up with empty sentences."""
-    size = min(size, len(data.lengths))
-    missing = -len(data.lengths) % size
-
-    def cut(array: np.ndarray) -> np.ndarray:
-        padded = np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-        return padded.reshape(-1, size, *array.shape[1:])
-
-    return Split(*map(cut, data))
+        numbers[row, :length], tags[row, :length] = words.encode(sentence)
+    return Split((numbers, lengths), tags, np.arange(time) < lengths[:, None])
 
 
 def most_frequent_tag_accuracy(train: list[Sentence], test: list[Sentence]) -> float:

@@ -1,0 +1,86 @@
+"""Forecasting as the harness sees it."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from .. import checks
+from ..errors import InputError
+from ..task import Array, Data, Metric, Task
+from . import forecast_figure, windows
+from .models import (
+    CNN_REGULARIZERS,
+    LSTM_REGULARIZERS,
+    ConvolutionalForecaster,
+    RecurrentForecaster,
+)
+
+SIZES = ("hours", "ahead", "train_stride", "shown_hours")
+SHARES = ("train_share", "validation_share")
+
+
+class Forecasting(Task):
+    """The change of a temperature; judged by the root of the mean squared error."""
+
+    metric = Metric(
+        name="RMSE",
+        unit="°F",
+        difference_unit="°F",
+        scale=1,
+        digits=2,
+        higher_is_better=False,
+        baseline="persistence",
+    )
+    regularizers: ClassVar = {
+        **{name: None if name == "none" else "none" for name in LSTM_REGULARIZERS},
+        "CNN none": None,
+        "CNN channels": "CNN none",
+    }
+    figures: ClassVar = {"forecast.png": forecast_figure.draw}
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises InputError for a field that the forecasters cannot use."""
+        checks.has("config", config, ("hidden",))
+        checks.has("config.data", config.data, ("path", "max_fill", *SIZES, *SHARES))
+        checks.at_least(1, "config", config, ("hidden",))
+        checks.at_least(1, "config.data", config.data, SIZES)
+        checks.at_least(0, "config.data", config.data, ("max_fill",))
+        for name in SHARES:
+            checks.rate(f"config.data.{name}", config.data[name])
+        train, validation = (config.data[name] for name in SHARES)
+        if train + validation >= 1:
+            raise InputError(
+                "config.data.train_share and validation_share must leave something for the test: "
+                f"got {train} and {validation}"
+            )
+
+    @staticmethod
+    def load(config: ConfigDict) -> Data:
+        """Reads the weather and splits it by time."""
+        return windows.load(config)
+
+    def network(self, regularizer: str) -> nn.Module:
+        """Returns a forecaster of the config's size."""
+        sizes = self.config.hidden, self.data.record["deviation_of_change"]
+        if regularizer in CNN_REGULARIZERS:
+            return ConvolutionalForecaster(*sizes, channels=regularizer == "CNN channels")
+        return RecurrentForecaster(*sizes, LSTM_REGULARIZERS[regularizer])
+
+    @staticmethod
+    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
+        """The squared error of every forecast."""
+        return (outputs - targets) ** 2
+
+    @staticmethod
+    def points(outputs: jax.Array, targets: Array) -> jax.Array:
+        """The squared error of every forecast."""
+        return (outputs - targets) ** 2
+
+    @staticmethod
+    def score(mean_points: jax.Array) -> jax.Array:
+        """The root of the mean squared error."""
+        return jnp.sqrt(mean_points)

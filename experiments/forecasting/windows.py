@@ -1,0 +1,152 @@
+"""From hours to examples: gaps filled, parts divided by time, windows cut inside each."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from ..errors import InputError
+from ..task import Data, Split
+from . import weather
+
+TARGET = ("EWR", "temp")
+PARTS = ("train", "validation", "test")
+
+
+class Windows(NamedTuple):
+    """The examples of a part.
+
+    Attributes:
+      inputs: [window, hour, channel], the measurements as they are.
+      last: [window], the temperature at the window's last hour, which persistence forecasts.
+      truth: [window], the temperature `ahead` hours later.
+      hours: [window], the hour of the truth, counted from the first of the data.
+    """
+
+    inputs: np.ndarray
+    last: np.ndarray
+    truth: np.ndarray
+    hours: np.ndarray
+
+
+def load(config: ConfigDict) -> Data:
+    """Reads, fills, divides and cuts the weather that a config's `data` part names."""
+    measured = weather.read(Path(config.path) if config.path else weather.weather_path())
+    filled = measured.ffill(limit=config.max_fill)
+    spans = divide(len(measured), config.train_share, config.validation_share)
+    strides = {"train": config.train_stride, "validation": 1, "test": 1}
+    parts, offered = {}, 0
+    for name, span in spans.items():
+        parts[name], possible = cut(measured, filled, span, config, strides[name])
+        offered += possible
+        if not len(parts[name].truth):
+            raise InputError(
+                f"the {name} part has {len(span)} hours and no whole window of {config.hours} "
+                f"hours with a measured temperature {config.ahead} hours later"
+            )
+    scale = scale_of(filled.to_numpy()[spans["train"]])
+    splits = {name: normalize(part, scale) for name, part in parts.items()}
+    record = {
+        **count(measured, filled, spans),
+        "windows": {name: len(part.truth) for name, part in parts.items()},
+        "windows_left_out": offered - sum(len(part.truth) for part in parts.values()),
+        "deviation_of_change": float(np.std(splits["train"].targets)),
+    }
+    shown, record["shown"] = show(parts["test"], splits["test"], measured.index, config.shown_hours)
+    baseline = rmse(parts["test"].last, parts["test"].truth)
+    text = describe(record, config)
+    train, validation, test = splits.values()
+    return Data(train, validation, test, baseline, text, record, shown)
+
+
+def divide(hours: int, train_share: float, validation_share: float) -> dict[str, range]:
+    """Divides hours in their order: the first are for training, the last for the test."""
+    first, second = (round(hours * s) for s in (train_share, train_share + validation_share))
+    spans = range(first), range(first, second), range(second, hours)
+    return dict(zip(PARTS, spans, strict=True))
+
+
+def cut(
+    measured: pd.DataFrame, filled: pd.DataFrame, span: range, config: ConfigDict, stride: int
+) -> tuple[Windows, int]:
+    """Cuts the windows that lie inside a span, target and all, and counts the possible ones.
+
+    One is left out if a value of it is missing even after filling, or if the target was not
+    measured: a filled target would only repeat what was known before.
+    """
+    values, truth = filled.to_numpy(), measured[TARGET].to_numpy()
+    starts = np.arange(span.start, span.stop - config.hours - config.ahead + 1, stride)
+    rows = starts[:, None] + np.arange(config.hours)
+    last, target = rows[:, -1], rows[:, -1] + config.ahead
+    whole = np.isfinite(values).all(1)[rows].all(1) & np.isfinite(truth[target])
+    rows, last, target = rows[whole], last[whole], target[whole]
+    temperature = filled[TARGET].to_numpy()
+    return Windows(values[rows], temperature[last], truth[target], target), len(starts)
+
+
+def scale_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of every channel and its standard deviation, 1 where that is 0."""
+    deviation = np.nanstd(values, 0)
+    return np.nanmean(values, 0), np.where(deviation > 0, deviation, 1)
+
+
+def normalize(part: Windows, scale: tuple[np.ndarray, np.ndarray]) -> Split:
+    """Makes of windows what a network takes; it is to say by how much the temperature changes."""
+    mean, deviation = scale
+    inputs = ((part.inputs - mean) / deviation).astype(np.float32)
+    change = (part.truth - part.last).astype(np.float32)
+    return Split((inputs,), change, np.ones(len(change), bool))
+
+
+def show(
+    part: Windows, split: Split, hours: pd.DatetimeIndex, length: int
+) -> tuple[Split, dict[str, Any]]:
+    """Takes the first windows of a part, to be drawn, and keeps their truth in the record."""
+    first = slice(min(length, len(part.truth)))
+    shown = Split((split.inputs[0][first],), split.targets[first], split.counted[first])
+    return shown, {
+        "hours": [str(hours[hour]) for hour in part.hours[first]],
+        "last": part.last[first].tolist(),
+        "truth": part.truth[first].tolist(),
+    }
+
+
+def rmse(forecast: np.ndarray, truth: np.ndarray) -> float:
+    """Returns the root of the mean squared error."""
+    return float(np.sqrt(np.mean((forecast - truth) ** 2)))
+
+
+def count(measured: pd.DataFrame, filled: pd.DataFrame, spans: dict[str, range]) -> dict[str, Any]:
+    """Counts hours, missing ones and filled values, and says when each part begins and ends."""
+    return {
+        "hours": len(measured),
+        "missing_hours": {
+            airport: int(measured[airport].isna().all(axis=1).sum()) for airport in weather.AIRPORTS
+        },
+        "share_filled": float((measured.isna() & filled.notna()).to_numpy().mean()),
+        "parts": {
+            name: [str(measured.index[hour]) for hour in (span.start, span.stop - 1)]
+            for name, span in spans.items()
+        },
+    }
+
+
+def describe(record: dict[str, Any], config: ConfigDict) -> str:
+    """Says what the data came to."""
+    parts = [
+        f"{name} {record['windows'][name]} windows ({first[:10]} to {last[:10]})"
+        for name, (first, last) in record["parts"].items()
+    ]
+    missing = ", ".join(f"{count} at {name}" for name, count in record["missing_hours"].items())
+    return (
+        f"{record['hours']} hours of {len(weather.CHANNELS)} channels at each of "
+        f"{', '.join(weather.AIRPORTS)}, divided by time: {'; '.join(parts)}. From "
+        f"{config.hours} hours to the temperature at {TARGET[0]} {config.ahead} hours after the "
+        f"last; no window crosses a border, and training windows start {config.train_stride} h "
+        f"apart. Missing hours: {missing}; {100 * record['share_filled']:.1f} % of all values "
+        f"are filled from at most {config.max_fill} hours before (wind above "
+        f"{weather.HIGHEST_WIND:g} mph counts as missing). Windows left out, since values were "
+        f"still missing or the target was not measured: {record['windows_left_out']}."
+    )

@@ -1,0 +1,87 @@
+"""Tagging as the harness sees it."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from .. import checks
+from ..task import Array, Data, Metric, Task
+from . import corpus
+from .models import MODELS, REGULARIZERS
+
+SIZES = ("features", "hidden")
+RATES = ("dropout", "recurrent_dropout")
+DATA_SIZES = ("max_length", "min_count", "min_class_count")
+LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
+
+
+class Tagging(Task):
+    """A tag for every word; judged by the share of words tagged right."""
+
+    metric = Metric(
+        name="accuracy",
+        unit="%",
+        difference_unit="points",
+        scale=100,
+        digits=1,
+        higher_is_better=True,
+        baseline="most frequent tag",
+    )
+    regularizers: ClassVar = {name: None if name == "none" else "none" for name in REGULARIZERS}
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises InputError for a field that the taggers cannot use."""
+        checks.has("config", config, ("model", *SIZES, *RATES))
+        checks.has("config.data", config.data, ("path", "test_path", *DATA_SIZES, *LIMITS))
+        checks.one_of("config.model", config.model, MODELS)
+        checks.at_least(1, "config", config, SIZES)
+        checks.at_least(1, "config.data", config.data, DATA_SIZES)
+        checks.at_least(0, "config.data", config.data, LIMITS)
+        for name in RATES:
+            checks.rate(f"config.{name}", config[name])
+
+    @staticmethod
+    def load(config: ConfigDict) -> Data:
+        """Reads the treebank and splits it by document."""
+        loaded = corpus.load(config)
+        record = {
+            **loaded.statistics,
+            "documents_by": loaded.documents_by,
+            "words": len(loaded.vocabulary.words),
+            "tags": len(loaded.vocabulary.tags),
+        }
+        description = corpus.describe(loaded)
+        return Data(*loaded.parts, loaded.baseline, description, record)
+
+    def network(self, regularizer: str) -> nn.Module:
+        """Returns a tagger of the config's sizes."""
+        sizes = self.data.record["words"], self.data.record["tags"]
+        config = self.config
+        return MODELS[config.model](
+            *sizes,
+            config.features,
+            config.hidden,
+            regularizer,
+            config.dropout,
+            config.recurrent_dropout,
+        )
+
+    @staticmethod
+    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
+        """The cross-entropy of every word."""
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+    @staticmethod
+    def points(outputs: jax.Array, targets: Array) -> jax.Array:
+        """1 for every word that is tagged right."""
+        return (outputs.argmax(-1) == targets).astype(jnp.float32)
+
+    @staticmethod
+    def score(mean_points: jax.Array) -> jax.Array:
+        """The share of words tagged right."""
+        return mean_points

@@ -1,0 +1,7 @@
+"""The problems that a config can name as its `task`."""
+
+from .forecasting.task import Forecasting
+from .tagging.task import Tagging
+from .task import Task
+
+TASKS: dict[str, type[Task]] = {"tagging": Tagging, "forecasting": Forecasting}

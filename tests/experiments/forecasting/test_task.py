@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import settings
+from experiments.errors import InputError
+from experiments.forecasting.task import Forecasting
+from experiments.forecasting.windows import rmse
+from experiments.grid import Grid
+from experiments.task import batches
+from experiments.train import evaluate, make_epoch, make_init, predict
+
+# ml_collections loads a config file in a way that Python means to retire.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture
+def task(forecast_config):
+    return Forecasting(forecast_config)
+
+
+def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
+    start = make_init(task, "before", optax.adam(1e-3))(jax.random.key(0))
+    # So that it says something even of the empty windows that fill up the last batch.
+    params = jax.tree.map(lambda leaf: leaf + 0.1, start.params)
+    rate, model, test = jnp.float32(0.5), task.network("before"), task.data.test
+    score = evaluate(params, task, model, batches(test, 7), rate)
+    expected = rmse(np.asarray(predict(params, model, test, rate)), test.targets)
+    assert float(score) == pytest.approx(expected, rel=1e-5)
+    assert len(test.targets) % 7
+
+
+def test_zoneout_is_evaluated_with_its_rate(task):
+    """In evaluation it mixes old and new by the rate: the plain network is another one."""
+    start = make_init(task, "zoneout", optax.adam(1e-3))(jax.random.key(0))
+    zoneout, cut = task.network("zoneout"), batches(task.data.validation, 16)
+
+    def score(model, rate):
+        return evaluate(start.params, task, model, cut, jnp.float32(rate))
+
+    assert score(zoneout, 0.0) == pytest.approx(float(score(task.network("none"), 0.5)), rel=1e-5)
+    assert abs(score(zoneout, 0.0) - score(zoneout, 0.9)) > 1e-3
+    # A run's own epochs do so, too.
+    epoch = make_epoch(task, "zoneout", optax.sgd(0.0))
+    state = make_init(task, "zoneout", optax.sgd(0.0))(jax.random.key(0))
+    _, metrics = epoch(state, jnp.float32(0.9), jax.device_put(task.data.train), cut)
+    assert metrics.score == pytest.approx(float(score(zoneout, 0.9)), rel=1e-5)
+
+
+def test_networks_that_are_compared_start_alike_and_train_with_each_rate(task):
+    grid = Grid(task)
+    results = {name: grid.train(name, lambda *_: None) for name in ("none", "both", "CNN channels")}
+    assert [r["compared_to"] for r in results.values()] == [None, "none", "CNN none"]
+    assert [len(r["runs"]) for r in results.values()] == [2, 4, 4]
+    for result in results.values():
+        for run in result["runs"]:
+            assert run["validation_score"] == min(run["validation_curve"])
+            assert run["best_epoch"] == 1 + int(np.argmin(run["validation_curve"]))
+        by_rate = {}
+        for run in result["runs"]:
+            by_rate.setdefault(run["rate"], []).append(run["validation_score"])
+        assert result["chosen_rate"] == min(by_rate, key=lambda rate: np.mean(by_rate[rate]))
+
+
+def test_what_is_shown_are_the_forecasts_of_one_run(task):
+    result = Grid(task).train("after", lambda *_: None)
+    shown = [run for run in result["runs"] if "shown" in run]
+    assert [(run["seed"], run["rate"]) for run in shown] == [(0, result["chosen_rate"])]
+    # All windows of this test part fit into the figure, so their error is the run's test score.
+    errors = np.subtract(shown[0]["shown"], task.data.test.targets)
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(shown[0]["test_score"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("data.hours=0", "config.data.hours must be at least 1: got 0"),
+        ("data.max_fill=-1", "config.data.max_fill must be at least 0: got -1"),
+        ("data.train_share=1.5", "config.data.train_share must be a number in [0, 1]: got 1.5"),
+        (
+            "data.validation_share=0.3",
+            "config.data.train_share and validation_share must leave something for the test: "
+            "got 0.7 and 0.3",
+        ),
+        ("hidden=0", "config.hidden must be at least 1: got 0"),
+        (
+            "regularizers=('Dropout',)",
+            "config.regularizers knows none, before, after, both, input mask, recurrent mask, "
+            "zoneout, CNN none, CNN channels: got 'Dropout'",
+        ),
+    ],
+)
+def test_bad_fields_get_one_sentence(wrong, message):
+    with pytest.raises(InputError) as caught:
+        settings.parse(["main", "--config=configs/weather_forecast.py", f"--config.{wrong}"])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("variant", ["forecast", "smoke"])
+def test_every_variant_passes_its_own_checks(variant):
+    settings.parse(["main", f"--config=configs/weather_forecast.py:{variant}"])
