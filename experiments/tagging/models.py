@@ -64,10 +64,16 @@ class Network(nn.Module):
     @nn.nowrap
     def gru(self, rate: jax.Array, deterministic: bool) -> linen.GRU:
         """Makes a GRU."""
-        rates: tuple[Any, Any] = self.dropout, self.recurrent_dropout
+        dropout: Any = self.dropout
+        recurrent_dropout: Any = self.recurrent_dropout
         if self.regularizer == "RecurrentDropout":
-            rates = rate, rate
-        return linen.GRU(self.hidden, *rates, deterministic=deterministic)
+            dropout = recurrent_dropout = rate
+        return linen.GRU(
+            self.hidden,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            deterministic=deterministic,
+        )
 
 
 class Tagger(Network):
@@ -80,7 +86,7 @@ class Tagger(Network):
         """Maps words [batch, time] to tag scores [batch, time, num_tags]."""
         x = self.embedding()(words, rate, deterministic)
         forward, backward = (self.gru(rate, deterministic) for _ in range(2))
-        outputs = nn.Bidirectional(forward, backward)(x, seq_lengths=lengths)
+        outputs = linen.Bidirectional(forward, backward)(x, seq_lengths=lengths)
         return nn.Dense(self.num_tags)(outputs)
 
 

@@ -1,0 +1,91 @@
+"""Bidirectional: as the host's, with masks of its own for each direction."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.random import clone
+
+import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
+
+from .errors import exactly
+from .recurrent import BOTH, FEATURES, HIDDEN, KEY, X, assert_close
+
+LENGTHS = jnp.array([11, 5, 0, 3])
+
+
+def linen_layer(**options):
+    layers = [flax_spatialdrop.linen.LSTM(HIDDEN, **options) for _ in range(2)]
+    return flax_spatialdrop.linen.Bidirectional(*layers)
+
+
+def nnx_layer(seeds=(0, 1), **options):
+    layers = [
+        flax_spatialdrop.nnx.LSTM(FEATURES, HIDDEN, rngs=nnx.Rngs(seed), **options)
+        for seed in seeds
+    ]
+    return flax_spatialdrop.nnx.Bidirectional(*layers)
+
+
+@pytest.mark.parametrize("options", [{}, {"seq_lengths": LENGTHS}, {"return_carry": True}])
+def test_without_dropout_it_is_linen_s_own(options):
+    host = nn.Bidirectional(*[nn.RNN(nn.LSTMCell(HIDDEN)) for _ in range(2)])
+    # The names of unnamed children are those of their classes, and ours has ours.
+    theirs = host.init(jax.random.key(0), X)
+    names = sorted(theirs["params"])
+    ours = {"params": {f"LSTM_{i}": theirs["params"][name] for i, name in enumerate(names)}}
+    found, expected = linen_layer().apply(ours, X, **options), host.apply(theirs, X, **options)
+    if "seq_lengths" in options:  # Flax computes outputs for padding, which are 0 here
+        words = jnp.arange(11)[None] < LENGTHS[:, None]
+        expected = jnp.where(words[..., None], expected, 0)
+    assert_close(found, expected)
+
+
+def test_without_dropout_it_is_nnx_s_own():
+    layer = nnx_layer()
+    host = nnx.Bidirectional(layer.forward_rnn, layer.backward_rnn, rngs=False)
+    assert_close(layer(X, return_carry=True), host(X, return_carry=True))
+    assert_close(layer(X.swapaxes(0, 1), time_major=True), layer(X).swapaxes(0, 1))
+
+
+def test_each_direction_has_masks_of_its_own_from_one_key_or_stream():
+    """With equal weights and equal steps, the directions differ by their masks alone."""
+    steady = jnp.ones_like(X)
+    layer = nnx_layer(seeds=(0, 0), recurrent_dropout=0.5)
+    for rngs in (clone(KEY), nnx.Rngs(dropout=1)):
+        y = layer(steady, rngs=rngs)
+        assert (y[..., :HIDDEN] != y[:, ::-1, HIDDEN:]).any()
+    model = linen_layer(recurrent_dropout=0.5, deterministic=False)
+    params = model.init({"params": clone(KEY), "dropout": clone(KEY)}, steady)
+    one = params["params"]["LSTM_0"] if "LSTM_0" in params["params"] else None
+    same = {"params": dict.fromkeys(params["params"], one or next(iter(params["params"].values())))}
+    for source in ({"rng": clone(KEY)}, {"rngs": {"dropout": clone(KEY)}}):
+        y = model.apply(same, steady, **source)
+        assert (y[..., :HIDDEN] != y[:, ::-1, HIDDEN:]).any()
+
+
+def test_masks_as_values_are_those_of_the_call():
+    layer = nnx_layer(**BOTH)
+    masks = layer.sample_masks(X, rngs=clone(KEY))
+    np.testing.assert_array_equal(layer(X, masks=masks), layer(X, rngs=clone(KEY)))
+    model = linen_layer(**BOTH)
+    params = model.init(jax.random.key(0), X, deterministic=True)
+    drawn = {"rng": clone(KEY), "deterministic": False}
+    masks = model.apply(params, X, **drawn, method="sample_masks")
+    given = model.apply(params, X, masks=masks, deterministic=False)
+    np.testing.assert_array_equal(
+        given, model.apply(params, X, rng=clone(KEY), deterministic=False)
+    )
+
+
+def test_one_layer_for_both_directions_is_refused():
+    message = exactly("Bidirectional takes a layer for each direction: got the same one twice")
+    layer = nnx_layer().forward_rnn
+    with pytest.raises(ValueError, match=message):
+        flax_spatialdrop.nnx.Bidirectional(layer, layer)
+    layer = flax_spatialdrop.linen.LSTM(HIDDEN)
+    with pytest.raises(ValueError, match=message):
+        flax_spatialdrop.linen.Bidirectional(layer, layer).init(jax.random.key(0), X)
