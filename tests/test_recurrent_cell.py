@@ -129,7 +129,7 @@ def test_a_convolutional_cell_has_masks_of_its_features():
 
 @pytest.mark.parametrize("face", ["linen", "nnx"])
 def test_the_carried_state_is_never_scaled_and_what_looks_at_it_sees_it_dropped(face):
-    """An identity for 512 steps at a rate of .5; the dense layer sees half of it, twice as large."""
+    """An identity for 512 steps at a rate of .5; what the dense layer sees of it is dropped."""
     x = jnp.ones((4, 512, 1))
     if face == "linen":
         layer = flax_spatialdrop.linen.RNN(Keeps(), recurrent_dropout=0.5, return_carry=True)

@@ -1,7 +1,6 @@
 """Recurrent layers with dropout: LSTM, GRU and a simple network, over whole sequences."""
 
 import abc
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,7 +29,13 @@ _CELL_S_OWN = (
 """What makes the parameters and the first carry; Flax's cell itself computes nothing here."""
 
 
-class FusedLayer(RecurrentLayer, abc.ABC, kw_only=True):
+class Sized(nn.Module):
+    """Puts the size in front of all other fields."""
+
+    features: int
+
+
+class FusedLayer(RecurrentLayer, Sized, abc.ABC):
     """What LSTM, GRU and SimpleRNN share: the parameters of Flax's cell, and our own loop.
 
     Attributes:
@@ -41,7 +46,6 @@ class FusedLayer(RecurrentLayer, abc.ABC, kw_only=True):
       param_dtype: of the parameters.
     """
 
-    features: int = dataclasses.field(kw_only=False)
     activation_fn: Callable[..., Any] = nn.tanh
     kernel_init: Initializer = nn.linear.default_kernel_init
     recurrent_kernel_init: Initializer = nn.initializers.orthogonal()
@@ -76,7 +80,7 @@ class FusedLayer(RecurrentLayer, abc.ABC, kw_only=True):
         return {name: getattr(self, name) for name in _CELL_S_OWN}
 
 
-class LSTM(FusedLayer, kw_only=True):
+class LSTM(FusedLayer):
     """Long short-term memory over a sequence, with dropout of inputs and state.
 
         [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
@@ -133,7 +137,7 @@ class LSTM(FusedLayer, kw_only=True):
         )
 
 
-class GRU(FusedLayer, kw_only=True):
+class GRU(FusedLayer):
     """Gated recurrent units over a sequence, with dropout of inputs and state.
 
         r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
@@ -189,7 +193,7 @@ class GRU(FusedLayer, kw_only=True):
         )
 
 
-class SimpleRNN(FusedLayer, kw_only=True):
+class SimpleRNN(FusedLayer):
     """A simple recurrent network over a sequence, with dropout of inputs and state.
 
         h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))

@@ -22,7 +22,7 @@ from .._typing import Array, Key, Rate
 from ._call import find_key, is_deterministic, where
 
 
-class RecurrentLayer(nn.Module, abc.ABC, kw_only=True):
+class RecurrentLayer(nn.Module, abc.ABC):
     """What all recurrent layers share: everything but the cell.
 
     Attributes:

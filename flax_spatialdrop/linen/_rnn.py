@@ -10,7 +10,13 @@ from .._recurrent_cell import scan_cell
 from ._recurrent_layer import RecurrentLayer
 
 
-class RNN(RecurrentLayer):
+class Around(nn.Module):
+    """Puts the cell in front of all other fields."""
+
+    cell: nn.RNNCellBase
+
+
+class RNN(RecurrentLayer, Around):
     """Any cell of Flax, or of your own, over a sequence, with dropout of inputs and state.
 
         s_t, y_t = cell(s_{t-1}, drop(x_t)),   where products read drop(h_{t-1}) in place of h_{t-1}
@@ -48,8 +54,6 @@ class RNN(RecurrentLayer):
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
-
-    cell: nn.RNNCellBase
 
     @nn.nowrap
     def _flax_cell(self):
