@@ -98,7 +98,7 @@ def check_mask(mask: Any) -> Array:
 def _select(mask: Array, x: jax.Array, scale: np.float32 | jax.Array) -> jax.Array:
     # Cut here, the derivative keeps the mask as it came, never spread out to the shape of x.
     # prevent_cse puts barriers around the few operations, which cost more than they spare.
-    y = jax.checkpoint(_kept_or_zero, prevent_cse=False)(mask, x, scale)
+    y = jax.checkpoint(kept_or_zero, prevent_cse=False)(mask, x, scale)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
@@ -114,13 +114,14 @@ def _redraw_and_select(
 
     def redraw(words, x, threshold, scale):
         mask = redraw_mask(words, rounds, threshold, x)
-        return _kept_or_zero(mask, x, scale)
+        return kept_or_zero(mask, x, scale)
 
     y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, scale)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
-def _kept_or_zero(mask, x, scale):
+def kept_or_zero(mask, x, scale):
+    """X * scale where the mask is True, else 0, in x's dtype; scaled in at least float32."""
     return jnp.where(mask, _times(x, scale), jnp.zeros((), x.dtype))
 
 

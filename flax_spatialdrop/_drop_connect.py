@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -81,7 +82,8 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     rate = check_rate(rate)
     is_chosen = _predicate(paths)
     steps_and_leaves, tree = jax.tree_util.tree_flatten_with_path(weights)
-    named = [(_name(steps), leaf) for steps, leaf in steps_and_leaves]
+    siblings = Counter(steps[:-1] for steps, _ in steps_and_leaves)
+    named = [(_name(steps, siblings[steps[:-1]] == 1), leaf) for steps, leaf in steps_and_leaves]
     chosen = [bool(is_chosen(path)) for path, _ in named]
     if not any(chosen):
         raise ValueError(
@@ -107,8 +109,9 @@ def _key_of(path: str, key: Key) -> Key:
     return None if key is None else jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
-def _name(steps: tuple[Any, ...]) -> str:
-    if steps and steps[-1] == _BOX:
+def _name(steps: tuple[Any, ...], is_alone: bool) -> str:
+    # What lies in a box has no sibling; a field that users call "value" may have some.
+    if is_alone and steps and steps[-1] == _BOX:
         steps = steps[:-1]
     return jax.tree_util.keystr(steps, simple=True, separator="/")
 

@@ -1,8 +1,4 @@
-"""Recurrent networks and their regularizers: what a step does, and what is dropped in it."""
-
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+"""Regularizers for recurrent loops of one's own, as functions."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +8,7 @@ from ._dropout import drop
 from ._mask import sample_mask
 from ._noise_shape import check_shape
 from ._rates import check_rate, is_static, keep_probability
-from ._recurrent_step import Carry, Cell
+from ._recurrent_step import mean_of_zoneout
 from ._typing import Array, Key, Rate
 
 
@@ -129,60 +125,9 @@ def zoneout(
             f"zoneout takes a previous state of the dtype of x: got {previous.dtype} for {x.dtype}"
         )
     if deterministic:
-        return mean_of_zoneout(rate, previous, x)
+        keep = jnp.asarray(keep_probability(rate), jnp.float32)
+        return mean_of_zoneout(keep, previous, x)
     if is_static(rate, 0.0):
         return x
     # The mask is True where the new value is taken, as everywhere where one is not dropped.
     return jnp.where(sample_mask(key, rate, x.shape), x, previous)
-
-
-def mean_of_zoneout(rate: Rate, previous: jax.Array, new: jax.Array) -> jax.Array:
-    """Rate * previous + (1 - rate) * new, in at least float32, and with no gradient to the rate."""
-    keep = jnp.asarray(keep_probability(rate), jnp.float32)
-    mixed = previous + (new - previous) * keep.astype(new.dtype)
-    return mixed.astype(new.dtype)
-
-
-@cache
-def lstm(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Cell:
-    """C' = f * c + i * g, h' = o * act(c'); the gates are i, f, g, o."""
-
-    def update(z: jax.Array, carry: Carry, candidate: Callable[..., jax.Array]) -> Carry:
-        memory, _ = carry
-        i, f, g, o = jnp.split(z, 4, axis=-1)
-        memory = gate_fn(f) * memory + gate_fn(i) * candidate(activation_fn(g))
-        return memory, gate_fn(o) * activation_fn(memory)
-
-    return Cell(gates=4, parts=2, remembers=True, join=jnp.add, update=update)
-
-
-@cache
-def gru(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Cell:
-    """N = act(a_n + r * u_n), h' = (1 - z) * n + z * h; the gates are r, z, n."""
-
-    def join(a: jax.Array, u: jax.Array) -> Any:
-        hidden = a.shape[-1] // 3
-        return (
-            a[..., : 2 * hidden] + u[..., : 2 * hidden],
-            a[..., 2 * hidden :],
-            u[..., 2 * hidden :],
-        )
-
-    def update(z: Any, carry: Carry, candidate: Callable[..., jax.Array]) -> Carry:
-        (state,) = carry
-        gates, a, u = z
-        reset, stay = jnp.split(gate_fn(gates), 2, axis=-1)
-        new = candidate(activation_fn(a + reset * u))
-        return (new + stay * (state - new),)
-
-    return Cell(gates=3, parts=1, remembers=True, join=join, update=update)
-
-
-@cache
-def simple(activation_fn: Callable[..., Any]) -> Cell:
-    """H' = act(a + u); no gates."""
-
-    def update(z: jax.Array, carry: Carry, candidate: Callable[..., jax.Array]) -> Carry:
-        return (activation_fn(z),)
-
-    return Cell(gates=1, parts=1, remembers=False, join=jnp.add, update=update)

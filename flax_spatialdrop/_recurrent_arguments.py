@@ -16,10 +16,12 @@ class RecurrentMasks(NamedTuple):
     """The masks of one pass over a sequence, True where a value is kept; None where nothing drops.
 
     Attributes:
-      inputs: [*batch, features], or [gates, *batch, features] with a mask for each gate.
+      inputs: [*batch, features], or [gates, *batch, features] with a mask for each gate; of a
+        convolutional cell with all its axes of features.
       state: the same of the hidden state ("variational"); [*batch, hidden] of the candidate
         ("no_memory_loss"); or True where the new value is taken, [*batch, time, hidden] for each
-        part of the carry ("zoneout"), with time first if the layer has it first.
+        part of the carry ("zoneout"), with time first if the layer has it first, and in the order
+        in which the steps are read: of a reversed sequence the last step first.
     """
 
     inputs: Array | None = None
@@ -34,12 +36,14 @@ class Kind(NamedTuple):
       remembers: whether it adds new content to what it carries.
       state: the shape of each part of its carry, without batch axes; h is the last.
       feature_axes: how many axes of the inputs are features.
+      lack: what a message says where there are no gates.
     """
 
     gates: int
     remembers: bool
     state: tuple[tuple[int, ...], ...]
     feature_axes: int = 1
+    lack: str = "has no gates"
 
 
 class Layer(NamedTuple):
@@ -80,14 +84,25 @@ def check_layer(layer: Layer, name: str) -> Layer:
         )
     if layer.variant == "no_memory_loss" and not layer.kind.remembers:
         raise ValueError(
-            f"variant='no_memory_loss' drops the new content that gates add to a memory, and "
-            f"{name} has neither; use 'variational' or 'zoneout'"
+            "variant='no_memory_loss' drops the new content that gates add to a memory, and "
+            f"{name} {layer.kind.lack}; use 'variational' or 'zoneout', or LSTM or GRU"
         )
     if layer.per_gate and layer.kind.gates == 1:
-        raise ValueError(f"per_gate=True draws a mask for each gate, and {name} has no gates")
+        raise ValueError(
+            f"per_gate=True draws a mask for each gate, and {name} {layer.kind.lack}; "
+            "use LSTM or GRU"
+        )
     return layer._replace(
-        dropout=check_rate(layer.dropout), recurrent_dropout=check_rate(layer.recurrent_dropout)
+        dropout=_rate("dropout", layer.dropout),
+        recurrent_dropout=_rate("recurrent_dropout", layer.recurrent_dropout),
     )
+
+
+def _rate(name: str, rate: Any) -> Rate:
+    try:
+        return check_rate(rate)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def check_inputs(inputs: Any, feature_axes: int, time_major: bool) -> tuple[Array, tuple[int, ...]]:
@@ -122,12 +137,26 @@ def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Ar
                 f"seq_lengths must be from 0 to the {time} steps of the sequence: got from "
                 f"{known.min()} to {known.max()}"
             )
-    return lengths
+    return lengths.astype(jnp.int32)
 
 
 def check_carry(carry: Any, expected: Any) -> Any:
     """Returns a carry, or says why it has not the shapes of the one expected."""
-    shapes, needed = (jax.tree.map(np.shape, tree) for tree in (carry, expected))
-    if shapes != needed:
-        raise ValueError(f"initial_carry must have the shapes {needed}: got {shapes}")
+    leaves, needed = jax.tree.leaves(carry), jax.tree.leaves(expected)
+    shapes, expected_shapes = (list(map(np.shape, found)) for found in (leaves, needed))
+    same_tree = jax.tree.structure(carry) == jax.tree.structure(expected)  # type: ignore[operator]
+    if not same_tree or shapes != expected_shapes:
+        raise ValueError(
+            f"initial_carry must have the shapes {_shapes(expected)}: got {_shapes(carry)}"
+        )
+    dtypes, expected_dtypes = ([jnp.result_type(x) for x in found] for found in (leaves, needed))
+    if dtypes != expected_dtypes:
+        raise TypeError(
+            f"initial_carry must have the dtypes {', '.join(map(str, expected_dtypes))}, those of "
+            f"the parameters: got {', '.join(map(str, dtypes))}"
+        )
     return jax.tree.map(jnp.asarray, carry)
+
+
+def _shapes(carry: Any) -> Any:
+    return jax.tree.map(np.shape, carry)

@@ -92,7 +92,7 @@ def _dropping(
     rate = layer.recurrent_dropout
     if deterministic and layer.variant == "zoneout" and not is_static(rate, 0.0):
         keep = jnp.asarray(keep_probability(rate), jnp.float32)
-        return Fixed(zoneout=jnp.float32(1) - keep), Stepwise()
+        return Fixed(zoneout=keep), Stepwise()
     return arrange(layer, masks, layer.batch(inputs.shape))
 
 

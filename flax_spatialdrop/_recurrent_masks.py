@@ -1,5 +1,6 @@
 """The masks of a recurrent layer: their shapes, how they are drawn, and what the loop takes."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,14 +78,26 @@ def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
     if not isinstance(masks, RecurrentMasks):
         raise TypeError(f"masks must be RecurrentMasks, as sample_masks returns: got {masks!r}")
     draws = draws_of(layer, shape)
-    needed = as_value(layer, [None if is_static(d.rate, 0.0) else d.shape for d in draws])
-    for name, given, expected in zip(masks._fields, masks, needed, strict=True):
-        found = jax.tree.map(lambda mask: check_mask(mask).shape, given)
-        if found != expected:
-            raise ValueError(f"masks.{name} must have the shape {expected}: got {found}")
-    if layer.variant != "zoneout":
-        return list(masks)
-    return [masks.inputs, *(masks.state or [None] * (len(draws) - 1))]
+    needed = as_value(layer, [draw.shape for draw in draws])
+    rates = layer.dropout, layer.recurrent_dropout
+    found: list[Any] = []
+    for name, given, expected, rate in zip(masks._fields, masks, needed, rates, strict=True):
+        if is_static(rate, 0.0):  # nothing is dropped, whatever is given
+            given = jax.tree.map(lambda _: None, expected, is_leaf=_is_shape)
+        elif given is None:
+            raise ValueError(f"masks.{name} is needed where its rate is not the number 0: got None")
+        elif jax.tree.map(lambda mask: check_mask(mask).shape, given) != expected:
+            shapes = jax.tree.map(lambda mask: mask.shape, given)
+            many = "a tuple of masks with the shapes" if layer.variant == "zoneout" else "the shape"
+            many = "the shape" if name == "inputs" else many
+            raise ValueError(f"masks.{name} must have {many} {expected}: got {shapes}")
+        found.append(given)
+    inputs, state = found
+    return [inputs, *(state if layer.variant == "zoneout" else [state])]
+
+
+def _is_shape(tree: Any) -> bool:
+    return isinstance(tree, tuple) and all(isinstance(size, int) for size in tree)
 
 
 def note_masks(
@@ -162,4 +175,5 @@ def flat(x: jax.Array, start: int, batch_dims: int) -> jax.Array:
     """Makes one axis of the batch axes."""
     if batch_dims == 1:
         return x
-    return x.reshape(*x.shape[:start], -1, *x.shape[start + batch_dims :])
+    size = math.prod(x.shape[start : start + batch_dims])
+    return x.reshape(*x.shape[:start], size, *x.shape[start + batch_dims :])

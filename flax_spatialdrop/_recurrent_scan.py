@@ -70,6 +70,8 @@ def scan_sequence(
     Returns the last carry, and h of every step with the axes of the inputs.
     """
     time = inputs.shape[time_axis]
+    if not time:
+        return carry, jnp.zeros((*inputs.shape[:-1], carry[-1].shape[-1]), carry[-1].dtype)
     rest = time % PIECE if time > PIECE else 0
     outputs = []
     for start, steps in ((0, time - rest), (time - rest, rest)):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from ._apply import kept_or_zero
 from ._sharding import explicit_sharding
 
 Carry: TypeAlias = tuple[jax.Array, ...]
@@ -46,7 +47,7 @@ class Drop(NamedTuple):
 class Fixed(NamedTuple):
     """What is the same in every step: what is dropped of inputs, state and candidate.
 
-    `zoneout` is the rate of previous state in the mean that stands for zoneout in evaluation.
+    `zoneout` is the share of the new state in the mean that stands for zoneout in evaluation.
     """
 
     inputs: Drop | None = None
@@ -78,7 +79,7 @@ def settled(carry, new, fixed, each):
     if each.zoneout is not None:
         new = jax.tree.map(jnp.where, each.zoneout, carry, new)
     elif fixed.zoneout is not None:
-        new = jax.tree.map(partial(_mix, fixed.zoneout), carry, new)
+        new = jax.tree.map(partial(mean_of_zoneout, fixed.zoneout), carry, new)
     if each.padding is not None:
         new = jax.tree.map(lambda s, n: jnp.where(_like(each.padding, n), s, n), carry, new)
     return new
@@ -89,9 +90,13 @@ def _like(padding, v):
     return padding.reshape(*padding.shape, *(1,) * (v.ndim - padding.ndim))
 
 
-def _mix(rate, previous, new):
-    rate = rate.astype(new.dtype)
-    return rate * previous + (jnp.ones((), new.dtype) - rate) * new
+def mean_of_zoneout(keep, previous, new):
+    """(1 - keep) * previous + keep * new, in at least float32; at keep 0 or 1 one of them alone."""
+    dtype = jnp.promote_types(new.dtype, jnp.float32)
+    first, last = previous.astype(dtype), new.astype(dtype)
+    mixed = first + (last - first) * keep.astype(dtype)
+    mixed = jnp.where(keep == 0, first, jnp.where(keep == 1, last, mixed))
+    return mixed.astype(new.dtype)
 
 
 def unpadded(v, each):
@@ -126,7 +131,7 @@ def dropped(v, drop):
     """V * mask * scale, of which no NaN is left that was dropped."""
     if drop is None:
         return v
-    return jnp.where(drop.mask, v * drop.scale.astype(v.dtype), jnp.zeros((), v.dtype))
+    return kept_or_zero(drop.mask, v, drop.scale)
 
 
 def affine(z, bias):

@@ -136,6 +136,7 @@ def loop(kind, weights, x, masks, dropout, recurrent_dropout, variant):
 
 KEY = jax.random.key(31)
 X = jax.random.normal(jax.random.key(0), (4, 11, FEATURES))
+LENGTHS = jnp.array([11, 5, 0, 3])
 BOTH = {"dropout": 0.3, "recurrent_dropout": 0.4}
 
 each_face = pytest.mark.parametrize("face", FACES.values(), ids=list(FACES))
@@ -163,3 +164,16 @@ def assert_close(actual, expected, tolerance=1e-6):
         actual,
         expected,
     )
+
+
+def random_bits_inside_scans(jaxpr, inside=False):
+    """How many operations that draw there are in the bodies of its loops."""
+    found = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        found += inside and name.startswith(("random_", "threefry"))
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += random_bits_inside_scans(inner, inside or name in ("scan", "while"))
+    return found

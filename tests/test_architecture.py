@@ -13,18 +13,13 @@ PACKAGE = ROOT / "flax_spatialdrop"
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
     {"_typing", "_sharding"},
-    {"_noise_shape", "_rates", "_threefry", "_recurrent_step"},
-    {"_mask", "_summary", "_recurrent_scan", "_recurrent_cell", "_recurrent_arguments"},
+    {"_noise_shape", "_rates", "_threefry"},
+    {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
-    {"_dropout"},
-    {
-        "_spatial_dropout",
-        "_explain",
-        "_module_call",
-        "_recurrent",
-        "_recurrent_masks",
-        "_drop_connect",
-    },
+    {"_dropout", "_recurrent_step", "_recurrent_arguments"},
+    {"_spatial_dropout", "_explain", "_module_call", "_drop_connect"},
+    {"_recurrent", "_recurrent_masks"},
+    {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
     {"_recurrent_layer"},
 ]
 FORBIDDEN = {  # what a part of the project must not import

@@ -12,9 +12,7 @@ import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
 from .errors import exactly
-from .recurrent import BOTH, FEATURES, HIDDEN, KEY, X, assert_close
-
-LENGTHS = jnp.array([11, 5, 0, 3])
+from .recurrent import BOTH, FEATURES, HIDDEN, KEY, LENGTHS, X, assert_close
 
 
 def linen_layer(**options):
@@ -33,11 +31,8 @@ def nnx_layer(seeds=(0, 1), **options):
 @pytest.mark.parametrize("options", [{}, {"seq_lengths": LENGTHS}, {"return_carry": True}])
 def test_without_dropout_it_is_linen_s_own(options):
     host = nn.Bidirectional(*[nn.RNN(nn.LSTMCell(HIDDEN)) for _ in range(2)])
-    # The names of unnamed children are those of their classes, and ours has ours.
-    theirs = host.init(jax.random.key(0), X)
-    names = sorted(theirs["params"])
-    ours = {"params": {f"LSTM_{i}": theirs["params"][name] for i, name in enumerate(names)}}
-    found, expected = linen_layer().apply(ours, X, **options), host.apply(theirs, X, **options)
+    params = host.init(jax.random.key(0), X)
+    found, expected = (m.apply(params, X, **options) for m in (linen_layer(), host))
     if "seq_lengths" in options:  # Flax computes outputs for padding, which are 0 here
         words = jnp.arange(11)[None] < LENGTHS[:, None]
         expected = jnp.where(words[..., None], expected, 0)
@@ -89,3 +84,15 @@ def test_one_layer_for_both_directions_is_refused():
     layer = flax_spatialdrop.linen.LSTM(HIDDEN)
     with pytest.raises(ValueError, match=message):
         flax_spatialdrop.linen.Bidirectional(layer, layer).init(jax.random.key(0), X)
+
+
+def test_layers_of_flax_are_refused():
+    message = exactly(
+        "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): got RNN"
+    )
+    layers = [nn.RNN(nn.GRUCell(HIDDEN)) for _ in range(2)]
+    with pytest.raises(TypeError, match=message):
+        flax_spatialdrop.linen.Bidirectional(*layers).init(jax.random.key(0), X)
+    layers = [nnx.RNN(nnx.GRUCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))) for _ in range(2)]
+    with pytest.raises(TypeError, match=message):
+        flax_spatialdrop.nnx.Bidirectional(*layers)

@@ -21,7 +21,7 @@ REFUSED = [
         "SimpleRNN",
         {"per_gate": True},
         {},
-        "per_gate=True draws a mask for each gate, and SimpleRNN has no gates",
+        "per_gate=True draws a mask for each gate, and SimpleRNN has no gates; use LSTM or GRU",
     ),
     (
         "SimpleRNN",
@@ -29,14 +29,14 @@ REFUSED = [
         {},
         (
             "variant='no_memory_loss' drops the new content that gates add to a memory, and "
-            "SimpleRNN has neither; use 'variational' or 'zoneout'"
+            "SimpleRNN has no gates; use 'variational' or 'zoneout', or LSTM or GRU"
         ),
     ),
     (
         "GRU",
         {},
         {"dropout": 1.5},
-        "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+        "dropout: rate is the probability to drop and must be in [0, 1]: got rate=1.5",
     ),
     (
         "GRU",
@@ -92,7 +92,11 @@ def test_types_that_are_refused(face):
 
 
 def test_no_key_and_active():
+    message = exactly(
+        "LSTM draws a mask and needs a key: got no rngs; pass dropout_rngs=nnx.Rngs(...) to the "
+        "constructor, or nnx.Rngs or a key as rngs= at the call, or set deterministic=True"
+    )
     with pytest.raises(Exception, match='needs PRNG for "dropout"'):
         FACES["linen"]("LSTM", **BOTH)(X, deterministic=False)
-    with pytest.raises(ValueError, match="LSTM draws a mask and needs a key: got no rngs"):
+    with pytest.raises(ValueError, match=message):
         FACES["nnx"]("LSTM", **BOTH)(X, deterministic=False)

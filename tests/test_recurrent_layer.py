@@ -136,6 +136,19 @@ def test_the_carried_state_is_never_scaled(variant):
     np.testing.assert_allclose(memory, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["variational", "no_memory_loss", "zoneout"])
+def test_the_state_of_a_gru_that_keeps_it_is_never_scaled(variant):
+    """The gates z are 1, so that h' = h, though h is read through masks all along."""
+    layer = FACES["nnx"]("GRU", recurrent_dropout=0.5, variant=variant)
+    bias = layer.layer.cell.dense_i.bias
+    bias[...] = bias[...].at[HIDDEN : 2 * HIDDEN].set(100.0)
+    start = 1.0 + jnp.arange(4.0 * HIDDEN).reshape(4, HIDDEN)
+    last, _ = layer.layer(
+        jnp.zeros((4, 512, FEATURES)), rngs=clone(KEY), initial_carry=start / 28, return_carry=True
+    )
+    np.testing.assert_allclose(last, start / 28, rtol=1e-4)
+
+
 @each_face
 def test_batches_of_any_rank(face):
     layer = face("GRU", **BOTH)

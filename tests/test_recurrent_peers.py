@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from jax.random import clone
 
-from .recurrent import FACES, FEATURES, HIDDEN, LinenLayer
-
-KEY = jax.random.key(31)
-X = jax.random.normal(jax.random.key(0), (4, 11, FEATURES))
-BOTH = {"dropout": 0.3, "recurrent_dropout": 0.4}
+from .recurrent import BOTH, FACES, FEATURES, HIDDEN, KEY, LinenLayer, X
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from .recurrent import (
     assert_close,
     each_variant,
     one_face,
+    random_bits_inside_scans,
 )
 
 LENGTHS = jnp.array([11, 1, 7, 0])
@@ -42,18 +43,6 @@ def test_gradients_are_those_of_a_plain_scan(face, kind, options, monkeypatch):
     ours = jax.jit(derivatives)()
     monkeypatch.setattr(_recurrent_scan, "_scan", _recurrent_scan._scan.fun)
     assert_close(ours, jax.jit(lambda: derivatives())(), 1e-4)
-
-
-def random_bits_inside_scans(jaxpr, inside=False):
-    found = 0
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        found += inside and name.startswith(("random_", "threefry"))
-        for value in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                found += random_bits_inside_scans(inner, inside or name in ("scan", "while"))
-    return found
 
 
 @one_face

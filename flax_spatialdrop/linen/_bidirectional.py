@@ -21,8 +21,9 @@ class Bidirectional(nn.Module):
 
         y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
 
-    In place of `nn.Bidirectional`, with its parameters, for layers of this package: what their
-    calls take, this one takes too, and each direction draws masks of its own.
+    In place of `nn.Bidirectional`, with its parameters, for layers of this package. Each direction
+    draws masks of its own. The layers' own time_major, return_carry, reverse and keep_order are
+    overruled.
 
     Attributes:
       forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
@@ -83,11 +84,8 @@ class Bidirectional(nn.Module):
 
         Raises:
           ValueError: if both directions are one layer; else as the layers.
+          TypeError: for other layers; else as the layers.
         """
-        if self.forward_rnn is self.backward_rnn:
-            raise ValueError(
-                "Bidirectional takes a layer for each direction: got the same one twice"
-            )
         options: dict[str, Any] = {
             "seq_lengths": seq_lengths,
             "time_major": self.time_major if time_major is None else time_major,
@@ -96,9 +94,7 @@ class Bidirectional(nn.Module):
             "recurrent_dropout": recurrent_dropout,
             "return_carry": True,
         }
-        rngs, init_keys = (
-            [None] * 2 if k is None else jax.random.split(k) for k in (rng, init_key)
-        )
+        rngs, init_keys = _for_each(rng), _for_each(init_key)
         carries, given = (pair or (None, None) for pair in (initial_carry, masks))
         found = [
             layer(
@@ -111,7 +107,7 @@ class Bidirectional(nn.Module):
                 keep_order=True,
                 **options,
             )
-            for i, layer in enumerate((self.forward_rnn, self.backward_rnn))
+            for i, layer in enumerate(_check((self.forward_rnn, self.backward_rnn)))
         ]
         (first, forward), (second, backward) = found
         outputs = self.merge_fn(forward, backward)
@@ -141,7 +137,7 @@ class Bidirectional(nn.Module):
         Raises:
           ValueError, TypeError, flax.errors.InvalidRngError: as the call.
         """
-        layers = self.forward_rnn, self.backward_rnn
+        layers = _check((self.forward_rnn, self.backward_rnn))
         first, second = (
             layer.sample_masks(
                 inputs,
@@ -158,3 +154,16 @@ class Bidirectional(nn.Module):
 
 def _for_each(key: Key) -> Any:
     return (None, None) if key is None else jax.random.split(key)
+
+
+def _check(layers: Any) -> tuple[RecurrentLayer, RecurrentLayer]:
+    forward, backward = layers
+    for layer in layers:
+        if not isinstance(layer, RecurrentLayer):
+            raise TypeError(
+                "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
+                f"got {type(layer).__name__}"
+            )
+    if forward is backward:
+        raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")
+    return forward, backward

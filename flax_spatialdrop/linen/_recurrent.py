@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from .._recurrent import gru, lstm, simple
 from .._recurrent_arguments import Kind
+from .._recurrent_cells import gru, lstm, simple
 from .._recurrent_scan import scan_sequence
 from .._recurrent_step import Cell, Weights
 from ._recurrent_layer import RecurrentLayer

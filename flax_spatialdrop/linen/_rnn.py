@@ -5,8 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from .._recurrent_arguments import Kind
-from .._recurrent_cell import scan_cell
+from .._recurrent_any_cell import kind_of_cell, scan_cell
 from ._recurrent_layer import RecurrentLayer
 
 
@@ -24,8 +23,10 @@ class RNN(RecurrentLayer, Around):
     In place of `nn.RNN(cell)`, with its parameters. h is the last part of the cell's carry s. What
     the cell computes of h by products, in dense layers and convolutions, comes of the dropped h;
     what it uses element by element, such as z * h of a GRU, comes of h itself, so that the state
-    that is carried on is never scaled. (Control flow inside a cell counts as one product.) Masks
-    are drawn once for a sequence, for each sequence its own. `LSTM`, `GRU` and `SimpleRNN` do the
+    that is carried on is never scaled. (A function with a derivative of its own that has products
+    counts as one; a loop or branch with products of h is refused.) Masks are drawn once for a
+    sequence, for each sequence its own. With "zoneout" y is the part of the carry that stays as it
+    was, if it is that part itself. `LSTM`, `GRU` and `SimpleRNN` do the
     same for theirs, faster and with more variants.
 
     The cell is called as a function of its parameters: it cannot draw random numbers or write
@@ -66,9 +67,7 @@ class RNN(RecurrentLayer, Around):
     @nn.nowrap
     def _kind(self, of_step):
         first = jax.eval_shape(lambda: self.cell.initialize_carry(jax.random.key(0), of_step))
-        axes = len(of_step) - self._feature_axes()
-        state = tuple(part.shape[axes:] for part in jax.tree.leaves(first))
-        return Kind(1, False, state, self._feature_axes())
+        return kind_of_cell(first, of_step, self._feature_axes())
 
     @nn.nowrap
     def _loop(self, cell, inputs, carry):

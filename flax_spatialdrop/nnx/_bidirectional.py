@@ -22,8 +22,9 @@ class Bidirectional(nnx.Module):
 
         y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
 
-    In place of `nnx.Bidirectional`, with its parameters, for layers of this package: what their
-    calls take, this one takes too, and each direction draws masks of its own.
+    In place of `nnx.Bidirectional`, with its parameters, for layers of this package. Each direction
+    draws masks of its own. The layers' own time_major, return_carry, reverse and keep_order are
+    overruled.
 
     Args:
       forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
@@ -55,12 +56,7 @@ class Bidirectional(nnx.Module):
         time_major: bool = False,
         return_carry: bool = False,
     ):
-        if forward_rnn is backward_rnn:
-            raise ValueError(
-                "Bidirectional takes a layer for each direction: got the same one twice"
-            )
-        self.forward_rnn = forward_rnn
-        self.backward_rnn = backward_rnn
+        self.forward_rnn, self.backward_rnn = _check((forward_rnn, backward_rnn))
         self.merge_fn = merge_fn
         self.time_major = time_major
         self.return_carry = return_carry
@@ -165,3 +161,16 @@ def _for_each(rngs: Any) -> Any:
     """What each direction draws from: a stream gives each a key of its own, a key must be split."""
     is_key = isinstance(rngs, jax.Array | np.ndarray)
     return jax.random.split(rngs) if is_key else (rngs, rngs)
+
+
+def _check(layers: Any) -> tuple[RecurrentLayer, RecurrentLayer]:
+    forward, backward = layers
+    for layer in layers:
+        if not isinstance(layer, RecurrentLayer):
+            raise TypeError(
+                "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
+                f"got {type(layer).__name__}"
+            )
+    if forward is backward:
+        raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")
+    return forward, backward

@@ -70,8 +70,8 @@ def find_key(module: Any, rngs: Any) -> Key:
     if rngs is None:
         raise ValueError(
             f"{type(module).__name__} draws a mask and needs a key: got no rngs; pass "
-            "rngs=nnx.Rngs(...) to the constructor, or nnx.Rngs or a key as rngs= at the call, or "
-            "set deterministic=True"
+            f"{getattr(module, 'RNGS', 'rngs')}=nnx.Rngs(...) to the constructor, or nnx.Rngs or a "
+            "key as rngs= at the call, or set deterministic=True"
         )
     raise TypeError(
         f"{type(module).__name__} takes nnx.Rngs, an nnx.RngStream or a JAX PRNG key as rngs: "

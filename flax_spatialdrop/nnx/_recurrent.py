@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from .._recurrent import gru, lstm, simple
 from .._recurrent_arguments import Kind, Variant
+from .._recurrent_cells import gru, lstm, simple
 from .._recurrent_scan import scan_sequence
 from .._recurrent_step import Cell, Weights
 from .._typing import Rate

@@ -42,22 +42,25 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         and takes `rngs=` at the call.
     """
 
+    RNGS = "dropout_rngs"
+    """The argument of the constructor that masks are drawn from, for messages."""
+
     def __init__(
         self,
         cell: Any,
         *,
-        dropout: Rate,
-        recurrent_dropout: Rate,
-        variant: Variant,
-        per_gate: bool,
-        time_major: bool,
-        return_carry: bool,
-        reverse: bool,
-        keep_order: bool,
-        unroll: int,
-        deterministic: bool | None,
-        rng_collection: str,
-        dropout_rngs: nnx.Rngs | nnx.RngStream | None,
+        dropout: Rate = 0.0,
+        recurrent_dropout: Rate = 0.0,
+        variant: Variant = "variational",
+        per_gate: bool = False,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         self.cell = cell
         self.dropout = dropout

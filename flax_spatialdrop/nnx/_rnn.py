@@ -6,9 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from .._recurrent_arguments import Kind, Variant
-from .._recurrent_cell import scan_cell
-from .._typing import Rate
+from .._recurrent_any_cell import kind_of_cell, scan_cell
 from ._recurrent_layer import RecurrentLayer
 
 
@@ -20,8 +18,10 @@ class RNN(RecurrentLayer):
     In place of `nnx.RNN(cell)`, with its parameters. h is the last part of the cell's carry s. What
     the cell computes of h by products, in dense layers and convolutions, comes of the dropped h;
     what it uses element by element, such as z * h of a GRU, comes of h itself, so that the state
-    that is carried on is never scaled. (Control flow inside a cell counts as one product.) Masks
-    are drawn once for a sequence, for each sequence its own. `LSTM`, `GRU` and `SimpleRNN` do the
+    that is carried on is never scaled. (A function with a derivative of its own that has products
+    counts as one; a loop or branch with products of h is refused.) Masks are drawn once for a
+    sequence, for each sequence its own. With "zoneout" y is the part of the carry that stays as it
+    was, if it is that part itself. `LSTM`, `GRU` and `SimpleRNN` do the
     same for theirs, faster and with more variants.
 
     The cell is called as a function of its parameters: what it writes to its variables in a step
@@ -52,47 +52,12 @@ class RNN(RecurrentLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def __init__(
-        self,
-        cell: Any,
-        *,
-        dropout: Rate = 0.0,
-        recurrent_dropout: Rate = 0.0,
-        variant: Variant = "variational",
-        per_gate: bool = False,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        unroll: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(
-            cell,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            variant=variant,
-            per_gate=per_gate,
-            time_major=time_major,
-            return_carry=return_carry,
-            reverse=reverse,
-            keep_order=keep_order,
-            unroll=unroll,
-            deterministic=deterministic,
-            rng_collection=rng_collection,
-            dropout_rngs=dropout_rngs,
-        )
-
     def _feature_axes(self):
         return self.cell.num_feature_axes
 
     def _kind(self, of_step):
         first = jax.eval_shape(lambda: self.cell.initialize_carry(of_step, nnx.Rngs(0)))
-        axes = len(of_step) - self._feature_axes()
-        state = tuple(part.shape[axes:] for part in jax.tree.leaves(first))
-        return Kind(1, False, state, self._feature_axes())
+        return kind_of_cell(first, of_step, self._feature_axes())
 
     def _loop(self, inputs, carry):
         graph, state = nnx.split(self.cell)

@@ -12,10 +12,18 @@ import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
 from .errors import exactly
-from .recurrent import BOTH, FEATURES, HIDDEN, KEY, KINDS, X, assert_close
-
-LENGTHS = jnp.array([11, 5, 0, 3])
-CELLS = {"LSTM": "LSTMCell", "GRU": "GRUCell", "SimpleRNN": "SimpleCell"}
+from .recurrent import (
+    BOTH,
+    CELLS,
+    FEATURES,
+    HIDDEN,
+    KEY,
+    KINDS,
+    LENGTHS,
+    X,
+    assert_close,
+    random_bits_inside_scans,
+)
 
 
 class Keeps(nn.RNNCellBase):
@@ -145,7 +153,9 @@ def test_the_carried_state_is_never_scaled_and_what_looks_at_it_sees_it_dropped(
         carry, outputs = layer(x, masks=masks)
         kernel = layer.cell.dense.kernel[...]
     np.testing.assert_array_equal(carry, jnp.ones((4, HIDDEN)))
-    assert_close(outputs, jnp.tile((2.0 * masks.state @ kernel)[:, None], (1, 512, 1)), 1e-5)
+    assert_close(
+        outputs, jnp.tile((jnp.where(masks.state, 2.0, 0.0) @ kernel)[:, None], (1, 512, 1)), 1e-5
+    )
 
 
 def test_a_product_inside_jit_sees_the_dropped_state_and_a_function_with_a_gradient_of_its_own():
@@ -161,7 +171,7 @@ def test_a_product_inside_jit_sees_the_dropped_state_and_a_function_with_a_gradi
     masks = layer.apply(params, X, rng=clone(KEY), deterministic=False, method="sample_masks")
     carry, outputs = run_linen(layer, params, masks)
     np.testing.assert_array_equal(carry, jnp.ones((4, HIDDEN)))
-    expected = 4.0 * masks.state @ params["params"]["cell"]["kernel"]
+    expected = jnp.where(masks.state, 4.0, 0.0) @ params["params"]["cell"]["kernel"]
     assert_close(outputs[:, 0], expected, 1e-5)
 
 
@@ -174,9 +184,7 @@ def test_masks_are_drawn_outside_the_loop_and_traced_rates_cost_one_compile():
         return layer.apply(params, X, deterministic=False, rng=key, **options)
 
     program = jax.make_jaxpr(run)(KEY, 0.5)
-    bodies = [e.params["jaxpr"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
-    assert len(bodies) == 1
-    assert not any(word in str(bodies[0]) for word in ("random", "threefry", "bits"))
+    assert random_bits_inside_scans(program.jaxpr) == 0
     traced = jax.jit(run)
     assert_close(traced(clone(KEY), 0.0), run_linen(layer, params), 1e-6)
     assert_close(traced(clone(KEY), 1.0), run(clone(KEY), 1.0), 1e-6)
@@ -189,11 +197,12 @@ def test_masks_are_drawn_outside_the_loop_and_traced_rates_cost_one_compile():
         (
             {"variant": "no_memory_loss"},
             "variant='no_memory_loss' drops the new content that gates add to a memory, and RNN "
-            "has neither; use 'variational' or 'zoneout'",
+            "does not know the gates of its cell; use 'variational' or 'zoneout', or LSTM or GRU",
         ),
         (
             {"per_gate": True},
-            "per_gate=True draws a mask for each gate, and RNN has no gates",
+            "per_gate=True draws a mask for each gate, and RNN does not know the gates of its "
+            "cell; use LSTM or GRU",
         ),
     ],
 )
@@ -201,3 +210,79 @@ def test_what_is_refused(options, message):
     layer = flax_spatialdrop.linen.RNN(nn.GRUCell(HIDDEN), **options)
     with pytest.raises(ValueError, match=exactly(message)):
         layer.init(jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("wrap", [nn.remat, nn.jit])
+def test_a_cell_that_is_rematerialised_or_jitted_is_looked_into(wrap):
+    plain, wrapped = (
+        flax_spatialdrop.linen.RNN(cls(HIDDEN), **BOTH) for cls in (nn.GRUCell, wrap(nn.GRUCell))
+    )
+    params = plain.init(jax.random.key(1), X, deterministic=True)
+    masks = plain.apply(params, X, rng=clone(KEY), deterministic=False, method="sample_masks")
+    found, expected = (
+        jax.value_and_grad(lambda p, m=m: (run_linen(m, p, masks) ** 2).sum())(params)
+        for m in (wrapped, plain)
+    )
+    assert_close(found, expected, 1e-5)
+
+
+class Loops(Keeps):
+    """Looks at its state in a branch."""
+
+    @nn.compact
+    def __call__(self, carry, x):
+        kernel = self.param("kernel", nn.initializers.normal(), (HIDDEN, 3))
+        y = jax.lax.cond(x.sum() > 0, lambda h: h @ kernel, lambda h: h[..., :3], carry)
+        return carry, y
+
+
+class Blind(Keeps):
+    """Has no product."""
+
+    @nn.compact
+    def __call__(self, carry, x):
+        return carry * self.param("scale", nn.initializers.ones, (1, HIDDEN)), carry
+
+
+class NoBatch(Keeps):
+    """Carries a counter for all sequences."""
+
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros(()), jnp.ones((*input_shape[:-1], HIDDEN))
+
+
+class Two(Keeps):
+    """Returns two outputs."""
+
+    @nn.compact
+    def __call__(self, carry, x):
+        return carry, (carry, carry)
+
+
+REFUSED_CELLS = {
+    Loops: (
+        "RNN cannot drop the state of a cell that takes it through a dense layer or a convolution "
+        "inside jax.lax.cond; take it out of there, or use variant='zoneout'"
+    ),
+    Blind: (
+        "RNN drops what a cell's dense layers and convolutions see of its state, the last part of "
+        "its carry, and in this cell none sees it; use variant='zoneout', or set "
+        "recurrent_dropout=0"
+    ),
+    NoBatch: (
+        "RNN takes a cell whose carry has parts of shape [*batch, ...], here with the batch (4,): "
+        "got shapes [(), (4, 7)]"
+    ),
+    Two: (
+        "RNN takes a cell that returns a carry like the one it is given, of 1 arrays, and one "
+        "array of outputs: got 1 and 2"
+    ),
+}
+
+
+@pytest.mark.parametrize("cell", REFUSED_CELLS)
+def test_cells_that_are_refused(cell):
+    layer = flax_spatialdrop.linen.RNN(cell(), recurrent_dropout=0.5, deterministic=False)
+    with pytest.raises(ValueError, match=exactly(REFUSED_CELLS[cell])):
+        layer.init({"params": clone(KEY), "dropout": clone(KEY)}, X)

@@ -1,0 +1,153 @@
+"""Recurrent layers at the edges of what they take: dtypes, lengths, empty sequences, masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.random import clone
+
+from flax_spatialdrop import RecurrentMasks, apply_mask, zoneout
+
+from .errors import exactly
+from .recurrent import (
+    BOTH,
+    FACES,
+    FEATURES,
+    HIDDEN,
+    KEY,
+    LENGTHS,
+    X,
+    assert_close,
+    each_face,
+    each_variant,
+    one_face,
+)
+
+
+@pytest.fixture
+def as_on_gpus(monkeypatch):
+    """Takes the way of platforms that no test runs on."""
+
+    def default(*arguments, default, **platforms):
+        return default(*arguments)
+
+    monkeypatch.setattr(lax, "platform_dependent", default)
+
+
+@one_face
+@each_variant
+def test_the_projection_before_the_loop_changes_nothing(face, kind, options, request):
+    layer = face(kind, **BOTH, **options)
+    masks = layer.masks(X, clone(KEY))
+
+    def run(params):
+        outputs = layer(X, params, masks=masks, seq_lengths=LENGTHS)
+        return (outputs**2).sum(), outputs
+
+    expected = jax.value_and_grad(run, has_aux=True)(layer.params)
+    request.getfixturevalue("as_on_gpus")
+    found = jax.value_and_grad(run, has_aux=True)(layer.params)
+    assert_close(found, expected, 1e-5)
+
+
+@each_face
+def test_inputs_in_bfloat16_are_scaled_in_float32(face):
+    """The first step of a network from 0: of its inputs, as `apply_mask` drops them."""
+    layer = face("SimpleRNN", dropout=0.1, dtype=jnp.bfloat16)
+    x = X[:, :1].astype(jnp.bfloat16)
+    masks = layer.masks(x, clone(KEY))
+    dropped = apply_mask(x, masks.inputs[:, None], 0.1)
+    np.testing.assert_array_equal(layer(x, masks=masks), layer(dropped, dropout=0.0))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, jnp.float32(0), jnp.float32(1)])
+def test_the_mean_of_zoneout_is_one_of_the_two_at_the_ends(rate):
+    new, previous = jnp.array([jnp.inf, 2.0]), jnp.array([1.0, jnp.inf])
+    y = zoneout(None, new, rate, previous=previous, deterministic=True)
+    np.testing.assert_array_equal(y, previous if rate == 1 else new)
+
+
+def test_the_mean_of_zoneout_is_computed_in_float32():
+    new, previous = jnp.full(1, 11.0, jnp.bfloat16), jnp.full(1, 10.0, jnp.bfloat16)
+    y = zoneout(None, new, 0.1, previous=previous, deterministic=True)
+    np.testing.assert_array_equal(y, jnp.full(1, 10.9, jnp.bfloat16))
+
+
+@each_face
+@pytest.mark.parametrize("variant", ["variational", "zoneout"])
+def test_masks_of_what_is_not_dropped_are_ignored(face, variant):
+    layer = face("LSTM", **BOTH, variant=variant)
+    masks = layer.masks(X, clone(KEY))
+    without = layer(X, masks=masks._replace(inputs=None), dropout=0.0)
+    np.testing.assert_array_equal(layer(X, masks=masks, dropout=0.0), without)
+    assert (without != layer(X, masks=masks)).any()
+
+
+@each_face
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            RecurrentMasks(None, None),
+            "masks.inputs is needed where its rate is not the number 0: got None",
+        ),
+        (
+            RecurrentMasks(jnp.ones((4, FEATURES), bool), jnp.ones((4, 11, HIDDEN), bool)),
+            "masks.state must have a tuple of masks with the shapes ((4, 11, 7),): got (4, 11, 7)",
+        ),
+    ],
+)
+def test_masks_that_are_refused(face, masks, message):
+    layer = face("GRU", **BOTH, variant="zoneout")
+    with pytest.raises(ValueError, match=exactly(message)):
+        layer(X, masks=masks)
+
+
+@each_face
+@pytest.mark.parametrize("batch", [(3,), (2, 3), ()])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_sequence_without_steps(face, kind, batch):
+    layer = face(kind, **BOTH)
+    carry, outputs = layer.drawn(jnp.ones((*batch, 0, FEATURES)), clone(KEY), return_carry=True)
+    assert outputs.shape == (*batch, 0, HIDDEN)
+    assert not any(part.any() for part in jax.tree.leaves(carry))
+
+
+def test_lengths_of_few_bits():
+    layer = FACES["nnx"]("GRU")
+    x = jax.random.normal(jax.random.key(0), (2, 300, FEATURES))
+    options = {"reverse": True, "keep_order": True}
+    lengths = np.array([255, 100])
+    expected = layer(x, seq_lengths=lengths, **options)
+    found = layer(x, seq_lengths=lengths.astype(np.uint8), **options)
+    np.testing.assert_array_equal(found, expected)
+
+
+@each_face
+def test_a_carry_of_another_dtype_is_refused(face):
+    message = "initial_carry must have the dtypes float32, those of the parameters: got bfloat16"
+    with pytest.raises(TypeError, match=exactly(message)):
+        face("GRU")(X, initial_carry=jnp.zeros((4, HIDDEN), jnp.bfloat16))
+
+
+@one_face
+def test_zoneout_of_a_reversed_sequence_takes_masks_in_the_order_of_reading(face):
+    layer = face("GRU", recurrent_dropout=0.5, variant="zoneout")
+    masks = layer.masks(X, clone(KEY))
+    found = layer(X, masks=masks, reverse=True)
+    assert_close(found, layer(X[:, ::-1], masks=masks))
+
+
+@one_face
+@pytest.mark.parametrize("options", [{"per_gate": True}, {"variant": "zoneout"}])
+def test_time_first_with_two_batch_axes(face, options):
+    x = jax.random.normal(jax.random.key(1), (9, 2, 3, FEATURES))
+    layer = face("LSTM", **BOTH, **options)
+    masks = layer.masks(x, clone(KEY), time_major=True)
+    found = layer(x, masks=masks, time_major=True)
+    state = masks.state
+    if "variant" in options:
+        state = tuple(jnp.moveaxis(mask, 0, 2) for mask in state)
+    last = layer(jnp.moveaxis(x, 0, 2), masks=RecurrentMasks(masks.inputs, state))
+    assert_close(found, jnp.moveaxis(last, 2, 0))
