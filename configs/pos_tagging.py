@@ -2,10 +2,10 @@
 
     python -m experiments.main --config=configs/pos_tagging.py
 
-takes 7 min 40 s of CPU time, all compiles included (the kept run had 2 cores that were busy with
-other work, and took 14 min). It trains on 1,000 sentences of UD Portuguese Porttinari, since little
-data is where a regularizer matters (--config.data.train_sentences=0 takes all). Expect, in % of
-the test words, mean and 95 % interval over 5 seeds of one split:
+takes 6 min 12 s on 2 CPU cores, all compiles included. It trains on 1,000 sentences of UD
+Portuguese Porttinari, since little data is where a regularizer matters
+(--config.data.train_sentences=0 takes all). Expect, in % of the test words, mean and 95 % interval
+over 5 seeds of one split:
 
     most frequent tag         82.5
     none                      90.8 +- 0.1
@@ -20,17 +20,17 @@ RecurrentDropout drops inside the GRUs, the others behind the word vectors. `:cl
 of old with Keras: all GRUs have dropout=.2, recurrent_dropout=.2, and the question is what a
 dropout behind the word vectors adds to that.
 
-`:seq2seq` sends each sentence of at most 12 words through one vector, which is too narrow for
-tagging:
+`:seq2seq` (2 min 50 s) sends each sentence of at most 12 words through one vector, which is too
+narrow for tagging:
 
     most frequent tag         81.0
-    none                      39.0 +- 1.7
-    Dropout           at 0.8  45.8 +- 4.1    +6.85 +- 5.04 over none
-    SpatialDropout1D  at 0.8  46.9 +- 7.1    +7.90 +- 7.83
-    TimestepDropout   at 0.2  39.1 +- 4.1    +0.08 +- 3.91
-    RecurrentDropout  at 0.2  30.8 +- 2.4    -8.21 +- 3.93
+    none                      39.2 +- 2.1
+    Dropout           at 0.8  46.1 +- 7.5    +6.97 +- 9.13 over none
+    SpatialDropout1D  at 0.8  43.8 +- 5.3    +4.64 +- 7.14
+    TimestepDropout   at 0.2  40.0 +- 4.2    +0.80 +- 2.92
+    RecurrentDropout  at 0.2  30.8 +- 2.4    -8.38 +- 4.35
 
-Both tables are those of experiments/results/NAME/results.md. `:smoke` (32 s) only shows that all
+Both tables are those of experiments/results/NAME/results.md. `:smoke` (half a minute) only shows that all
 parts work.
 """
 

@@ -92,7 +92,7 @@ def _like(padding, v):
 
 def mean_of_zoneout(keep, previous, new):
     """(1 - keep) * previous + keep * new, in at least float32; at keep 0 or 1 one of them alone."""
-    dtype = jnp.promote_types(new.dtype, jnp.float32)
+    dtype = new.dtype if jnp.finfo(new.dtype).bits >= 32 else jnp.float32
     first, last = previous.astype(dtype), new.astype(dtype)
     mixed = first + (last - first) * keep.astype(dtype)
     mixed = jnp.where(keep == 0, first, jnp.where(keep == 1, last, mixed))

@@ -96,7 +96,8 @@ class LSTM(FusedLayer):
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the four gates has masks of its own, as in Keras (default False).
+      per_gate: whether each of the four gates has masks of its own, as in Keras with a
+        recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
       deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of (default "dropout").
@@ -154,7 +155,8 @@ class GRU(FusedLayer):
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the three gates has masks of its own, as in Keras (default False).
+      per_gate: whether each of the three gates has masks of its own, as in Keras with a
+        recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
       deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of (default "dropout").

@@ -104,7 +104,8 @@ class LSTM(FusedLayer):
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the four gates has masks of its own, as in Keras (default False).
+      per_gate: whether each of the four gates has masks of its own, as in Keras with a
+        recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
       deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
@@ -160,7 +161,8 @@ class GRU(FusedLayer):
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the three gates has masks of its own, as in Keras (default False).
+      per_gate: whether each of the three gates has masks of its own, as in Keras with a
+        recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
       deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
