@@ -30,8 +30,8 @@ narrow for tagging:
     TimestepDropout   at 0.2  40.0 +- 4.2    +0.80 +- 2.92
     RecurrentDropout  at 0.2  30.8 +- 2.4    -8.38 +- 4.35
 
-Both tables are those of experiments/results/NAME/results.md. `:smoke` (half a minute) only shows that all
-parts work.
+Both tables are those of experiments/results/NAME/results.md. `:smoke` (half a minute) only shows
+that all parts work.
 """
 
 from ml_collections import ConfigDict
