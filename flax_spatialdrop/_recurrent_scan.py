@@ -108,18 +108,6 @@ def _scan_jvp(cell, plan, primals, tangents):
         _, dcarry = jax.jvp(element_wise, (z, carry), (dz, dcarry))
         return dcarry, unpadded(dcarry[-1], each)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def run_piece(dcarry, part):
-        index, z, start, rest, each, dx = part
-        x = unpadded(plan.steps_of(inputs, index * plan.piece, plan.piece), each)
-        here = plan._replace(start=0)
-        h = here.steps_of(outputs, index * plan.piece, plan.piece)
-        before = jax.tree.map(lambda s, c: jnp.concatenate([s[None], c[:-1]]), start, (*rest, h))
-        da = project(unpadded(dx, each), fixed.inputs, weights.inputs)
-        da = affine(da + project(x, fixed.inputs, dweights.inputs), dweights.input_bias)
-        du = affine(project(before[-1], fixed.state, dweights.state), dweights.state_bias)
-        return lax.scan(step, dcarry, (z, before, cell.join(da, du), each), unroll=plan.unroll)
-
     ends = slice(plan.piece - 1, -1, plan.piece)
     h_ends = jnp.moveaxis(outputs, plan.time_axis, 0)[ends]
     starts = jax.tree.map(
@@ -127,12 +115,37 @@ def _scan_jvp(cell, plan, primals, tangents):
         first,
         (*(part[ends] for part in rest), h_ends),
     )
-    dxs = plan.steps_of(dinputs, 0, plan.steps)
-    z, rest, each, dxs = _fold((joined, rest, stepwise, dxs), plan.piece)
-    parts = (jnp.arange(len(starts[0])), z, starts, rest, each, dxs)
-    dlast, dstates = lax.scan(run_piece, dcarry, parts)
+    z, rest, each = _fold((joined, rest, stepwise), plan.piece)
+
+    def derivative(dweights, dinputs, dcarry):
+        @partial(jax.checkpoint, prevent_cse=False)
+        def run_piece(dcarry, part):
+            index, z, start, rest, each, dx = part
+            x = unpadded(plan.steps_of(inputs, index * plan.piece, plan.piece), each)
+            here = plan._replace(start=0)
+            h = here.steps_of(outputs, index * plan.piece, plan.piece)
+            before = jax.tree.map(
+                lambda s, c: jnp.concatenate([s[None], c[:-1]]), start, (*rest, h)
+            )
+            da = project(unpadded(dx, each), fixed.inputs, weights.inputs)
+            da = affine(da + project(x, fixed.inputs, dweights.inputs), dweights.input_bias)
+            du = affine(project(before[-1], fixed.state, dweights.state), dweights.state_bias)
+            return lax.scan(step, dcarry, (z, before, cell.join(da, du), each), unroll=plan.unroll)
+
+        dxs = _fold(plan.steps_of(dinputs, 0, plan.steps), plan.piece)
+        parts = (jnp.arange(len(starts[0])), z, starts, rest, each, dxs)
+        return lax.scan(run_piece, dcarry, parts)
+
+    dlast, dstates = _as_linear(derivative)(dweights, dinputs, dcarry)
     dstates = dstates.reshape(-1, *dstates.shape[2:])
     return (last, outputs), (dlast, dstates.swapaxes(0, plan.time_axis))
+
+
+def _as_linear(f):
+    """F, which is linear. JAX before 0.10 transposes scans of its own derivatives alone."""
+    if jax.__version_info__ >= (0, 10):
+        return f
+    return lambda *args: jax.jvp(f, jax.tree.map(jnp.zeros_like, args), args)[1]
 
 
 def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):
