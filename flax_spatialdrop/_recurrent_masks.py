@@ -76,7 +76,9 @@ def as_value(layer: Layer, masks: list[Any]) -> RecurrentMasks:
 def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
     """The inverse, of masks given; raises unless they have the shapes that would be drawn."""
     if not isinstance(masks, RecurrentMasks):
-        raise TypeError(f"masks must be RecurrentMasks, as sample_masks returns: got {masks!r}")
+        raise TypeError(
+            f"masks must be RecurrentMasks, as sample_masks returns: got {type(masks).__name__}"
+        )
     draws = draws_of(layer, shape)
     needed = as_value(layer, [draw.shape for draw in draws])
     rates = layer.dropout, layer.recurrent_dropout
@@ -88,9 +90,12 @@ def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
             raise ValueError(f"masks.{name} is needed where its rate is not the number 0: got None")
         elif jax.tree.map(lambda mask: check_mask(mask).shape, given) != expected:
             shapes = jax.tree.map(lambda mask: mask.shape, given)
-            many = "a tuple of masks with the shapes" if layer.variant == "zoneout" else "the shape"
-            many = "the shape" if name == "inputs" else many
-            raise ValueError(f"masks.{name} must have {many} {expected}: got {shapes}")
+            if name == "state" and layer.variant == "zoneout":
+                raise ValueError(
+                    f"masks.state must be a tuple of masks of the shapes {expected}, cut along "
+                    f"time as the inputs are: got {shapes}"
+                )
+            raise ValueError(f"masks.{name} must have the shape {expected}: got {shapes}")
         found.append(given)
     inputs, state = found
     return [inputs, *(state if layer.variant == "zoneout" else [state])]

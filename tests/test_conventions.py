@@ -26,7 +26,7 @@ def public(module, kind):
 
 
 FUNCTIONS = public(flax_spatialdrop, inspect.isfunction)
-RECURRENT = {"LSTM", "GRU", "SimpleRNN"}  # networks that drop, and not regularizers
+RECURRENT = {"LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"}  # networks, not regularizers
 LINEN = {
     name: cls
     for name, cls in public(flax_spatialdrop.linen, inspect.isclass).items()
@@ -188,3 +188,25 @@ def test_importing_the_core_imports_neither_flax_nor_matplotlib():
     code = "import sys, flax_spatialdrop; print({'flax', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", sorted(RECURRENT))
+@pytest.mark.parametrize("method", ["__call__", "sample_masks"])
+def test_recurrent_twins_take_the_same_arguments(name, method):
+    linen, nnx = (
+        {*inspect.signature(getattr(getattr(face, name), method)).parameters}
+        for face in (flax_spatialdrop.linen, flax_spatialdrop.nnx)
+    )
+    assert linen - nnx <= {"rng", "init_key"}
+    assert nnx - linen == {"rngs"}
+
+
+@pytest.mark.parametrize("name", sorted(RECURRENT))
+def test_docstrings_of_recurrent_layers_have_their_parts(name):
+    for face, heading in ((flax_spatialdrop.linen, "Attributes:"), (flax_spatialdrop.nnx, "Args:")):
+        layer = getattr(face, name)
+        for part in (heading, "Example:", "Reference:", " = "):
+            assert part in inspect.getdoc(layer), (layer, part)
+        for method in (layer.__call__, layer.sample_masks):
+            for part in ("Args:", "Returns:", "Raises:"):
+                assert part in inspect.getdoc(method), (method, part)

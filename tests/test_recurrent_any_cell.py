@@ -42,12 +42,15 @@ class Keeps(nn.RNNCellBase):
         return 1
 
 
-class KeepsNNX(nnx.Module):
+class KeepsNNX(nnx.RNNCellBase):
     """The same of NNX."""
 
     def __init__(self, rngs):
         self.dense = nnx.Linear(HIDDEN, 3, use_bias=False, rngs=rngs)
-        self.num_feature_axes = 1
+
+    @property
+    def num_feature_axes(self):
+        return 1
 
     def __call__(self, carry, x):
         return carry, self.dense(carry)
@@ -286,3 +289,12 @@ def test_cells_that_are_refused(cell):
     layer = flax_spatialdrop.linen.RNN(cell(), recurrent_dropout=0.5, deterministic=False)
     with pytest.raises(ValueError, match=exactly(REFUSED_CELLS[cell])):
         layer.init({"params": clone(KEY), "dropout": clone(KEY)}, X)
+
+
+def test_what_is_no_cell_is_refused():
+    for wrong in (nn.RNN(nn.GRUCell(3)), nn.GRUCell, flax_spatialdrop.linen.LSTM(3)):
+        with pytest.raises(TypeError, match=r"instance of flax\.linen\.RNNCellBase: got"):
+            flax_spatialdrop.linen.RNN(wrong)
+    for wrong in (nnx.GRUCell, nn.GRUCell(3)):
+        with pytest.raises(TypeError, match=r"an instance of nnx\.RNNCellBase: got"):
+            flax_spatialdrop.nnx.RNN(wrong)

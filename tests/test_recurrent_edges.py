@@ -94,7 +94,8 @@ def test_masks_of_what_is_not_dropped_are_ignored(face, variant):
         ),
         (
             RecurrentMasks(jnp.ones((4, FEATURES), bool), jnp.ones((4, 11, HIDDEN), bool)),
-            "masks.state must have a tuple of masks with the shapes ((4, 11, 7),): got (4, 11, 7)",
+            "masks.state must be a tuple of masks of the shapes ((4, 11, 7),), cut along time as "
+            "the inputs are: got (4, 11, 7)",
         ),
     ],
 )

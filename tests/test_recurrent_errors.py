@@ -1,8 +1,13 @@
 """What recurrent layers say of arguments that do not fit."""
 
+import flax
+import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
 from flax_spatialdrop import (
     RecurrentMasks,
 )
@@ -100,3 +105,21 @@ def test_no_key_and_active():
         FACES["linen"]("LSTM", **BOTH)(X, deterministic=False)
     with pytest.raises(ValueError, match=message):
         FACES["nnx"]("LSTM", **BOTH)(X, deterministic=False)
+
+
+def test_parameters_that_do_not_fit_are_told_in_flax_s_words():
+    layer = flax_spatialdrop.linen.LSTM(HIDDEN)
+    params = layer.init(jax.random.key(0), X)
+    del params["params"]["cell"]["hi"]
+    for wrong in ({}, params):
+        with pytest.raises(flax.errors.FlaxError, match=r"hi|ii"):
+            layer.apply(wrong, X)
+    params = layer.init(jax.random.key(0), X[..., :3])
+    with pytest.raises(flax.errors.ScopeParamShapeError):
+        layer.apply(params, X)
+
+
+def test_a_key_for_the_stream_of_an_nnx_layer_is_refused():
+    message = "LSTM takes nnx.Rngs, an nnx.RngStream or None as dropout_rngs: got"
+    with pytest.raises(TypeError, match=message):
+        flax_spatialdrop.nnx.LSTM(2, 3, rngs=nnx.Rngs(0), dropout_rngs=jax.random.key(0))

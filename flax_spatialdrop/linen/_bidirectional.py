@@ -162,7 +162,7 @@ def _check(layers: Any) -> tuple[RecurrentLayer, RecurrentLayer]:
         if not isinstance(layer, RecurrentLayer):
             raise TypeError(
                 "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
-                f"got {type(layer).__name__}"
+                f"got {type(layer).__module__}.{type(layer).__name__}"
             )
     if forward is backward:
         raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")

@@ -89,17 +89,19 @@ class LSTM(FusedLayer):
     Its parameters are those of `nn.RNN(nn.LSTMCell(features))`, and without dropout so are its
     outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
     step to step is never scaled. With `variant="no_memory_loss"`, in place of the state tanh(g) is
-    dropped; with "zoneout", values of c and h stay as they were.
+    dropped; with "zoneout", values of c and h stay as they were, both at the rate
+    `recurrent_dropout`. For padding the outputs are 0, where Flax's own run on.
 
     Attributes:
       features: size of the hidden state.
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the four gates has masks of its own, as in Keras with a
-        recurrent_dropout (default False).
+      per_gate: whether each of the four gates has masks of its own, of the inputs and of a
+        "variational" state, as in Keras with a recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
+        the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of (default "dropout").
       activation_fn, gate_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype,
         param_dtype: as of `nn.LSTMCell`.
@@ -148,17 +150,19 @@ class GRU(FusedLayer):
     Its parameters are those of `nn.RNN(nn.GRUCell(features))`, and without dropout so are its
     outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
     step to step is never scaled. With `variant="no_memory_loss"`, in place of the state n is
-    dropped; with "zoneout", values of h stay as they were.
+    dropped; with "zoneout", values of h stay as they were, at the rate
+    `recurrent_dropout`. For padding the outputs are 0, where Flax's own run on.
 
     Attributes:
       features: size of the hidden state.
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the three gates has masks of its own, as in Keras with a
-        recurrent_dropout (default False).
+      per_gate: whether each of the three gates has masks of its own, of the inputs and of a
+        "variational" state, as in Keras with a recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
+        the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of (default "dropout").
       activation_fn, gate_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype,
         param_dtype: as of `nn.GRUCell`.
@@ -202,7 +206,8 @@ class SimpleRNN(FusedLayer):
 
     Its parameters are those of `nn.RNN(nn.SimpleCell(features))`, and without dropout so are its
     outputs. Masks are drawn once for a sequence, for each sequence its own. With
-    `variant="zoneout"`, values of h stay as they were.
+    `variant="zoneout"`, values of h stay as they were, at the rate `recurrent_dropout`. For padding
+    the outputs are 0, where Flax's own run on.
 
     Attributes:
       features: size of the hidden state.
@@ -211,7 +216,8 @@ class SimpleRNN(FusedLayer):
       variant: "variational" (default) or "zoneout".
       per_gate: False; there are no gates.
       time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
+        the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of (default "dropout").
       activation_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype, param_dtype:
         as of `nn.SimpleCell`.

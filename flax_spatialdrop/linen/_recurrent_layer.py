@@ -30,13 +30,14 @@ class RecurrentLayer(nn.Module, abc.ABC):
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" drops features of the hidden state before the gates see it;
         "no_memory_loss" drops the new content only; "zoneout" keeps values as they were.
-      per_gate: whether each gate has input and state masks of its own.
+      per_gate: whether each gate has masks of its own: of the inputs, and of a "variational" state.
       time_major: whether inputs and outputs have time first.
       return_carry: whether the final carry is returned too.
       reverse: whether the sequence is read from its end.
       keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
       unroll: how many steps of the loop are written out.
-      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at the
+        call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of.
     """
 
@@ -116,8 +117,11 @@ class RecurrentLayer(nn.Module, abc.ABC):
         key = jax.random.key(0) if init_key is None else init_key
         first = cell.initialize_carry(key, of_step)
         carry = first if initial_carry is None else check_carry(initial_carry, first)
+        step = jnp.zeros(of_step, inputs.dtype)
         if self.is_initializing():
-            cell(carry, jnp.zeros(of_step, inputs.dtype))
+            cell(carry, step)
+        else:  # computes nothing, but says in Flax's words which parameter is missing or misfits
+            jax.eval_shape(cell, carry, step)
         inputs, loop = self._loop(cell, inputs, carry)
         carry, outputs = run_layer(
             layer,

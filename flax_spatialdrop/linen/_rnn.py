@@ -39,7 +39,8 @@ class RNN(RecurrentLayer, Around):
       variant: "variational" (default) or "zoneout", which keeps values of the carry as they were.
       per_gate: False; what gates a cell has is not known.
       time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing; to be given here or at the call, if a rate is not 0.
+      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
+        the call, if a rate is not 0.
       rng_collection: the name of the stream that the key is asked of (default "dropout").
 
     Example:
@@ -55,6 +56,11 @@ class RNN(RecurrentLayer, Around):
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
+
+    def __post_init__(self):
+        if not isinstance(self.cell, nn.RNNCellBase):
+            raise TypeError(f"RNN takes an instance of flax.linen.RNNCellBase: got {self.cell!r}")
+        super().__post_init__()
 
     @nn.nowrap
     def _flax_cell(self):

@@ -57,6 +57,18 @@ def draw_mask(
     )
 
 
+def forked(module: Any, rngs: Any) -> Any:
+    """The stream of a module, forked from what its constructor was given; None without."""
+    if isinstance(rngs, nnx.Rngs):
+        rngs = rngs[module.rng_collection]
+    if not isinstance(rngs, nnx.RngStream | None):
+        raise TypeError(
+            f"{type(module).__name__} takes nnx.Rngs, an nnx.RngStream or None as "
+            f"{getattr(module, 'RNGS', 'rngs')}: got {rngs!r}; a key is given at the call, rngs=key"
+        )
+    return nnx.data(None if rngs is None else rngs.fork())
+
+
 def find_key(module: Any, rngs: Any) -> Key:
     """A key of `rngs`, else of the module's stream."""
     if rngs is None:

@@ -96,7 +96,8 @@ class LSTM(FusedLayer):
     Its parameters are those of `nnx.RNN(nnx.LSTMCell(...))`, and without dropout so are its
     outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
     step to step is never scaled. With `variant="no_memory_loss"`, in place of the state tanh(g) is
-    dropped; with "zoneout", values of c and h stay as they were.
+    dropped; with "zoneout", values of c and h stay as they were, both at the rate
+    `recurrent_dropout`. For padding the outputs are 0, where Flax's own run on.
 
     Args:
       in_features: size of the inputs.
@@ -104,10 +105,11 @@ class LSTM(FusedLayer):
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the four gates has masks of its own, as in Keras with a
-        recurrent_dropout (default False).
+      per_gate: whether each of the four gates has masks of its own, of the inputs and of a
+        "variational" state, as in Keras with a recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
-      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
+        `eval()`, overruled at the call.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
       rngs: for the parameters.
       dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
@@ -153,7 +155,8 @@ class GRU(FusedLayer):
     Its parameters are those of `nnx.RNN(nnx.GRUCell(...))`, and without dropout so are its
     outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
     step to step is never scaled. With `variant="no_memory_loss"`, in place of the state n is
-    dropped; with "zoneout", values of h stay as they were.
+    dropped; with "zoneout", values of h stay as they were, at the rate
+    `recurrent_dropout`. For padding the outputs are 0, where Flax's own run on.
 
     Args:
       in_features: size of the inputs.
@@ -161,10 +164,11 @@ class GRU(FusedLayer):
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the three gates has masks of its own, as in Keras with a
-        recurrent_dropout (default False).
+      per_gate: whether each of the three gates has masks of its own, of the inputs and of a
+        "variational" state, as in Keras with a recurrent_dropout (default False).
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
-      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
+        `eval()`, overruled at the call.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
       rngs: for the parameters.
       dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
@@ -201,7 +205,8 @@ class SimpleRNN(FusedLayer):
 
     Its parameters are those of `nnx.RNN(nnx.SimpleCell(...))`, and without dropout so are its
     outputs. Masks are drawn once for a sequence, for each sequence its own. With
-    `variant="zoneout"`, values of h stay as they were.
+    `variant="zoneout"`, values of h stay as they were, at the rate `recurrent_dropout`. For padding
+    the outputs are 0, where Flax's own run on.
 
     Args:
       in_features: size of the inputs.
@@ -211,7 +216,8 @@ class SimpleRNN(FusedLayer):
       variant: "variational" (default) or "zoneout".
       per_gate: False; there are no gates.
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
-      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
+        `eval()`, overruled at the call.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
       rngs: for the parameters.
       dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state

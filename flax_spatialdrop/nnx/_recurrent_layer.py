@@ -18,7 +18,7 @@ from .._recurrent_arguments import (
 )
 from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Rate
-from ._call import find_key, is_deterministic, where
+from ._call import find_key, forked, is_deterministic, where
 
 
 class RecurrentLayer(nnx.Module, abc.ABC):
@@ -30,13 +30,13 @@ class RecurrentLayer(nnx.Module, abc.ABC):
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" drops features of the hidden state before the gates see it;
         "no_memory_loss" drops the new content only; "zoneout" keeps values as they were.
-      per_gate: whether each gate has input and state masks of its own.
+      per_gate: whether each gate has masks of its own: of the inputs, and of a "variational" state.
       time_major: whether inputs and outputs have time first.
       return_carry: whether the final carry is returned too.
       reverse: whether the sequence is read from its end.
       keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
       unroll: how many steps of the loop are written out.
-      deterministic: True drops nothing; set by `train()` and `eval()`.
+      deterministic: True drops nothing (for zoneout the mean is taken); set by `train()`, `eval()`.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
       dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
         and takes `rngs=` at the call.
@@ -74,9 +74,7 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         self.unroll = unroll
         self.deterministic = deterministic
         self.rng_collection = rng_collection
-        if isinstance(dropout_rngs, nnx.Rngs):
-            dropout_rngs = dropout_rngs[rng_collection]
-        self.rngs = nnx.data(None if dropout_rngs is None else dropout_rngs.fork())
+        self.rngs = forked(self, dropout_rngs)
 
     @abc.abstractmethod
     def _kind(self, of_step: tuple[int, ...]) -> Kind:

@@ -7,7 +7,7 @@ from flax import nnx
 
 from .._apply import check_input
 from .._typing import Array, DataFormat, Rate
-from ._call import draw_mask, regularize
+from ._call import draw_mask, forked, regularize
 
 
 class Regularizer(nnx.Module, abc.ABC):
@@ -31,14 +31,7 @@ class Regularizer(nnx.Module, abc.ABC):
         self.rate = rate
         self.deterministic = deterministic
         self.rng_collection = rng_collection
-        if isinstance(rngs, nnx.Rngs):
-            rngs = rngs[rng_collection]
-        if not isinstance(rngs, nnx.RngStream | None):
-            raise TypeError(
-                f"{type(self).__name__} takes nnx.Rngs, an nnx.RngStream or None as rngs: got "
-                f"{rngs!r}; a key is given at the call, rngs=key"
-            )
-        self.rngs = nnx.data(None if rngs is None else rngs.fork())
+        self.rngs = forked(self, rngs)
 
     @abc.abstractmethod
     def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

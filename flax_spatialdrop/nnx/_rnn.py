@@ -34,7 +34,8 @@ class RNN(RecurrentLayer):
       variant: "variational" (default) or "zoneout", which keeps values of the carry as they were.
       per_gate: False; what gates a cell has is not known.
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
-      deterministic: True drops nothing; set by `train()` and `eval()`, overruled at the call.
+      deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
+        `eval()`, overruled at the call.
       rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
       dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
         and takes `rngs=` (a key will do) at the call.
@@ -51,6 +52,12 @@ class RNN(RecurrentLayer):
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
+
+    def __init__(self, cell: nnx.RNNCellBase, **options: Any):
+        if not isinstance(cell, nnx.RNNCellBase):
+            got = getattr(type(cell), "__name__", cell)
+            raise TypeError(f"RNN takes an instance of nnx.RNNCellBase: got {got}")
+        super().__init__(cell, **options)
 
     def _feature_axes(self):
         return self.cell.num_feature_axes
