@@ -57,7 +57,9 @@ def test_a_rate_of_0_is_the_plain_network_and_another_rate_is_not(name):
         ("after", [(4, 8)]),
         ("both", [(4, 16, 3), (4, 8)]),
         ("CNN channels", [(4, 8, 1, 1), (4, 8, 1, 1)]),
-        ("input mask", []),
+        ("input mask", [(4, 1, 3)]),
+        ("recurrent mask", [(4, 8)]),
+        ("zoneout", [(4, 16, 8), (4, 16, 8)]),
         ("CNN none", []),
     ],
 )
