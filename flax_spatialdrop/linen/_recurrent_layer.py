@@ -121,7 +121,8 @@ class RecurrentLayer(nn.Module, abc.ABC):
         if self.is_initializing():
             cell(carry, step)
         else:  # computes nothing, but says in Flax's words which parameter is missing or misfits
-            jax.eval_shape(cell, carry, step)
+            with jax.numpy_dtype_promotion("standard"):  # which Flax's cells rely on
+                jax.eval_shape(cell, carry, step)
         inputs, loop = self._loop(cell, inputs, carry)
         carry, outputs = run_layer(
             layer,
