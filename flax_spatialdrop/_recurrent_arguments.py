@@ -160,3 +160,15 @@ def check_carry(carry: Any, expected: Any) -> Any:
 
 def _shapes(carry: Any) -> Any:
     return jax.tree.map(np.shape, carry)
+
+
+def check_directions(forward: Any, backward: Any, base: type) -> None:
+    """Raises unless these are two recurrent layers of this package, derived from `base`."""
+    for layer in (forward, backward):
+        if not isinstance(layer, base):
+            raise TypeError(
+                "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
+                f"got {type(layer).__module__}.{type(layer).__name__}"
+            )
+    if forward is backward:
+        raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")

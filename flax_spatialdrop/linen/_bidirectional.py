@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._recurrent_arguments import RecurrentMasks
+from .._recurrent_arguments import RecurrentMasks, check_directions
 from .._typing import Array, Key, Rate
 from ._recurrent_layer import RecurrentLayer
 
@@ -107,7 +107,7 @@ class Bidirectional(nn.Module):
                 keep_order=True,
                 **options,
             )
-            for i, layer in enumerate(_check((self.forward_rnn, self.backward_rnn)))
+            for i, layer in enumerate(self._layers())
         ]
         (first, forward), (second, backward) = found
         outputs = self.merge_fn(forward, backward)
@@ -137,7 +137,7 @@ class Bidirectional(nn.Module):
         Raises:
           ValueError, TypeError, flax.errors.InvalidRngError: as the call.
         """
-        layers = _check((self.forward_rnn, self.backward_rnn))
+        layers = self._layers()
         first, second = (
             layer.sample_masks(
                 inputs,
@@ -151,19 +151,10 @@ class Bidirectional(nn.Module):
         )
         return first, second
 
+    def _layers(self) -> tuple[RecurrentLayer, RecurrentLayer]:
+        check_directions(self.forward_rnn, self.backward_rnn, RecurrentLayer)
+        return self.forward_rnn, self.backward_rnn
+
 
 def _for_each(key: Key) -> Any:
     return (None, None) if key is None else jax.random.split(key)
-
-
-def _check(layers: Any) -> tuple[RecurrentLayer, RecurrentLayer]:
-    forward, backward = layers
-    for layer in layers:
-        if not isinstance(layer, RecurrentLayer):
-            raise TypeError(
-                "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
-                f"got {type(layer).__module__}.{type(layer).__name__}"
-            )
-    if forward is backward:
-        raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")
-    return forward, backward

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .._recurrent_arguments import RecurrentMasks
+from .._recurrent_arguments import RecurrentMasks, check_directions
 from .._typing import Array, Rate
 from ._recurrent_layer import RecurrentLayer
 
@@ -56,7 +56,9 @@ class Bidirectional(nnx.Module):
         time_major: bool = False,
         return_carry: bool = False,
     ):
-        self.forward_rnn, self.backward_rnn = _check((forward_rnn, backward_rnn))
+        check_directions(forward_rnn, backward_rnn, RecurrentLayer)
+        self.forward_rnn = forward_rnn
+        self.backward_rnn = backward_rnn
         self.merge_fn = merge_fn
         self.time_major = time_major
         self.return_carry = return_carry
@@ -161,16 +163,3 @@ def _for_each(rngs: Any) -> Any:
     """What each direction draws from: a stream gives each a key of its own, a key must be split."""
     is_key = isinstance(rngs, jax.Array | np.ndarray)
     return jax.random.split(rngs) if is_key else (rngs, rngs)
-
-
-def _check(layers: Any) -> tuple[RecurrentLayer, RecurrentLayer]:
-    forward, backward = layers
-    for layer in layers:
-        if not isinstance(layer, RecurrentLayer):
-            raise TypeError(
-                "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
-                f"got {type(layer).__module__}.{type(layer).__name__}"
-            )
-    if forward is backward:
-        raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")
-    return forward, backward
