@@ -1,6 +1,8 @@
 """From a mask to the output: the only file that touches values."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import chex
 import jax
@@ -16,6 +18,12 @@ from ._typing import Array, Rate
 
 CHECKPOINT_NAME = "flax_spatialdrop"
 """The name of every output, for a remat policy of the user's own."""
+
+Constant: TypeAlias = np.float32 | jax.Array
+"""A scale or an offset: a scalar, or an array with as many axes as x that spreads over it."""
+
+Values: TypeAlias = Callable[..., jax.Array]
+"""What values become: f(mask, x, *constants), a function of a module's top level."""
 
 
 def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
@@ -54,24 +62,13 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     rate = check_rate(rate)
-    x = jnp.asarray(check_input(x))
-    check_mask_spreads(check_mask(mask).shape, x.shape)
-    y = _select(mask, x, scale_of(keep_probability(rate)))
-    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
-    return y
+    check_mask_spreads(check_mask(mask).shape, check_input(x).shape)
+    return by_mask(kept_or_zero, mask, x, scale_of(keep_probability(rate)))
 
 
 def apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
-    """`apply_mask` of a draw per element, made in the same pass over x and never written down.
-
-    The backward pass draws the mask again: it keeps the key's two words and nothing else
-    (of a traced rate, its scalars).
-    """
-    keep = keep_probability(rate)
-    x = jnp.asarray(x)
-    y = _redraw_and_select(key, x, keep_threshold(keep), scale_of(keep))
-    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
-    return y
+    """`apply_mask` of a draw per element, by its key."""
+    return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
 
 
 def check_input(x: Any) -> Array:
@@ -94,29 +91,44 @@ def check_mask(mask: Any) -> Array:
     return mask
 
 
-@jax.jit
-def _select(mask: Array, x: jax.Array, scale: np.float32 | jax.Array) -> jax.Array:
-    # Cut here, the derivative keeps the mask as it came, never spread out to the shape of x.
-    # prevent_cse puts barriers around the few operations, which cost more than they spare.
-    y = jax.checkpoint(kept_or_zero, prevent_cse=False)(mask, x, scale)
+def by_mask(become: Values, mask: Array, x: Array, *constants: Constant) -> jax.Array:
+    """become(mask, x, *constants), elementwise; the derivative keeps the mask as it came.
+
+    Cut anywhere else, the derivative would keep the mask spread out to the shape of x.
+    """
+    x = jnp.asarray(x)
+    y = _by_mask(become, mask, x, *constants)
+    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
+    return y
+
+
+def by_key(become: Values, key: jax.Array, x: Array, rate: Rate, *constants: Constant) -> jax.Array:
+    """`by_mask` of a draw per element, made in the same pass over x and never written down.
+
+    The derivative draws the mask again: it keeps the key's two words, and scalars.
+    """
+    x = jnp.asarray(x)
+    y = _by_key(become, key, x, keep_threshold(keep_probability(rate)), *constants)
+    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
+    return y
+
+
+# Below, prevent_cse would put barriers around the few operations, which cost more than they spare.
+@partial(jax.jit, static_argnums=0)
+def _by_mask(become, mask, x, *constants):
+    y = jax.checkpoint(become, prevent_cse=False)(mask, x, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
-@jax.jit
-def _redraw_and_select(
-    key: jax.Array,
-    x: jax.Array,
-    threshold: np.uint32 | jax.Array,
-    scale: np.float32 | jax.Array,
-) -> jax.Array:
+@partial(jax.jit, static_argnums=0)
+def _by_key(become, key, x, threshold, *constants):
     words, rounds = jax.random.key_data(key), rounds_of(key)
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
 
-    def redraw(words, x, threshold, scale):
-        mask = redraw_mask(words, rounds, threshold, x)
-        return kept_or_zero(mask, x, scale)
+    def redraw(words, x, threshold, *constants):
+        return become(redraw_mask(words, rounds, threshold, x), x, *constants)
 
-    y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, scale)
+    y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 

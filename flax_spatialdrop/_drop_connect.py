@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._dropout import drop
+from ._choices import Choices, drop
 from ._mask import check_key
 from ._rates import check_rate, is_static
 from ._typing import Key, Rate
@@ -98,7 +98,7 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     else:
         jax.random.bits(check_key(key), (0,))  # draws nothing, but marks the key as used
     dropped = [
-        drop(_key_of(path, key), leaf, rate, leaf.shape) if is_dropped else leaf
+        drop(_key_of(path, key), leaf, rate, Choices(leaf.shape)) if is_dropped else leaf
         for (path, leaf), is_dropped in zip(named, chosen, strict=True)
     ]
     return jax.tree.unflatten(tree, dropped)

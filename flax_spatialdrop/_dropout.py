@@ -10,17 +10,15 @@ dtype and sharding.
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
-from ._apply import apply_mask, apply_redrawn, check_input
-from ._mask import check_key, is_redrawn, sample_mask
+from ._apply import check_input
+from ._choices import Choices, drop
 from ._noise_shape import (
     feature_noise_shape,
     resolve_noise_shape,
     sample_noise_shape,
     timestep_noise_shape,
 )
-from ._rates import check_rate, is_static
 from ._typing import Array, DataFormat, Key, NoiseShape, Rate
 
 
@@ -66,19 +64,7 @@ def dropout(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     noise_shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, noise_shape)
-
-
-def drop(key: Key, x: Array, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Array:
-    """What every function and module here comes to, once its noise shape is resolved."""
-    rate = check_rate(rate)
-    if is_static(rate, 0.0):
-        return jnp.asarray(x)
-    if not is_static(rate, 1.0):
-        key = check_key(key)
-        if is_redrawn(key, noise_shape, x.shape):
-            return apply_redrawn(x, key, rate)
-    return apply_mask(x, sample_mask(key, rate, noise_shape), rate)
+    return drop(key, x, rate, Choices(noise_shape))
 
 
 def timestep_dropout(
@@ -122,7 +108,7 @@ def timestep_dropout(
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
     """
     noise_shape = timestep_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))
 
 
 def feature_dropout(
@@ -166,7 +152,7 @@ def feature_dropout(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
     """
     noise_shape = feature_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))
 
 
 def sample_dropout(
@@ -211,4 +197,4 @@ def sample_dropout(
     https://arxiv.org/abs/1603.09382
     """
     noise_shape = sample_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))

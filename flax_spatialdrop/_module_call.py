@@ -8,18 +8,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ._apply import apply_mask, check_mask
-from ._dropout import drop
-from ._mask import sample_mask
+from ._choices import Choices, drop
 from ._noise_shape import check_mask_fits
-from ._rates import check_rate, is_static
+from ._rates import is_static
 from ._recorder import Where, current_recorder
 from ._typing import Array, Key, Rate
 
 
 def regularize(
     inputs: Array,
-    noise_shape: tuple[int, ...],
+    choices: Choices,
     *,
     rate: Rate,
     deterministic: bool,
@@ -28,9 +26,9 @@ def regularize(
     where: Callable[[], Where],
 ) -> jax.Array:
     """Drops with the mask given, else with one drawn; a summary that is being made notes it."""
-    rate = check_rate(rate)
+    rate = choices.check_rate(rate)
     if mask is not None:
-        check_mask_fits(check_mask(mask).shape, noise_shape, inputs.shape)
+        check_mask_fits(choices.check_mask(mask).shape, choices.noise_shape, inputs.shape)
     active = is_active(rate, deterministic)
     key = find_key() if draws(rate, deterministic, mask) else None
 
@@ -38,25 +36,25 @@ def regularize(
         if not active:
             return jnp.asarray(x)
         if mask is not None:
-            return apply_mask(x, mask, rate)
-        return drop(key, x, rate, noise_shape)
+            return choices.apply(x, mask, rate)
+        return drop(key, x, rate, choices)
 
     recorder = current_recorder()
     if recorder is not None:
         recorder.note(
-            where(), run, inputs, noise_shape, rate=rate, active=active, key=key, mask=mask
+            where(), run, inputs, choices.noise_shape, rate=rate, active=active, key=key, mask=mask
         )
     return run(inputs)
 
 
 def draw_mask(
-    noise_shape: tuple[int, ...], *, rate: Rate, deterministic: bool, find_key: Callable[[], Key]
+    choices: Choices, *, rate: Rate, deterministic: bool, find_key: Callable[[], Key]
 ) -> jax.Array:
-    """The mask that `regularize` would drop with, all True where it would not drop."""
-    rate = check_rate(rate)
-    if not is_active(rate, deterministic):
-        return jnp.ones(noise_shape, bool)
-    return sample_mask(find_key() if draws(rate, False, None) else None, rate, noise_shape)
+    """The mask that `regularize` would drop with; that of a rate of 0 where it would not drop."""
+    rate = choices.check_rate(rate)
+    rate = rate if is_active(rate, deterministic) else 0.0
+    key = find_key() if draws(rate, deterministic, None) else None
+    return choices.sample(key, rate, choices.noise_shape)
 
 
 def is_active(rate: Rate, deterministic: bool) -> bool:

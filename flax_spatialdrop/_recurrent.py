@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ._apply import check_input
-from ._dropout import drop
+from ._choices import Choices, drop
 from ._mask import sample_mask
 from ._noise_shape import check_shape
 from ._rates import check_rate, is_static, keep_probability
@@ -79,7 +79,7 @@ def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
     Reference: Semeniuta et al., Recurrent Dropout without Memory Loss, 2016,
     https://arxiv.org/abs/1603.05118
     """
-    return drop(key, x, rate, check_input(x).shape)
+    return drop(key, x, rate, Choices(check_input(x).shape))
 
 
 def zoneout(

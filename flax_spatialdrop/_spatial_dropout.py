@@ -3,7 +3,7 @@
 import jax
 
 from ._apply import check_input
-from ._dropout import drop
+from ._choices import Choices, drop
 from ._noise_shape import spatial_noise_shape
 from ._typing import Array, DataFormat, Key, Rate
 
@@ -47,7 +47,7 @@ def spatial_dropout(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))
 
 
 def spatial_dropout_1d(
@@ -91,7 +91,7 @@ def spatial_dropout_1d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 1)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))
 
 
 def spatial_dropout_2d(
@@ -135,7 +135,7 @@ def spatial_dropout_2d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 2)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))
 
 
 def spatial_dropout_3d(
@@ -179,4 +179,4 @@ def spatial_dropout_3d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 3)
-    return drop(key, x, rate, noise_shape)
+    return drop(key, x, rate, Choices(noise_shape))

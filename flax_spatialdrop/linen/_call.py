@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from .. import _module_call
+from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
 
@@ -14,7 +15,7 @@ from .._typing import Array, Key, Rate
 def regularize(
     module: nn.Module,
     inputs: Array,
-    noise_shape: tuple[int, ...],
+    choices: Choices,
     *,
     rate: Rate,
     deterministic: bool | None,
@@ -24,7 +25,7 @@ def regularize(
     """Drops with the mask given, else with one drawn from `rng`, else from the module's stream."""
     return _module_call.regularize(
         inputs,
-        noise_shape,
+        choices,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         mask=mask,
@@ -35,7 +36,7 @@ def regularize(
 
 def draw_mask(
     module: nn.Module,
-    noise_shape: tuple[int, ...],
+    choices: Choices,
     *,
     rate: Rate,
     deterministic: bool | None,
@@ -43,7 +44,7 @@ def draw_mask(
 ) -> jax.Array:
     """The mask that `regularize` would drop with."""
     return _module_call.draw_mask(
-        noise_shape,
+        choices,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         find_key=partial(find_key, module, rng),

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 
 from .._apply import check_input
+from .._choices import Choices
 from .._noise_shape import resolve_noise_shape
 from .._typing import Array, Key
 from ._call import regularize
@@ -67,7 +68,7 @@ def _dropout(
     return regularize(
         module,
         inputs,
-        resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims),
+        Choices(resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)),
         rate=module.rate,
         deterministic=deterministic,
         rng=rng,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
+from .._apply import check_input
+from .._choices import Choices
 from .._noise_shape import (
     feature_noise_shape,
     resolve_noise_shape,
@@ -56,8 +58,9 @@ class Dropout(Regularizer):
     noise_shape: NoiseShape | None = None
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
 
 
 class TimestepDropout(LayoutDropout):
@@ -87,8 +90,9 @@ class TimestepDropout(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return timestep_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(timestep_noise_shape(shape, self.data_format, self.batch_dims))
 
 
 class FeatureDropout(LayoutDropout):
@@ -118,8 +122,9 @@ class FeatureDropout(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return feature_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(feature_noise_shape(shape, self.data_format, self.batch_dims))
 
 
 class SampleDropout(LayoutDropout):
@@ -148,5 +153,6 @@ class SampleDropout(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return sample_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(sample_noise_shape(shape, self.data_format, self.batch_dims))

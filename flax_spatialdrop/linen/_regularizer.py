@@ -5,7 +5,7 @@ import abc
 import flax.linen as nn
 import jax
 
-from .._apply import check_input
+from .._choices import Choices
 from .._typing import Array, DataFormat, Key, Rate
 from ._call import draw_mask, regularize
 
@@ -13,13 +13,13 @@ from ._call import draw_mask, regularize
 class Regularizer(nn.Module, abc.ABC):
     """What every module of this package can do; a subclass has the attributes.
 
-    It has at least `rate`, `deterministic` and `rng_collection`, and says its noise shape.
+    It has at least `rate`, `deterministic` and `rng_collection`, and makes its choices.
     """
 
     @nn.nowrap  # else Flax would show it as a call of the module
     @abc.abstractmethod
-    def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The mask's shape for inputs of `shape`."""
+    def _choices(self, inputs: Array) -> Choices:
+        """What makes the regularizer what it is, for inputs that are checked here."""
 
     @nn.compact
     def __call__(
@@ -54,7 +54,7 @@ class Regularizer(nn.Module, abc.ABC):
         return regularize(
             self,
             inputs,
-            self._noise_shape(check_input(inputs).shape),
+            self._choices(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,
@@ -97,7 +97,7 @@ class Regularizer(nn.Module, abc.ABC):
         """
         return draw_mask(
             self,
-            self._noise_shape(check_input(inputs).shape),
+            self._choices(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,

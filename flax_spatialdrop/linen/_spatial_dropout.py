@@ -2,6 +2,8 @@
 
 import flax.linen as nn
 
+from .._apply import check_input
+from .._choices import Choices
 from .._noise_shape import spatial_noise_shape
 from ._regularizer import LayoutDropout
 
@@ -33,8 +35,9 @@ class SpatialDropout(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims))
 
 
 class SpatialDropout1D(LayoutDropout):
@@ -64,8 +67,9 @@ class SpatialDropout1D(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims, 1)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 1))
 
 
 class SpatialDropout2D(LayoutDropout):
@@ -95,8 +99,9 @@ class SpatialDropout2D(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims, 2)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 2))
 
 
 class SpatialDropout3D(LayoutDropout):
@@ -126,5 +131,6 @@ class SpatialDropout3D(LayoutDropout):
     """
 
     @nn.nowrap
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims, 3)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 3))

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from .. import _module_call
+from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
 
@@ -21,7 +22,7 @@ PATH = "path_in_summary"
 def regularize(
     module: "Regularizer",
     inputs: Array,
-    noise_shape: tuple[int, ...],
+    choices: Choices,
     *,
     rate: Rate,
     deterministic: bool | None,
@@ -31,7 +32,7 @@ def regularize(
     """Drops with the mask given, else with one drawn from `rngs`, else from the module's stream."""
     return _module_call.regularize(
         inputs,
-        noise_shape,
+        choices,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         mask=mask,
@@ -42,7 +43,7 @@ def regularize(
 
 def draw_mask(
     module: "Regularizer",
-    noise_shape: tuple[int, ...],
+    choices: Choices,
     *,
     rate: Rate,
     deterministic: bool | None,
@@ -50,7 +51,7 @@ def draw_mask(
 ) -> jax.Array:
     """The mask that `regularize` would drop with."""
     return _module_call.draw_mask(
-        noise_shape,
+        choices,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         find_key=partial(find_key, module, rngs),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from .._apply import check_input
+from .._choices import Choices
 from .._noise_shape import (
     feature_noise_shape,
     resolve_noise_shape,
@@ -69,8 +71,9 @@ class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
         self.broadcast_dims = broadcast_dims
         self.noise_shape = noise_shape
 
-    def _noise_shape(self, shape):
-        return resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
 
 
 class TimestepDropout(LayoutDropout):
@@ -102,8 +105,9 @@ class TimestepDropout(LayoutDropout):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
     """
 
-    def _noise_shape(self, shape):
-        return timestep_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(timestep_noise_shape(shape, self.data_format, self.batch_dims))
 
 
 class FeatureDropout(LayoutDropout):
@@ -135,8 +139,9 @@ class FeatureDropout(LayoutDropout):
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
     """
 
-    def _noise_shape(self, shape):
-        return feature_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(feature_noise_shape(shape, self.data_format, self.batch_dims))
 
 
 class SampleDropout(LayoutDropout):
@@ -167,5 +172,6 @@ class SampleDropout(LayoutDropout):
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
     """
 
-    def _noise_shape(self, shape):
-        return sample_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(sample_noise_shape(shape, self.data_format, self.batch_dims))

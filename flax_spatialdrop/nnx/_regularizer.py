@@ -5,13 +5,13 @@ import abc
 import jax
 from flax import nnx
 
-from .._apply import check_input
+from .._choices import Choices
 from .._typing import Array, DataFormat, Rate
 from ._call import draw_mask, forked, regularize
 
 
 class Regularizer(nnx.Module, abc.ABC):
-    """What every module of this package can do; a subclass says its noise shape.
+    """What every module of this package can do; a subclass makes its choices.
 
     Attributes:
       rate: probability to drop, in [0, 1]; a number or a scalar array.
@@ -34,8 +34,8 @@ class Regularizer(nnx.Module, abc.ABC):
         self.rngs = forked(self, rngs)
 
     @abc.abstractmethod
-    def _noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The mask's shape for inputs of `shape`."""
+    def _choices(self, inputs: Array) -> Choices:
+        """What makes the regularizer what it is, for inputs that are checked here."""
 
     def __call__(
         self,
@@ -71,7 +71,7 @@ class Regularizer(nnx.Module, abc.ABC):
         return regularize(
             self,
             inputs,
-            self._noise_shape(check_input(inputs).shape),
+            self._choices(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,
@@ -113,7 +113,7 @@ class Regularizer(nnx.Module, abc.ABC):
         """
         return draw_mask(
             self,
-            self._noise_shape(check_input(inputs).shape),
+            self._choices(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,

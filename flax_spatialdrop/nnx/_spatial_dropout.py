@@ -1,5 +1,7 @@
 """Spatial dropout modules: whole channels, for all of space."""
 
+from .._apply import check_input
+from .._choices import Choices
 from .._noise_shape import spatial_noise_shape
 from ._regularizer import LayoutDropout
 
@@ -33,8 +35,9 @@ class SpatialDropout(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims))
 
 
 class SpatialDropout1D(LayoutDropout):
@@ -66,8 +69,9 @@ class SpatialDropout1D(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims, 1)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 1))
 
 
 class SpatialDropout2D(LayoutDropout):
@@ -99,8 +103,9 @@ class SpatialDropout2D(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims, 2)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 2))
 
 
 class SpatialDropout3D(LayoutDropout):
@@ -132,5 +137,6 @@ class SpatialDropout3D(LayoutDropout):
     https://arxiv.org/abs/1411.4280
     """
 
-    def _noise_shape(self, shape):
-        return spatial_noise_shape(shape, self.data_format, self.batch_dims, 3)
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 3))
