@@ -1,6 +1,7 @@
 """The Bernoulli draw: the only file that draws masks, once to be kept or each time anew."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import chex
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from ._noise_shape import check_shape
 from ._rates import check_rate, is_static, keep_probability
-from ._threefry import is_unrollable, random_bits
+from ._threefry import is_unrollable, random_bits, rounds_of
 from ._typing import Key, Rate
 
 _LEGACY_SHAPES = ((2,), (4,))
@@ -82,6 +83,30 @@ def redraw_mask(
 ) -> jax.Array:
     """`sample_mask` in the shape of `like`, from a key's words, in a form that fuses."""
     return random_bits(words, rounds, like) >> np.uint32(9) < threshold
+
+
+def draw_in_one_pass(
+    key: Key,
+    keep: np.float32 | jax.Array,
+    shape: tuple[int, ...],
+    sharding: jax.sharding.NamedSharding | None = None,
+) -> jax.Array:
+    """`jax.random.bernoulli(key, keep, shape)`, where JAX's loop over a large shape costs too much.
+
+    On meshes of explicit axes `sharding` is that of the result.
+    """
+    key = check_key(key)
+    if not is_unrollable(key, shape):
+        return jax.random.bernoulli(key, keep, shape)
+    return _draw_in_one_pass(key, keep_threshold(keep), shape, sharding)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _draw_in_one_pass(key, threshold, shape, sharding):
+    words = jax.random.key_data(key)
+    jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
+    like = jnp.zeros(shape, bool, out_sharding=sharding)
+    return redraw_mask(words, rounds_of(key), threshold, like)
 
 
 def check_key(key: Key) -> jax.Array:

@@ -18,7 +18,7 @@ def resolve_noise_shape(
     """Returns the mask's shape for x of `shape`, from at most one of the two ways to say it."""
     if broadcast_dims is None:
         broadcast_dims = ()
-    if not _is_sequence(broadcast_dims):
+    if not is_sequence(broadcast_dims):
         raise TypeError(
             f"broadcast_dims must be a tuple of axes of x: got {broadcast_dims!r}; "
             "write (1,) to share the draw along axis 1"
@@ -30,7 +30,7 @@ def resolve_noise_shape(
             "noise_shape and broadcast_dims say the same thing and at most one may be given: "
             f"got noise_shape={noise_shape} and broadcast_dims={tuple(broadcast_dims)}"
         )
-    if not _is_sequence(noise_shape):
+    if not is_sequence(noise_shape):
         raise TypeError(
             "noise_shape must be a tuple with one entry per axis of x: "
             f"got {noise_shape!r} for x.shape={shape}"
@@ -73,7 +73,7 @@ def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -
 
 def check_shape(shape: Any, what: str) -> Shape:
     """Returns a shape as a tuple; `what` names it where it is none."""
-    if not _is_sequence(shape):
+    if not is_sequence(shape):
         raise TypeError(f"{what} must be a tuple of sizes: got {shape!r}")
     for size in shape:
         if not _is_size(size):
@@ -110,11 +110,17 @@ def _draw_per(
     roles: tuple[str, ...], shape: Shape, data_format: DataFormat, batch_dims: int
 ) -> Shape:
     """Keeps the size of the axes whose role is in `roles`; 1 for all others."""
+    layout = axis_roles(shape, data_format, batch_dims)
+    return tuple(size if role in roles else 1 for role, size in zip(layout, shape, strict=True))
+
+
+def axis_roles(shape: Shape, data_format: DataFormat, batch_dims: int) -> list[str]:
+    """What each axis of x is: "batch", "space" or "channel"."""
     _check_batch_dims(batch_dims)
     num_space = len(shape) - batch_dims - 1
     if num_space < 0:
         raise ValueError(
-            f"x needs at least {batch_dims + 1} axes, {_plural(batch_dims, 'batch axis')} and a "
+            f"x needs at least {batch_dims + 1} axes, {plural(batch_dims, 'batch axis')} and a "
             f"channel axis: got x.shape={shape} with batch_dims={batch_dims}"
         )
     if data_format == "channels_last":
@@ -126,12 +132,11 @@ def _draw_per(
             "data_format must be 'channels_last' or 'channels_first': "
             f"got data_format={data_format!r}"
         )
-    layout = ["batch"] * batch_dims + inner
-    return tuple(size if role in roles else 1 for role, size in zip(layout, shape, strict=True))
+    return ["batch"] * batch_dims + inner
 
 
 def _check_batch_dims(batch_dims: int) -> None:
-    if not _is_whole(batch_dims):
+    if not is_whole(batch_dims):
         raise TypeError(
             f"batch_dims must be a whole number, how many leading axes are batch axes: "
             f"got {batch_dims!r}"
@@ -147,7 +152,7 @@ def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> Non
         return
     advice = _rank_advice(shape, batch_dims, num_space, what)
     raise ValueError(
-        f"{what} takes x with {rank} axes ({_plural(batch_dims, 'batch axis')}, {num_space} "
+        f"{what} takes x with {rank} axes ({plural(batch_dims, 'batch axis')}, {num_space} "
         f"space, 1 channel): got x.shape={shape}; {advice}"
     )
 
@@ -173,7 +178,7 @@ def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> st
 def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
     sizes = list(shape)
     for axis in broadcast_dims:
-        if not _is_whole(axis):
+        if not is_whole(axis):
             raise TypeError(
                 "broadcast_dims must hold whole numbers, the axes of x that share a draw: "
                 f"got {axis!r} in broadcast_dims={tuple(broadcast_dims)}"
@@ -207,7 +212,7 @@ def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...
 def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
     missing = len(shape) - len(noise_shape)
     if missing < 0:
-        return f"leave out {_plural(-missing, 'entry')}"
+        return f"leave out {plural(-missing, 'entry')}"
     full = (None,) * missing + noise_shape
     where = "the batch axis" if missing == 1 else f"the {missing} leading axes"
     fits = all(entry in (None, 1, size) for entry, size in zip(full, shape, strict=True))
@@ -218,19 +223,19 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
     )
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     plurals = {"batch axis": "batch axes", "entry": "entries"}
     return f"{count} {noun if count == 1 else plurals[noun]}"
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _is_size(value: Any) -> bool:
     # The second is a symbolic size of jax.export, no whole number until the program is called.
-    return _is_whole(value) or hasattr(value, "dimension_as_value")
+    return is_whole(value) or hasattr(value, "dimension_as_value")
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)

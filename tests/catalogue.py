@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import optimize
 
 import flax_spatialdrop as fs
 import flax_spatialdrop.linen
@@ -41,9 +42,59 @@ class Kind(NamedTuple):
     )
     is_bernoulli: bool = True  # each entry of the mask is drawn on its own, at the rate
     needs_rate_below_1: bool = False
+    is_solved: bool = False  # something is solved for, of a traced rate by the program
 
 
 BERNOULLI = Kind()
+
+
+def block_mask(key, rate, noise_shape, *, block_size, batch_dims=1, data_format=None, **_):
+    """A block at each seed, one by one; the seeds are those of `jax.random.bernoulli`."""
+    first = batch_dims + (data_format == "channels_first")
+    space = range(first, first + len(block_size))
+    sizes = dict(zip(space, block_size, strict=True))
+    seeds = [n - sizes.get(axis, 1) + 1 for axis, n in enumerate(noise_shape)]
+    if rate == 1:
+        return np.zeros(noise_shape, bool)
+    unseeded = np.float32(no_seed([noise_shape[a] for a in space], block_size, rate))
+    mask = np.ones(noise_shape, bool)
+    for seed in np.argwhere(~np.asarray(jax.random.bernoulli(key, unseeded, seeds))):
+        mask[tuple(slice(i, i + sizes.get(axis, 1)) for axis, i in enumerate(seed))] = False
+    return mask
+
+
+def covers(space, block_size):
+    """How many blocks inside the map cover each position, counted."""
+    counts = np.zeros(space, int)
+    for corner in np.ndindex(*(n - k + 1 for n, k in zip(space, block_size, strict=True))):
+        counts[tuple(slice(i, i + k) for i, k in zip(corner, block_size, strict=True))] += 1
+    return counts
+
+
+def no_seed(space, block_size, rate):
+    """The probability of no seed at which positions are kept at 1 - rate on average."""
+    counts = covers(space, block_size)
+    return optimize.brentq(lambda u: np.mean(u**counts) - (1 - rate), 0, 1, xtol=1e-15)
+
+
+def by_position(mask, rate, *, block_size, batch_dims=1, data_format=None, **_):
+    """Each kept value by the chance that it is kept."""
+    if rate == 1:
+        return np.zeros(mask.shape), 0.0
+    first = batch_dims + (data_format == "channels_first")
+    space = mask.shape[first : first + len(block_size)]
+    kept = np.float64(no_seed(space, block_size, rate)) ** covers(space, block_size)
+    after = mask.ndim - first - len(block_size)
+    return mask / kept.reshape((1,) * first + space + (1,) * after), 0.0
+
+
+BLOCKS = Kind(
+    mask=block_mask,
+    affine=by_position,
+    residuals=lambda shape, noise_shape: [(jnp.bool_, noise_shape)],
+    is_bernoulli=False,
+    is_solved=True,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +159,16 @@ CASES = [
     Case(fs.spatial_dropout_3d, (3, 2, 2, 4, 5), (3, 1, 1, 1, 5)),
     Case(fs.timestep_dropout, (3, 4, 5), (3, 4, 1)),
     Case(fs.timestep_dropout, (3, 5, 4), (3, 1, 4), FIRST),
+    Case(fs.drop_block, (2, 7, 2), (2, 7, 2), {"block_size": (3,)}, BLOCKS),
+    Case(
+        fs.drop_block,
+        (2, 3, 5, 6),
+        (2, 1, 5, 6),
+        {"block_size": (2, 4), "per_channel": False} | FIRST,
+        BLOCKS,
+    ),
+    Case(fs.drop_block, (2, 3, 4, 5), (2, 3, 4, 5), {"block_size": 1}),
+    Case(fs.drop_block, (3, 4, 5), (1, 1, 5), {"block_size": 4, "batch_dims": 0}),
     Case(fs.feature_dropout, (3, 4, 5), (1, 1, 5)),
     Case(fs.feature_dropout, (3, 5, 4), (1, 5, 1), FIRST),
     Case(fs.sample_dropout, (3, 4, 5), (3, 1, 1)),

@@ -1,0 +1,93 @@
+"""From words about blocks to the axes that they lie along and their sizes: pure Python."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ._noise_shape import axis_roles, is_sequence, is_whole, plural
+from ._typing import DataFormat
+
+Sizes = tuple[int, ...]
+
+
+class Blocks(NamedTuple):
+    """Blocks inside the space axes of a mask.
+
+    Along an axis that a block covers whole, the mask has one draw for all: sizes 1 in both.
+
+    Attributes:
+      noise_shape: the mask's shape, as many axes as x.
+      axes: the space axes.
+      sizes: of a block along them.
+      batch_dims: how many leading axes are batch axes.
+    """
+
+    noise_shape: Sizes
+    axes: Sizes
+    sizes: Sizes
+    batch_dims: int
+
+    @property
+    def space(self) -> Sizes:
+        """The sizes of the space axes."""
+        return tuple(self.noise_shape[axis] for axis in self.axes)
+
+    @property
+    def long_axes(self) -> list[tuple[int, int]]:
+        """The axes along which a block is longer than 1, each with its length."""
+        return [(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True) if size > 1]
+
+    @property
+    def seed_shape(self) -> Sizes:
+        """One seed for each place where a whole block fits: its corner of lowest indices."""
+        shape = list(self.noise_shape)
+        for axis, size in zip(self.axes, self.sizes, strict=True):
+            shape[axis] += 1 - size
+        return tuple(shape)
+
+
+def resolve_blocks(
+    what: str,
+    shape: Sizes,
+    block_size: int | Sequence[int],
+    *,
+    per_channel: bool,
+    data_format: DataFormat,
+    batch_dims: int,
+) -> Blocks:
+    """The blocks that lie in x of `shape`; `what` names who asks."""
+    roles = axis_roles(shape, data_format, batch_dims)
+    axes = tuple(axis for axis, role in enumerate(roles) if role == "space")
+    if not 1 <= len(axes) <= 3:
+        raise ValueError(
+            f"{what} takes x with 1 to 3 space axes between {plural(batch_dims, 'batch axis')} and "
+            f"the channel axis: got x.shape={shape}, which has {len(axes)}"
+        )
+    if not isinstance(per_channel, bool):
+        raise TypeError(f"per_channel must be True or False: got {per_channel!r}")
+    sizes = list(_one_per_axis(block_size, len(axes)))
+    noise_shape = [
+        1 if role == "channel" and not per_channel else size
+        for role, size in zip(roles, shape, strict=True)
+    ]
+    for i, axis in enumerate(axes):
+        if sizes[i] >= noise_shape[axis]:
+            sizes[i] = noise_shape[axis] = 1
+    return Blocks(tuple(noise_shape), axes, tuple(sizes), batch_dims)
+
+
+def _one_per_axis(block_size: Any, num_space: int) -> Sizes:
+    sizes = tuple(block_size) if is_sequence(block_size) else (block_size,) * num_space
+    for size in sizes:
+        if not is_whole(size):
+            raise TypeError(
+                "block_size must be a whole number of positions, or a tuple of one for each "
+                f"space axis: got {block_size!r}"
+            )
+        if size < 1:
+            raise ValueError(f"block_size must be at least 1 along every axis: got {block_size}")
+    if len(sizes) != num_space:
+        raise ValueError(
+            f"block_size needs one entry per space axis of x, {num_space} in all: "
+            f"got block_size={tuple(block_size)}"
+        )
+    return tuple(map(int, sizes))
