@@ -25,6 +25,7 @@ class Choices(NamedTuple):
         derivative keeps the key alone; None to draw and apply there as well.
       check_rate: returns a rate, or says what is wrong with it.
       check_mask: returns a mask of a user's own, or says what it is.
+      draws_at_1: whether a rate of 1 leaves something to draw, so that a key is needed.
     """
 
     noise_shape: tuple[int, ...]
@@ -33,6 +34,7 @@ class Choices(NamedTuple):
     redraw: Callable[[Array, jax.Array, Rate], jax.Array] | None = apply_redrawn
     check_rate: Callable[[Any], Rate] = check_rate
     check_mask: Callable[[Any], Array] = check_mask
+    draws_at_1: bool = False
 
 
 def drop(key: Key, x: Array, rate: Rate, choices: Choices) -> jax.Array:
@@ -40,8 +42,13 @@ def drop(key: Key, x: Array, rate: Rate, choices: Choices) -> jax.Array:
     rate = choices.check_rate(rate)
     if is_static(rate, 0.0):
         return jnp.asarray(x)
-    if not is_static(rate, 1.0):
+    if needs_key(rate, choices):
         key = check_key(key)
         if choices.redraw is not None and is_redrawn(key, choices.noise_shape, x.shape):
             return choices.redraw(x, key, rate)
     return choices.apply(x, choices.sample(key, rate, choices.noise_shape), rate)
+
+
+def needs_key(rate: Rate, choices: Choices) -> bool:
+    """Whether anything is drawn at a checked rate."""
+    return not is_static(rate, 0.0) and (choices.draws_at_1 or not is_static(rate, 1.0))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ._choices import Choices, drop
+from ._choices import Choices, drop, needs_key
 from ._noise_shape import check_mask_fits
 from ._rates import is_static
 from ._recorder import Where, current_recorder
@@ -30,7 +30,7 @@ def regularize(
     if mask is not None:
         check_mask_fits(choices.check_mask(mask).shape, choices.noise_shape, inputs.shape)
     active = is_active(rate, deterministic)
-    key = find_key() if draws(rate, deterministic, mask) else None
+    key = find_key() if draws(choices, rate, deterministic, mask) else None
 
     def run(x: Array) -> jax.Array:
         if not active:
@@ -53,7 +53,7 @@ def draw_mask(
     """The mask that `regularize` would drop with; that of a rate of 0 where it would not drop."""
     rate = choices.check_rate(rate)
     rate = rate if is_active(rate, deterministic) else 0.0
-    key = find_key() if draws(rate, deterministic, None) else None
+    key = find_key() if draws(choices, rate, deterministic, None) else None
     return choices.sample(key, rate, choices.noise_shape)
 
 
@@ -62,6 +62,6 @@ def is_active(rate: Rate, deterministic: bool) -> bool:
     return not deterministic and not is_static(rate, 0.0)
 
 
-def draws(rate: Rate, deterministic: bool, mask: Array | None) -> bool:
+def draws(choices: Choices, rate: Rate, deterministic: bool, mask: Array | None) -> bool:
     """Whether a call draws a mask, and so needs a key."""
-    return mask is None and is_active(rate, deterministic) and not is_static(rate, 1.0)
+    return mask is None and not deterministic and needs_key(rate, choices)

@@ -42,6 +42,7 @@ class Kind(NamedTuple):
     )
     is_bernoulli: bool = True  # each entry of the mask is drawn on its own, at the rate
     needs_rate_below_1: bool = False
+    draws_at_1: bool = False  # needs a key at a rate of 1 too
     is_solved: bool = False  # something is solved for, of a traced rate by the program
 
 
@@ -140,6 +141,27 @@ class Case:
         return lambda key, x, rate: layer(x, rngs=key, rate=rate)
 
 
+def cutout_mask(key, rate, noise_shape, *, block_size, num_blocks, batch_dims=1, **_):
+    """The rectangles of each input, one by one, for the layout [*batch, high, wide, channel]."""
+    for_presence, for_place = jax.random.split(key)
+    batch = noise_shape[:batch_dims]
+    is_hidden = ~np.asarray(fs.sample_mask(for_presence, rate, (num_blocks, *batch)))
+    high, wide = (n - k + 1 for n, k in zip(noise_shape[batch_dims:-1], block_size, strict=True))
+    places = np.asarray(jax.random.randint(for_place, is_hidden.shape, 0, high * wide, np.int32))
+    mask = np.ones(noise_shape, bool)
+    for index in np.argwhere(is_hidden):
+        i, j = divmod(places[tuple(index)], wide)
+        mask[(*index[1:], slice(i, i + block_size[0]), slice(j, j + block_size[1]))] = False
+    return mask
+
+
+CUTOUT = Kind(
+    mask=cutout_mask,
+    affine=lambda mask, rate, *, fill=0.0, **_: (mask * 1.0, ~mask * np.float64(fill)),
+    residuals=lambda shape, noise_shape: [(jnp.bool_, noise_shape)],
+    is_bernoulli=False,
+    draws_at_1=True,
+)
 FIRST = {"data_format": "channels_first"}
 
 CASES = [
@@ -159,6 +181,13 @@ CASES = [
     Case(fs.spatial_dropout_3d, (3, 2, 2, 4, 5), (3, 1, 1, 1, 5)),
     Case(fs.timestep_dropout, (3, 4, 5), (3, 4, 1)),
     Case(fs.timestep_dropout, (3, 5, 4), (3, 1, 4), FIRST),
+    Case(
+        fs.cutout,
+        (3, 5, 6, 2),
+        (3, 5, 6, 1),
+        {"block_size": (2, 3), "num_blocks": 2, "fill": (0.5, -2)},
+        CUTOUT,
+    ),
     Case(fs.drop_block, (2, 7, 2), (2, 7, 2), {"block_size": (3,)}, BLOCKS),
     Case(
         fs.drop_block,

@@ -19,7 +19,7 @@ LAYERS = [
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_choices", "_recurrent_step", "_recurrent_arguments"},
     {"_block_mask", "_dropout"},
-    {"_drop_block", "_spatial_dropout", "_explain", "_module_call", "_drop_connect"},
+    {"_cutout", "_drop_block", "_spatial_dropout", "_explain", "_module_call", "_drop_connect"},
     {"_recurrent", "_recurrent_masks"},
     {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
     {"_recurrent_layer"},

@@ -225,14 +225,15 @@ def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case, face):
     assert low <= kept_flips <= high
 
 
-def test_number_0_returns_x_and_1_drops_all_without_a_key(case, face):
+def test_number_0_returns_x_and_1_drops_all_it_can(case, face):
     x = ones(case)
 
     def call(rate):
+        key = clone(KEY) if rate and case.kind.draws_at_1 else None
         if face == "function":
-            return case.function(None, x, rate, **case.options)
+            return case.function(key, x, rate, **case.options)
         layer = case.module(face)(rate, **case.options)
-        return layer.apply({}, x, False) if face == "linen" else layer(x)
+        return layer.apply({}, x, False, key) if face == "linen" else layer(x, rngs=key)
 
     assert call(0.0) is x
     for rate in rates_of(case, [1.0]):

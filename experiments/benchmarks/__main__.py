@@ -22,7 +22,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..settings import prepare
-from . import drop_in, figure, here, overheads, recurrent, table, tpu
+from . import drop_block, drop_in, figure, here, overheads, recurrent, table, tpu
 from .cases import Case, cases
 from .results import Record, Results, this_device
 
@@ -100,7 +100,7 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
     """Every row that matches, measured here."""
 
     def records() -> Iterator[Record]:
-        for case in matching(only, cases()):
+        for case in matching(only, itertools.chain(cases(), drop_block.cases())):
             yield from here.measure(case, seconds)
         if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only, cases()))):
             yield from here.measure_pages_kept(only.pattern, seconds)
@@ -125,7 +125,7 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
         raise InputError(f"--device must be {HERE} or tpu:TOPOLOGY: got {device!r}")
     jax.config.update("jax_platforms", "cpu")  # nothing runs: no accelerator need be there
     chips = tpu.mesh(topology)
-    found = matching(only, itertools.chain(cases(), recurrent.cases()))
+    found = matching(only, itertools.chain(cases(), recurrent.cases(), drop_block.cases_for_tpu()))
     records = (record for case in found for record in tpu.measure(case, chips))
     stem = device.replace(":", "-")
     return Results.start(stem, f"TPU {topology}, compiled for and not run"), records

@@ -64,3 +64,39 @@ class ResNet(nn.Module):
 
     def _norm(self, x):
         return nn.BatchNorm(use_running_average=False)(x)
+
+
+class ResNet50(nn.Module):
+    """The ResNet-50 of He et al. in bfloat16, [batch, height, width, 3] to [batch, classes]."""
+
+    after: Callable[[], nn.Module] | None
+    """Makes what stands after each block of the last two stages; None for nothing."""
+    classes: int = 1000
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns the logits in float32, with batch norm's statistics of the batch."""
+        x = nn.relu(self._norm(self._conv(64, 7, 2)(images)))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        for stage, blocks in enumerate(self.blocks):
+            for block in range(blocks):
+                x = self._block(x, 64 * 2**stage, 2 if stage and not block else 1)
+                if self.after is not None and stage >= len(self.blocks) - 2:
+                    x = self.after()(x)
+        return nn.Dense(self.classes, dtype=jnp.float32)(jnp.mean(x, (1, 2), jnp.float32))
+
+    def _block(self, x, features, stride):
+        y = nn.relu(self._norm(self._conv(features, 1)(x)))
+        y = nn.relu(self._norm(self._conv(features, 3, stride)(y)))
+        y = self._norm(self._conv(4 * features, 1)(y))
+        if x.shape != y.shape:
+            x = self._norm(self._conv(4 * features, 1, stride)(x))
+        return nn.relu(x + y)
+
+    def _conv(self, features, size, stride=1):
+        strides = (stride, stride)
+        return nn.Conv(features, (size, size), strides, use_bias=False, dtype=jnp.bfloat16)
+
+    def _norm(self, x):
+        return nn.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)(x)

@@ -111,7 +111,13 @@ LIBRARIES: dict[str, Callable[[Kind, int], Layer | None]] = {
     "Equinox": equinox,
     "Keras": keras,
 }
-PEERS = {"Haiku": "haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}
+PEERS = {
+    "Haiku": "haiku",
+    "Equinox": "equinox",
+    "Keras": "keras",
+    "PyTorch": "torch",
+    "torchvision": "torchvision",
+}
 """The module of each library of the extra `peers`."""
 CORE = (OURS, OURS_FAST, FLAX, FLAX_AGAIN)
 

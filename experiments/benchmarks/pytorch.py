@@ -16,16 +16,22 @@ from .libraries import RATE, Kind
 PYTORCH, PYTORCH_COPY = "PyTorch", "PyTorch copy"
 
 
+def pytorch() -> Any:
+    """The module torch, told to leave the cores alone when it waits."""
+    # Its idle threads would spin for a while, on the cores that the next library is timed on.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    return torch
+
+
 def programs(
     kind: Kind, dtype: str, shape: tuple[int, ...], direction: str
 ) -> dict[str, Callable[[], Any]]:
     """The layer and a copy, as calls without arguments; none without PyTorch or beside a GPU."""
     if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
         return {}
-    # Its idle threads would spin for a while, on the cores that the next library is timed on.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
+    torch = pytorch()
     functional = torch.nn.functional
     layer = functional.dropout
     if kind.shared:

@@ -1,6 +1,7 @@
 """Linen modules: the functions of `flax_spatialdrop` with the manners of flax.linen.Dropout."""
 
 from ._bidirectional import Bidirectional as Bidirectional
+from ._cutout import Cutout as Cutout
 from ._drop_block import DropBlock as DropBlock
 from ._drop_in import drop_in as drop_in
 from ._dropout import Dropout as Dropout

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 
 from .._apply import check_input
+from .._choices import Choices
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
 from .._rates import check_rate
@@ -85,7 +86,8 @@ def _noted(
     module: nn.Dropout, inputs: Array, deterministic: bool | None = None, rng: Key = None
 ) -> jax.Array:
     rate, off = check_rate(module.rate), is_deterministic(module, deterministic)
-    key = find_key(module, rng) if draws(rate, off, None) else None
+    noise_shape = resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
+    key = find_key(module, rng) if draws(Choices(noise_shape), rate, off, None) else None
     # As an attribute it would be given twice.
     alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
 
@@ -94,7 +96,6 @@ def _noted(
 
     recorder = current_recorder()
     if recorder is not None:
-        noise_shape = resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
         recorder.note(
             where(module, rng),
             run,

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from .._apply import check_input
+from .._choices import Choices
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
 from .._rates import check_rate
@@ -78,14 +79,14 @@ class _FlaxDropout(nnx.Dropout):
 
     def __call__(self, inputs, *, deterministic=None, rngs=None):
         rate, off = check_rate(self.rate), is_deterministic(self, deterministic)
-        key = find_key(self, rngs) if draws(rate, off, None) else None
+        noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
+        key = find_key(self, rngs) if draws(Choices(noise_shape), rate, off, None) else None
 
         def run(x: Array) -> jax.Array:
             return nnx.Dropout.__call__(self, x, deterministic=off, rngs=key)
 
         recorder = current_recorder()
         if recorder is not None:
-            noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
             recorder.note(
                 where(self, rngs)._replace(module="flax.nnx.Dropout"),
                 run,

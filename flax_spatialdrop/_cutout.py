@@ -1,0 +1,186 @@
+"""Cutout: DropBlock's sibling for inputs, which hides rectangles of an image."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._apply import Values, by_mask, check_input, check_mask
+from ._block_mask import dilate
+from ._block_shape import Blocks, Sizes, resolve_blocks
+from ._choices import Choices, drop
+from ._mask import check_key, sample_mask
+from ._noise_shape import check_mask_spreads, is_sequence, is_whole
+from ._rates import check_rate, is_static
+from ._sharding import sharding_of_part
+from ._typing import Array, DataFormat, Key, Rate
+
+Fill: TypeAlias = float | Sequence[float] | Literal["mean"]
+"""What is seen in place of what is hidden: a number, one for each channel, or the mean."""
+
+
+def cutout(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    block_size: int | Sequence[int] = 16,
+    num_blocks: int = 1,
+    fill: Fill = 0.0,
+    data_format: DataFormat = "channels_last",
+    batch_dims: int = 1,
+) -> jax.Array:
+    """Hides rectangles of each input, in all its channels: augmentation, before the first layer.
+
+        y[b, i, c] = x[b, i, c] where m[b, i], else fill;   m[b] = 0 on num_blocks rectangles,
+        each there with probability rate, at a place uniform among those where it fits
+
+    Kept values are not scaled. Unlike the paper's, rectangles lie inside the image, as blocks of
+    `drop_block` do, so that all hide as much; they may overlap.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0.
+      x: [*batch, *space, channel], floating or complex, with 1 to 3 space axes.
+      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN hides all rectangles).
+      block_size: positions along each side of a rectangle, or a tuple of one for each space axis;
+        where it is larger than the image, the whole of it.
+      num_blocks: rectangles of an input, at least 1.
+      fill: what hidden positions hold: a number, one number for each channel, or "mean", the mean
+        of the positions of the channel that are not hidden (0 if all are).
+      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for x without 1 to 3 space axes, a block_size or num_blocks below 1, a fill that
+        does not fit, an unknown data_format, a number for rate outside [0, 1], a missing key.
+      TypeError: for integer or bool x (scale images to floats first), or an argument of another
+        type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import cutout
+      >>> y = cutout(jax.random.key(0), jnp.ones((1, 4, 5, 1)), 1.0, block_size=(2, 3))
+      >>> y[0, :, :, 0]
+      Array([[1., 1., 1., 1., 1.],
+             [1., 1., 1., 1., 1.],
+             [1., 1., 0., 0., 0.],
+             [1., 1., 0., 0., 0.]], dtype=float32)
+
+    Reference: DeVries & Taylor, Improved Regularization of Convolutional Neural Networks with
+    Cutout, 2017, https://arxiv.org/abs/1708.04552
+    """
+    choices = cutout_choices(x, block_size, num_blocks, fill, data_format, batch_dims)
+    return drop(key, x, rate, choices)
+
+
+def cutout_choices(
+    x: Array,
+    block_size: int | Sequence[int],
+    num_blocks: int,
+    fill: Fill,
+    data_format: DataFormat,
+    batch_dims: int,
+) -> Choices:
+    """The choices of cutout for x, which is checked."""
+    shape = check_input(x).shape
+    blocks = resolve_blocks(
+        "cutout",
+        shape,
+        block_size,
+        per_channel=False,
+        data_format=data_format,
+        batch_dims=batch_dims,
+    )
+    if not is_whole(num_blocks) or isinstance(num_blocks, bool):
+        raise TypeError(f"num_blocks must be a whole number of rectangles: got {num_blocks!r}")
+    if num_blocks < 1:
+        raise ValueError(f"num_blocks must be at least 1 rectangle: got {num_blocks}")
+    channel = batch_dims if data_format == "channels_first" else len(shape) - 1
+    return Choices(
+        blocks.noise_shape,
+        sample=partial(_sample, blocks, int(num_blocks), sharding_of_part(x, blocks.noise_shape)),
+        apply=partial(_apply, *_values_of(fill, shape, channel, blocks.axes)),
+        redraw=None,
+        draws_at_1=True,
+    )
+
+
+def _sample(
+    blocks: Blocks,
+    num_blocks: int,
+    sharding: jax.sharding.NamedSharding | None,
+    key: Key,
+    rate: Rate,
+    noise_shape: Sizes,
+) -> jax.Array:
+    """The mask: False on each rectangle that is there."""
+    if is_static(rate, 0.0):
+        return jnp.ones(noise_shape, bool)
+    for_presence, for_place = jax.random.split(check_key(key))
+    batch = noise_shape[: blocks.batch_dims]
+    is_there = ~sample_mask(for_presence, rate, (num_blocks, *batch))
+    space = [size if axis in blocks.axes else 1 for axis, size in enumerate(blocks.seed_shape)]
+    places = jnp.arange(math.prod(space), dtype=np.int32).reshape(space)
+    place = jax.random.randint(for_place, is_there.shape, 0, places.size, np.int32)
+    seeds = jnp.zeros(blocks.seed_shape, bool)
+    for there, at in zip(is_there, place, strict=True):
+        spread = (*batch, *[1] * len(blocks.axes), 1)
+        seeds |= there.reshape(spread) & (at.reshape(spread) == places)
+    mask = ~dilate(seeds, blocks)
+    chex.assert_shape(mask, noise_shape)
+    return mask if sharding is None else jax.sharding.reshard(mask, sharding)
+
+
+def _apply(become: Values, fill: Any, x: Array, mask: Array, rate: Rate) -> jax.Array:
+    check_rate(rate)
+    check_mask_spreads(check_mask(mask).shape, x.shape)
+    return by_mask(become, mask, x, *fill)
+
+
+def _kept_or_fill(mask: jax.Array, x: jax.Array, fill: jax.Array) -> jax.Array:
+    return jnp.where(mask, x, fill.astype(x.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeptOrMean:
+    """The mean over `axes` of what is kept, in at least float32."""
+
+    axes: Sizes
+
+    def __call__(self, mask: jax.Array, x: jax.Array) -> jax.Array:
+        kept = jnp.where(mask, x, jnp.zeros((), x.dtype))
+        dtype = np.promote_types(x.dtype, np.float32)
+        total = jnp.sum(kept, self.axes, dtype, keepdims=True)
+        count = jnp.sum(jnp.broadcast_to(mask, x.shape), self.axes, np.float32, keepdims=True)
+        mean = total / jnp.maximum(count, np.float32(1)).astype(dtype)
+        return jnp.where(mask, x, mean.astype(x.dtype))
+
+
+def _values_of(fill: Any, shape: Sizes, channel: int, space: Sizes) -> tuple[Values, Any]:
+    """What hidden positions become, and its constants."""
+    if isinstance(fill, str) and fill == "mean":
+        return _KeptOrMean(space), ()
+    is_number = isinstance(fill, numbers.Real) and not isinstance(fill, bool)
+    if not (is_number or is_sequence(fill) or isinstance(fill, np.ndarray)):
+        raise TypeError(
+            f"fill must be a number, one number for each channel, or 'mean': got {fill!r}"
+        )
+    values = np.asarray(fill, np.float32)
+    if values.shape not in ((), (shape[channel],)):
+        raise ValueError(
+            f"fill must be one number, or one for each of the {shape[channel]} channels of x: "
+            f"got fill={fill!r}"
+        )
+    along = [values.size if axis == channel else 1 for axis in range(len(shape))]
+    return _kept_or_fill, (jnp.asarray(values).reshape(along),)
