@@ -92,7 +92,7 @@ def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.A
     numbers = jax.lax.broadcasted_iota(np.int32, shape, len(shape) - 1, out_sharding=out_sharding)
     if patches.are_all_kept:
         return x, numbers
-    # Whole numbers, since of equal ones the earlier patch wins: floats are 512 times as often equal.
+    # Of equal lots the earlier patch wins; as floats they would be equal 512 times as often.
     lots = jax.random.bits(check_key(key), shape, np.uint32, out_sharding=out_sharding)
     _, drawn = jax.lax.sort_key_val(lots, numbers)
     indices = jnp.sort(drawn[..., : patches.num_keep])

@@ -10,11 +10,11 @@ from .._typing import Array, DataFormat, Rate
 from ._call import draw_mask, forked, regularize
 
 
-class Regularizer(nnx.Module, abc.ABC):
-    """What every module of this package can do; a subclass makes its choices.
+class Stochastic(nnx.Module):
+    """The state of every module of this package, and its modes.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array, or what the subclass takes.
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`.
       rng_collection: the name of the stream of `rngs` that the key is asked of.
       rngs: the stream forked from the constructor's `rngs`; None without, and then the module
@@ -23,7 +23,7 @@ class Regularizer(nnx.Module, abc.ABC):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         deterministic: bool | None,
         rng_collection: str,
         rngs: nnx.Rngs | nnx.RngStream | None,
@@ -32,6 +32,19 @@ class Regularizer(nnx.Module, abc.ABC):
         self.deterministic = deterministic
         self.rng_collection = rng_collection
         self.rngs = forked(self, rngs)
+
+    def set_view(self, deterministic: bool | None = None):
+        """Class method used by ``nnx.view``.
+
+        Args:
+          deterministic: if True, disables dropping.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+class Regularizer(Stochastic, abc.ABC):
+    """What a module whose inputs alone say what drops can do; a subclass makes its choices."""
 
     @abc.abstractmethod
     def _choices(self, inputs: Array) -> Choices:
@@ -118,15 +131,6 @@ class Regularizer(nnx.Module, abc.ABC):
             deterministic=deterministic,
             rngs=rngs,
         )
-
-    def set_view(self, deterministic: bool | None = None):
-        """Class method used by ``nnx.view``.
-
-        Args:
-          deterministic: if True, disables dropping.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
 
 
 class LayoutDropout(Regularizer):
