@@ -20,7 +20,7 @@ CHECKPOINT_NAME = "flax_spatialdrop"
 """The name of every output, for a remat policy of the user's own."""
 
 Constant: TypeAlias = np.float32 | Array
-"""A scale, an offset or an id: a scalar, or an array with as many axes as x that spreads over it."""
+"""A scale, offset or id: a scalar, or an array with as many axes as x that spreads over it."""
 
 Values: TypeAlias = Callable[..., jax.Array]
 """What values become: f(mask, x, *constants), a function of a module's top level."""

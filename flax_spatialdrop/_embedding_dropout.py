@@ -90,19 +90,20 @@ def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> tupl
     return _rows_of(ids, table), Choices(noise_shape, apply=apply, redraw=None)
 
 
+@jax.jit
 def _rows_of(ids, table):
     """table[ids], [*ids.shape, features]; outside the vocabulary NaN, or True of a mask."""
-    table = jnp.asarray(table)
     return table.at[ids].get(mode=_mode(len(table)), out_sharding=_lookup_sharding(ids, table))
 
 
+@jax.jit
 def _draws_of(ids, mask):
     """The draw of each id in its own sample's row of [*batch, vocab], as [*batch, time, 1]."""
     look_up = partial(jnp.take_along_axis, axis=-1, mode=_mode(mask.shape[-1]))
     sharding = explicit_sharding(ids)
     if sharding is not None:  # of time too, which it would not follow
         look_up = jax.sharding.auto_axes(look_up, out_sharding=sharding)
-    return look_up(jnp.asarray(mask), ids)[..., None]
+    return look_up(mask, ids)[..., None]
 
 
 def _mode(vocab_size):

@@ -1,5 +1,6 @@
 """Patch dropout: fewer tokens for the layers that follow, not zeros in their place."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,19 +87,9 @@ class Patches(NamedTuple):
 
 def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
     """The tokens kept, and which patches they are."""
-    x = jnp.asarray(x)
-    shape = (*patches.batch_shape, patches.num_patches)
-    out_sharding = _batch_sharding(x)
-    numbers = jax.lax.broadcasted_iota(np.int32, shape, len(shape) - 1, out_sharding=out_sharding)
     if patches.are_all_kept:
-        return x, numbers
-    # Of equal lots the earlier patch wins; as floats they would be equal 512 times as often.
-    lots = jax.random.bits(check_key(key), shape, np.uint32, out_sharding=out_sharding)
-    _, drawn = jax.lax.sort_key_val(lots, numbers)
-    indices = jnp.sort(drawn[..., : patches.num_keep])
-    prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
-    kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
-    return jnp.concatenate([prefix, kept], axis=-2), indices
+        return jnp.asarray(x), _numbers(jnp.asarray(x), patches)
+    return _keep(check_key(key), jnp.asarray(x), patches)
 
 
 def count_patches(
@@ -150,6 +141,25 @@ def _num_kept(rate: Any, num_patches: int) -> int:
             f"got rate={rate}"
         )
     return kept
+
+
+@partial(jax.jit, static_argnums=2)
+def _keep(key, x, patches):
+    numbers = _numbers(x, patches)
+    # Of equal lots the earlier patch wins; as floats they would be equal 512 times as often.
+    lots = jax.random.bits(key, numbers.shape, np.uint32, out_sharding=_batch_sharding(x))
+    _, drawn = jax.lax.sort_key_val(lots, numbers)
+    indices = jnp.sort(drawn[..., : patches.num_keep])
+    prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
+    kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
+    return jnp.concatenate([prefix, kept], axis=-2), indices
+
+
+def _numbers(x, patches):
+    """0, 1, ... for the patches of each sample."""
+    shape = (*patches.batch_shape, patches.num_patches)
+    axis = len(shape) - 1
+    return jax.lax.broadcasted_iota(np.int32, shape, axis, out_sharding=_batch_sharding(x))
 
 
 def _batch_sharding(x):

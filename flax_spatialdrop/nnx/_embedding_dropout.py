@@ -55,7 +55,8 @@ class EmbeddingDropout(Stochastic):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.rate = rate
+        super().__init__(deterministic, rng_collection, rngs)
         self.per_sample = per_sample
 
     def __call__(

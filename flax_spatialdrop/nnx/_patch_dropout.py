@@ -53,7 +53,8 @@ class PatchDropout(Stochastic):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.rate = rate
+        super().__init__(deterministic, rng_collection, rngs)
         self.num_keep = num_keep
         self.num_prefix_tokens = num_prefix_tokens
         self.batch_dims = batch_dims

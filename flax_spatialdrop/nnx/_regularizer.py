@@ -11,10 +11,9 @@ from ._call import draw_mask, forked, regularize
 
 
 class Stochastic(nnx.Module):
-    """The state of every module of this package, and its modes.
+    """The mode and the stream that every module of this package has.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array, or what the subclass takes.
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`.
       rng_collection: the name of the stream of `rngs` that the key is asked of.
       rngs: the stream forked from the constructor's `rngs`; None without, and then the module
@@ -23,12 +22,10 @@ class Stochastic(nnx.Module):
 
     def __init__(
         self,
-        rate: Rate | None,
         deterministic: bool | None,
         rng_collection: str,
         rngs: nnx.Rngs | nnx.RngStream | None,
     ):
-        self.rate = rate
         self.deterministic = deterministic
         self.rng_collection = rng_collection
         self.rngs = forked(self, rngs)
@@ -44,7 +41,21 @@ class Stochastic(nnx.Module):
 
 
 class Regularizer(Stochastic, abc.ABC):
-    """What a module whose inputs alone say what drops can do; a subclass makes its choices."""
+    """What a module whose inputs alone say what drops can do; a subclass makes its choices.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        deterministic: bool | None,
+        rng_collection: str,
+        rngs: nnx.Rngs | nnx.RngStream | None,
+    ):
+        self.rate = rate
+        super().__init__(deterministic, rng_collection, rngs)
 
     @abc.abstractmethod
     def _choices(self, inputs: Array) -> Choices:
