@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +33,9 @@ def patch_dropout(
 
     What is dropped is gone: y is shorter, and so what follows computes less. The tokens in front
     (the class token) are kept. Each sample draws k patches of its own, all sets of k alike, and
-    keeps them in their order. Positions are to be added before. Nothing is scaled, and values
-    that are dropped reach neither y nor the gradient.
+    keeps them in their order: those with the smallest of `jax.random.bits(key, [*batch, n],
+    "uint32")`. Positions are to be added before. Nothing is scaled, and values that are dropped
+    reach neither y nor the gradient.
 
     Args:
       key: one JAX PRNG key; consumed. None will do where all patches are kept.
@@ -152,7 +154,9 @@ def _keep(key, x, patches):
     indices = jnp.sort(drawn[..., : patches.num_keep])
     prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
     kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
-    return jnp.concatenate([prefix, kept], axis=-2), indices
+    y = jnp.concatenate([prefix, kept], axis=-2)
+    chex.assert_shape(y, (*x.shape[:-2], patches.num_prefix + patches.num_keep, x.shape[-1]))
+    return y, indices
 
 
 def _numbers(x, patches):

@@ -82,6 +82,13 @@ def test_timm_keeps_as_many_but_for_rounding():
         assert abs(ours - max(1, int(patches * (1 - rate)))) <= 1
 
 
+def test_keeps_those_with_the_smallest_bits():
+    bits = np.asarray(jax.random.bits(clone(KEY), (8, 8), np.uint32))
+    expected = np.sort(np.argsort(bits, axis=-1, kind="stable")[:, :3], axis=-1)
+    _, indices = patch_dropout(clone(KEY), X, num_keep=3)
+    np.testing.assert_array_equal(indices, expected)
+
+
 def test_all_sets_of_patches_are_alike():
     """Each of the 15 pairs of 6 in 1e5 samples; false alarm 1e-9 in all."""
     samples = 100_000
@@ -177,8 +184,21 @@ def test_a_key_used_twice_is_caught():
         patch_dropout(key, X, 0.5)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P(None, None, "d"), P("d", "e")], ids=str)
+each_axis_type = pytest.mark.parametrize(
+    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
+)
+
+
+@pytest.fixture
+def no_false_alarm():
+    """JAX 0.8 counts a draw with an out_sharding as two uses of its key."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.mark.usefixtures("no_false_alarm")
+@each_axis_type
+@pytest.mark.parametrize("spec", [P("d"), P(None, "d", "e"), P("d", "e")], ids=str)
 def test_sharded_input(axis_type, spec):
     def f(x):
         def loss(x):
@@ -197,7 +217,8 @@ def test_sharded_input(axis_type, spec):
     np.testing.assert_array_equal(their_grad, grad)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.usefixtures("no_false_alarm")
+@each_axis_type
 def test_no_collective_under_batch_sharding(axis_type):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
     sharding = NamedSharding(mesh, P("d"))

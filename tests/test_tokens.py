@@ -82,6 +82,13 @@ def test_number_0_returns_ids_without_a_key(face):
     assert face_of(face, **OPTIONS)(None, IDS, 0.0) is IDS
 
 
+def test_no_mask_is_written():
+    ids = jax.ShapeDtypeStruct((1000, 1000), jnp.int32)
+    f = jax.jit(lambda key, ids: token_dropout(key, ids, 0.5, **OPTIONS))
+    scratch = f.lower(clone(KEY), ids).compile().memory_analysis().temp_size_in_bytes
+    assert scratch < 1000
+
+
 def test_any_rank():
     assert token_dropout(clone(KEY), jnp.int32(4), 1.0, mask_id=9) == 9
     assert token_dropout(clone(KEY), IDS[:, :0], 0.5, mask_id=9).shape == (4, 0)
