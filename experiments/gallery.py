@@ -98,9 +98,7 @@ def feature_map(image: jax.Array) -> jax.Array:
     grey = image.mean(-1, keepdims=True)
     edges = jax.lax.conv_general_dilated(grey, filters, (1, 1), "VALID", dimension_numbers=layout)
     window = (1, POOLED, POOLED, 1)
-    found = jax.lax.reduce_window(
-        jax.nn.relu(edges), 0.0, jax.lax.max, window, window, "VALID"
-    )
+    found = jax.lax.reduce_window(jax.nn.relu(edges), 0.0, jax.lax.max, window, window, "VALID")
     return found / found.max()
 
 
@@ -109,7 +107,9 @@ def save_gallery(path: Path) -> None:
     image = photo()
     features = feature_map(image)
     figure = Figure(figsize=(12, 8.6), layout="constrained")
-    figure.suptitle(f"A photo and a feature map of it at a rate of {RATE}; what is kept is scaled up, here clipped")
+    figure.suptitle(
+        f"A photo and a feature map of it at a rate of {RATE}; what is kept is scaled up, here clipped"
+    )
     axes = figure.subplots(3, 4)
     keys = iter(jax.random.split(jax.random.key(SEED), 3 * 4))
     for ax, panel in zip(axes[:2].flat, PHOTO_PANELS, strict=True):

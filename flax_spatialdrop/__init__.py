@@ -13,12 +13,14 @@ from ._dropout import dropout as dropout
 from ._dropout import feature_dropout as feature_dropout
 from ._dropout import sample_dropout as sample_dropout
 from ._dropout import timestep_dropout as timestep_dropout
+from ._embedding_dropout import embedding_dropout as embedding_dropout
 from ._explain import explain as explain
 from ._explain import plot_mask as plot_mask
 from ._fast_key import fast_key as fast_key
 from ._mask import sample_mask as sample_mask
 from ._monte_carlo import MonteCarlo as MonteCarlo
 from ._monte_carlo import monte_carlo as monte_carlo
+from ._patch_dropout import patch_dropout as patch_dropout
 from ._rates import linear_rates as linear_rates
 from ._recurrent import recurrent_dropout as recurrent_dropout
 from ._recurrent import recurrent_masks as recurrent_masks
@@ -30,6 +32,7 @@ from ._spatial_dropout import spatial_dropout_2d as spatial_dropout_2d
 from ._spatial_dropout import spatial_dropout_3d as spatial_dropout_3d
 from ._summary import Site as Site
 from ._summary import Summary as Summary
+from ._tokens import token_dropout as token_dropout
 
 __version__ = "0.1.0"
 __all__ = [name for name in dir() if not name.startswith("_")]  # not linen and nnx, once imported

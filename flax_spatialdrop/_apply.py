@@ -19,8 +19,8 @@ from ._typing import Array, Rate
 CHECKPOINT_NAME = "flax_spatialdrop"
 """The name of every output, for a remat policy of the user's own."""
 
-Constant: TypeAlias = np.float32 | jax.Array
-"""A scale or an offset: a scalar, or an array with as many axes as x that spreads over it."""
+Constant: TypeAlias = np.float32 | Array
+"""A scale, offset or id: a scalar, or an array with as many axes as x that spreads over it."""
 
 Values: TypeAlias = Callable[..., jax.Array]
 """What values become: f(mask, x, *constants), a function of a module's top level."""
@@ -71,13 +71,20 @@ def apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
 
 
-def check_input(x: Any) -> Array:
-    """Returns x if its values can be scaled, or says what it is."""
+def check_array(x: Any, name: str) -> Array:
+    """Returns x if it is an array, or says what it is."""
     if not isinstance(x, jax.Array | np.ndarray):
-        raise TypeError(f"x must be a JAX or NumPy array: got {x!r} of type {type(x).__name__}")
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
-            "x must have a floating or complex dtype, since kept values are scaled by "
+            f"{name} must be a JAX or NumPy array: got {x!r} of type {type(x).__name__}"
+        )
+    return x
+
+
+def check_input(x: Any, name: str = "x") -> Array:
+    """Returns x if its values can be scaled, or says what it is."""
+    if not jnp.issubdtype(check_array(x, name).dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must have a floating or complex dtype, since kept values are scaled by "
             f"1 / (1 - rate): got dtype {x.dtype}"
         )
     return x

@@ -18,7 +18,7 @@ class Choices(NamedTuple):
     Whoever makes one has checked the input that it is for.
 
     Attributes:
-      noise_shape: the mask's shape, as many axes as the input.
+      noise_shape: the mask's shape: as many axes as the input, unless apply takes it otherwise.
       sample: sample(key, rate, noise_shape) draws the mask.
       apply: apply(x, mask, rate) is the output; the derivative keeps the mask in noise shape.
       redraw: redraw(x, key, rate) is the output where each element has a draw of its own, and its

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ._choices import Choices, drop, needs_key
 from ._noise_shape import check_mask_fits
+from ._patch_dropout import Patches, keep_patches
 from ._rates import is_static
 from ._recorder import Where, current_recorder
 from ._typing import Array, Key, Rate
@@ -55,6 +56,32 @@ def draw_mask(
     rate = rate if is_active(rate, deterministic) else 0.0
     key = find_key() if draws(choices, rate, deterministic, None) else None
     return choices.sample(key, rate, choices.noise_shape)
+
+
+def drop_patches(
+    inputs: Array,
+    patches: Patches,
+    *,
+    deterministic: bool,
+    find_key: Callable[[], Key],
+    where: Callable[[], Where],
+) -> tuple[jax.Array, jax.Array]:
+    """Keeps some of the patches, or all; a summary that is being made notes it."""
+    rate = (patches.num_patches - patches.num_keep) / patches.num_patches
+    active = is_active(rate, deterministic)
+    key = find_key() if active else None
+    kept = patches if active else patches._replace(num_keep=patches.num_patches)
+
+    def run(x: Array) -> tuple[jax.Array, jax.Array]:
+        return keep_patches(key, x, kept)
+
+    recorder = current_recorder()
+    if recorder is not None:
+        noise_shape = (*patches.batch_shape, patches.num_patches, 1)
+        recorder.note(
+            where(), run, inputs, noise_shape, rate=rate, active=active, key=key, mask=None
+        )
+    return run(inputs)
 
 
 def is_active(rate: Rate, deterministic: bool) -> bool:

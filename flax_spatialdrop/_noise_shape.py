@@ -4,6 +4,7 @@ A noise shape has one entry per axis of x: the axis's own size where every index
 its own, 1 where all indices share one. Every message about shapes is written here.
 """
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,6 +107,24 @@ def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None
         )
 
 
+def check_batch_dims(batch_dims: int) -> None:
+    """Raises unless batch_dims is a number of leading axes."""
+    if not is_whole(batch_dims):
+        raise TypeError(
+            f"batch_dims must be a whole number, how many leading axes are batch axes: "
+            f"got {batch_dims!r}"
+        )
+    if batch_dims < 0:
+        raise ValueError(f"batch_dims must be at least 0: got {batch_dims}")
+
+
+def check_whole(number: Any, name: str) -> int:
+    """Returns a whole number that is no array, or says what it is."""
+    if not isinstance(number, numbers.Integral) or isinstance(number, bool):
+        raise TypeError(f"{name} must be a whole number: got {number!r}")
+    return int(number)
+
+
 def _draw_per(
     roles: tuple[str, ...], shape: Shape, data_format: DataFormat, batch_dims: int
 ) -> Shape:
@@ -116,7 +135,7 @@ def _draw_per(
 
 def axis_roles(shape: Shape, data_format: DataFormat, batch_dims: int) -> list[str]:
     """What each axis of x is: "batch", "space" or "channel"."""
-    _check_batch_dims(batch_dims)
+    check_batch_dims(batch_dims)
     num_space = len(shape) - batch_dims - 1
     if num_space < 0:
         raise ValueError(
@@ -135,18 +154,8 @@ def axis_roles(shape: Shape, data_format: DataFormat, batch_dims: int) -> list[s
     return ["batch"] * batch_dims + inner
 
 
-def _check_batch_dims(batch_dims: int) -> None:
-    if not is_whole(batch_dims):
-        raise TypeError(
-            f"batch_dims must be a whole number, how many leading axes are batch axes: "
-            f"got {batch_dims!r}"
-        )
-    if batch_dims < 0:
-        raise ValueError(f"batch_dims must be at least 0: got {batch_dims}")
-
-
 def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> None:
-    _check_batch_dims(batch_dims)
+    check_batch_dims(batch_dims)
     rank = batch_dims + num_space + 1
     if len(shape) == rank:
         return

@@ -37,7 +37,7 @@ class Recorder:
     def note(
         self,
         where: Where,
-        run: Callable[[Array], jax.Array],
+        run: Callable[[Array], Any],
         inputs: Array,
         noise_shape: tuple[int, ...],
         *,
@@ -154,7 +154,7 @@ def with_zeros(tree: Any) -> Any:
     return jax.tree.map(zeros, tree)
 
 
-def kept_for_backward(f: Callable[[Array], jax.Array], x: Array) -> int:
+def kept_for_backward(f: Callable[[Array], Any], x: Array) -> int:
     """The bytes that the backward pass of f keeps; nothing is computed.
 
     Zeros and the like, which JAX lists among them, are left out: XLA makes them where they are

@@ -171,6 +171,7 @@ CASES = [
     Case(fs.dropout, (), ()),
     Case(fs.dropout, (3, 4, 5), (3, 1, 5), {"noise_shape": (None, 1, 5)}),
     Case(fs.dropout, (3, 4, 5), (3, 1, 1), {"broadcast_dims": (1, -1)}),
+    Case(fs.embedding_dropout, (5, 4), (5, 1)),
     Case(fs.spatial_dropout, (2, 3, 2, 2, 2, 5), (2, 1, 1, 1, 1, 5)),
     Case(fs.spatial_dropout, (4, 5), (1, 5), {"batch_dims": 0}),
     Case(fs.spatial_dropout_1d, (3, 4, 5), (3, 1, 5)),

@@ -8,6 +8,8 @@ from ._dropout import Dropout as Dropout
 from ._dropout import FeatureDropout as FeatureDropout
 from ._dropout import SampleDropout as SampleDropout
 from ._dropout import TimestepDropout as TimestepDropout
+from ._embedding_dropout import EmbeddingDropout as EmbeddingDropout
+from ._patch_dropout import PatchDropout as PatchDropout
 from ._recurrent import GRU as GRU
 from ._recurrent import LSTM as LSTM
 from ._recurrent import SimpleRNN as SimpleRNN
@@ -17,3 +19,4 @@ from ._spatial_dropout import SpatialDropout1D as SpatialDropout1D
 from ._spatial_dropout import SpatialDropout2D as SpatialDropout2D
 from ._spatial_dropout import SpatialDropout3D as SpatialDropout3D
 from ._summarize import summarize as summarize
+from ._tokens import TokenDropout as TokenDropout

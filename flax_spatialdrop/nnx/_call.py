@@ -13,14 +13,14 @@ from .._recorder import Where
 from .._typing import Array, Key, Rate
 
 if TYPE_CHECKING:
-    from ._regularizer import Regularizer
+    from ._regularizer import Stochastic
 
 PATH = "path_in_summary"
 """The attribute in which `summarize` tells a module where it is."""
 
 
 def regularize(
-    module: "Regularizer",
+    module: "Stochastic",
     inputs: Array,
     choices: Choices,
     *,
@@ -42,7 +42,7 @@ def regularize(
 
 
 def draw_mask(
-    module: "Regularizer",
+    module: "Stochastic",
     choices: Choices,
     *,
     rate: Rate,

@@ -10,15 +10,41 @@ from .._typing import Array, DataFormat, Rate
 from ._call import draw_mask, forked, regularize
 
 
-class Regularizer(nnx.Module, abc.ABC):
-    """What every module of this package can do; a subclass makes its choices.
+class Stochastic(nnx.Module):
+    """The mode and the stream that every module of this package has.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`.
       rng_collection: the name of the stream of `rngs` that the key is asked of.
       rngs: the stream forked from the constructor's `rngs`; None without, and then the module
         holds no state.
+    """
+
+    def __init__(
+        self,
+        deterministic: bool | None,
+        rng_collection: str,
+        rngs: nnx.Rngs | nnx.RngStream | None,
+    ):
+        self.deterministic = deterministic
+        self.rng_collection = rng_collection
+        self.rngs = forked(self, rngs)
+
+    def set_view(self, deterministic: bool | None = None):
+        """Class method used by ``nnx.view``.
+
+        Args:
+          deterministic: if True, disables dropping.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+class Regularizer(Stochastic, abc.ABC):
+    """What a module whose inputs alone say what drops can do; a subclass makes its choices.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
     """
 
     def __init__(
@@ -29,9 +55,7 @@ class Regularizer(nnx.Module, abc.ABC):
         rngs: nnx.Rngs | nnx.RngStream | None,
     ):
         self.rate = rate
-        self.deterministic = deterministic
-        self.rng_collection = rng_collection
-        self.rngs = forked(self, rngs)
+        super().__init__(deterministic, rng_collection, rngs)
 
     @abc.abstractmethod
     def _choices(self, inputs: Array) -> Choices:
@@ -118,15 +142,6 @@ class Regularizer(nnx.Module, abc.ABC):
             deterministic=deterministic,
             rngs=rngs,
         )
-
-    def set_view(self, deterministic: bool | None = None):
-        """Class method used by ``nnx.view``.
-
-        Args:
-          deterministic: if True, disables dropping.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
 
 
 class LayoutDropout(Regularizer):
