@@ -17,7 +17,7 @@ LAYERS = [
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_choices", "_recurrent_step", "_recurrent_arguments"},
-    {"_dropout"},
+    {"_dropout", "_attention"},
     {"_spatial_dropout", "_explain", "_module_call", "_drop_connect"},
     {"_recurrent", "_recurrent_masks"},
     {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},

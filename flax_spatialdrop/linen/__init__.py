@@ -1,5 +1,7 @@
 """Linen modules: the functions of `flax_spatialdrop` with the manners of flax.linen.Dropout."""
 
+from ._attention import HeadDropout as HeadDropout
+from ._attention import dot_product_attention as dot_product_attention
 from ._bidirectional import Bidirectional as Bidirectional
 from ._drop_in import drop_in as drop_in
 from ._dropout import Dropout as Dropout
