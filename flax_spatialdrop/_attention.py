@@ -1,11 +1,11 @@
 """Dropout in attention: of whole heads, and of the weights between queries and keys."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 
 from ._apply import check_input
-from ._choices import Choices, drawn, drop
+from ._choices import Choices, drop
 from ._noise_shape import Shape, head_noise_shape, resolve_noise_shape
 from ._rates import is_static
 from ._typing import Array, Key, NoiseShape, Rate
@@ -78,31 +78,10 @@ def check_dropout_rng(dropout_rng: Key, rate: Rate) -> Key:
     return dropout_rng
 
 
-def check_value(shape: Shape, key_shape: Shape) -> None:
-    """Raises unless each key has its value."""
-    if shape[:-1] != key_shape[:-1]:
+def check_value(shape: Shape, key_shape: Shape, heads: int) -> None:
+    """Raises unless each key has its value, for all of the query's heads."""
+    if shape[:-2] != key_shape[:-2] or heads % shape[-2]:
         raise ValueError(
-            "value must have the batch axes, the length and the heads of key: "
-            f"got value.shape={shape} for key.shape={key_shape}"
+            "value must have the batch axes and the length of key, and heads that divide those of "
+            f"query: got value.shape={shape} for key.shape={key_shape} and {heads} heads of query"
         )
-
-
-def sum_dropped(
-    total: Callable[[jax.Array, Array], jax.Array],
-    key: Key,
-    weights: jax.Array,
-    value: Array,
-    rate: Rate,
-    noise_shape: Shape,
-) -> jax.Array:
-    """total(weights, value), of which weights are dropped; linear in both.
-
-    The derivative keeps the weights as they came, which that of their softmax keeps anyhow, and
-    the value; the dropped weights it makes again, by the mask in noise shape or by the key.
-    """
-    drop_weights = drawn(key, weights.shape, rate, Choices(noise_shape))
-
-    def total_of_dropped(weights, value):
-        return total(drop_weights(weights), value)
-
-    return jax.checkpoint(total_of_dropped, prevent_cse=False)(weights, value)

@@ -37,20 +37,11 @@ class Choices(NamedTuple):
 
 def drop(key: Key, x: Array, rate: Rate, choices: Choices) -> jax.Array:
     """What every function and module here comes to, once its choices are made."""
-    return drawn(key, x.shape, rate, choices)(x)
-
-
-def drawn(
-    key: Key, shape: tuple[int, ...], rate: Rate, choices: Choices
-) -> Callable[[Array], jax.Array]:
-    """`drop` as a function of x alone, for x of `shape`; a mask that is kept is drawn by then."""
     rate = choices.check_rate(rate)
     if is_static(rate, 0.0):
-        return jnp.asarray
+        return jnp.asarray(x)
     if not is_static(rate, 1.0):
         key = check_key(key)
-        redraw = choices.redraw
-        if redraw is not None and is_redrawn(key, choices.noise_shape, shape):
-            return lambda x: redraw(x, key, rate)
-    mask = choices.sample(key, rate, choices.noise_shape)
-    return lambda x: choices.apply(x, mask, rate)
+        if choices.redraw is not None and is_redrawn(key, choices.noise_shape, x.shape):
+            return choices.redraw(x, key, rate)
+    return choices.apply(x, choices.sample(key, rate, choices.noise_shape), rate)

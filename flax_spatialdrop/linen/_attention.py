@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._apply import check_input
-from .._attention import check_dropout_rng, sum_dropped, weights_noise_shape
+from .._attention import check_dropout_rng, weights_noise_shape
 from .._choices import Choices, drop
 from .._module_call import is_active
 from .._noise_shape import head_noise_shape
@@ -92,10 +92,8 @@ def dot_product_attention(
 
     In place of `flax.linen.dot_product_attention`, as the `attention_fn` of a layer too: every
     argument of Flax's own, in its place, with the same meaning, the same mask for the same key
-    and in float32 the same values. The backward pass keeps no dropped weights, but the mask in
-    noise shape, or the key where each weight has a draw of its own. In half precision the weights
-    are scaled in float32. (An einsum of your own may be a module, which a backward pass cannot
-    call again: with one, the dropped weights are kept as well.)
+    and in float32 the same values. The mask is kept in noise shape, or not at all where each weight
+    has a draw of its own; in half precision the weights are scaled in float32.
 
     Args:
       query: [*batch, queries, heads, depth].
@@ -146,9 +144,22 @@ def dot_product_attention(
     """
     rate = check_rate(dropout_rate)
     shape = weights_noise_shape(query, key, noise_shape, broadcast_dims, broadcast_dropout)
-    attention = partial(
-        nn.dot_product_attention,
-        *(query, key, value, bias, mask),
+    if is_active(rate, deterministic):
+        dropout_rng = check_dropout_rng(dropout_rng, rate)
+        if not (qk_attn_weights_einsum or attn_weights_value_einsum):
+            dot_general = einsum_dot_general or jax.lax.dot_general
+            einsum = partial(jnp.einsum, precision=precision, _dot_general=dot_general)
+            qk_attn_weights_einsum = attn_weights_value_einsum = einsum
+            precision = einsum_dot_general = None
+        if attn_weights_value_einsum:
+            drop_weights = partial(drop, dropout_rng, rate=rate, choices=Choices(shape))
+            attn_weights_value_einsum = _after(drop_weights, attn_weights_value_einsum)
+    return nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias,
+        mask,
         deterministic=True,
         dtype=dtype,
         precision=precision,
@@ -158,28 +169,10 @@ def dot_product_attention(
         qk_attn_weights_einsum=qk_attn_weights_einsum,
         attn_weights_value_einsum=attn_weights_value_einsum,
     )
-    if not is_active(rate, deterministic):
-        return attention()
-    dropout_rng = check_dropout_rng(dropout_rng, rate)
 
-    if qk_attn_weights_einsum or attn_weights_value_einsum:
-        users_own = attn_weights_value_einsum or jnp.einsum
 
-        def einsum_of_dropped(equation, weights, value):
-            return users_own(equation, drop(dropout_rng, weights, rate, Choices(shape)), value)
-
-        return attention(attn_weights_value_einsum=attn_weights_value_einsum and einsum_of_dropped)
-
-    einsum = partial(jnp.einsum, precision=precision)
-    if einsum_dot_general:
-        einsum = partial(einsum, _dot_general=einsum_dot_general)
-
-    def sum_of_dropped(equation, weights, value):
-        return sum_dropped(partial(einsum, equation), dropout_rng, weights, value, rate, shape)
-
-    return attention(
-        precision=None,
-        einsum_dot_general=None,
-        qk_attn_weights_einsum=einsum,
-        attn_weights_value_einsum=sum_of_dropped,
-    )
+def _after(
+    drop_weights: Callable[[jax.Array], jax.Array], einsum: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """The einsum of weights and values, once weights are dropped: the one place between them."""
+    return lambda equation, weights, value: einsum(equation, drop_weights(weights), value)

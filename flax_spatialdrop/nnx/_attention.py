@@ -1,7 +1,6 @@
 """Dropout in attention: the module that drops heads, and Flax's attention with a noise shape."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +11,8 @@ from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
 from .._apply import check_input
-from .._attention import check_dropout_rng, check_value, sum_dropped, weights_noise_shape
-from .._choices import Choices
+from .._attention import check_dropout_rng, check_value, weights_noise_shape
+from .._choices import Choices, drop
 from .._module_call import is_active
 from .._noise_shape import head_noise_shape
 from .._rates import check_rate
@@ -105,14 +104,13 @@ def dot_product_attention(
 
     In place of `flax.nnx.dot_product_attention`, as the `attention_fn` of a layer too: every
     argument of Flax's own, in its place, with the same meaning, the same mask for the same key
-    and in float32 the same values. The backward pass keeps no dropped weights, but the mask in
-    noise shape, or the key where each weight has a draw of its own. In half precision the weights
-    are scaled in float32.
+    and in float32 the same values. The mask is kept in noise shape, or not at all where each weight
+    has a draw of its own; in half precision the weights are scaled in float32.
 
     Args:
       query: [*batch, queries, heads, depth].
-      key: [*batch, keys, heads, depth]; its heads may be fewer, each for a group of the query's.
-      value: [*batch, keys, heads, features], with as many heads as key.
+      key: [*batch, keys, heads, depth]; its heads may be fewer, each for a group of query's.
+      value: [*batch, keys, heads, features]; as of key, its heads may be fewer.
       bias: added before the softmax; it spreads over [*batch, heads, queries, keys].
       mask: True where a query may attend; it spreads over [*batch, heads, queries, keys].
       broadcast_dropout: one draw per query and key, shared by the batch and by all heads; False:
@@ -176,7 +174,7 @@ def dot_product_attention(
         )
     dropout_rng = check_dropout_rng(dropout_rng, rate)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
-    check_value(value.shape, key.shape)
+    check_value(value.shape, key.shape, query.shape[-2])
     weights = dot_product_attention_weights(
         query,
         key,
@@ -189,12 +187,11 @@ def dot_product_attention(
         promote_dtype=promote_dtype,
         is_causal=is_causal,
     )
-    total = partial(_total, precision=precision)
-    return sum_dropped(total, dropout_rng, weights, value, rate, shape)
+    return _sum_values(drop(dropout_rng, weights, rate, Choices(shape)), value, precision)
 
 
-def _total(weights, value, *, precision):
-    """The values summed by the weights; a group of heads may share its values."""
+def _sum_values(weights: jax.Array, value: jax.Array, precision: Any) -> jax.Array:
+    """What Flax does after the weights; a group of heads may share its values."""
     heads, value_heads = weights.shape[-3], value.shape[-2]
     if heads == value_heads:
         return jnp.einsum("...hqk,...khd->...qhd", weights, value, precision=precision)
