@@ -1,6 +1,7 @@
 """Attention layers of Flax with attention functions of this package, and head dropout in them."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.random import clone
 
-from flax_spatialdrop import linen
+from flax_spatialdrop import head_dropout, linen
 from flax_spatialdrop import nnx as ours_nnx
 
 KEY = jax.random.key(8)
@@ -60,6 +61,7 @@ def test_a_layer_of_linen(broadcast, cross):
 
 @pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
 @pytest.mark.parametrize("broadcast", BROADCAST, ids=str)
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow")  # nnx.capture is not in the oldest Flax
 def test_a_layer_of_nnx(broadcast, cross):
     fn, options = attention_fn(ours_nnx, broadcast)
     layers = nnx_layer(**options), nnx_layer(attention_fn=fn, **options)
@@ -99,59 +101,116 @@ def test_quantized_einsums_are_modules_of_the_layer_in_linen():
         y = layer.apply(variables, X, deterministic=False, rngs={"dropout": clone(KEY)})
         return (y**2).sum()
 
-    theirs, ours = (
-        jax.jit(jax.grad(functools.partial(loss, layer=layer)))(variables) for layer in layers
-    )
+    grad = jax.jit(jax.grad(loss), static_argnums=1)
+    theirs, ours = (grad(variables, layer) for layer in layers)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
-class LinenBlock(nn.Module):
-    """Head dropout as the docstring has it, over whatever attention."""
+def check_heads(dropped, heads):
+    """Each head of each sample is dropped or doubled as a whole; of 12 both are found."""
+    kept = (dropped != 0).any((1, 3), keepdims=True)
+    assert 0 < kept.sum() < kept.size == 12
+    np.testing.assert_array_equal(dropped, np.where(kept, 2 * heads, 0))
 
-    attention: object
-    rate: float = 0.5
+
+class Block(nn.Module):
+    """Head dropout as the docstring of the Linen module has it; returns heads too."""
+
+    attention: Callable
+    dropout_rate: float = 0.0
 
     @nn.compact
     def __call__(self, x, train, mask=None):
+        seen = []
+
         @functools.wraps(self.attention)
         def attention_fn(*args, **kwargs):
-            heads = self.attention(*args, **kwargs)
-            return linen.HeadDropout(self.rate, deterministic=not train, name="heads")(heads)
+            seen.append(self.attention(*args, **kwargs))
+            seen.append(linen.HeadDropout(0.5, deterministic=not train)(seen[0]))
+            return seen[1]
 
-        return linen_layer(attention_fn=attention_fn, name="attention")(
-            x, mask=mask, deterministic=not train
-        )
+        layer = linen_layer(attention_fn=attention_fn, dropout_rate=self.dropout_rate)
+        return layer(x, mask=mask, deterministic=not train), seen
 
 
 @pytest.mark.parametrize("attention", [nn.dot_product_attention, linen.dot_product_attention])
 def test_head_dropout_in_a_layer_of_linen(attention):
-    block, bare = LinenBlock(attention), LinenBlock(attention, 0.0)
+    block = Block(attention)
     variables = block.init(jax.random.key(3), X, train=False)
+    assert variables.keys() == {"params"}
     run = jax.jit(block.apply, static_argnames="train")
-    np.testing.assert_array_equal(
-        run(variables, X, train=False, mask=MASK), run(variables, X, train=False, mask=MASK)
-    )
-    assert not np.allclose(
-        run(variables, X, train=False, mask=MASK), run(variables, X, train=False)
-    )  # wraps: else Flax would keep the mask to itself
-    assert not np.allclose(
-        run(variables, X, train=True, rngs={"dropout": clone(KEY)}),
-        bare.apply(variables, X, train=True, rngs={"dropout": clone(KEY)}),
-    )
+    _, (heads, dropped) = run(variables, X, train=True, rngs={"dropout": clone(KEY)})
+    check_heads(dropped, heads)
+    evaluated, (heads, as_it_is) = run(variables, X, train=False)
+    np.testing.assert_array_equal(as_it_is, heads)
+    bare = linen_layer().apply(layer_of(variables), X, deterministic=True)
+    np.testing.assert_allclose(evaluated, bare, rtol=2e-6, atol=2e-6)
+    masked, _ = run(variables, X, train=False, mask=MASK)
+    bare = linen_layer().apply(layer_of(variables), X, mask=MASK, deterministic=True)
+    np.testing.assert_allclose(masked, bare, rtol=2e-6, atol=2e-6)
+
+
+def layer_of(variables):
+    return {"params": variables["params"]["MultiHeadDotProductAttention_0"]}
+
+
+def test_head_dropout_beside_dropout_of_weights_draws_another_mask_in_linen():
+    block = Block(linen.dot_product_attention, dropout_rate=0.3)
+    variables = block.init(jax.random.key(3), X, train=False)
+    rngs = {"dropout": clone(KEY)}
+    _, (heads, dropped) = block.apply(variables, X, train=True, rngs=rngs)
+    check_heads(dropped, heads)
 
 
 class HeadsDropped(nnx.Module):
-    def __init__(self, attention, rate, rngs):
-        self.attention = attention
-        self.drop = ours_nnx.HeadDropout(rate, rngs=rngs)
+    """As in the docstring of the NNX module; tells a list what it has seen."""
+
+    def __init__(self, rngs, seen):
+        self.drop = ours_nnx.HeadDropout(0.5, rngs=rngs)
+        self.tell = seen.append
 
     def __call__(self, *args, **kwargs):
-        return self.drop(self.attention(*args, **kwargs))
+        heads = ours_nnx.dot_product_attention(*args, **kwargs)
+        self.tell(heads)
+        dropped = self.drop(heads)
+        self.tell(dropped)
+        return dropped
 
 
-def test_head_dropout_in_a_layer_of_nnx():
-    pass
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_head_dropout_in_a_layer_of_nnx(rate):
+    seen = []
+    rngs = nnx.Rngs(params=0, dropout=clone(KEY))
+    layer = nnx_layer(dropout_rate=rate, attention_fn=HeadsDropped(rngs, seen), rngs=rngs)
+    bare = nnx_layer(dropout_rate=rate)
+    layer.train()
+    layer(X)
+    check_heads(seen[1], seen[0])
+    run = nnx.jit(lambda layer: layer(X))
+    assert not np.allclose(run(layer), run(layer))  # the stream is part of the model
+    layer.eval()
+    bare.eval()
+    np.testing.assert_allclose(run(layer), bare(X), rtol=2e-6, atol=2e-6)
 
 
-def test_head_dropout_by_the_layer_s_own_key():
-    pass
+@pytest.mark.parametrize("host", ["linen", "nnx"])
+def test_head_dropout_with_the_key_of_the_layer(host):
+    seen = []
+    attention = {"linen": linen, "nnx": ours_nnx}[host].dot_product_attention
+
+    @functools.wraps(attention)
+    def attention_fn(*args, dropout_rng, deterministic, **kwargs):
+        if deterministic:
+            return attention(*args, deterministic=True, **kwargs)
+        for_weights, for_heads = jax.random.split(dropout_rng)
+        heads = attention(*args, dropout_rng=for_weights, **kwargs)
+        seen.extend([heads, head_dropout(for_heads, heads, 0.5)])
+        return seen[1]
+
+    if host == "linen":
+        layer = linen_layer(attention_fn=attention_fn)
+        variables = layer.init(jax.random.key(3), X, deterministic=True)
+        layer.apply(variables, X, deterministic=False, rngs={"dropout": clone(KEY)})
+    else:
+        nnx_layer(attention_fn=attention_fn)(X, deterministic=False)
+    check_heads(seen[1], seen[0])
