@@ -80,7 +80,7 @@ def test_same_values_and_gradients_as_flax(host, broadcast):
 
 @each_host
 @either_broadcast
-@pytest.mark.parametrize(("batch", "rate"), [((), 0.1), ((3,), 0.5), ((2, 3), 0.9)], ids=str)
+@pytest.mark.parametrize(("batch", "rate"), [((), 0.1), ((2, 3), 0.9)], ids=str)
 def test_same_values_for_any_number_of_batch_axes(host, broadcast, batch, rate):
     qkv = tuple(normal(i, (*batch, 3, 2, 4)) for i in range(3))
     theirs, ours = (attend(f[host], qkv, rate, broadcast_dropout=broadcast) for f in (FLAX, OURS))
@@ -105,14 +105,13 @@ NOISE_SHAPES = {
 
 
 @each_host
-@either_broadcast
 @pytest.mark.parametrize("shared", NOISE_SHAPES)
-def test_a_noise_shape_takes_the_place_of_broadcast_dropout(host, broadcast, shared):
+def test_a_noise_shape_takes_the_place_of_broadcast_dropout(host, shared):
     noise_shape, broadcast_dims, expected = NOISE_SHAPES[shared]
     weights = dropped_weights(host, deterministic=True)
     mask = sample_mask(clone(KEY), 0.3, expected)
     for said in ({"noise_shape": noise_shape}, {"broadcast_dims": broadcast_dims}):
-        dropped = dropped_weights(host, broadcast_dropout=broadcast, **said)
+        dropped = dropped_weights(host, broadcast_dropout=True, **said)
         np.testing.assert_allclose(dropped, apply_mask(weights, mask, 0.3), rtol=2e-6)
 
 

@@ -132,7 +132,7 @@ def test_precision(host):
 @either_broadcast
 @pytest.mark.parametrize("heads", [1, 2])
 def test_groups_of_heads_and_causal_in_nnx(broadcast, heads):
-    qkv = (normal(0, (2, 5, 4, 8)), normal(1, (2, 5, heads, 8)), normal(2, (2, 5, heads, 8)))
+    qkv = (normal(0, (2, 5, 6, 8)), normal(1, (2, 5, heads, 8)), normal(2, (2, 5, heads, 8)))
     for options in ({}, {"is_causal": True}):
         theirs, ours = (
             attend(f, qkv, broadcast_dropout=broadcast, **options)

@@ -18,7 +18,8 @@ KEY = jax.random.key(8)
 X = jax.random.normal(jax.random.key(0), (3, 5, 8))
 OTHER = jax.random.normal(jax.random.key(1), (3, 6, 8))
 MASK = jax.random.bernoulli(jax.random.key(2), 0.7, (3, 1, 5, 5))
-BROADCAST = [True, False, (-2,)]
+LAYERS = {"self": (True, False), "cross": (False, True), "queries": ((-2,), False)}
+each_layer = pytest.mark.parametrize(("broadcast", "cross"), LAYERS.values(), ids=LAYERS.keys())
 
 
 def attention_fn(module, broadcast):
@@ -38,8 +39,7 @@ def nnx_layer(**options):
     return nnx.MultiHeadAttention(4, **options)
 
 
-@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
-@pytest.mark.parametrize("broadcast", BROADCAST, ids=str)
+@each_layer
 def test_a_layer_of_linen(broadcast, cross):
     fn, options = attention_fn(linen, broadcast)
     layers = linen_layer(**options), linen_layer(attention_fn=fn, **options)
@@ -59,8 +59,7 @@ def test_a_layer_of_linen(broadcast, cross):
     check_layers(theirs, ours, broadcast)
 
 
-@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
-@pytest.mark.parametrize("broadcast", BROADCAST, ids=str)
+@each_layer
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow")  # nnx.capture is not in the oldest Flax
 def test_a_layer_of_nnx(broadcast, cross):
     fn, options = attention_fn(ours_nnx, broadcast)
