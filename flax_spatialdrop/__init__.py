@@ -6,6 +6,7 @@ Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdro
 """
 
 from ._apply import apply_mask as apply_mask
+from ._attention import head_dropout as head_dropout
 from ._cutout import cutout as cutout
 from ._drop_block import drop_block as drop_block
 from ._drop_connect import drop_connect as drop_connect

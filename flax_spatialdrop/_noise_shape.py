@@ -17,8 +17,7 @@ def resolve_noise_shape(
     shape: Shape, noise_shape: NoiseShape | None = None, broadcast_dims: Sequence[int] | None = ()
 ) -> Shape:
     """Returns the mask's shape for x of `shape`, from at most one of the two ways to say it."""
-    if broadcast_dims is None:
-        broadcast_dims = ()
+    broadcast_dims = () if broadcast_dims is None else broadcast_dims
     if not is_sequence(broadcast_dims):
         raise TypeError(
             f"broadcast_dims must be a tuple of axes of x: got {broadcast_dims!r}; "
@@ -70,6 +69,20 @@ def feature_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) 
 def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -> Shape:
     """One draw per sample."""
     return _draw_per(("batch",), shape, data_format, batch_dims)
+
+
+def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
+    """One draw per sample and attention head."""
+    check_batch_dims(batch_dims)
+    if not is_whole(head_axis):
+        raise TypeError(f"head_axis must be a whole number: got {head_axis!r}")
+    axis = head_axis + len(shape) if head_axis < 0 else head_axis
+    if not batch_dims <= axis < len(shape):
+        raise ValueError(
+            "head_axis must name an axis of x that is no batch axis: "
+            f"got head_axis={head_axis} for x.shape={shape} with batch_dims={batch_dims}"
+        )
+    return tuple(n if i < batch_dims or i == axis else 1 for i, n in enumerate(shape))
 
 
 def check_shape(shape: Any, what: str) -> Shape:

@@ -204,4 +204,6 @@ CASES = [
     Case(fs.sample_dropout, (3, 4, 5), (3, 1, 1)),
     Case(fs.sample_dropout, (2, 3, 4, 5), (2, 3, 1, 1), {"batch_dims": 2}),
     Case(fs.sample_dropout, (3, 5), (3, 1), FIRST),
+    Case(fs.head_dropout, (3, 4, 5, 2), (3, 1, 5, 1)),
+    Case(fs.head_dropout, (5, 4, 2), (5, 1, 1), {"head_axis": -3, "batch_dims": 0}),
 ]

@@ -18,7 +18,7 @@ LAYERS = [
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_choices", "_recurrent_step", "_recurrent_arguments"},
-    {"_block_mask", "_dropout", "_patch_dropout", "_tokens"},
+    {"_attention", "_block_mask", "_dropout", "_patch_dropout", "_tokens"},
     {"_cutout", "_drop_block", "_embedding_dropout", "_spatial_dropout", "_explain"}
     | {"_module_call", "_drop_connect"},
     {"_recurrent", "_recurrent_masks"},

@@ -1,5 +1,7 @@
 """NNX modules: the functions of `flax_spatialdrop` with the manners of flax.nnx.Dropout."""
 
+from ._attention import HeadDropout as HeadDropout
+from ._attention import dot_product_attention as dot_product_attention
 from ._bidirectional import Bidirectional as Bidirectional
 from ._cutout import Cutout as Cutout
 from ._drop_block import DropBlock as DropBlock

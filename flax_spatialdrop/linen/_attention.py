@@ -1,0 +1,178 @@
+"""Dropout in attention: the module that drops heads, and Flax's attention with a noise shape."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .._apply import check_input
+from .._attention import check_dropout_rng, weights_noise_shape
+from .._choices import Choices, drop
+from .._module_call import is_active
+from .._noise_shape import head_noise_shape
+from .._rates import check_rate
+from .._typing import Key, NoiseShape, Rate
+from ._regularizer import Regularizer
+
+
+class HeadDropout(Regularizer):
+    """Drops whole attention heads: one draw per sample and head.
+
+        y[b, t, h, f] = x[b, t, h, f] * m[b, h] / (1 - rate),   m[b, h] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.head_dropout`. In an attention layer of Flax its place is
+    behind the `attention_fn`. Flax passes that only the arguments which its signature names, so
+    one that takes `**kwargs` must say whose they are, or it gets no mask: `functools.wraps` does.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of (default "dropout").
+
+    Example:
+      >>> import functools, flax.linen as nn, jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import HeadDropout
+      >>> class Block(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, train):
+      ...         @functools.wraps(nn.dot_product_attention)
+      ...         def attention_fn(*args, **kwargs):
+      ...             heads = nn.dot_product_attention(*args, **kwargs)
+      ...             return HeadDropout(0.2, deterministic=not train)(heads)
+      ...         return x + nn.MultiHeadDotProductAttention(4, attention_fn=attention_fn)(x)
+      >>> x = jnp.ones((2, 5, 8))
+      >>> variables = Block().init(jax.random.key(0), x, train=False)
+      >>> y = Block().apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+
+    Reference: Zhou et al., Scheduled DropHead: A Regularization Method for Transformer Models,
+    2020, https://arxiv.org/abs/2004.13342
+    """
+
+    rate: Rate
+    head_axis: int = -2
+    batch_dims: int = 1
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    @nn.nowrap
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(head_noise_shape(shape, self.head_axis, self.batch_dims))
+
+
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    broadcast_dropout: bool = True,
+    dropout_rng: Key = None,
+    dropout_rate: Rate = 0.0,
+    deterministic: bool = False,
+    dtype: Any = None,
+    precision: Any = None,
+    module: nn.Module | None = None,
+    force_fp32_for_softmax: bool = False,
+    einsum_dot_general: Callable[..., jax.Array] | None = None,
+    qk_attn_weights_einsum: Callable[..., jax.Array] | None = None,
+    attn_weights_value_einsum: Callable[..., jax.Array] | None = None,
+    *,
+    noise_shape: NoiseShape | None = None,
+    broadcast_dims: Sequence[int] | None = None,
+) -> jax.Array:
+    """Flax's dot-product attention, whose weights are dropped with any noise shape.
+
+        w = softmax(query key^T / sqrt(depth)),   y = (w * m / (1 - rate)) value
+
+    In place of `flax.linen.dot_product_attention`, as the `attention_fn` of a layer too: every
+    argument of Flax's own, in its place, with the same meaning, the same mask for the same key
+    and in float32 the same values. The mask is kept in noise shape, or not at all where each weight
+    has a draw of its own; in half precision the weights are scaled in float32.
+
+    Args:
+      query: [*batch, queries, heads, depth].
+      key: [*batch, keys, heads, depth].
+      value: [*batch, keys, heads, features].
+      bias: added before the softmax; it spreads over [*batch, heads, queries, keys].
+      mask: True where a query may attend; it spreads over [*batch, heads, queries, keys].
+      broadcast_dropout: one draw per query and key, shared by the batch and by all heads; False:
+        one per weight. Not looked at if one of the last two arguments is given.
+      dropout_rng: one JAX PRNG key; consumed. None will do where nothing is drawn.
+      dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      deterministic: True drops nothing.
+      dtype: of the computation; None: of the inputs.
+      precision: see `jax.lax.Precision`.
+      module: the module that sows the weights, as Flax does: before they are dropped.
+      force_fp32_for_softmax: the softmax in float32, and its weights stay so.
+      einsum_dot_general: the dot_general of the einsums.
+      qk_attn_weights_einsum: in place of jnp.einsum, for the weights; given with the next.
+      attn_weights_value_einsum: in place of jnp.einsum, for the output.
+      noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
+        queries, keys]: None for a draw per index, 1 for a shared one.
+      broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)
+        for the queries. At most one of the two may be given.
+
+    Returns:
+      [*batch, queries, heads, features].
+
+    Raises:
+      ValueError: for a rate outside [0, 1], a missing dropout_rng, a noise shape or axes that do
+        not fit the weights (which messages call x), einsums that Flax refuses.
+      TypeError: for an argument of another type.
+
+    Example:
+      >>> import functools, flax.linen as nn, jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import dot_product_attention
+      >>> layer = nn.MultiHeadDotProductAttention(
+      ...     num_heads=4,
+      ...     dropout_rate=0.1,
+      ...     attention_fn=functools.partial(dot_product_attention, broadcast_dims=(-2,)),
+      ... )
+      >>> x = jnp.ones((2, 5, 8))
+      >>> params = layer.init(jax.random.key(0), x, deterministic=True)
+      >>> rngs = {"dropout": jax.random.key(1)}
+      >>> y = layer.apply(params, x, deterministic=False, rngs=rngs)
+
+    Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762
+    """
+    rate = check_rate(dropout_rate)
+    shape = weights_noise_shape(query, key, noise_shape, broadcast_dims, broadcast_dropout)
+    if is_active(rate, deterministic):
+        dropout_rng = check_dropout_rng(dropout_rng, rate)
+        if not (qk_attn_weights_einsum or attn_weights_value_einsum):
+            dot_general = einsum_dot_general or jax.lax.dot_general
+            einsum = partial(jnp.einsum, precision=precision, _dot_general=dot_general)
+            qk_attn_weights_einsum = attn_weights_value_einsum = einsum
+            precision = einsum_dot_general = None
+        if attn_weights_value_einsum:
+            drop_weights = partial(drop, dropout_rng, rate=rate, choices=Choices(shape))
+            attn_weights_value_einsum = _after(drop_weights, attn_weights_value_einsum)
+    return nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        deterministic=True,
+        dtype=dtype,
+        precision=precision,
+        module=module,
+        force_fp32_for_softmax=force_fp32_for_softmax,
+        einsum_dot_general=einsum_dot_general,
+        qk_attn_weights_einsum=qk_attn_weights_einsum,
+        attn_weights_value_einsum=attn_weights_value_einsum,
+    )
+
+
+def _after(
+    drop_weights: Callable[[jax.Array], jax.Array], einsum: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """The einsum of weights and values, once weights are dropped: the one place between them."""
+    return lambda equation, weights, value: einsum(equation, drop_weights(weights), value)

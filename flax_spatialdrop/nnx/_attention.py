@@ -1,0 +1,200 @@
+"""Dropout in attention: the module that drops heads, and Flax's attention with a noise shape."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.attention import dot_product_attention_weights
+from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
+from flax.typing import PromoteDtypeFn
+
+from .._apply import check_input
+from .._attention import check_dropout_rng, check_value, weights_noise_shape
+from .._choices import Choices, drop
+from .._module_call import is_active
+from .._noise_shape import head_noise_shape
+from .._rates import check_rate
+from .._typing import Key, NoiseShape, Rate
+from ._regularizer import Regularizer
+
+
+class HeadDropout(Regularizer):
+    """Drops whole attention heads: one draw per sample and head.
+
+        y[b, t, h, f] = x[b, t, h, f] * m[b, h] / (1 - rate),   m[b, h] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.head_dropout`. In an attention layer of Flax its place is
+    behind the `attention_fn`, which is best a module too: then the stream is part of the model,
+    and so is the mode.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import HeadDropout
+      >>> class HeadsDropped(nnx.Module):
+      ...     def __init__(self, rate, rngs):
+      ...         self.drop = HeadDropout(rate, rngs=rngs)
+      ...     def __call__(self, *args, **kwargs):
+      ...         return self.drop(nnx.dot_product_attention(*args, **kwargs))
+      >>> rngs = nnx.Rngs(params=0, dropout=1)
+      >>> attention_fn = HeadsDropped(0.2, rngs)
+      >>> layer = nnx.MultiHeadAttention(
+      ...     4, in_features=8, decode=False, attention_fn=attention_fn, rngs=rngs
+      ... )
+      >>> layer.train()
+      >>> y = layer(jnp.ones((2, 5, 8)))
+
+    Reference: Zhou et al., Scheduled DropHead: A Regularization Method for Transformer Models,
+    2020, https://arxiv.org/abs/2004.13342
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        *,
+        head_axis: int = -2,
+        batch_dims: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.head_axis = head_axis
+        self.batch_dims = batch_dims
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(head_noise_shape(shape, self.head_axis, self.batch_dims))
+
+
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    broadcast_dropout: bool = True,
+    dropout_rng: Key = None,
+    dropout_rate: Rate = 0.0,
+    deterministic: bool = False,
+    dtype: Any = None,
+    precision: Any = None,
+    module: nnx.Module | None = None,
+    promote_dtype: PromoteDtypeFn = promote_as_flax_does,
+    is_causal: bool = False,
+    *,
+    noise_shape: NoiseShape | None = None,
+    broadcast_dims: Sequence[int] | None = None,
+) -> jax.Array:
+    """Flax's dot-product attention, whose weights are dropped with any noise shape.
+
+        w = softmax(query key^T / sqrt(depth)),   y = (w * m / (1 - rate)) value
+
+    In place of `flax.nnx.dot_product_attention`, as the `attention_fn` of a layer too: every
+    argument of Flax's own, in its place, with the same meaning, the same mask for the same key
+    and in float32 the same values. The mask is kept in noise shape, or not at all where each weight
+    has a draw of its own; in half precision the weights are scaled in float32.
+
+    Args:
+      query: [*batch, queries, heads, depth].
+      key: [*batch, keys, heads, depth]; its heads may be fewer, each for a group of query's.
+      value: [*batch, keys, heads, features]; as of key, its heads may be fewer.
+      bias: added before the softmax; it spreads over [*batch, heads, queries, keys].
+      mask: True where a query may attend; it spreads over [*batch, heads, queries, keys].
+      broadcast_dropout: one draw per query and key, shared by the batch and by all heads; False:
+        one per weight. Not looked at if one of the last two arguments is given.
+      dropout_rng: one JAX PRNG key; consumed. None will do where nothing is drawn.
+      dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      deterministic: True drops nothing.
+      dtype: of the computation; None: of the inputs.
+      precision: see `jax.lax.Precision`.
+      module: the module that sows the weights, as Flax does: before they are dropped.
+      promote_dtype: brings (query, key, value) to one dtype.
+      is_causal: True: a query attends to no later key.
+      noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
+        queries, keys]: None for a draw per index, 1 for a shared one.
+      broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)
+        for the queries. At most one of the two may be given.
+
+    Returns:
+      [*batch, queries, heads, features].
+
+    Raises:
+      ValueError: for a rate outside [0, 1], a missing dropout_rng, a noise shape or axes that do
+        not fit the weights (which messages call x), a value that does not fit key.
+      TypeError: for an argument of another type.
+
+    Example:
+      >>> import functools, jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import dot_product_attention
+      >>> layer = nnx.MultiHeadAttention(
+      ...     num_heads=4,
+      ...     in_features=8,
+      ...     dropout_rate=0.1,
+      ...     decode=False,
+      ...     attention_fn=functools.partial(dot_product_attention, broadcast_dims=(-2,)),
+      ...     rngs=nnx.Rngs(params=0, dropout=1),
+      ... )
+      >>> layer.train()
+      >>> y = layer(jnp.ones((2, 5, 8)))
+
+    Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762
+    """
+    rate = check_rate(dropout_rate)
+    shape = weights_noise_shape(query, key, noise_shape, broadcast_dims, broadcast_dropout)
+    if not is_active(rate, deterministic):
+        return nnx.dot_product_attention(
+            query,
+            key,
+            value,
+            bias,
+            mask,
+            # At 0 Flax takes another way, and a traced rate cannot tell.
+            dropout_rate=rate if isinstance(rate, float) else 1.0,
+            deterministic=True,
+            dtype=dtype,
+            precision=precision,
+            module=module,
+            promote_dtype=promote_dtype,
+            is_causal=is_causal,
+        )
+    dropout_rng = check_dropout_rng(dropout_rng, rate)
+    query, key, value = promote_dtype((query, key, value), dtype=dtype)
+    check_value(value.shape, key.shape, query.shape[-2])
+    weights = dot_product_attention_weights(
+        query,
+        key,
+        bias,
+        mask,
+        deterministic=True,
+        dtype=query.dtype,
+        precision=precision,
+        module=module,
+        promote_dtype=promote_dtype,
+        is_causal=is_causal,
+    )
+    return _sum_values(drop(dropout_rng, weights, rate, Choices(shape)), value, precision)
+
+
+def _sum_values(weights: jax.Array, value: jax.Array, precision: Any) -> jax.Array:
+    """What Flax does after the weights; a group of heads may share its values."""
+    heads, value_heads = weights.shape[-3], value.shape[-2]
+    if heads == value_heads:
+        return jnp.einsum("...hqk,...khd->...qhd", weights, value, precision=precision)
+    groups = (*weights.shape[:-3], value_heads, heads // value_heads, *weights.shape[-2:])
+    y = jnp.einsum("...hgqk,...khd->...qhgd", weights.reshape(groups), value, precision=precision)
+    return y.reshape(*y.shape[:-3], heads, y.shape[-1])
