@@ -1,11 +1,14 @@
 """NNX modules: the functions of `flax_spatialdrop` with the manners of flax.nnx.Dropout."""
 
+from ._alpha import AlphaDropout as AlphaDropout
+from ._alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from ._bidirectional import Bidirectional as Bidirectional
 from ._drop_in import drop_in as drop_in
 from ._dropout import Dropout as Dropout
 from ._dropout import FeatureDropout as FeatureDropout
 from ._dropout import SampleDropout as SampleDropout
 from ._dropout import TimestepDropout as TimestepDropout
+from ._gaussian import GaussianDropout as GaussianDropout
 from ._recurrent import GRU as GRU
 from ._recurrent import LSTM as LSTM
 from ._recurrent import SimpleRNN as SimpleRNN
