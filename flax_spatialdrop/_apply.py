@@ -111,35 +111,45 @@ def by_key(become: Values, key: jax.Array, x: Array, rate: Rate, *constants: Con
     The derivative draws the mask again: it keeps the key's two words, and scalars.
     """
     threshold = keep_threshold(keep_probability(rate))
-    return by_redraw(become, redraw_mask, key, x, threshold, *constants)
+    return by_redraw(become, redraw_mask, False, key, x, threshold, *constants)
 
 
 def by_redraw(
-    become: Values, redraw: Redraw, key: jax.Array, x: Array, law: Any, *constants: Constant
+    become: Values,
+    redraw: Redraw,
+    prevent_cse: bool,
+    key: jax.Array,
+    x: Array,
+    law: Any,
+    *constants: Constant,
 ) -> jax.Array:
-    """`by_key` of another draw than Bernoulli's; `law` is what it knows of the rate, scalars."""
+    """`by_key` of any draw; `law` is what it knows of the rate, scalars.
+
+    Of a draw that costs more than a hash, the compiler would find the same one in forward and
+    backward pass, and keep it from the one to the other: to be prevented by `prevent_cse`.
+    """
     x = jnp.asarray(x)
-    y = _by_redraw(become, redraw, key, x, law, *constants)
+    y = _by_redraw(become, redraw, prevent_cse, key, x, law, *constants)
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
 
-# Below, prevent_cse would put barriers around the few operations, which cost more than they spare.
+# Around the few operations of a mask, the barriers of prevent_cse cost more than they spare.
 @partial(jax.jit, static_argnums=0)
 def _by_mask(become, mask, x, *constants):
     y = jax.checkpoint(become, prevent_cse=False)(mask, x, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _by_redraw(become, redraw, key, x, law, *constants):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_redraw(become, redraw, prevent_cse, key, x, law, *constants):
     words, rounds = jax.random.key_data(key), rounds_of(key)
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
 
     def draw_and_apply(words, x, law, *constants):
         return become(redraw(words, rounds, law, x), x, *constants)
 
-    y = jax.checkpoint(draw_and_apply, prevent_cse=False)(words, x, law, *constants)
+    y = jax.checkpoint(draw_and_apply, prevent_cse=prevent_cse)(words, x, law, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 

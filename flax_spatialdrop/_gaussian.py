@@ -75,7 +75,7 @@ def _apply_noise(x: Array, noise: Array, rate: Rate) -> jax.Array:
 
 
 def _apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
-    return by_redraw(_multiplied, redraw_noise, key, x, noise_law(rate))
+    return by_redraw(_multiplied, redraw_noise, True, key, x, noise_law(rate))
 
 
 def _multiplied(noise, x):
