@@ -60,6 +60,7 @@ ALPHA = Kind(affine=alpha_s_affine)
 
 
 def noise(key, rate, shape, **_):
+    """That of Gaussian dropout, each operation rounded on its own, by NumPy."""
     deviation = np.sqrt(np.float32(rate) / np.float32(1 - rate))
     return 1 + deviation * np.asarray(jax.random.normal(key, shape, jnp.float32))
 
