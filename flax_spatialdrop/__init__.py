@@ -5,6 +5,8 @@ Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdro
 `rate` is always the probability to drop.
 """
 
+from ._alpha import alpha_dropout as alpha_dropout
+from ._alpha import feature_alpha_dropout as feature_alpha_dropout
 from ._apply import apply_mask as apply_mask
 from ._attention import head_dropout as head_dropout
 from ._cutout import cutout as cutout
@@ -18,6 +20,7 @@ from ._embedding_dropout import embedding_dropout as embedding_dropout
 from ._explain import explain as explain
 from ._explain import plot_mask as plot_mask
 from ._fast_key import fast_key as fast_key
+from ._gaussian import gaussian_dropout as gaussian_dropout
 from ._mask import sample_mask as sample_mask
 from ._monte_carlo import MonteCarlo as MonteCarlo
 from ._monte_carlo import monte_carlo as monte_carlo

@@ -25,6 +25,9 @@ Constant: TypeAlias = np.float32 | Array
 Values: TypeAlias = Callable[..., jax.Array]
 """What values become: f(mask, x, *constants), a function of a module's top level."""
 
+Redraw: TypeAlias = Callable[..., jax.Array]
+"""A mask from a key's words: f(words, rounds, law, like), a function of a module's top level."""
+
 
 def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     """Sets the dropped values of x to 0 and scales the kept ones up, so that the mean is kept.
@@ -114,38 +117,62 @@ def by_key(become: Values, key: jax.Array, x: Array, rate: Rate, *constants: Con
 
     The derivative draws the mask again: it keeps the key's two words, and scalars.
     """
+    threshold = keep_threshold(keep_probability(rate))
+    return by_redraw(become, redraw_mask, False, key, x, threshold, *constants)
+
+
+def by_redraw(
+    become: Values,
+    redraw: Redraw,
+    prevent_cse: bool,
+    key: jax.Array,
+    x: Array,
+    law: Any,
+    *constants: Constant,
+) -> jax.Array:
+    """`by_key` of any draw; `law` is what it knows of the rate, scalars.
+
+    Of a draw that costs more than a hash, the compiler would find the same one in forward and
+    backward pass, and keep it from the one to the other: to be prevented by `prevent_cse`.
+    """
     x = jnp.asarray(x)
-    y = _by_key(become, key, x, keep_threshold(keep_probability(rate)), *constants)
+    y = _by_redraw(become, redraw, prevent_cse, key, x, law, *constants)
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
 
-# Below, prevent_cse would put barriers around the few operations, which cost more than they spare.
+# Around the few operations of a mask, the barriers of prevent_cse cost more than they spare.
 @partial(jax.jit, static_argnums=0)
 def _by_mask(become, mask, x, *constants):
     y = jax.checkpoint(become, prevent_cse=False)(mask, x, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
-@partial(jax.jit, static_argnums=0)
-def _by_key(become, key, x, threshold, *constants):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_redraw(become, redraw, prevent_cse, key, x, law, *constants):
     words, rounds = jax.random.key_data(key), rounds_of(key)
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
 
-    def redraw(words, x, threshold, *constants):
-        return become(redraw_mask(words, rounds, threshold, x), x, *constants)
+    def draw_and_apply(words, x, law, *constants):
+        return become(redraw(words, rounds, law, x), x, *constants)
 
-    y = jax.checkpoint(redraw, prevent_cse=False)(words, x, threshold, *constants)
+    y = jax.checkpoint(draw_and_apply, prevent_cse=prevent_cse)(words, x, law, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
 def kept_or_zero(mask, x, scale):
     """X * scale where the mask is True, else 0, in x's dtype; scaled in at least float32."""
-    return jnp.where(mask, _times(x, scale), jnp.zeros((), x.dtype))
+    return jnp.where(mask, times(x, scale), jnp.zeros((), x.dtype))
 
 
-def _times(x, scale):
+def times(x, factor):
+    """X * factor in x's dtype, multiplied in at least float32."""
     if jnp.iscomplexobj(x):  # by parts: a complex product turns inf + 1j into inf + nan j
-        return jax.lax.complex(_times(x.real, scale), _times(x.imag, scale))
-    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    return (x.astype(dtype) * scale.astype(dtype)).astype(x.dtype)
+        return jax.lax.complex(times(x.real, factor), times(x.imag, factor))
+    wide = widened(x)
+    return (wide * factor.astype(wide.dtype)).astype(x.dtype)
+
+
+def widened(x):
+    """X in float32, or in float64 if it is: the precision to calculate in."""
+    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)

@@ -100,7 +100,7 @@ class Recorder:
 def _tell(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> None:
     """Called by the running program. A mask's shape is told with its bytes."""
     words = np.asarray(words)
-    shape = repr(words.shape).encode() if words.dtype == bool else b""
+    shape = b"" if words.dtype == np.uint32 else repr(words.shape).encode()
     rate = float(rate)
     clipped = 1.0 if np.isnan(rate) else min(max(rate, 0.0), 1.0)
     runs.append((clipped, shape + words.tobytes()))

@@ -98,6 +98,36 @@ BLOCKS = Kind(
 )
 
 
+def alpha_s_affine(mask, rate, **_):
+    """As the paper has it; at a rate of 1 its limit, of a mask that drops all."""
+    if rate == 1:
+        return np.zeros(mask.shape), np.zeros(mask.shape)
+    limit = -1.7580993408473766
+    a = ((1 - rate) + limit**2 * (1 - rate) * rate) ** -0.5
+    b = -a * rate * limit
+    return a * np.asarray(mask), a * limit * ~np.asarray(mask) + b
+
+
+ALPHA = Kind(affine=alpha_s_affine)
+
+
+def noise(key, rate, shape, **_):
+    """That of Gaussian dropout, each operation rounded on its own, by NumPy."""
+    deviation = np.sqrt(np.float32(rate) / np.float32(1 - rate))
+    return 1 + deviation * np.asarray(jax.random.normal(key, shape, jnp.float32))
+
+
+GAUSSIAN = Kind(
+    mask=noise,
+    affine=lambda noise, rate, **_: (noise.astype(np.float64), 0 * noise),
+    residuals=lambda shape, noise_shape: (
+        [(jnp.uint32, (2,))] if shape == noise_shape else [(jnp.float32, noise_shape)]
+    ),
+    is_bernoulli=False,
+    needs_rate_below_1=True,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A regularizer with options, an input shape, the mask shape to expect for it, its kind."""
@@ -206,4 +236,9 @@ CASES = [
     Case(fs.sample_dropout, (3, 5), (3, 1), FIRST),
     Case(fs.head_dropout, (3, 4, 5, 2), (3, 1, 5, 1)),
     Case(fs.head_dropout, (5, 4, 2), (5, 1, 1), {"head_axis": -3, "batch_dims": 0}),
+    Case(fs.alpha_dropout, (3, 4, 5), (3, 4, 5), kind=ALPHA),
+    Case(fs.alpha_dropout, (3, 4, 5), (3, 1, 5), {"noise_shape": (None, 1, None)}, ALPHA),
+    Case(fs.feature_alpha_dropout, (3, 5, 2, 4), (3, 5, 1, 1), FIRST, ALPHA),
+    Case(fs.gaussian_dropout, (3, 4, 5), (3, 4, 5), kind=GAUSSIAN),
+    Case(fs.gaussian_dropout, (3, 4, 5), (3, 1, 5), {"broadcast_dims": (1,)}, GAUSSIAN),
 ]

@@ -16,10 +16,18 @@ LAYERS = [
     {"_noise_shape", "_rates", "_threefry"},
     {"_block_shape"},
     {"_mask", "_summary"},
-    {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
+    {"_apply", "_fast_key", "_monte_carlo", "_noise", "_recorder"},
     {"_choices", "_recurrent_step", "_recurrent_arguments"},
     {"_attention", "_block_mask", "_dropout", "_patch_dropout", "_tokens"},
-    {"_cutout", "_drop_block", "_embedding_dropout", "_spatial_dropout", "_explain"}
+    {
+        "_alpha",
+        "_cutout",
+        "_drop_block",
+        "_gaussian",
+        "_embedding_dropout",
+        "_spatial_dropout",
+        "_explain",
+    }
     | {"_module_call", "_drop_connect"},
     {"_recurrent", "_recurrent_masks"},
     {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
@@ -81,11 +89,14 @@ def violations(layers, forbidden):
     return found
 
 
-def test_only_one_file_draws():
-    drawing = {p.stem for p in PACKAGE.rglob("*.py") if "random.bernoulli(" in code_of(p)}
-    assert drawing == {"_mask"}
-    asking = {p.stem for p in PACKAGE.rglob("*.py") if "random_bits" in code_of(p)}
-    assert asking == {"_mask", "_threefry"}
+def test_only_one_file_draws_masks_and_one_noise():
+    assert files_with("random.bernoulli(") == {"_mask"}
+    assert files_with("random.normal(") == {"_noise"}
+    assert files_with("random_bits") == {"_mask", "_noise", "_threefry"}
+
+
+def files_with(code):
+    return {path.stem for path in PACKAGE.rglob("*.py") if code in code_of(path)}
 
 
 def code_of(path):

@@ -1,12 +1,13 @@
-"""The bases of the modules: the calls that all share, and the layout that most know."""
+"""The bases of the modules: the calls that all share, and how most say who shares a draw."""
 
 import abc
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 
 from .._choices import Choices
-from .._typing import Array, DataFormat, Key, Rate
+from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 from ._call import draw_mask, regularize
 
 
@@ -119,5 +120,23 @@ class LayoutDropout(Regularizer):
     rate: Rate
     data_format: DataFormat = "channels_last"
     batch_dims: int = 1
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+
+class NoiseShapeDropout(Regularizer):
+    """The attributes of modules that are told which axes of x share a draw.
+
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
+      broadcast_dims: the same, said with the axes that share a draw.
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
+    """
+
+    rate: Rate
+    noise_shape: NoiseShape | None = None
+    broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"

@@ -1,5 +1,7 @@
 """NNX modules: the functions of `flax_spatialdrop` with the manners of flax.nnx.Dropout."""
 
+from ._alpha import AlphaDropout as AlphaDropout
+from ._alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from ._attention import HeadDropout as HeadDropout
 from ._attention import dot_product_attention as dot_product_attention
 from ._bidirectional import Bidirectional as Bidirectional
@@ -11,6 +13,7 @@ from ._dropout import FeatureDropout as FeatureDropout
 from ._dropout import SampleDropout as SampleDropout
 from ._dropout import TimestepDropout as TimestepDropout
 from ._embedding_dropout import EmbeddingDropout as EmbeddingDropout
+from ._gaussian import GaussianDropout as GaussianDropout
 from ._patch_dropout import PatchDropout as PatchDropout
 from ._recurrent import GRU as GRU
 from ._recurrent import LSTM as LSTM

@@ -1,12 +1,13 @@
-"""The bases of the modules: the calls that all share, and the layout that most know."""
+"""The bases of the modules: the calls that all share, and how most say who shares a draw."""
 
 import abc
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
 
 from .._choices import Choices
-from .._typing import Array, DataFormat, Rate
+from .._typing import Array, DataFormat, NoiseShape, Rate
 from ._call import draw_mask, forked, regularize
 
 
@@ -170,3 +171,30 @@ class LayoutDropout(Regularizer):
         super().__init__(rate, deterministic, rng_collection, rngs)
         self.data_format = data_format
         self.batch_dims = batch_dims
+
+
+class NoiseShapeDropout(Regularizer):
+    """The arguments of modules that are told which axes of x share a draw.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
+      broadcast_dims: the same, said with the axes that share a draw.
+      deterministic: True returns the inputs as they are.
+      rng_collection: the name of the stream of `rngs` that the key is asked of.
+      rngs: a stream is forked from it; without, the module holds no state.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        *,
+        noise_shape: NoiseShape | None = None,
+        broadcast_dims: Sequence[int] = (),
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.noise_shape = noise_shape
+        self.broadcast_dims = broadcast_dims
