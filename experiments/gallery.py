@@ -108,7 +108,7 @@ def save_gallery(path: Path) -> None:
     features = feature_map(image)
     figure = Figure(figsize=(12, 8.6), layout="constrained")
     figure.suptitle(
-        f"A photo and a feature map of it at a rate of {RATE}; kept values are scaled up, then clipped"
+        f"A photo and a feature map of it at a rate of {RATE}; kept values scaled up, then clipped"
     )
     axes = figure.subplots(3, 4)
     keys = iter(jax.random.split(jax.random.key(SEED), 3 * 4))
