@@ -7,6 +7,8 @@ Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdro
 
 from ._apply import apply_mask as apply_mask
 from ._drop_connect import drop_connect as drop_connect
+from ._drop_path import drop_path as drop_path
+from ._drop_path import residual_drop_path as residual_drop_path
 from ._dropout import dropout as dropout
 from ._dropout import feature_dropout as feature_dropout
 from ._dropout import sample_dropout as sample_dropout

@@ -7,7 +7,8 @@ its own, 1 where all indices share one. Every message about shapes is written he
 from collections.abc import Sequence
 from typing import Any
 
-from ._typing import DataFormat, NoiseShape
+from ._axes import check_axes, is_sequence, is_whole
+from ._typing import DataFormat, NoiseShape, PathMode
 
 Shape = tuple[int, ...]
 
@@ -18,7 +19,7 @@ def resolve_noise_shape(
     """Returns the mask's shape for x of `shape`, from at most one of the two ways to say it."""
     if broadcast_dims is None:
         broadcast_dims = ()
-    if not _is_sequence(broadcast_dims):
+    if not is_sequence(broadcast_dims):
         raise TypeError(
             f"broadcast_dims must be a tuple of axes of x: got {broadcast_dims!r}; "
             "write (1,) to share the draw along axis 1"
@@ -30,7 +31,7 @@ def resolve_noise_shape(
             "noise_shape and broadcast_dims say the same thing and at most one may be given: "
             f"got noise_shape={noise_shape} and broadcast_dims={tuple(broadcast_dims)}"
         )
-    if not _is_sequence(noise_shape):
+    if not is_sequence(noise_shape):
         raise TypeError(
             "noise_shape must be a tuple with one entry per axis of x: "
             f"got {noise_shape!r} for x.shape={shape}"
@@ -71,9 +72,20 @@ def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -
     return _draw_per(("batch",), shape, data_format, batch_dims)
 
 
+def path_noise_shape(shape: Shape, mode: PathMode, batch_axis: int | Sequence[int]) -> Shape:
+    """One draw per index of the batch axes, or one for all of x."""
+    if mode == "batch":
+        return (1,) * len(shape)
+    if mode != "row":
+        raise ValueError(f"mode must be 'row' or 'batch': got mode={mode!r}")
+    axes = batch_axis if is_sequence(batch_axis) else (batch_axis,)
+    own = check_axes(axes, "batch_axis", "have draws of their own", shape)
+    return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
+
+
 def check_shape(shape: Any, what: str) -> Shape:
     """Returns a shape as a tuple; `what` names it where it is none."""
-    if not _is_sequence(shape):
+    if not is_sequence(shape):
         raise TypeError(f"{what} must be a tuple of sizes: got {shape!r}")
     for size in shape:
         if not _is_size(size):
@@ -131,7 +143,7 @@ def _draw_per(
 
 
 def _check_batch_dims(batch_dims: int) -> None:
-    if not _is_whole(batch_dims):
+    if not is_whole(batch_dims):
         raise TypeError(
             f"batch_dims must be a whole number, how many leading axes are batch axes: "
             f"got {batch_dims!r}"
@@ -171,21 +183,8 @@ def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> st
 
 
 def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
-    sizes = list(shape)
-    for axis in broadcast_dims:
-        if not _is_whole(axis):
-            raise TypeError(
-                "broadcast_dims must hold whole numbers, the axes of x that share a draw: "
-                f"got {axis!r} in broadcast_dims={tuple(broadcast_dims)}"
-            )
-        if not -len(shape) <= axis < len(shape):
-            axes = f"from {-len(shape)} to {len(shape) - 1}" if shape else "of which x has none"
-            raise ValueError(
-                f"broadcast_dims must name axes of x, {axes}: got {axis} in "
-                f"broadcast_dims={tuple(broadcast_dims)} for x.shape={shape}"
-            )
-        sizes[axis] = 1
-    return tuple(sizes)
+    shared = check_axes(broadcast_dims, "broadcast_dims", "share a draw", shape)
+    return tuple(1 if axis in shared else size for axis, size in enumerate(shape))
 
 
 def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...]) -> int:
@@ -223,14 +222,6 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plurals[noun]}"
 
 
-def _is_whole(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
 def _is_size(value: Any) -> bool:
     # The second is a symbolic size of jax.export, no whole number until the program is called.
-    return _is_whole(value) or hasattr(value, "dimension_as_value")
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return is_whole(value) or hasattr(value, "dimension_as_value")

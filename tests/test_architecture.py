@@ -12,12 +12,12 @@ PACKAGE = ROOT / "flax_spatialdrop"
 
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
-    {"_typing", "_sharding"},
+    {"_typing", "_sharding", "_axes"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_recorder"},
     {"_choices", "_recurrent_step", "_recurrent_arguments"},
-    {"_dropout"},
+    {"_dropout", "_drop_path"},
     {"_spatial_dropout", "_explain", "_module_call", "_drop_connect"},
     {"_recurrent", "_recurrent_masks"},
     {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
@@ -25,6 +25,7 @@ LAYERS = [
 ]
 FORBIDDEN = {  # what a part of the project must not import
     "core": {"flax", "experiments"},
+    "_axes": {"jax", "numpy"},
     "_noise_shape": {"jax", "numpy"},
     "linen": {"flax.nnx", "flax_spatialdrop.nnx", "experiments"},
     "nnx": {"flax.linen", "flax_spatialdrop.linen", "experiments"},
