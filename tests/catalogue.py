@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 
 BERNOULLI = Kind()
+UNSCALED = Kind(affine=lambda mask, rate, **_: (np.asarray(mask, np.float64), 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,4 +114,7 @@ CASES = [
     Case(fs.sample_dropout, (3, 4, 5), (3, 1, 1)),
     Case(fs.sample_dropout, (2, 3, 4, 5), (2, 3, 1, 1), {"batch_dims": 2}),
     Case(fs.sample_dropout, (3, 5), (3, 1), FIRST),
+    Case(fs.drop_path, (3, 4, 5), (1, 4, 1), {"batch_axis": -2}),
+    Case(fs.drop_path, (3, 5), (1, 1), {"mode": "batch"}),
+    Case(fs.drop_path, (3, 5), (3, 1), {"scale": False}, UNSCALED),
 ]
