@@ -12,6 +12,7 @@ QUESTIONS = {
     "layers": "What does one layer cost, beside a copy of x?",
     "line": "Should a mask shared by a few be drawn once, or hashed at every element?",
     "networks": "What does dropout add to the gradient of 12 layers of tanh(h @ w)?",
+    "drop path": "How much time does stochastic depth save, where what is dropped is skipped?",
     "recurrent": "What does dropout inside a recurrence cost, beside loops without any?",
     "overheads": "What does a layer cost besides its arithmetic?",
     "training": "What changes in training when ours runs, by the import or by drop_in()?",

@@ -159,8 +159,8 @@ class ResidualDropPath(nn.Module):
             return x
 
         # As `run_or_skip`, by Flax's own forms of the two.
-        def either(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
+        def either(module: "ResidualDropPath", mask: jax.Array, x: jax.Array) -> jax.Array:
             kept = nn.remat(run, prevent_cse=False)
-            return nn.cond(path.runs.reshape(()), kept, lambda module, x: x, module, x)
+            return nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
 
-        return nn.remat(either, prevent_cse=False)(self, x)
+        return nn.remat(either, prevent_cse=False)(self, path.runs, x)

@@ -174,25 +174,25 @@ class ResidualDropPath(nnx.Module):
         )
         path = choose_path(key, rate, choices, self.mode)
 
-        def run(branch: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
-            return x + path.drop(check_branch_fits(branch(x, *args, **kwargs), x))
+        def run(block: "ResidualDropPath", x: jax.Array) -> jax.Array:
+            return x + path.drop(check_branch_fits(block.branch(x, *args, **kwargs), x))
 
         x = jnp.asarray(inputs)
         if path.runs is True:
-            return run(self.branch, x)
-        # The parameters stay out of what `cond` returns, which would copy them.
-        graph, params, others = nnx.split(self.branch, nnx.Param, ...)
+            return run(self, x)
+        # Parameters stay out of what `cond` returns, since it would copy them.
+        graph, params, others = nnx.split(self, nnx.Param, ...)  # type: ignore[misc]
 
         def run_pure(others: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
-            branch = nnx.merge(graph, params, others)
-            y = run(branch, x)
-            return y, nnx.state(branch, nnx.Not(nnx.Param))
+            block = nnx.merge(graph, params, others)
+            y = run(block, x)
+            return y, nnx.state(block, nnx.Not(nnx.Param))
 
         if path.runs is False:
             jax.eval_shape(run_pure, others, x)
             return x
         y, others = run_or_skip(path.runs, run_pure, lambda others, x: (x, others), others, x)
-        nnx.update(self.branch, others)
+        nnx.update(self, others)
         return y
 
     def set_view(self, deterministic: bool | None = None):
