@@ -193,10 +193,14 @@ def run_or_skip(
 
     @partial(jax.checkpoint, prevent_cse=False)
     def either(mask: jax.Array, *operands: Any) -> Any:
-        kept = jax.checkpoint(run, prevent_cse=False)
+        kept = jax.checkpoint(run, prevent_cse=False) if CAN_REMAT_INSIDE else run
         return jax.lax.cond(mask.reshape(()), kept, skip, *operands)
 
     return either(mask, *operands)
+
+
+CAN_REMAT_INSIDE = jax.__version_info__ >= (0, 10, 2)
+"""JAX before 0.10.2 hands no keys, which a branch may draw with, to the derivative of a `cond`."""
 
 
 def _apply_unscaled(x: Array, mask: Array, rate: Rate) -> jax.Array:

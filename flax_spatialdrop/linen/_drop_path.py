@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._drop_path import check_branch_fits, choose_path, path_choices
+from .._drop_path import CAN_REMAT_INSIDE, check_branch_fits, choose_path, path_choices
 from .._module_call import key_and_rate
 from .._typing import Array, Key, PathMode, Rate
 from ._call import find_key, is_deterministic, where
@@ -160,7 +160,7 @@ class ResidualDropPath(nn.Module):
 
         # As `run_or_skip`, by Flax's own forms of the two.
         def either(module: "ResidualDropPath", mask: jax.Array, x: jax.Array) -> jax.Array:
-            kept = nn.remat(run, prevent_cse=False)
+            kept = nn.remat(run, prevent_cse=False) if CAN_REMAT_INSIDE else run
             return nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
 
         return nn.remat(either, prevent_cse=False)(self, path.runs, x)
