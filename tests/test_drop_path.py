@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import drop_path, dropout, residual_drop_path, sample_dropout, sample_mask
+from flax_spatialdrop._drop_path import CAN_REMAT_INSIDE
 
 from .errors import exactly
 from .hlo import always_run
@@ -225,6 +226,28 @@ def test_the_derivative_keeps_x_and_weights_as_they_are():
     kept = jax.tree.leaves(jax.vjp(wide, X, w)[1])
     assert sorted(r.size for r in kept if r.size > 1) == [X.size, w.size]
     assert any(r is w for r in kept)
+
+
+def outputs_of_conditionals(jaxpr):
+    """The shapes of what they return, at any depth of a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            yield from (v.aval.shape for v in equation.outvars)
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from outputs_of_conditionals(inner)
+
+
+@pytest.mark.skipif(not CAN_REMAT_INSIDE, reason="JAX is older")
+def test_what_is_inside_of_a_branch_stays_inside_of_its_conditional():
+    def loss(x, w):
+        branch = lambda x: jnp.tanh(x @ w) @ w.T  # noqa: E731
+        return residual_drop_path(clone(KEPT), x, branch, 0.5, mode="batch").sum()
+
+    gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(X, jnp.ones((6, 50)))
+    assert set(outputs_of_conditionals(gradient.jaxpr)) == {X.shape, (6, 50)}
 
 
 def test_vmap_over_keys_and_inputs_equals_a_loop():
