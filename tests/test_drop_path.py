@@ -247,7 +247,7 @@ def test_what_is_inside_of_a_branch_stays_inside_of_its_conditional():
         return residual_drop_path(clone(KEPT), x, branch, 0.5, mode="batch").sum()
 
     gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(X, jnp.ones((6, 50)))
-    assert set(outputs_of_conditionals(gradient.jaxpr)) == {X.shape, (6, 50)}
+    assert set(outputs_of_conditionals(gradient.jaxpr)) == {X.shape, (6, 50), (1, 1)}  # the mask
 
 
 def test_vmap_over_keys_and_inputs_equals_a_loop():
