@@ -12,6 +12,8 @@ from ._attention import head_dropout as head_dropout
 from ._cutout import cutout as cutout
 from ._drop_block import drop_block as drop_block
 from ._drop_connect import drop_connect as drop_connect
+from ._drop_path import drop_path as drop_path
+from ._drop_path import residual_drop_path as residual_drop_path
 from ._dropout import dropout as dropout
 from ._dropout import feature_dropout as feature_dropout
 from ._dropout import sample_dropout as sample_dropout

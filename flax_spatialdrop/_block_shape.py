@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._noise_shape import axis_roles, is_sequence, is_whole, plural
+from ._axes import axis_roles, is_sequence, is_whole, plural
 from ._typing import DataFormat
 
 Sizes = tuple[int, ...]

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._apply import Values, by_mask, check_input, check_mask
+from ._axes import check_whole, is_sequence
 from ._block_mask import dilate
 from ._block_shape import Blocks, Sizes, resolve_blocks
 from ._choices import Choices, drop
 from ._mask import check_key, sample_mask
-from ._noise_shape import check_mask_spreads, is_sequence, is_whole
+from ._noise_shape import check_mask_spreads
 from ._rates import check_rate, is_static
 from ._sharding import sharding_of_part
 from ._typing import Array, DataFormat, Key, Rate
@@ -102,9 +103,7 @@ def cutout_choices(
         data_format=data_format,
         batch_dims=batch_dims,
     )
-    if not is_whole(num_blocks) or isinstance(num_blocks, bool):
-        raise TypeError(f"num_blocks must be a whole number of rectangles: got {num_blocks!r}")
-    if num_blocks < 1:
+    if check_whole(num_blocks, "num_blocks") < 1:
         raise ValueError(f"num_blocks must be at least 1 rectangle: got {num_blocks}")
     channel = batch_dims if data_format == "channels_first" else len(shape) - 1
     return Choices(

@@ -48,6 +48,31 @@ def regularize(
     return run(inputs)
 
 
+def key_and_rate(
+    inputs: Array,
+    choices: Choices,
+    *,
+    rate: Rate,
+    deterministic: bool,
+    find_key: Callable[[], Key],
+    where: Callable[[], Where],
+) -> tuple[Key, Rate]:
+    """What a residual block drops with; a rate of 0 where it does not, None where none is drawn."""
+    rate = choices.check_rate(rate)
+    active = is_active(rate, deterministic)
+    key = find_key() if draws(choices, rate, deterministic, None) else None
+
+    def run(x: Array) -> jax.Array:
+        return drop(key, x, rate if active else 0.0, choices)
+
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.note(
+            where(), run, inputs, choices.noise_shape, rate=rate, active=active, key=key, mask=None
+        )
+    return key, rate if active else 0.0
+
+
 def draw_mask(
     choices: Choices, *, rate: Rate, deterministic: bool, find_key: Callable[[], Key]
 ) -> jax.Array:

@@ -4,11 +4,11 @@ A noise shape has one entry per axis of x: the axis's own size where every index
 its own, 1 where all indices share one. Every message about shapes is written here.
 """
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from ._typing import DataFormat, NoiseShape
+from ._axes import axis_roles, check_axes, check_batch_dims, is_sequence, is_whole, plural
+from ._typing import DataFormat, NoiseShape, PathMode
 
 Shape = tuple[int, ...]
 
@@ -85,6 +85,17 @@ def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
     return tuple(n if i < batch_dims or i == axis else 1 for i, n in enumerate(shape))
 
 
+def path_noise_shape(shape: Shape, mode: PathMode, batch_axis: int | Sequence[int]) -> Shape:
+    """One draw per index of the batch axes, or one for all of x."""
+    if mode == "batch":
+        return (1,) * len(shape)
+    if mode != "row":
+        raise ValueError(f"mode must be 'row' or 'batch': got mode={mode!r}")
+    axes = batch_axis if is_sequence(batch_axis) else (batch_axis,)
+    own = check_axes(axes, "batch_axis", "have draws of their own", shape)
+    return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
+
+
 def check_shape(shape: Any, what: str) -> Shape:
     """Returns a shape as a tuple; `what` names it where it is none."""
     if not is_sequence(shape):
@@ -120,51 +131,12 @@ def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None
         )
 
 
-def check_batch_dims(batch_dims: int) -> None:
-    """Raises unless batch_dims is a number of leading axes."""
-    if not is_whole(batch_dims):
-        raise TypeError(
-            f"batch_dims must be a whole number, how many leading axes are batch axes: "
-            f"got {batch_dims!r}"
-        )
-    if batch_dims < 0:
-        raise ValueError(f"batch_dims must be at least 0: got {batch_dims}")
-
-
-def check_whole(number: Any, name: str) -> int:
-    """Returns a whole number that is no array, or says what it is."""
-    if not isinstance(number, numbers.Integral) or isinstance(number, bool):
-        raise TypeError(f"{name} must be a whole number: got {number!r}")
-    return int(number)
-
-
 def _draw_per(
     roles: tuple[str, ...], shape: Shape, data_format: DataFormat, batch_dims: int
 ) -> Shape:
     """Keeps the size of the axes whose role is in `roles`; 1 for all others."""
     layout = axis_roles(shape, data_format, batch_dims)
     return tuple(size if role in roles else 1 for role, size in zip(layout, shape, strict=True))
-
-
-def axis_roles(shape: Shape, data_format: DataFormat, batch_dims: int) -> list[str]:
-    """What each axis of x is: "batch", "space" or "channel"."""
-    check_batch_dims(batch_dims)
-    num_space = len(shape) - batch_dims - 1
-    if num_space < 0:
-        raise ValueError(
-            f"x needs at least {batch_dims + 1} axes, {plural(batch_dims, 'batch axis')} and a "
-            f"channel axis: got x.shape={shape} with batch_dims={batch_dims}"
-        )
-    if data_format == "channels_last":
-        inner = ["space"] * num_space + ["channel"]
-    elif data_format == "channels_first":
-        inner = ["channel"] + ["space"] * num_space
-    else:
-        raise ValueError(
-            "data_format must be 'channels_last' or 'channels_first': "
-            f"got data_format={data_format!r}"
-        )
-    return ["batch"] * batch_dims + inner
 
 
 def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> None:
@@ -198,21 +170,8 @@ def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> st
 
 
 def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
-    sizes = list(shape)
-    for axis in broadcast_dims:
-        if not is_whole(axis):
-            raise TypeError(
-                "broadcast_dims must hold whole numbers, the axes of x that share a draw: "
-                f"got {axis!r} in broadcast_dims={tuple(broadcast_dims)}"
-            )
-        if not -len(shape) <= axis < len(shape):
-            axes = f"from {-len(shape)} to {len(shape) - 1}" if shape else "of which x has none"
-            raise ValueError(
-                f"broadcast_dims must name axes of x, {axes}: got {axis} in "
-                f"broadcast_dims={tuple(broadcast_dims)} for x.shape={shape}"
-            )
-        sizes[axis] = 1
-    return tuple(sizes)
+    shared = check_axes(broadcast_dims, "broadcast_dims", "share a draw", shape)
+    return tuple(1 if axis in shared else size for axis, size in enumerate(shape))
 
 
 def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...]) -> int:
@@ -245,19 +204,6 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
     )
 
 
-def plural(count: int, noun: str) -> str:
-    plurals = {"batch axis": "batch axes", "entry": "entries"}
-    return f"{count} {noun if count == 1 else plurals[noun]}"
-
-
-def is_whole(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
 def _is_size(value: Any) -> bool:
     # The second is a symbolic size of jax.export, no whole number until the program is called.
     return is_whole(value) or hasattr(value, "dimension_as_value")
-
-
-def is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)

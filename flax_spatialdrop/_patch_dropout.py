@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ._apply import check_array
+from ._axes import check_batch_dims, check_whole
 from ._mask import check_key
-from ._noise_shape import check_batch_dims, check_whole
 from ._rates import check_rate
 from ._sharding import explicit_sharding
 from ._typing import Array, Key

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._apply import by_key, by_mask, check_array
+from ._axes import check_whole
 from ._choices import Choices, drop
-from ._noise_shape import check_whole
 from ._typing import Array, Key, Rate
 
 

@@ -20,3 +20,6 @@ NoiseShape: TypeAlias = Sequence[int | None]
 
 DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
 """Where the channel axis of x is: after the space axes, or before them."""
+
+PathMode: TypeAlias = Literal["row", "batch"]
+"""Whether rows of a batch are dropped each on its own, or the whole batch at once."""

@@ -47,6 +47,7 @@ class Kind(NamedTuple):
 
 
 BERNOULLI = Kind()
+UNSCALED = Kind(affine=lambda mask, rate, **_: (np.asarray(mask, np.float64), 0.0))
 
 
 def block_mask(key, rate, noise_shape, *, block_size, batch_dims=1, data_format=None, **_):
@@ -241,4 +242,7 @@ CASES = [
     Case(fs.feature_alpha_dropout, (3, 5, 2, 4), (3, 5, 1, 1), FIRST, ALPHA),
     Case(fs.gaussian_dropout, (3, 4, 5), (3, 4, 5), kind=GAUSSIAN),
     Case(fs.gaussian_dropout, (3, 4, 5), (3, 1, 5), {"broadcast_dims": (1,)}, GAUSSIAN),
+    Case(fs.drop_path, (3, 4, 5), (1, 4, 1), {"batch_axis": -2}),
+    Case(fs.drop_path, (3, 5), (1, 1), {"mode": "batch"}),
+    Case(fs.drop_path, (3, 5), (3, 1), {"scale": False}, UNSCALED),
 ]

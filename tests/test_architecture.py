@@ -13,12 +13,13 @@ PACKAGE = ROOT / "flax_spatialdrop"
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
     {"_typing", "_sharding"},
+    {"_axes"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_block_shape"},
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_noise", "_recorder"},
     {"_choices", "_recurrent_step", "_recurrent_arguments"},
-    {"_attention", "_block_mask", "_dropout", "_patch_dropout", "_tokens"},
+    {"_attention", "_block_mask", "_dropout", "_drop_path", "_patch_dropout", "_tokens"},
     {
         "_alpha",
         "_cutout",
@@ -27,14 +28,17 @@ LAYERS = [
         "_embedding_dropout",
         "_spatial_dropout",
         "_explain",
-    }
-    | {"_module_call", "_drop_connect"},
+        "_module_call",
+        "_drop_connect",
+    },
     {"_recurrent", "_recurrent_masks"},
     {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
     {"_recurrent_layer"},
 ]
 FORBIDDEN = {  # what a part of the project must not import
     "core": {"flax", "experiments"},
+    "_axes": {"jax", "numpy"},
+    "_block_shape": {"jax", "numpy"},
     "_noise_shape": {"jax", "numpy"},
     "linen": {"flax.nnx", "flax_spatialdrop.nnx", "experiments"},
     "nnx": {"flax.linen", "flax_spatialdrop.linen", "experiments"},

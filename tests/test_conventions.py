@@ -27,15 +27,16 @@ def public(module, kind):
 
 FUNCTIONS = public(flax_spatialdrop, inspect.isfunction)
 RECURRENT = {"LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"}  # networks, not regularizers
+NETWORKS = RECURRENT | {"ResidualDropPath"}
 LINEN = {
     name: cls
     for name, cls in public(flax_spatialdrop.linen, inspect.isclass).items()
-    if name not in RECURRENT
+    if name not in NETWORKS
 }
 NNX = {
     name: cls
     for name, cls in public(flax_spatialdrop.nnx, inspect.isclass).items()
-    if name not in RECURRENT
+    if name not in NETWORKS
 }
 NOT_REGULARIZERS = {
     "apply_mask",
@@ -47,6 +48,7 @@ NOT_REGULARIZERS = {
     "plot_mask",
     "recurrent_dropout",
     "recurrent_masks",
+    "residual_drop_path",
     "sample_mask",
     "zoneout",
 }
@@ -201,6 +203,28 @@ def test_importing_the_core_imports_neither_flax_nor_matplotlib():
     code = "import sys, flax_spatialdrop; print({'flax', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_twins_of_a_residual_block_have_the_same_options():
+    linen, its_twin = (
+        {p.name: p.default for p in arguments(face.ResidualDropPath).values()}
+        for face in (flax_spatialdrop.linen, flax_spatialdrop.nnx)
+    )
+    assert linen.pop("deterministic") is None
+    assert its_twin.pop("deterministic") is False
+    assert its_twin.pop("rngs") is None
+    assert linen == its_twin
+    assert list(linen)[:2] == ["branch", "rate"]
+    options = inspect.signature(flax_spatialdrop.residual_drop_path).parameters
+    assert {"mode", "batch_axis", "scale"} == {*linen} & {*options} - {"branch", "rate"}
+    assert all(linen[name] == options[name].default for name in ("mode", "batch_axis", "scale"))
+
+
+@pytest.mark.parametrize("face", [flax_spatialdrop.linen, flax_spatialdrop.nnx])
+def test_docstrings_of_residual_blocks_have_every_part(face):
+    check_docstring(face.ResidualDropPath, "Args:" if "nnx" in face.__name__ else "Attributes:")
+    for part in ("Args:", "Returns:", "Raises:"):
+        assert part in inspect.getdoc(face.ResidualDropPath.__call__)
 
 
 @pytest.mark.parametrize("name", sorted(RECURRENT))

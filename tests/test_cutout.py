@@ -119,7 +119,7 @@ def test_a_rate_of_1_still_needs_a_key():
         (
             {"num_blocks": 1.5},
             TypeError,
-            "num_blocks must be a whole number of rectangles: got 1.5",
+            "num_blocks must be a whole number: got 1.5",
         ),
         (
             {"fill": (1, 2)},

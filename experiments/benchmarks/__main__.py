@@ -22,7 +22,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..settings import prepare
-from . import drop_block, drop_in, figure, here, overheads, recurrent, table, tpu
+from . import drop_block, drop_in, drop_path, figure, here, overheads, recurrent, table, tpu
 from .cases import Case, cases
 from .results import Record, Results, this_device
 
@@ -104,6 +104,7 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
             yield from here.measure(case, seconds)
         if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only, cases()))):
             yield from here.measure_pages_kept(only.pattern, seconds)
+        yield from drop_path.measure(only, seconds)
         yield from recurrent.measure(only, seconds)
         yield from overheads.measure(only, seconds)
         yield from drop_in.measure(only)

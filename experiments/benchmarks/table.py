@@ -13,6 +13,7 @@ QUESTIONS = {
     "line": "Should a mask shared by a few be drawn once, or hashed at every element?",
     "networks": "What does dropout add to the gradient of 12 layers of tanh(h @ w)?",
     "drop block": "What does DropBlock cost, beside a copy of x or a step without any?",
+    "drop path": "How much time does stochastic depth save, where what is dropped is skipped?",
     "recurrent": "What does dropout inside a recurrence cost, beside loops without any?",
     "overheads": "What does a layer cost besides its arithmetic?",
     "training": "What changes in training when ours runs, by the import or by drop_in()?",

@@ -8,6 +8,8 @@ from ._bidirectional import Bidirectional as Bidirectional
 from ._cutout import Cutout as Cutout
 from ._drop_block import DropBlock as DropBlock
 from ._drop_in import drop_in as drop_in
+from ._drop_path import DropPath as DropPath
+from ._drop_path import ResidualDropPath as ResidualDropPath
 from ._dropout import Dropout as Dropout
 from ._dropout import FeatureDropout as FeatureDropout
 from ._dropout import SampleDropout as SampleDropout

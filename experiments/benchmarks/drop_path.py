@@ -1,0 +1,146 @@
+"""How much time does stochastic depth save, where a branch that is dropped for a batch is skipped?
+
+Asked of the gradient, to weights and x, of 24 blocks x + tanh(x @ w1) @ w2 at a rate of .4. What a
+step takes depends on how many blocks its key keeps: a time here is the mean of two keys, which keep
+14 and 15 of them, where 14.4 are to be expected.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_spatialdrop import residual_drop_path, sample_mask
+
+from . import timing
+from .cases import describe
+from .libraries import FLAX, FLAX_AGAIN, OURS
+from .results import Record, timed
+
+SECTION = "drop path"
+DEPTH, RATE = 24, 0.4
+KEPT = (14, 15)
+SIZES = ((2048, 512, 2048), (2048, 512, 512), (256, 1024, 1024))
+"""Of x [batch, features], and the width inside a block."""
+WITHOUT, ROWS = "without drop path", "rows"
+
+Block = Callable[[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]], jax.Array]
+"""f(key, x, branch)."""
+
+
+def without(key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """A plain residual block."""
+    return x + branch(x)
+
+
+def ours(
+    key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array], mode: Any = "batch"
+) -> jax.Array:
+    """A block that is skipped for the whole batch at once, or dropped in rows."""
+    return residual_drop_path(key, x, branch, RATE, mode=mode)
+
+
+def flax(key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """What models in Flax do: dropout whose mask has an entry for each row."""
+    shared = tuple(range(1, x.ndim))
+    layer = nn.Dropout(RATE, broadcast_dims=shared, deterministic=False)
+    dropped: Any = layer.apply({}, branch(x), rngs={"dropout": key})
+    return x + dropped
+
+
+BLOCKS: dict[str, Block] = {
+    OURS: ours,
+    WITHOUT: without,
+    ROWS: partial(ours, mode="row"),
+    FLAX: flax,
+    FLAX_AGAIN: flax,
+}
+
+
+def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
+    """Time and memory of every size and form that match."""
+    for size in SIZES:
+        for form, build in {"chain": chain_loss, "scan": scan_loss}.items():
+            *shape, width = size
+            row = f"{form} of {DEPTH}, {describe('float32', tuple(shape))}, {width} inside"
+            if only.search(f"{SECTION}: {row}"):
+                yield from _row(row, build, size, seconds)
+
+
+def _row(
+    row: str, build: Callable[[Block], Any], size: tuple[int, int, int], seconds: float
+) -> Iterator[Record]:
+    batch, features, width = size
+    a, b, c = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(a, (batch, features))
+    stacked = (
+        jax.random.normal(b, (DEPTH, features, width)) / features**0.5,
+        jax.random.normal(c, (DEPTH, width, features)) / width**0.5,
+    )
+    # A chain has weights of its own for each block; cutting them out of one array would cost time.
+    weights: Any = stacked if build is scan_loss else list(zip(*map(list, stacked), strict=True))
+    keys = [first_key(kept) for kept in KEPT]
+    programs = {
+        name: jax.jit(jax.grad(build(block), argnums=(1, 2))).lower(keys[0], x, weights).compile()
+        for name, block in BLOCKS.items()
+    }
+    calls: dict[str, timing.Call] = {
+        name: partial(_with_each, program, keys, x, weights) for name, program in programs.items()
+    }
+    times = {
+        name: timing.Time(*(t / len(keys) for t in time))
+        for name, time in timing.times(calls, seconds).items()
+    }
+    yield timed(SECTION, row, "time in ms", times, baseline=WITHOUT)
+    scratch = {name: timing.scratch_bytes(program) / 2**20 for name, program in programs.items()}
+    yield Record(SECTION, row, "scratch memory in MiB", scratch)
+
+
+def _with_each(program: Any, keys: list[jax.Array], *arrays: Any) -> None:
+    for key in keys:
+        jax.block_until_ready(program(key, *arrays))
+
+
+def first_key(kept: int) -> jax.Array:
+    """The first key that keeps so many of the blocks."""
+
+    def count(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, DEPTH)
+        return jax.vmap(lambda k: sample_mask(k, RATE, (1, 1)))(keys).sum()
+
+    keys = jax.vmap(jax.random.key)(jnp.arange(1000))
+    return keys[int(jnp.argmax(jax.vmap(count)(keys) == kept))]
+
+
+def branch_of(w1: jax.Array, w2: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """What is added to x."""
+    return lambda x: jnp.tanh(x @ w1) @ w2
+
+
+def chain_loss(block: Block) -> Callable[..., jax.Array]:
+    """The loss of the blocks, one after the other, as one long program."""
+
+    def loss(key: jax.Array, x: jax.Array, weights: Any) -> jax.Array:
+        for k, (w1, w2) in zip(jax.random.split(key, len(weights)), weights, strict=True):
+            x = block(k, x, branch_of(w1, w2))
+        return (x**2).sum()
+
+    return loss
+
+
+def scan_loss(block: Block) -> Callable[..., jax.Array]:
+    """The same as a loop over the stacked weights."""
+
+    def loss(key: jax.Array, x: jax.Array, weights: Any) -> jax.Array:
+        def step(x, now):
+            k, w1, w2 = now
+            return block(k, x, branch_of(w1, w2)), None
+
+        x, _ = jax.lax.scan(step, x, (jax.random.split(key, len(weights[0])), *weights))
+        return (x**2).sum()
+
+    return loss

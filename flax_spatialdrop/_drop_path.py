@@ -1,0 +1,207 @@
+"""Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._apply import by_mask, check_input, kept_or_zero
+from ._choices import Choices, drop
+from ._noise_shape import path_noise_shape
+from ._rates import is_static
+from ._typing import Array, Key, PathMode, Rate
+
+
+def drop_path(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    mode: PathMode = "row",
+    batch_axis: int | Sequence[int] = 0,
+    scale: bool = True,
+) -> jax.Array:
+    """Drops the output of a residual branch, sample by sample or for the whole batch.
+
+        y = x * m / (1 - rate),   m[batch] ~ Bernoulli(1 - rate), or one m for all of x
+
+    With mode="row" the same as `sample_dropout`, at any place of the batch axis. Use
+    `residual_drop_path` to save the time of a branch that mode="batch" drops.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: any shape, floating or complex.
+      rate: probability to drop, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x, which
+        may then be unbatched.
+      batch_axis: the axis of samples, or several; negative axes count from the end. Only rows
+        need it.
+      scale: False leaves kept values as they are, in place of x / (1 - rate).
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for an unknown mode, a batch_axis that x has not got, a number for rate outside
+        [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import drop_path
+      >>> y = drop_path(jax.random.key(0), jnp.ones((4, 3)), 0.5)
+      >>> bool((y == y[:, :1]).all())  # all of a sample shares its draw
+      True
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
+    https://arxiv.org/abs/1603.09382
+    """
+    return drop(key, x, rate, path_choices(x, mode, batch_axis, scale))
+
+
+def residual_drop_path(
+    key: Key,
+    x: Array,
+    branch: Callable[[jax.Array], jax.Array],
+    rate: Rate,
+    *,
+    mode: PathMode = "row",
+    batch_axis: int | Sequence[int] = 0,
+    scale: bool = True,
+) -> jax.Array:
+    """A residual block with drop path, which with mode="batch" does not run a dropped branch.
+
+        y = x + drop_path(key, branch(x), rate)
+
+    With mode="batch" the branch is one side of `jax.lax.cond`: where it is dropped, nothing of it
+    is computed, neither forward nor backward, and y is x itself, bit for bit. Where it is kept,
+    the gradient computes it once more (as `jax.checkpoint` does), so x is all that is stored. Under
+    `jax.vmap` over keys both sides are computed and one is selected, as of any `cond`.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: any shape, floating or complex.
+      branch: a pure function of x; arrays that it closes over have gradients too. At the number
+        1 for rate it is only asked for its shape.
+      rate: probability to drop the branch, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
+      batch_axis: the axis of samples, or several; only rows need it.
+      scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).
+
+    Returns:
+      An array of x's shape and dtype.
+
+    Raises:
+      ValueError: as `drop_path`, and for a branch whose output has not the shape and dtype of x.
+      TypeError: as `drop_path`.
+
+    Example:
+      Blocks of which deeper ones are dropped more often:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import linear_rates, residual_drop_path
+      >>> def network(key, x, weights):
+      ...     rates = linear_rates(0.5, len(weights))
+      ...     keys = jax.random.split(key, len(weights))
+      ...     for key, w, rate in zip(keys, weights, rates):
+      ...         x = residual_drop_path(key, x, lambda x: jnp.tanh(x @ w), rate, mode="batch")
+      ...     return x
+      >>> weights = [jnp.ones((4, 4))] * 3
+      >>> jax.jit(network)(jax.random.key(0), jnp.ones((2, 4)), weights).shape
+      (2, 4)
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
+    https://arxiv.org/abs/1603.09382
+    """
+    choices = path_choices(x, mode, batch_axis, scale)
+    rate = choices.check_rate(rate)
+    x = jnp.asarray(x)
+
+    def checked(x: jax.Array) -> jax.Array:
+        return check_branch_fits(branch(x), x)
+
+    path = choose_path(key, rate, choices, mode)
+    if path.runs is True:
+        return x + path.drop(checked(x))
+    if path.runs is False:
+        jax.eval_shape(checked, x)
+        return x
+    return run_or_skip(path.runs, lambda x: x + path.drop(checked(x)), lambda x: x, x)
+
+
+class Path(NamedTuple):
+    """The way through a residual block.
+
+    Attributes:
+      runs: whether the branch does: a bool, or a mask of one entry that the program looks at.
+      drop: what its output becomes.
+    """
+
+    runs: bool | jax.Array
+    drop: Callable[[jax.Array], jax.Array]
+
+
+def choose_path(key: Key, rate: Rate, choices: Choices, mode: PathMode) -> Path:
+    """Draws whether a branch runs, if that is one draw."""
+    if is_static(rate, 1.0):
+        return Path(False, jnp.zeros_like)
+    if mode == "row" or is_static(rate, 0.0):
+        return Path(True, lambda y: drop(key, y, rate, choices))
+    mask = choices.sample(key, rate, choices.noise_shape)
+    return Path(mask, lambda y: choices.apply(y, mask, rate))
+
+
+def path_choices(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Choices:
+    """The three choices of drop path, for an x that is checked here."""
+    if not isinstance(scale, bool):
+        raise TypeError(
+            "scale must be True or False, whether kept values are scaled by 1 / (1 - rate): "
+            f"got {scale!r}"
+        )
+    noise_shape = path_noise_shape(check_input(x).shape, mode, batch_axis)
+    if scale:
+        return Choices(noise_shape)
+    return Choices(noise_shape, apply=_apply_unscaled, redraw=None)
+
+
+def check_branch_fits(output: Any, x: Array) -> jax.Array:
+    """Returns what a branch made of x if it can be added to x, or says what it is."""
+    if getattr(output, "shape", None) != x.shape or getattr(output, "dtype", None) != x.dtype:
+        is_array = hasattr(output, "shape") and hasattr(output, "dtype")
+        got = f"shape {output.shape} and dtype {output.dtype}" if is_array else repr(output)
+        raise ValueError(
+            "the branch of a residual block must return an array that is added to x, of shape "
+            f"{x.shape} and dtype {x.dtype}: got {got}"
+        )
+    return output
+
+
+def run_or_skip(
+    mask: jax.Array, run: Callable[..., Any], skip: Callable[..., Any], *operands: Any
+) -> Any:
+    """run(*operands) where the one entry of the mask is True, else skip(*operands).
+
+    Both checkpoints are needed. The inner one has the derivative of `run` keep nothing but its
+    inputs, which `cond` would have to fill with zeros where it skips; the outer one has it keep
+    them as they are, where `cond` would copy them, all the weights among them.
+    """
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def either(mask: jax.Array, *operands: Any) -> Any:
+        kept = jax.checkpoint(run, prevent_cse=False) if CAN_REMAT_INSIDE else run
+        return jax.lax.cond(mask.reshape(()), kept, skip, *operands)
+
+    return either(mask, *operands)
+
+
+CAN_REMAT_INSIDE = jax.__version_info__ >= (0, 10, 2)
+"""JAX before 0.10.2 hands no keys, which a branch may draw with, to the derivative of a `cond`."""
+
+
+def _apply_unscaled(x: Array, mask: Array, rate: Rate) -> jax.Array:
+    return by_mask(kept_or_zero, mask, x, np.float32(1))

@@ -1,0 +1,209 @@
+"""Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from .._drop_path import check_branch_fits, choose_path, path_choices, run_or_skip
+from .._module_call import key_and_rate
+from .._typing import Array, PathMode, Rate
+from ._call import find_key, forked, is_deterministic, where
+from ._regularizer import Regularizer
+
+
+class DropPath(Regularizer):
+    """Drops the output of a residual branch, sample by sample or for the whole batch.
+
+        y = x * m / (1 - rate),   m[batch] ~ Bernoulli(1 - rate), or one m for all of x
+
+    The module of `flax_spatialdrop.drop_path`. `ResidualDropPath` is for branches that are not to
+    run where the whole batch is dropped.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
+      batch_axis: the axis of samples, or several; negative axes count from the end.
+      scale: False leaves kept values as they are, in place of x / (1 - rate).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      Residual blocks of which deeper ones are dropped more often:
+
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop import linear_rates
+      >>> from flax_spatialdrop.nnx import DropPath
+      >>> class Block(nnx.Module):
+      ...     def __init__(self, rate, rngs):
+      ...         self.dense = nnx.Linear(4, 4, rngs=rngs)
+      ...         self.drop_path = DropPath(rate, rngs=rngs)
+      ...     def __call__(self, x):
+      ...         return x + self.drop_path(self.dense(x))
+      >>> rngs = nnx.Rngs(params=0, dropout=1)
+      >>> model = nnx.Sequential(*[Block(rate, rngs) for rate in linear_rates(0.3, 4)])
+      >>> y = model(jnp.ones((2, 4)))
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        *,
+        mode: PathMode = "row",
+        batch_axis: int | Sequence[int] = 0,
+        scale: bool = True,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(rate, deterministic, rng_collection, rngs)
+        self.mode = mode
+        self.batch_axis = _hashable(batch_axis)
+        self.scale = scale
+
+    def _choices(self, inputs):
+        return path_choices(inputs, self.mode, self.batch_axis, self.scale)
+
+
+class ResidualDropPath(nnx.Module):
+    """A residual block with drop path, which with mode="batch" does not run a dropped branch.
+
+        y = x + drop_path(branch(x))
+
+    The module of `flax_spatialdrop.residual_drop_path`. A branch that is skipped leaves its
+    variables, such as the statistics of a batch norm and its streams of keys, as they were. With
+    mode="batch" it cannot make new variables, and what it writes to an nnx.Param is lost.
+
+    Args:
+      branch: a module, or any callable, from x to what is added to x.
+      rate: probability to drop the branch, in [0, 1]; a number or a scalar array.
+      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
+      batch_axis: the axis of samples, or several; negative axes count from the end.
+      scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).
+      deterministic: True returns x + branch(x); set by `train()` and `eval()`, and overruled at
+        the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the block itself holds no state and takes `rngs=`
+        (a key will do) at the call.
+
+    Example:
+      Blocks of which deeper ones are dropped more often:
+
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop import linear_rates
+      >>> from flax_spatialdrop.nnx import ResidualDropPath
+      >>> rngs = nnx.Rngs(params=0, dropout=1)
+      >>> def block(rate):
+      ...     first, last = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)
+      ...     branch = nnx.Sequential(first, nnx.relu, last)
+      ...     return ResidualDropPath(branch, rate, mode="batch", rngs=rngs)
+      >>> model = nnx.Sequential(*map(block, linear_rates(0.3, 4)))
+      >>> y = model(jnp.ones((2, 4)))
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
+    """
+
+    def __init__(
+        self,
+        branch: Callable[..., jax.Array],
+        rate: Rate,
+        *,
+        mode: PathMode = "row",
+        batch_axis: int | Sequence[int] = 0,
+        scale: bool = True,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        self.branch = branch
+        self.rate = rate
+        self.mode = mode
+        self.batch_axis = _hashable(batch_axis)
+        self.scale = scale
+        self.deterministic = deterministic
+        self.rng_collection = rng_collection
+        self.rngs = forked(self, rngs)
+
+    def __call__(
+        self,
+        inputs: Array,
+        *args: Any,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rate: Rate | None = None,
+        **kwargs: Any,
+    ) -> jax.Array:
+        """Runs the block.
+
+        Args:
+          inputs: floating or complex.
+          *args: what the branch is called with after inputs.
+          deterministic: in place of the attribute. The branch is not told.
+          rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the block's stream. The
+            branch is not told.
+          rate: in place of the attribute, such as a schedule's value; may be traced.
+          **kwargs: as args.
+
+        Returns:
+          An array of the shape and dtype of inputs.
+
+        Raises:
+          ValueError: for a branch whose output has not the shape and dtype of inputs, a mode,
+            batch_axis or rate that does not fit; no `deterministic` anywhere; a mask to be drawn
+            and no key.
+          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+        """
+        choices = path_choices(inputs, self.mode, self.batch_axis, self.scale)
+        key, rate = key_and_rate(
+            inputs,
+            choices,
+            rate=self.rate if rate is None else rate,
+            deterministic=is_deterministic(self, deterministic),
+            find_key=partial(find_key, self, rngs),
+            where=partial(where, self, rngs),
+        )
+        path = choose_path(key, rate, choices, self.mode)
+
+        def run(block: "ResidualDropPath", x: jax.Array) -> jax.Array:
+            return x + path.drop(check_branch_fits(block.branch(x, *args, **kwargs), x))
+
+        x = jnp.asarray(inputs)
+        if path.runs is True:
+            return run(self, x)
+        # Parameters stay out of what `cond` returns, since it would copy them.
+        graph, params, others = nnx.split(self, nnx.Param, ...)  # type: ignore[misc]
+
+        def run_pure(others: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
+            block = nnx.merge(graph, params, others)
+            y = run(block, x)
+            return y, nnx.state(block, nnx.Not(nnx.Param))
+
+        if path.runs is False:
+            jax.eval_shape(run_pure, others, x)
+            return x
+        y, others = run_or_skip(path.runs, run_pure, lambda others, x: (x, others), others, x)
+        nnx.update(self, others)
+        return y
+
+    def set_view(self, deterministic: bool | None = None):
+        """Class method used by ``nnx.view``.
+
+        Args:
+          deterministic: if True, disables dropping.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+def _hashable(batch_axis: Any) -> Any:
+    return tuple(batch_axis) if isinstance(batch_axis, list) else batch_axis
