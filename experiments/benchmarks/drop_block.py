@@ -1,10 +1,12 @@
 """What does DropBlock cost, beside a copy of x, torchvision's, and a training step without any?
 
+And how much does it drop?
 Compiled for TPUs there is a whole training step of a ResNet-50 as well, with DropBlock after each
 block of its last two stages, as its paper has it.
 """
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -22,6 +24,7 @@ from .architectures import ResNet50
 from .cases import COPY, NO_DROPOUT, PASSES, Case, copy, describe, in_direction
 from .libraries import FLAX, OURS, OURS_FAST, RATE, Layer
 from .pytorch import PYTORCH_COPY, pytorch
+from .results import Record
 
 SECTION = "drop block"
 BLOCK = 7
@@ -30,6 +33,7 @@ ONE_WINDOW, TORCHVISION = "one window", "torchvision"
 SPATIAL = "SpatialDropout2D"
 HERE = (("float32", (32, 32, 32, 128)),)
 ON_TPU = (("bfloat16", (16, 28, 28, 512)), ("bfloat16", (32, 14, 14, 1024)))
+MAPS = (4096, 14, 14, 4)
 STEP_SHAPE = (16, 224, 224, 3)
 
 
@@ -39,6 +43,31 @@ def cases() -> Iterator[Case]:
         for direction in PASSES:
             eager = partial(torchvision_programs, dtype, shape, direction)
             yield _layer_case(dtype, shape, direction, eager)
+
+
+def measure(only: re.Pattern[str]) -> Iterator[Record]:
+    """The share that each drops, when asked for a rate."""
+    for rate in (0.1, 0.5):
+        row = f"asked for {rate}, {MAPS[1]} x {MAPS[2]}, block {BLOCK}"
+        if only.search(f"{SECTION}: {row}"):
+            x = jnp.ones(MAPS)
+            key = jax.random.key(0)
+            found = {
+                OURS: float(jnp.mean(drop_block(key, x, rate, block_size=BLOCK) == 0)),
+                ONE_WINDOW: float(jnp.mean(one_window(key, x, rate) == 0)),
+            }
+            if importlib.util.find_spec("torchvision") is not None:
+                found[TORCHVISION] = _share_of_torchvision(rate)
+            yield Record(SECTION, row, "share of all values dropped", found, is_cost=False)
+
+
+def _share_of_torchvision(rate: float) -> float:
+    torch = pytorch()
+    from torchvision.ops import drop_block2d
+
+    torch.manual_seed(0)
+    y = drop_block2d(torch.ones((MAPS[0], MAPS[3], *MAPS[1:3])), rate, BLOCK)
+    return float((y == 0).double().mean())
 
 
 def cases_for_tpu() -> Iterator[Case]:
@@ -73,11 +102,11 @@ def _layer_case(
     )
 
 
-def one_window(key: jax.Array, x: jax.Array) -> jax.Array:
+def one_window(key: jax.Array, x: jax.Array, rate: float = RATE) -> jax.Array:
     """The usual way, as torchvision has it: one window of a whole block, a scale of the batch."""
     batch, high, wide, channels = x.shape
     inside = (high - BLOCK + 1, wide - BLOCK + 1)
-    gamma = RATE * high * wide / (BLOCK**2 * inside[0] * inside[1])
+    gamma = rate * high * wide / (BLOCK**2 * inside[0] * inside[1])
     seeds = jax.random.bernoulli(key, gamma, (batch, *inside, channels)).astype(x.dtype)
     window, around = (1, BLOCK, BLOCK, 1), (BLOCK - 1, BLOCK - 1)
     padding = ((0, 0), around, around, (0, 0))
