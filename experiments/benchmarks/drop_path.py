@@ -48,7 +48,8 @@ def flax(key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array])
     """What models in Flax do: dropout whose mask has an entry for each row."""
     shared = tuple(range(1, x.ndim))
     layer = nn.Dropout(RATE, broadcast_dims=shared, deterministic=False)
-    return x + layer.apply({}, branch(x), rngs={"dropout": key})
+    dropped: Any = layer.apply({}, branch(x), rngs={"dropout": key})
+    return x + dropped
 
 
 BLOCKS: dict[str, Block] = {
@@ -87,7 +88,7 @@ def _row(
         name: jax.jit(jax.grad(build(block), argnums=(1, 2))).lower(keys[0], x, weights).compile()
         for name, block in BLOCKS.items()
     }
-    calls = {
+    calls: dict[str, timing.Call] = {
         name: partial(_with_each, program, keys, x, weights) for name, program in programs.items()
     }
     times = {
