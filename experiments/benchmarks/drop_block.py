@@ -1,8 +1,7 @@
 """What does DropBlock cost, beside a copy of x, torchvision's, and a training step without any?
 
-And how much does it drop?
-Compiled for TPUs there is a whole training step of a ResNet-50 as well, with DropBlock after each
-block of its last two stages, as its paper has it.
+And how much does it drop, when asked for a rate? Compiled for TPUs there is a whole training step of
+a ResNet-50 as well, with DropBlock after each block of its last two stages, as its paper has it.
 """
 
 import importlib.util
@@ -56,15 +55,25 @@ def measure(only: re.Pattern[str]) -> Iterator[Record]:
                 OURS: float(jnp.mean(drop_block(key, x, rate, block_size=BLOCK) == 0)),
                 ONE_WINDOW: float(jnp.mean(one_window(key, x, rate) == 0)),
             }
-            if importlib.util.find_spec("torchvision") is not None:
-                found[TORCHVISION] = _share_of_torchvision(rate)
+            if (drop_block2d := torchvision_s()) is not None:
+                found[TORCHVISION] = _share_of(drop_block2d, rate)
             yield Record(SECTION, row, "share of all values dropped", found, is_cost=False)
 
 
-def _share_of_torchvision(rate: float) -> float:
-    torch = pytorch()
-    from torchvision.ops import drop_block2d
+def torchvision_s() -> Callable[..., Any] | None:
+    """Torchvision's function; None where there is none, or one built for another PyTorch."""
+    if importlib.util.find_spec("torchvision") is None:
+        return None
+    pytorch()
+    try:
+        from torchvision.ops import drop_block2d
+    except RuntimeError:
+        return None
+    return drop_block2d
 
+
+def _share_of(drop_block2d: Callable[..., Any], rate: float) -> float:
+    torch = pytorch()
     torch.manual_seed(0)
     y = drop_block2d(torch.ones((MAPS[0], MAPS[3], *MAPS[1:3])), rate, BLOCK)
     return float((y == 0).double().mean())
@@ -122,11 +131,10 @@ def torchvision_programs(
 
     What is drawn is kept from the forward pass, so that its pullback is both passes.
     """
-    if importlib.util.find_spec("torchvision") is None or jax.default_backend() != "cpu":
+    drop_block2d = torchvision_s()
+    if drop_block2d is None or jax.default_backend() != "cpu":
         return {}
     torch = pytorch()
-    from torchvision.ops import drop_block2d
-
     x = torch.ones((shape[0], shape[-1], *shape[1:-1]), dtype=getattr(torch, dtype))
     leaf = x.clone().requires_grad_()
 
