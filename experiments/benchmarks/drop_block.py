@@ -1,7 +1,7 @@
 """What does DropBlock cost, beside a copy of x, torchvision's, and a training step without any?
 
-And how much does it drop, when asked for a rate? Compiled for TPUs there is a whole training step of
-a ResNet-50 as well, with DropBlock after each block of its last two stages, as its paper has it.
+And how much does it drop, when asked for a rate? Compiled for TPUs there is a whole training step
+of a ResNet-50 as well, with DropBlock after each block of its last two stages, as in its paper.
 """
 
 import importlib.util
