@@ -246,3 +246,9 @@ CASES = [
     Case(fs.drop_path, (3, 5), (1, 1), {"mode": "batch"}),
     Case(fs.drop_path, (3, 5), (3, 1), {"scale": False}, UNSCALED),
 ]
+
+FIRST_OF_EACH = list({case.function: case for case in reversed(CASES)}.values())
+PAIRS = [
+    (case, face) for case in CASES for face in FACES if face == "function" or case in FIRST_OF_EACH
+]
+"""Every case through its function, and the first of each regularizer through its modules too."""

@@ -8,7 +8,7 @@ from flax import nnx
 
 from flax_spatialdrop.nnx import Dropout, SpatialDropout1D
 
-from ..catalogue import CASES
+from ..catalogue import FIRST_OF_EACH
 
 X = jnp.ones((16, 4, 32))
 LENGTH = 3
@@ -120,7 +120,7 @@ def test_gradients_of_a_model_with_streams(cls):
         np.testing.assert_array_equal(gradient["dense"]["bias"][...], 2 * kept.sum(axis=(0, 1)))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", FIRST_OF_EACH, ids=lambda case: case.id)
 def test_sample_mask_is_the_mask_of_the_call(case):
     x = jax.random.normal(jax.random.key(0), case.shape)
     twins = [case.module("nnx")(0.5, **case.options, rngs=nnx.Rngs(3)) for _ in range(2)]
