@@ -48,17 +48,19 @@ PHOTO_PANELS = (
     ),
     Panel(
         "drop_block",
-        "blocks, of each channel its own",
-        lambda key, x: fsd.drop_block(key, x, RATE, block_size=BLOCK),
+        "blocks, of each channel its own (unscaled)",
+        lambda key, x: fsd.drop_block(key, x, RATE, block_size=BLOCK, normalize=None),
     ),
     Panel(
         "drop_block, per_channel=False",
-        "blocks of all channels",
-        lambda key, x: fsd.drop_block(key, x, RATE, block_size=BLOCK, per_channel=False),
+        "blocks of all channels (unscaled)",
+        lambda key, x: fsd.drop_block(
+            key, x, RATE, block_size=BLOCK, per_channel=False, normalize=None
+        ),
     ),
     Panel(
         'cutout, fill="mean"',
-        "a rectangle of the input",
+        "a rectangle of each input",
         lambda key, x: fsd.cutout(key, x, 1.0, block_size=(90, 120), fill="mean"),
     ),
     Panel(
@@ -102,7 +104,7 @@ def feature_map(image: jax.Array) -> jax.Array:
     return found / found.max()
 
 
-def save_gallery(path: Path) -> None:
+def save_gallery(path: Path, dpi: int = 130) -> None:
     """Draws the photo in two rows of panels, and the feature map in a third."""
     image = photo()
     features = feature_map(image)
@@ -118,7 +120,7 @@ def save_gallery(path: Path) -> None:
     for ax, panel in zip(axes[2], FEATURE_PANELS, strict=True):
         _title(ax, panel)
         ax.imshow(_tiles(panel.apply(next(keys), features)[0]), cmap="magma", vmin=0, vmax=1)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=dpi)
 
 
 def _title(ax: Axes, panel: Panel) -> None:

@@ -77,10 +77,10 @@ def feature_alpha_dropout(
 ) -> jax.Array:
     """Drops whole channels to the limit of a SELU: one draw per sample and channel, at any rank.
 
-        y[b, s, c] = a * (x[b, s, c] * m[b, c] + alpha' * (1 - m[b, c])) + b'
+        y[b, s, c] = a * (x[b, s, c] * m[b, c] + alpha' * (1 - m[b, c])) + d
 
-    with m[b, c] ~ Bernoulli(1 - rate), and a, alpha', b' as of `alpha_dropout`: alpha dropout with
-    the mask of `spatial_dropout`.
+    with m[b, c] ~ Bernoulli(1 - rate), a and alpha' as of `alpha_dropout`, and d its b: alpha
+    dropout with the mask of `spatial_dropout`.
 
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
@@ -136,10 +136,10 @@ def _constants(rate: Rate) -> tuple[Any, Any, Any]:
     xp = np if isinstance(keep, np.float32) else jnp
     zero, one = np.float32(0), np.float32(1)
     safe = xp.where(keep > 0, keep, one)
-    drop = xp.maximum(one - safe, zero)
-    scale = xp.sqrt(one / (safe * ((drop + _INVERSE) * _SQUARE)))
+    dropping = xp.maximum(one - safe, zero)
+    scale = xp.sqrt(one / (safe * ((dropping + _INVERSE) * _SQUARE)))
     dropped = zero - _DEPTH * scale * keep  # a minus sign would make -0 at a rate of 1
-    return _DEPTH * drop, scale, dropped
+    return _DEPTH * dropping, scale, dropped
 
 
 def _kept_or_saturated(mask, x, shift, scale, dropped):

@@ -1,4 +1,4 @@
-"""From a mask to the output: the only file that touches values."""
+"""From a mask to the output: what values become, and what the derivative keeps of it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from ._axes import shown
 from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_mask_spreads
 from ._rates import check_rate, keep_probability, scale_of
@@ -23,7 +24,7 @@ Constant: TypeAlias = np.float32 | Array
 """A scale, offset or id: a scalar, or an array with as many axes as x that spreads over it."""
 
 Values: TypeAlias = Callable[..., jax.Array]
-"""What values become: f(mask, x, *constants), a function of a module's top level."""
+"""What values become: f(mask, x, *constants), hashable by value, as jit's static arguments are."""
 
 Redraw: TypeAlias = Callable[..., jax.Array]
 """A mask from a key's words: f(words, rounds, law, like), a function of a module's top level."""
@@ -77,9 +78,7 @@ def apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
 def check_array(x: Any, name: str) -> Array:
     """Returns x if it is an array, or says what it is."""
     if not isinstance(x, jax.Array | np.ndarray):
-        raise TypeError(
-            f"{name} must be a JAX or NumPy array: got {x!r} of type {type(x).__name__}"
-        )
+        raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
     return x
 
 
@@ -118,17 +117,17 @@ def by_key(become: Values, key: jax.Array, x: Array, rate: Rate, *constants: Con
     The derivative draws the mask again: it keeps the key's two words, and scalars.
     """
     threshold = keep_threshold(keep_probability(rate))
-    return by_redraw(become, redraw_mask, False, key, x, threshold, *constants)
+    return by_redraw(become, redraw_mask, key, x, threshold, *constants, prevent_cse=False)
 
 
 def by_redraw(
     become: Values,
     redraw: Redraw,
-    prevent_cse: bool,
     key: jax.Array,
     x: Array,
     law: Any,
     *constants: Constant,
+    prevent_cse: bool,
 ) -> jax.Array:
     """`by_key` of any draw; `law` is what it knows of the rate, scalars.
 

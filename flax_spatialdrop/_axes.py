@@ -1,4 +1,4 @@
-"""Axes of x, as users name them: their checks, and what is wrong with them."""
+"""Axes, counts and switches as users give them: their checks, and what is wrong with them."""
 
 import numbers
 from collections.abc import Iterable, Sequence
@@ -59,14 +59,21 @@ def axis_roles(shape: tuple[int, ...], data_format: DataFormat, batch_dims: int)
 
 def check_whole(number: Any, name: str) -> int:
     """Returns a whole number that is no array, or says what it is."""
-    if not isinstance(number, numbers.Integral) or isinstance(number, bool):
+    if not is_whole(number):
         raise TypeError(f"{name} must be a whole number: got {number!r}")
     return int(number)
 
 
+def check_bool(value: Any, name: str) -> bool:
+    """Returns True or False, or says what was given in its place."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False: got {value!r}")
+    return value
+
+
 def is_whole(value: Any) -> bool:
     """Whether it counts something, which a bool does not."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
@@ -77,3 +84,12 @@ def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
 def plural(count: int, noun: str) -> str:
     plurals = {"batch axis": "batch axes", "entry": "entries"}
     return f"{count} {noun if count == 1 else plurals[noun]}"
+
+
+def shown(value: Any) -> str:
+    """What a value is, on one short line."""
+    text, kind = repr(value), type(value).__name__
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a value of type {kind}, shape {value.shape} and dtype {value.dtype}"
+    is_short = len(text) <= 60 and "\n" not in text
+    return f"{text} of type {kind}" if is_short else f"a value of type {kind}"

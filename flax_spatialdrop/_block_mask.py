@@ -83,7 +83,7 @@ def unseeded_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
     if not blocks.long_axes or is_static(rate, 1.0):
         return keep
     if isinstance(rate, float):
-        return _solve_once(rate, blocks)
+        return _solve_once(min(rate, float(_BELOW_1)), blocks)
     counts, shares = _histogram(blocks)
     drop = jnp.minimum(np.float32(1) - keep, _BELOW_1)
     solved = _solve(jnp, counts.astype(np.float32), shares.astype(np.float32), drop)

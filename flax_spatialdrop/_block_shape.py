@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._axes import axis_roles, is_sequence, is_whole, plural
-from ._typing import DataFormat
-
-Sizes = tuple[int, ...]
+from ._axes import axis_roles, check_bool, is_sequence, is_whole, plural
+from ._typing import DataFormat, Shape
 
 
 class Blocks(NamedTuple):
     """Blocks inside the space axes of a mask.
+
+    A block of 3 on 5 positions begins at one of 3 seeds, so position i is covered by up to n(i):
+
+        position   0  1  2  3  4
+        seeds      s  s  s            each the first position of its block
+        n(i)       1  2  3  2  1      which blocks reach i
 
     Along an axis that a block covers whole, the mask has one draw for all: sizes 1 in both.
 
@@ -21,13 +25,13 @@ class Blocks(NamedTuple):
       batch_dims: how many leading axes are batch axes.
     """
 
-    noise_shape: Sizes
-    axes: Sizes
-    sizes: Sizes
+    noise_shape: Shape
+    axes: Shape
+    sizes: Shape
     batch_dims: int
 
     @property
-    def space(self) -> Sizes:
+    def space(self) -> Shape:
         """The sizes of the space axes."""
         return tuple(self.noise_shape[axis] for axis in self.axes)
 
@@ -37,7 +41,7 @@ class Blocks(NamedTuple):
         return [(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True) if size > 1]
 
     @property
-    def seed_shape(self) -> Sizes:
+    def seed_shape(self) -> Shape:
         """One seed for each place where a whole block fits: its corner of lowest indices."""
         shape = list(self.noise_shape)
         for axis, size in zip(self.axes, self.sizes, strict=True):
@@ -47,7 +51,7 @@ class Blocks(NamedTuple):
 
 def resolve_blocks(
     what: str,
-    shape: Sizes,
+    shape: Shape,
     block_size: int | Sequence[int],
     *,
     per_channel: bool,
@@ -62,8 +66,7 @@ def resolve_blocks(
             f"{what} takes x with 1 to 3 space axes between {plural(batch_dims, 'batch axis')} and "
             f"the channel axis: got x.shape={shape}, which has {len(axes)}"
         )
-    if not isinstance(per_channel, bool):
-        raise TypeError(f"per_channel must be True or False: got {per_channel!r}")
+    check_bool(per_channel, "per_channel")
     sizes = list(_one_per_axis(block_size, len(axes)))
     noise_shape = [
         1 if role == "channel" and not per_channel else size
@@ -75,7 +78,7 @@ def resolve_blocks(
     return Blocks(tuple(noise_shape), axes, tuple(sizes), batch_dims)
 
 
-def _one_per_axis(block_size: Any, num_space: int) -> Sizes:
+def _one_per_axis(block_size: Any, num_space: int) -> Shape:
     sizes = tuple(block_size) if is_sequence(block_size) else (block_size,) * num_space
     for size in sizes:
         if not is_whole(size):

@@ -12,18 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._apply import Values, by_mask, check_input, check_mask
+from ._apply import Values, by_mask, check_array, check_input
 from ._axes import check_whole, is_sequence
 from ._block_mask import dilate
-from ._block_shape import Blocks, Sizes, resolve_blocks
+from ._block_shape import Blocks, resolve_blocks
 from ._choices import Choices, drop
 from ._mask import check_key, sample_mask
-from ._noise_shape import check_mask_spreads
-from ._rates import check_rate, is_static
+from ._rates import is_static
 from ._sharding import sharding_of_part
-from ._typing import Array, DataFormat, Key, Rate
+from ._typing import Array, DataFormat, Key, Rate, Shape
 
-Fill: TypeAlias = float | Sequence[float] | Literal["mean"]
+Fill: TypeAlias = float | Sequence[float] | Array | Literal["mean"]
 """What is seen in place of what is hidden: a number, one for each channel, or the mean."""
 
 
@@ -94,6 +93,11 @@ def cutout_choices(
     batch_dims: int,
 ) -> Choices:
     """The choices of cutout for x, which is checked."""
+    if jnp.issubdtype(check_array(x, "x").dtype, jnp.integer):
+        raise TypeError(
+            f"cutout takes images of a floating dtype: got dtype {x.dtype}; of bytes, give "
+            "x.astype(jnp.float32) / 255"
+        )
     shape = check_input(x).shape
     blocks = resolve_blocks(
         "cutout",
@@ -109,7 +113,7 @@ def cutout_choices(
     return Choices(
         blocks.noise_shape,
         sample=partial(_sample, blocks, int(num_blocks), sharding_of_part(x, blocks.noise_shape)),
-        apply=partial(_apply, *_values_of(fill, shape, channel, blocks.axes)),
+        apply=partial(_apply, *_values_of(fill, x.dtype, shape, channel, blocks.axes)),
         redraw=None,
         draws_at_1=True,
     )
@@ -121,7 +125,7 @@ def _sample(
     sharding: jax.sharding.NamedSharding | None,
     key: Key,
     rate: Rate,
-    noise_shape: Sizes,
+    noise_shape: Shape,
 ) -> jax.Array:
     """The mask: False on each rectangle that is there."""
     if is_static(rate, 0.0):
@@ -141,21 +145,19 @@ def _sample(
     return mask if sharding is None else jax.sharding.reshard(mask, sharding)
 
 
-def _apply(become: Values, fill: Any, x: Array, mask: Array, rate: Rate) -> jax.Array:
-    check_rate(rate)
-    check_mask_spreads(check_mask(mask).shape, x.shape)
-    return by_mask(become, mask, x, *fill)
+def _apply(values: Values, fill: Sequence[jax.Array], x: Array, mask: Array, _: Rate) -> jax.Array:
+    return by_mask(values, mask, x, *fill)
 
 
 def _kept_or_fill(mask: jax.Array, x: jax.Array, fill: jax.Array) -> jax.Array:
-    return jnp.where(mask, x, fill.astype(x.dtype))
+    return jnp.where(mask, x, fill)
 
 
 @dataclasses.dataclass(frozen=True)
 class _KeptOrMean:
     """The mean over `axes` of what is kept, in at least float32."""
 
-    axes: Sizes
+    axes: Shape
 
     def __call__(self, mask: jax.Array, x: jax.Array) -> jax.Array:
         kept = jnp.where(mask, x, jnp.zeros((), x.dtype))
@@ -166,20 +168,27 @@ class _KeptOrMean:
         return jnp.where(mask, x, mean.astype(x.dtype))
 
 
-def _values_of(fill: Any, shape: Sizes, channel: int, space: Sizes) -> tuple[Values, Any]:
+def _values_of(
+    fill: Any, dtype: Any, shape: Shape, channel: int, space: Shape
+) -> tuple[Values, Sequence[jax.Array]]:
     """What hidden positions become, and its constants."""
     if isinstance(fill, str) and fill == "mean":
         return _KeptOrMean(space), ()
-    is_number = isinstance(fill, numbers.Real) and not isinstance(fill, bool)
-    if not (is_number or is_sequence(fill) or isinstance(fill, np.ndarray)):
-        raise TypeError(
-            f"fill must be a number, one number for each channel, or 'mean': got {fill!r}"
-        )
-    values = np.asarray(fill, np.float32)
+    message = f"fill must be a number, one number for each channel, or 'mean': got {fill!r}"
+    if isinstance(fill, str):
+        raise ValueError(message)
+    numbers_given = fill if is_sequence(fill) else (fill,)
+    if not isinstance(fill, jax.Array | np.ndarray) and not all(map(_is_number, numbers_given)):
+        raise TypeError(message)
+    values = jnp.asarray(fill, jax.dtypes.canonicalize_dtype(dtype))
     if values.shape not in ((), (shape[channel],)):
         raise ValueError(
             f"fill must be one number, or one for each of the {shape[channel]} channels of x: "
             f"got fill={fill!r}"
         )
     along = [values.size if axis == channel else 1 for axis in range(len(shape))]
-    return _kept_or_fill, (jnp.asarray(values).reshape(along),)
+    return _kept_or_fill, (values.reshape(along),)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Number) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """DropBlock: blocks of neighbouring positions, which neighbours cannot make up for."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._apply import Values, by_mask, check_input, check_mask, kept_or_zero
+from ._apply import by_mask, check_input, kept_or_zero
 from ._block_mask import sample_blocks, scale_by_position, unseeded_probability
-from ._block_shape import Blocks, Sizes, resolve_blocks
+from ._block_shape import Blocks, resolve_blocks
 from ._choices import Choices, drop
-from ._noise_shape import check_mask_spreads
-from ._rates import check_rate
 from ._sharding import sharding_of_part
-from ._typing import Array, DataFormat, Key, Rate
+from ._typing import Array, DataFormat, Key, Rate, Shape
 
 Normalize: TypeAlias = Literal["expected", "sample", "batch"] | None
 """What kept values are divided by: `drop_block` has the equations."""
@@ -41,7 +39,7 @@ def drop_block(
     A seed is drawn, with one probability, for each place where a whole block fits; what the blocks
     cover is dropped. The probability is solved for, with blocks that overlap and positions near a
     border, which fewer blocks reach, counted exactly, so that `rate` of all positions is dropped
-    in expectation. The paper's approximation drops less and most implementations miss it widely.
+    in expectation. (The paper's formula counts overlaps of blocks twice, and so drops less.)
 
     What kept values are divided by:
 
@@ -50,8 +48,9 @@ def drop_block(
         "batch":     k = the kept share of the whole batch, as in the paper
         None:        k = 1
 
-    With "expected" no value depends on another sample, nor on another device. At high rates
-    positions in the middle are rarely kept, and then scaled the more.
+    With "expected" no value depends on another sample, nor on another device. But positions in the
+    middle, which more blocks reach than a border's, are kept less often and scaled the more: at a
+    rate of .5, with blocks of 7 on 14 x 14, by 14. At such rates take "sample" or "batch".
 
     At block_size 1 it is `dropout` (`per_channel=False`: with the channel axis shared), with a
     block as large as the map `spatial_dropout`, mask for mask.
@@ -66,7 +65,8 @@ def drop_block(
       per_channel: a draw for each channel of its own; False for one that all channels share.
       normalize: "expected", "sample", "batch" or None, see above.
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      batch_dims: how many leading axes are batch axes; 0 for one example, without which
+        [height, width, channel] is a batch of sequences.
 
     Returns:
       An array of x's shape, dtype and sharding. Where all is dropped, zeros.
@@ -107,7 +107,7 @@ def block_choices(
         data_format=data_format,
         batch_dims=batch_dims,
     )
-    if normalize not in _NORMALIZE:
+    if normalize not in ("expected", "sample", "batch", None):
         raise ValueError(
             f"normalize must be 'expected', 'sample', 'batch' or None: got {normalize!r}"
         )
@@ -116,21 +116,23 @@ def block_choices(
     return Choices(
         blocks.noise_shape,
         sample=partial(_sample, blocks, sharding_of_part(x, blocks.seed_shape)),
-        apply=partial(_apply, _NORMALIZE[normalize](blocks), blocks),
+        apply=partial(_apply, blocks, normalize),
         redraw=None,
     )
 
 
 def _sample(
-    blocks: Blocks, sharding: jax.sharding.NamedSharding | None, key: Key, rate: Rate, _: Sizes
+    blocks: Blocks, sharding: jax.sharding.NamedSharding | None, key: Key, rate: Rate, _: Shape
 ) -> jax.Array:
     return sample_blocks(key, rate, blocks, sharding)
 
 
-def _apply(values: Values, blocks: Blocks, x: Array, mask: Array, rate: Rate) -> jax.Array:
-    rate = check_rate(rate)
-    check_mask_spreads(check_mask(mask).shape, x.shape)
-    return by_mask(values, mask, x, unseeded_probability(rate, blocks))
+def _apply(blocks: Blocks, normalize: Normalize, x: Array, mask: Array, rate: Rate) -> jax.Array:
+    if normalize == "expected":
+        return by_mask(_ByExpectation(blocks), mask, x, unseeded_probability(rate, blocks))
+    if normalize is None:
+        return by_mask(kept_or_zero, mask, x, np.float32(1))
+    return by_mask(_ByKeptShare(blocks.batch_dims if normalize == "sample" else 0), mask, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,18 +151,6 @@ class _ByKeptShare:
 
     own: int
 
-    def __call__(self, mask: jax.Array, x: jax.Array, unseeded: jax.Array) -> jax.Array:
+    def __call__(self, mask: jax.Array, x: jax.Array) -> jax.Array:
         share = jnp.mean(mask, tuple(range(self.own, mask.ndim)), np.float32, keepdims=True)
         return kept_or_zero(mask, x, np.float32(1) / jnp.where(share > 0, share, np.float32(1)))
-
-
-def _unscaled(mask: jax.Array, x: jax.Array, unseeded: jax.Array) -> jax.Array:
-    return kept_or_zero(mask, x, np.float32(1))
-
-
-_NORMALIZE: dict[Normalize, Callable[[Blocks], Values]] = {
-    "expected": _ByExpectation,
-    "sample": lambda blocks: _ByKeptShare(blocks.batch_dims),
-    "batch": lambda blocks: _ByKeptShare(0),
-    None: lambda blocks: _unscaled,
-}

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ._apply import apply_mask, check_input
+from ._axes import check_bool
 from ._choices import Choices, drop
 from ._sharding import explicit_sharding
 from ._tokens import check_ids
@@ -64,19 +65,20 @@ def embedding_dropout(
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287; Merity et al., Regularizing and
     Optimizing LSTM Language Models, 2018, https://arxiv.org/abs/1708.02182
     """
-    x, choices = embedding_choices(table, ids, per_sample)
-    return drop(key, x, rate, choices)
+    choices = embedding_choices(table, ids, per_sample)
+    return drop(key, look_up(table, ids), rate, choices)
 
 
-def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> tuple[Array, Choices]:
-    """What is to be dropped from, the table or the rows of ids, and a draw per word."""
+def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choices:
+    """A draw per word, for the table or for the rows of ids, both of which are checked."""
+    check_bool(per_sample, "per_sample")
     if len(check_input(table, "table").shape) != 2:
         raise ValueError(f"table must be [vocab, features]: got table.shape={table.shape}")
     vocab_size = table.shape[0]
     if ids is None:
         if per_sample:
             raise ValueError("per_sample=True draws for each sample of ids: got ids=None")
-        return table, Choices((vocab_size, 1))
+        return Choices((vocab_size, 1))
     if per_sample and len(check_ids(ids).shape) < 2:
         raise ValueError(f"per_sample=True needs ids of [*batch, time]: got ids.shape={ids.shape}")
     ids = jnp.asarray(check_ids(ids))
@@ -87,7 +89,12 @@ def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> tupl
             mask = _draws_of(ids, mask) if per_sample else _rows_of(ids, mask)
         return apply_mask(rows, mask, rate)
 
-    return _rows_of(ids, table), Choices(noise_shape, apply=apply, redraw=None)
+    return Choices(noise_shape, apply=apply, redraw=None)
+
+
+def look_up(table: Array, ids: Array | None) -> Array:
+    """What is dropped from: the table itself, or the rows of ids."""
+    return table if ids is None else _rows_of(jnp.asarray(ids), table)
 
 
 @jax.jit

@@ -66,7 +66,12 @@ def gaussian_dropout(
 def gaussian_choices(noise_shape: tuple[int, ...]) -> Choices:
     """The choices of Gaussian dropout, whose mask is the noise."""
     return Choices(
-        noise_shape, sample_noise, _apply_noise, _apply_redrawn, _check_rate_below_1, _check_noise
+        noise_shape,
+        sample=sample_noise,
+        apply=_apply_noise,
+        redraw=_apply_redrawn,
+        check_rate=_check_rate_below_1,
+        check_mask=_check_noise,
     )
 
 
@@ -75,7 +80,7 @@ def _apply_noise(x: Array, noise: Array, rate: Rate) -> jax.Array:
 
 
 def _apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
-    return by_redraw(_multiplied, redraw_noise, True, key, x, noise_law(rate))
+    return by_redraw(_multiplied, redraw_noise, key, x, noise_law(rate), prevent_cse=True)
 
 
 def _multiplied(noise, x):

@@ -1,4 +1,4 @@
-"""The Bernoulli draw: the only file that draws masks, once to be kept or each time anew."""
+"""The Bernoulli draw: the only file that flips coins, once to be kept or each time anew."""
 
 from collections.abc import Sequence
 from functools import partial

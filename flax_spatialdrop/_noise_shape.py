@@ -7,10 +7,16 @@ its own, 1 where all indices share one. Every message about shapes is written he
 from collections.abc import Sequence
 from typing import Any
 
-from ._axes import axis_roles, check_axes, check_batch_dims, is_sequence, is_whole, plural
-from ._typing import DataFormat, NoiseShape, PathMode
-
-Shape = tuple[int, ...]
+from ._axes import (
+    axis_roles,
+    check_axes,
+    check_batch_dims,
+    check_whole,
+    is_sequence,
+    is_whole,
+    plural,
+)
+from ._typing import DataFormat, NoiseShape, PathMode, Shape
 
 
 def resolve_noise_shape(
@@ -74,8 +80,13 @@ def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -
 def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
     """One draw per sample and attention head."""
     check_batch_dims(batch_dims)
-    if not is_whole(head_axis):
-        raise TypeError(f"head_axis must be a whole number: got {head_axis!r}")
+    check_whole(head_axis, "head_axis")
+    if len(shape) != batch_dims + 3:
+        raise ValueError(
+            f"head dropout takes x with {batch_dims + 3} axes ({plural(batch_dims, 'batch axis')}, "
+            f"length, heads, features): got x.shape={shape}; heads are apart only inside of an "
+            "attention_fn"
+        )
     axis = head_axis + len(shape) if head_axis < 0 else head_axis
     if not batch_dims <= axis < len(shape):
         raise ValueError(

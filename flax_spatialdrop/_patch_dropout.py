@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ._apply import check_array
-from ._axes import check_batch_dims, check_whole
+from ._axes import check_batch_dims, check_whole, plural
 from ._mask import check_key
 from ._rates import check_rate
 from ._sharding import explicit_sharding
@@ -102,8 +102,8 @@ def count_patches(
     check_batch_dims(batch_dims)
     if len(shape) != batch_dims + 2:
         raise ValueError(
-            f"patch dropout takes x with {batch_dims + 2} axes (batch_dims={batch_dims}, tokens, "
-            f"features): got x.shape={shape}"
+            f"patch dropout takes x with {batch_dims + 2} axes "
+            f"({plural(batch_dims, 'batch axis')}, tokens, features): got x.shape={shape}"
         )
     num_prefix_tokens = check_whole(num_prefix_tokens, "num_prefix_tokens")
     num_patches = shape[-2] - num_prefix_tokens

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._apply import by_key, by_mask, check_array
-from ._axes import check_whole
+from ._axes import check_whole, is_sequence
 from ._choices import Choices, drop
 from ._typing import Array, Key, Rate
 
@@ -69,8 +69,8 @@ def token_choices(
     ids: Array, mask_id: int, special_ids: Sequence[int], vocab_size: int | None
 ) -> Choices:
     """A draw for each token, and mask_id in the place of those dropped that are not special."""
-    dtype = check_ids(ids).dtype
-    if isinstance(special_ids, str) or not isinstance(special_ids, Sequence):
+    dtype = jax.dtypes.canonicalize_dtype(check_ids(ids).dtype)
+    if not is_sequence(special_ids):
         raise TypeError(f"special_ids must be a tuple of ids: got {special_ids!r}")
     if vocab_size is not None:
         check_whole(vocab_size, "vocab_size")

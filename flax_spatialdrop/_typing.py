@@ -15,6 +15,9 @@ Key: TypeAlias = jax.Array | None
 Rate: TypeAlias = float | jax.Array | np.ndarray
 """The probability to drop: a number in [0, 1] or a scalar array, traced or not."""
 
+Shape: TypeAlias = tuple[int, ...]
+"""The sizes of an array, or of a part of it."""
+
 NoiseShape: TypeAlias = Sequence[int | None]
 """One entry per axis of x: None or the axis's own size for own draws, 1 for a shared one."""
 

@@ -96,6 +96,8 @@ def violations(layers, forbidden):
 def test_only_one_file_draws_masks_and_one_noise():
     assert files_with("random.bernoulli(") == {"_mask"}
     assert files_with("random.normal(") == {"_noise"}
+    assert files_with("random.randint(") == {"_cutout"}
+    assert files_with("lots = jax.random.bits(") == {"_patch_dropout"}
     assert files_with("random_bits") == {"_mask", "_noise", "_threefry"}
 
 

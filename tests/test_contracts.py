@@ -42,12 +42,12 @@ def test_is_the_affine_map_of_its_mask(case, face):
     y = case.face(face)(clone(KEY), x, 0.3)
     slope, offset = slope_and_offset(case, 0.3)
     np.testing.assert_allclose(y, slope * np.asarray(x) + offset, rtol=1e-6, atol=1e-6)
-    assert_is(np.asarray(y)[slope == 0], offset[slope == 0])
+    assert_is(case, np.asarray(y)[slope == 0], offset[slope == 0])
 
 
 def test_equals_its_mask_applied_bit_for_bit(case, face):
     if case.kind != BERNOULLI:
-        return
+        pytest.skip("not what apply_mask does")
     x = jax.random.normal(jax.random.key(1), case.shape)
     y = case.face(face)(clone(KEY), x, 0.3)
     expected = apply_mask(x, sample_mask(clone(KEY), 0.3, case.noise_shape), 0.3)
@@ -108,15 +108,15 @@ def test_scan_and_remat_equal_eager(case, face):
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 def test_gradient_is_the_slope(case, face, rate):
     if not rates_of(case, [rate]):
-        return
+        pytest.skip("takes no rate of 1")
     f = case.face(face)
     dx = jax.grad(lambda x: f(clone(KEY), x, rate).sum())(ones(case))
-    assert_is(dx, slope_and_offset(case, rate)[0])
+    assert_is(case, dx, slope_and_offset(case, rate)[0])
 
 
-def assert_is(actual, expected):
-    """Equal where it is 0, and to the last bits of float32 elsewhere."""
-    np.testing.assert_allclose(actual, expected, rtol=5e-6)
+def assert_is(case, actual, expected):
+    """Exactly for dropout's own scale; else exactly where it is 0, to 5e-6 elsewhere."""
+    np.testing.assert_allclose(actual, expected, rtol=0 if case.kind == BERNOULLI else 5e-6)
 
 
 def test_gradient_at_a_traced_rate(case, face):
@@ -124,7 +124,7 @@ def test_gradient_at_a_traced_rate(case, face):
     grad = jax.jit(jax.grad(lambda x, rate: f(clone(KEY), x, rate).sum(), argnums=(0, 1)))
     for rate in rates_of(case, (0.0, 0.5, 1.0)):
         dx, drate = grad(ones(case), jnp.float32(rate))
-        assert_is(dx, slope_and_offset(case, rate)[0])
+        assert_is(case, dx, slope_and_offset(case, rate)[0])
         assert drate == 0
 
 
@@ -166,15 +166,17 @@ def test_keeps_the_mask_under_x64(case, face):
 def test_what_is_dropped_is_gone(case, face, rate):
     """No NaN or Inf of a dropped value reaches y, none of its cotangent reaches x."""
     if not rates_of(case, [float(rate)]):
-        return
+        pytest.skip("takes no rate of 1")
     f = case.face(face)
     slope, offset = slope_and_offset(case, float(rate))
+    if slope.all() and slope.size:
+        pytest.skip("drops nothing")
     for bad in (np.inf, -np.inf, np.nan):
         x = jnp.where(slope != 0, jnp.ones(case.shape), np.float32(bad))
         y, pullback = jax.vjp(lambda x: f(clone(KEY), x, rate), x)
         (dx,) = pullback(x)
         np.testing.assert_allclose(y, slope + offset, rtol=1e-6, atol=1e-6)
-        assert_is(dx, slope)
+        assert_is(case, dx, slope)
 
 
 def test_backward_keeps_the_mask_or_the_key_and_nothing_else(case, face):
@@ -209,14 +211,13 @@ def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case, face):
     """Exact binomial bounds on at least 1e5 coin flips, false alarm 1e-9 a case."""
     flips = math.prod(case.noise_shape)
     if flips == 0 or not case.kind.is_bernoulli:
-        return
+        pytest.skip("no coins are flipped")
     runs = -(-100_000 // flips)
     keys = jax.random.split(jax.random.key(3), runs)
     rate = 0.3
     y = jax.jit(jax.vmap(lambda key: case.face(face)(key, ones(case), rate)))(keys)
-    dropped, kept = case.kind.affine(np.array([False, True]), rate, **case.options)[0]
-    offsets = np.broadcast_to(case.kind.affine(np.array([False, True]), rate, **case.options)[1], 2)
-    dropped, kept = dropped + offsets[0], kept + offsets[1]
+    slopes, offsets = case.kind.affine(np.array([False, True]), rate, **case.options)
+    dropped, kept = slopes + offsets
     is_kept = np.isclose(y, kept, rtol=1e-6)
     assert (is_kept | np.isclose(y, dropped, rtol=1e-6)).all()
     kept_flips = int(is_kept.sum()) * flips // math.prod(case.shape)
@@ -257,7 +258,7 @@ def test_a_key_used_twice_is_caught(case, face):
 def test_a_gradient_uses_its_key_once(case, face):
     f = case.face(face)
     dx = jax.grad(lambda x: f(jax.random.key(13), x, 0.5).sum())(ones(case))
-    assert_is(dx, slope_and_offset(case, 0.5, jax.random.key(13))[0])
+    assert_is(case, dx, slope_and_offset(case, 0.5, jax.random.key(13))[0])
 
 
 def test_legacy_and_numpy_input(case, face):

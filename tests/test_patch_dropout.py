@@ -248,7 +248,7 @@ ERRORS = [
     (
         {"x": X[0]},
         ValueError,
-        "patch dropout takes x with 3 axes (batch_dims=1, tokens, features): got x.shape=(9, 4)",
+        "patch dropout takes x with 3 axes (1 batch axis, tokens, features): got x.shape=(9, 4)",
     ),
     ({"batch_dims": -1}, ValueError, "batch_dims must be at least 0: got -1"),
     ({"num_prefix_tokens": 1.0}, TypeError, "num_prefix_tokens must be a whole number: got 1.0"),

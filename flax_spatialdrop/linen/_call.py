@@ -5,8 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from .. import _module_call
+from .._axes import shown
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -72,4 +74,6 @@ def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
             "in jax.jit(..., static_argnames='deterministic'), or give its position in "
             "nn.remat(..., static_argnums=...), which counts the module itself as 0"
         )
+    if np.ndim(merged) > 0 or isinstance(merged, str):
+        raise TypeError(f"deterministic must be a Python bool: got {shown(merged)}")
     return bool(merged)

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from .._embedding_dropout import embedding_choices
+from .._embedding_dropout import embedding_choices, look_up
 from .._typing import Array, Key, Rate
 from ._call import draw_mask, regularize
 
@@ -66,7 +66,7 @@ class EmbeddingDropout(nn.Module):
           rng: the key to draw with, in place of the stream's.
           ids: the words to look up; None for the whole table.
           rate: in place of the attribute, such as a schedule's value; may be traced.
-          mask: bool, in noise shape, [vocab, 1] or [*batch, vocab] per sample, or in the shape of
+          mask: bool, in noise shape, [vocab, 1] or [*batch, vocab] per sample, else in the shape of
             the output, used in place of a draw. `sample_mask` gives one.
 
         Returns:
@@ -78,10 +78,10 @@ class EmbeddingDropout(nn.Module):
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
-        x, choices = embedding_choices(inputs, ids, self.per_sample)
+        choices = embedding_choices(inputs, ids, self.per_sample)
         return regularize(
             self,
-            x,
+            look_up(inputs, ids),
             choices,
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
@@ -115,7 +115,7 @@ class EmbeddingDropout(nn.Module):
         """
         return draw_mask(
             self,
-            embedding_choices(inputs, ids, self.per_sample)[1],
+            embedding_choices(inputs, ids, self.per_sample),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,

@@ -12,7 +12,7 @@ from ._call import draw_mask, regularize
 
 
 class Regularizer(nn.Module, abc.ABC):
-    """What every module of this package can do; a subclass has the attributes.
+    """What a module can do whose inputs alone say what drops; a subclass has the attributes.
 
     It has at least `rate`, `deterministic` and `rng_collection`, and makes its choices.
     """
@@ -35,7 +35,7 @@ class Regularizer(nn.Module, abc.ABC):
         """Applies the regularizer.
 
         Args:
-          inputs: floating or complex, of a rank that the attributes allow.
+          inputs: an array of a dtype and rank that the class takes.
           deterministic: as the attribute; just one of the two must be given.
           rng: the key to draw with, in place of the stream's.
           rate: in place of the attribute, such as a schedule's value; may be traced.
@@ -49,7 +49,7 @@ class Regularizer(nn.Module, abc.ABC):
         Raises:
           ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
             `deterministic` given twice or never.
-          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+          TypeError: for inputs of another dtype, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
         return regularize(

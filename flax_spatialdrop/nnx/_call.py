@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from .. import _module_call
+from .._axes import shown
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -118,4 +119,6 @@ def is_deterministic(module: Any, deterministic: Any) -> bool:
             "in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
             "nnx.view(model, deterministic=...)"
         )
+    if np.ndim(chosen) > 0 or isinstance(chosen, str):
+        raise TypeError(f"deterministic must be a Python bool: got {shown(chosen)}")
     return bool(chosen)

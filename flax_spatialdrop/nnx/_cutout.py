@@ -6,7 +6,7 @@ from flax import nnx
 
 from .._cutout import Fill, cutout_choices
 from .._typing import DataFormat, Rate
-from ._regularizer import Regularizer
+from ._regularizer import Regularizer, hashable
 
 
 class Cutout(Regularizer):
@@ -55,9 +55,9 @@ class Cutout(Regularizer):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         super().__init__(rate, deterministic, rng_collection, rngs)
-        self.block_size = tuple(block_size) if isinstance(block_size, list) else block_size
+        self.block_size = hashable(block_size)
         self.num_blocks = num_blocks
-        self.fill = tuple(fill) if isinstance(fill, list) else fill
+        self.fill = hashable(fill)
         self.data_format = data_format
         self.batch_dims = batch_dims
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from .._drop_block import Normalize, block_choices
 from .._typing import DataFormat, Rate
-from ._regularizer import Regularizer
+from ._regularizer import Regularizer, hashable
 
 
 class DropBlock(Regularizer):
@@ -58,7 +58,7 @@ class DropBlock(Regularizer):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         super().__init__(rate, deterministic, rng_collection, rngs)
-        self.block_size = tuple(block_size) if isinstance(block_size, list) else block_size
+        self.block_size = hashable(block_size)
         self.per_channel = per_channel
         self.normalize = normalize
         self.data_format = data_format

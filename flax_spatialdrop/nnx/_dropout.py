@@ -13,7 +13,7 @@ from .._noise_shape import (
     timestep_noise_shape,
 )
 from .._typing import NoiseShape, Rate
-from ._regularizer import LayoutDropout, Regularizer
+from ._regularizer import LayoutDropout, Regularizer, hashable
 
 
 # Flax's own is a base so that filters by its class, as of nnx.view, find this one too; nothing of
@@ -68,8 +68,8 @@ class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
         noise_shape: NoiseShape | None = None,
     ):
         super().__init__(rate, deterministic, rng_collection, rngs)
-        self.broadcast_dims = broadcast_dims
-        self.noise_shape = noise_shape
+        self.broadcast_dims = hashable(broadcast_dims)
+        self.noise_shape = hashable(noise_shape)
 
     def _choices(self, inputs):
         shape = check_input(inputs).shape

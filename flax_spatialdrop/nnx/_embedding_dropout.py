@@ -1,9 +1,11 @@
 """The module of embedding dropout, which takes ids beside its inputs."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 
-from .._embedding_dropout import embedding_choices
+from .._embedding_dropout import embedding_choices, look_up
 from .._typing import Array, Rate
 from ._call import draw_mask, regularize
 from ._regularizer import Stochastic
@@ -72,12 +74,12 @@ class EmbeddingDropout(Stochastic):
         """Drops rows of the table, or looks up ids in a table with rows dropped.
 
         Args:
-          inputs: the table, [vocab, features].
+          inputs: the table, [vocab, features]: an array, or the Param of an nnx.Embed.
           deterministic: in place of the attribute.
           rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream.
           ids: the words to look up; None for the whole table.
           rate: in place of the attribute, such as a schedule's value; may be traced.
-          mask: bool, in noise shape, [vocab, 1] or [*batch, vocab] per sample, or in the shape of
+          mask: bool, in noise shape, [vocab, 1] or [*batch, vocab] per sample, else in the shape of
             the output, used in place of a draw. `sample_mask` gives one.
 
         Returns:
@@ -89,10 +91,11 @@ class EmbeddingDropout(Stochastic):
           KeyError: from Flax, for nnx.Rngs without the stream.
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
         """
-        x, choices = embedding_choices(inputs, ids, self.per_sample)
+        inputs = _value_of(inputs)
+        choices = embedding_choices(inputs, ids, self.per_sample)
         return regularize(
             self,
-            x,
+            look_up(inputs, ids),
             choices,
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
@@ -126,8 +129,12 @@ class EmbeddingDropout(Stochastic):
         """
         return draw_mask(
             self,
-            embedding_choices(inputs, ids, self.per_sample)[1],
+            embedding_choices(_value_of(inputs), ids, self.per_sample),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,
         )
+
+
+def _value_of(table: Any) -> Any:
+    return table[...] if isinstance(table, nnx.Variable) else table

@@ -88,7 +88,7 @@ class PatchDropout(Stochastic):
         patches = count_patches(
             inputs,
             self.rate if rate is None else rate,
-            self.num_keep,
+            self.num_keep if rate is None else None,
             self.num_prefix_tokens,
             self.batch_dims,
         )

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -9,6 +10,11 @@ from flax import nnx
 from .._choices import Choices
 from .._typing import Array, DataFormat, NoiseShape, Rate
 from ._call import draw_mask, forked, regularize
+
+
+def hashable(value: Any) -> Any:
+    """A list as a tuple: attributes are part of a graphdef, which JAX hashes."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Stochastic(nnx.Module):
@@ -74,7 +80,7 @@ class Regularizer(Stochastic, abc.ABC):
         """Applies the regularizer.
 
         Args:
-          inputs: floating or complex, of a rank that the attributes allow.
+          inputs: an array of a dtype and rank that the class takes.
           deterministic: in place of the attribute.
           rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream. A
             key is used as it is: give each layer one of its own, or give all the same
@@ -91,7 +97,7 @@ class Regularizer(Stochastic, abc.ABC):
           ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
             no `deterministic` anywhere; a mask to be drawn and no key.
           KeyError: from Flax, for nnx.Rngs without the stream.
-          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+          TypeError: for inputs of another dtype, a traced `deterministic`, another type.
         """
         return regularize(
             self,
@@ -196,5 +202,5 @@ class NoiseShapeDropout(Regularizer):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         super().__init__(rate, deterministic, rng_collection, rngs)
-        self.noise_shape = noise_shape
-        self.broadcast_dims = broadcast_dims
+        self.noise_shape = hashable(noise_shape)
+        self.broadcast_dims = hashable(broadcast_dims)

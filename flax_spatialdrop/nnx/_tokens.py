@@ -6,7 +6,7 @@ from flax import nnx
 
 from .._tokens import token_choices
 from .._typing import Rate
-from ._regularizer import Regularizer
+from ._regularizer import Regularizer, hashable
 
 
 class TokenDropout(Regularizer):
@@ -53,7 +53,7 @@ class TokenDropout(Regularizer):
     ):
         super().__init__(rate, deterministic, rng_collection, rngs)
         self.mask_id = mask_id
-        self.special_ids = special_ids
+        self.special_ids = hashable(special_ids)
         self.vocab_size = vocab_size
 
     def _choices(self, inputs):
