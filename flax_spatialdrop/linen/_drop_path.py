@@ -141,9 +141,9 @@ class ResidualDropPath(nn.Module):
           An array of the shape and dtype of inputs.
 
         Raises:
-          ValueError: for a branch whose output has not the shape and dtype of inputs (unlooked at
-            where `apply` has the number 1 for rate), or that makes variables with mode="batch"; a
-            mode, batch_axis or rate that does not fit; `deterministic` given twice or never.
+          ValueError: for a branch whose output has not the shape and dtype of inputs (at the number
+            1 for rate only `init` looks), or that makes variables with mode="batch"; a mode,
+            batch_axis or rate that does not fit; `deterministic` given twice or never.
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """

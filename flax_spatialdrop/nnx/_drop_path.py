@@ -89,8 +89,8 @@ class ResidualDropPath(Stochastic):
 
     The module of `flax_spatialdrop.residual_drop_path`. A branch that is skipped leaves its
     variables, such as the statistics of a batch norm and its streams of keys, as they were. With
-    mode="batch" it cannot make new variables, as `sow` does, and what it writes to an nnx.Param or
-    a plain array is lost.
+    mode="batch" it cannot make new variables, as `sow` does, and what it writes to an nnx.Param is
+    lost.
 
     Args:
       branch: a module, or a function, from x to what is added to x. With mode="batch" a function
@@ -193,7 +193,7 @@ class ResidualDropPath(Stochastic):
         if drawn is None and not never:
             return run(called, x)
         # Parameters stay out of what `cond` returns, since it would copy them.
-        kinds = nnx.Param, nnx.Variable, ...
+        kinds = nnx.Param, (nnx.Variable, nnx.PathContains("branch")), ...
         graph, params, others, arrays = nnx.split(called, *kinds)  # type: ignore[misc]
 
         def run_pure(others: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
