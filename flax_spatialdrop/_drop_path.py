@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,35 +125,26 @@ def residual_drop_path(
     def checked(x: jax.Array) -> jax.Array:
         return check_branch_fits(branch(x), x)
 
-    path = choose_path(key, rate, choices, mode)
-    if path.runs is True:
-        return x + path.drop(checked(x))
-    if path.runs is False:
+    if is_static(rate, 1.0):
         jax.eval_shape(checked, x)
         return x
-    return run_or_skip(path.runs, lambda x: x + path.drop(checked(x)), lambda x: x, x)
+    mask, dropped = draw_branch(key, rate, choices, mode)
+    if mask is None:
+        return x + dropped(checked(x))
+    return run_or_skip(mask, lambda x: x + dropped(checked(x)), lambda x: x, x)
 
 
-class Path(NamedTuple):
-    """The way through a residual block.
+def draw_branch(
+    key: Key, rate: Rate, choices: Choices, mode: PathMode
+) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
+    """The mask of one entry that says whether a branch runs, and what its output becomes.
 
-    Attributes:
-      runs: whether the branch does: a bool, or a mask of one entry that the program looks at.
-      drop: what its output becomes.
+    The mask is None where that is no question of chance, or one for each row.
     """
-
-    runs: bool | jax.Array
-    drop: Callable[[jax.Array], jax.Array]
-
-
-def choose_path(key: Key, rate: Rate, choices: Choices, mode: PathMode) -> Path:
-    """Draws whether a branch runs, if that is one draw."""
-    if is_static(rate, 1.0):
-        return Path(False, jnp.zeros_like)
-    if mode == "row" or is_static(rate, 0.0):
-        return Path(True, lambda y: drop(key, y, rate, choices))
+    if mode == "row" or is_static(rate, 0.0) or is_static(rate, 1.0):
+        return None, lambda y: drop(key, y, rate, choices)
     mask = choices.sample(key, rate, choices.noise_shape)
-    return Path(mask, lambda y: choices.apply(y, mask, rate))
+    return mask, lambda y: choices.apply(y, mask, rate)
 
 
 def path_choices(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Choices:
@@ -179,6 +170,23 @@ def check_branch_fits(output: Any, x: Array) -> jax.Array:
             f"{x.shape} and dtype {x.dtype}: got {got}"
         )
     return output
+
+
+def forms(variables: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The shape and dtype of each variable, by its path."""
+    leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: variables))
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+
+
+def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuses a branch, one that may be skipped, that made variables or changed their form."""
+    changed = {path for path, _ in before.items() ^ after.items()}
+    if changed:
+        raise ValueError(
+            "a branch that mode='batch' may skip must make no variables, such as sown or captured "
+            "intermediates, and leave shape and dtype of those it has: got a change of "
+            f"{', '.join(sorted(changed))}"
+        )
 
 
 def run_or_skip(

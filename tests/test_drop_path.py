@@ -1,4 +1,4 @@
-"""Drop path beside what its peers do, and what it refuses."""
+"""Drop path of rows and of whole batches, and what it refuses."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def block(key, x, w, rate=0.5, **options):
 
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("rate", [0.2, 0.5])
-def test_rows_are_whole_or_gone_as_torchvision_s_and_timm_s_are(rate, scale):
+def test_rows_are_whole_or_gone(rate, scale):
     x = jnp.ones((64, 3, 4, 5))
     y = np.asarray(drop_path(clone(KEY), x, rate, scale=scale)).reshape(64, -1)
     kept = np.float32(1) / np.float32(1 - rate) if scale else 1
@@ -110,3 +110,22 @@ def test_a_scalar_has_no_rows():
     )
     with pytest.raises(ValueError, match=exactly(message)):
         drop_path(clone(KEY), jnp.float32(1), 0.5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("branch", "got"),
+    [
+        (lambda x: x[:, :1], "shape (8, 1) and dtype float32"),
+        (lambda x: x.astype(jnp.bfloat16), "shape (8, 6) and dtype bfloat16"),
+        (lambda x: None, "None"),
+    ],
+)
+def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
+    message = (
+        "the branch of a residual block must return an array that is added to x, of shape (8, 6) "
+        f"and dtype float32: got {got}"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        residual_drop_path(clone(KEY), X, branch, rate, mode=mode)

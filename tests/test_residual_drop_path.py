@@ -1,5 +1,6 @@
 """The residual block that skips what it drops."""
 
+import itertools
 import re
 from functools import partial
 
@@ -14,13 +15,11 @@ from jax.sharding import PartitionSpec as P
 from flax_spatialdrop import drop_path, dropout, residual_drop_path, sample_mask
 from flax_spatialdrop._drop_path import CAN_REMAT_INSIDE
 
-from .errors import exactly
-from .hlo import always_run
+from .hlo import always_run, collectives
 
 KEY = jax.random.key(5)
 X = jax.random.normal(jax.random.key(0), (8, 6))
 W = jax.random.normal(jax.random.key(1), (6, 6))
-RATES = [0.0, 0.5, 1.0, jnp.float32(0), jnp.float32(0.5), jnp.float32(1), jnp.float32(np.nan)]
 MODES = ["row", "batch"]
 KEYS = list(jax.random.split(jax.random.key(2), 8))  # some of which keep a branch, some drop it
 
@@ -48,38 +47,21 @@ def composed(key, x, w, rate=0.5, **options):
     return x + drop_path(key, jnp.tanh(x @ w), rate, **options)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(
-    ("branch", "got"),
-    [
-        (lambda x: x[:, :1], "shape (8, 1) and dtype float32"),
-        (lambda x: x.astype(jnp.bfloat16), "shape (8, 6) and dtype bfloat16"),
-        (lambda x: None, "None"),
-    ],
-)
-def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
-    message = (
-        "the branch of a residual block must return an array that is added to x, of shape (8, 6) "
-        f"and dtype float32: got {got}"
-    )
-    with pytest.raises(ValueError, match=exactly(message)):
-        residual_drop_path(clone(KEY), X, branch, rate, mode=mode)
-
-
 @pytest.mark.parametrize("options", [{}, {"batch_axis": 1}, {"mode": "batch"}, {"scale": False}])
-@pytest.mark.parametrize("rate", RATES, ids=lambda rate: f"{type(rate).__name__}{rate}")
-def test_a_block_is_x_plus_its_dropped_branch_and_so_is_its_gradient(options, rate):
-    def both(f):
-        def loss(x, w, key):
-            y = f(key, x, w, rate, **options)
+def test_a_block_is_x_plus_its_dropped_branch_and_so_is_its_gradient(options):
+    def ours_and_theirs(key, rate):
+        def loss(x, w, f):
+            y = f(clone(key), x, w, rate, **options)
             return (y**2).sum(), y
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+        gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        return gradient(X, W, block), gradient(X, W, composed)
 
-    ours, theirs = both(block), both(composed)
-    for key in KEYS[:4]:
-        (gradients, y), (expected, z) = ours(X, W, clone(key)), theirs(X, W, clone(key))
+    traced = jax.jit(ours_and_theirs)
+    programs = [partial(traced, rate=jnp.float32(rate)) for rate in (0, 0.5, 1, np.nan)]
+    programs += [jax.jit(partial(ours_and_theirs, rate=rate)) for rate in (0.0, 0.5, 1.0)]
+    for program, key in itertools.product(programs, KEYS[:4]):
+        (gradients, y), (expected, z) = program(clone(key))
         np.testing.assert_allclose(y, z, rtol=1e-6, atol=1e-6)
         assert_close(gradients, expected)
 
@@ -263,4 +245,4 @@ def test_blocks_over_a_sharded_batch_need_no_collective(mode, axis_type):
             assert dx.sharding.is_equivalent_to(x.sharding, 2)
             assert_close(dx, pulled_back(mode, X, W, clone(key)))
         text = jax.jit(partial(pulled_back, mode)).lower(x, w, clone(KEY)).compile().as_text()
-    assert not re.search(r"\b(all-reduce|all-gather|collective-permute|all-to-all)", text)
+    assert not collectives(text)

@@ -8,8 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._drop_path import CAN_REMAT_INSIDE, check_branch_fits, choose_path, path_choices
+from .._drop_path import (
+    CAN_REMAT_INSIDE,
+    check_branch_fits,
+    check_forms_stay,
+    draw_branch,
+    forms,
+    path_choices,
+)
 from .._module_call import key_and_rate
+from .._rates import is_static
 from .._typing import Array, Key, PathMode, Rate
 from ._call import find_key, is_deterministic, where
 from ._regularizer import Regularizer
@@ -69,7 +77,7 @@ class ResidualDropPath(nn.Module):
 
     The module of `flax_spatialdrop.residual_drop_path`. A branch that is skipped leaves its
     variables, such as the statistics of a batch norm, as they were. With mode="batch" it cannot
-    make new variables outside of `init`, which `sow` does.
+    make new variables outside of `init`: `sow` and `capture_intermediates` are refused.
 
     Attributes:
       branch: a module from x to what is added to x.
@@ -133,7 +141,8 @@ class ResidualDropPath(nn.Module):
           An array of the shape and dtype of inputs.
 
         Raises:
-          ValueError: for a branch whose output has not the shape and dtype of inputs, a mode,
+          ValueError: for a branch whose output has not the shape and dtype of inputs (at the number
+            1 for rate only `init` looks), or that makes variables with mode="batch"; a mode,
             batch_axis or rate that does not fit; `deterministic` given twice or never.
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
@@ -147,20 +156,28 @@ class ResidualDropPath(nn.Module):
             find_key=partial(find_key, self, rng),
             where=partial(where, self, rng),
         )
-        path = choose_path(key, rate, choices, self.mode)
+        x = jnp.asarray(inputs)
+        if is_static(rate, 1.0) and not self.is_initializing():
+            return x
+        drawn, dropped = draw_branch(key, rate, choices, self.mode)
 
         def run(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
-            return x + path.drop(check_branch_fits(module.branch(x, *args, **kwargs), x))
+            return x + dropped(check_branch_fits(module.branch(x, *args, **kwargs), x))
 
-        x = jnp.asarray(inputs)
-        if path.runs is True or self.is_initializing():  # which makes the branch's variables
+        if drawn is None or self.is_initializing():  # which makes the branch's variables
             return run(self, x)
-        if path.runs is False:
-            return x
+
+        def run_in_form(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
+            before = forms(module.variables)
+            y = run(module, x)
+            check_forms_stay(before, forms(module.variables))
+            return y
 
         # As `run_or_skip`, by Flax's own forms of the two.
         def either(module: "ResidualDropPath", mask: jax.Array, x: jax.Array) -> jax.Array:
-            kept = nn.remat(run, prevent_cse=False) if CAN_REMAT_INSIDE else run
+            kept = run_in_form
+            if CAN_REMAT_INSIDE:
+                kept = nn.remat(kept, prevent_cse=False)
             return nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
 
-        return nn.remat(either, prevent_cse=False)(self, path.runs, x)
+        return nn.remat(either, prevent_cse=False)(self, drawn, x)

@@ -8,11 +8,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .._drop_path import check_branch_fits, choose_path, path_choices, run_or_skip
+from .._drop_path import (
+    check_branch_fits,
+    check_forms_stay,
+    draw_branch,
+    forms,
+    path_choices,
+    run_or_skip,
+)
 from .._module_call import key_and_rate
+from .._rates import is_static
 from .._typing import Array, PathMode, Rate
-from ._call import find_key, forked, is_deterministic, where
-from ._regularizer import Regularizer
+from ._call import find_key, is_deterministic, where
+from ._regularizer import Regularizer, Stochastic
 
 
 class DropPath(Regularizer):
@@ -74,17 +82,20 @@ class DropPath(Regularizer):
         return path_choices(inputs, self.mode, self.batch_axis, self.scale)
 
 
-class ResidualDropPath(nnx.Module):
+class ResidualDropPath(Stochastic):
     """A residual block with drop path, which with mode="batch" does not run a dropped branch.
 
         y = x + drop_path(branch(x))
 
     The module of `flax_spatialdrop.residual_drop_path`. A branch that is skipped leaves its
     variables, such as the statistics of a batch norm and its streams of keys, as they were. With
-    mode="batch" it cannot make new variables, and what it writes to an nnx.Param is lost.
+    mode="batch" it cannot make new variables, as `sow` does, and what it writes to an nnx.Param is
+    lost.
 
     Args:
-      branch: a module, or any callable, from x to what is added to x.
+      branch: a module, or a function, from x to what is added to x. With mode="batch" a function
+        must not write to modules or streams that it closes over: make it a module, or hand them
+        over as arguments.
       rate: probability to drop the branch, in [0, 1]; a number or a scalar array.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
       batch_axis: the axis of samples, or several; negative axes count from the end.
@@ -125,14 +136,12 @@ class ResidualDropPath(nnx.Module):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
+        super().__init__(deterministic, rng_collection, rngs)
         self.branch = branch
         self.rate = rate
         self.mode = mode
         self.batch_axis = _hashable(batch_axis)
         self.scale = scale
-        self.deterministic = deterministic
-        self.rng_collection = rng_collection
-        self.rngs = forked(self, rngs)
 
     def __call__(
         self,
@@ -147,7 +156,7 @@ class ResidualDropPath(nnx.Module):
 
         Args:
           inputs: floating or complex.
-          *args: what the branch is called with after inputs.
+          *args: what the branch is called with after inputs: arrays, modules, nnx.Rngs, anything.
           deterministic: in place of the attribute. The branch is not told.
           rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the block's stream. The
             branch is not told.
@@ -158,9 +167,9 @@ class ResidualDropPath(nnx.Module):
           An array of the shape and dtype of inputs.
 
         Raises:
-          ValueError: for a branch whose output has not the shape and dtype of inputs, a mode,
-            batch_axis or rate that does not fit; no `deterministic` anywhere; a mask to be drawn
-            and no key.
+          ValueError: for a branch whose output has not the shape and dtype of inputs, or that
+            makes variables with mode="batch"; a mode, batch_axis or rate that does not fit; no
+            `deterministic` anywhere; a mask to be drawn and no key.
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
         """
         choices = path_choices(inputs, self.mode, self.batch_axis, self.scale)
@@ -172,37 +181,38 @@ class ResidualDropPath(nnx.Module):
             find_key=partial(find_key, self, rngs),
             where=partial(where, self, rngs),
         )
-        path = choose_path(key, rate, choices, self.mode)
-
-        def run(block: "ResidualDropPath", x: jax.Array) -> jax.Array:
-            return x + path.drop(check_branch_fits(block.branch(x, *args, **kwargs), x))
-
         x = jnp.asarray(inputs)
-        if path.runs is True:
-            return run(self, x)
+        drawn, dropped = draw_branch(key, rate, choices, self.mode)
+
+        def run(called: dict[str, Any], x: jax.Array) -> jax.Array:
+            output = called["branch"](x, *called["args"], **called["kwargs"])
+            return x + dropped(check_branch_fits(output, x))
+
+        never = is_static(rate, 1.0)
+        called = {"branch": self.branch, "args": args, "kwargs": kwargs}
+        if drawn is None and not never:
+            return run(called, x)
         # Parameters stay out of what `cond` returns, since it would copy them.
-        graph, params, others = nnx.split(self, nnx.Param, ...)  # type: ignore[misc]
+        kinds = nnx.Param, (nnx.Variable, nnx.PathContains("branch")), ...
+        graph, params, others, arrays = nnx.split(called, *kinds)  # type: ignore[misc]
 
         def run_pure(others: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
-            block = nnx.merge(graph, params, others)
-            y = run(block, x)
-            return y, nnx.state(block, nnx.Not(nnx.Param))
+            called = nnx.merge(graph, params, others, arrays)
+            y = run(called, x)
+            return y, nnx.split(called, *kinds)[2]  # type: ignore[misc]
 
-        if path.runs is False:
+        if drawn is None:
             jax.eval_shape(run_pure, others, x)
             return x
-        y, others = run_or_skip(path.runs, run_pure, lambda others, x: (x, others), others, x)
-        nnx.update(self, others)
+
+        def run_in_form(others: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
+            y, after = run_pure(others, x)
+            check_forms_stay(forms(others), forms(after))
+            return y, after
+
+        y, others = run_or_skip(drawn, run_in_form, lambda others, x: (x, others), others, x)
+        nnx.update(called, others)
         return y
-
-    def set_view(self, deterministic: bool | None = None):
-        """Class method used by ``nnx.view``.
-
-        Args:
-          deterministic: if True, disables dropping.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
 
 
 def _hashable(batch_axis: Any) -> Any:

@@ -14,7 +14,6 @@ from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
 from .._summary import Summary
 from .._typing import Array
 from ._call import PATH, find_key, is_deterministic, where
-from ._drop_path import ResidualDropPath
 from ._recurrent_layer import RecurrentLayer
 from ._regularizer import Stochastic
 
@@ -65,7 +64,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
         for path, module in nnx.iter_modules(copy):
             if type(module) is nnx.Dropout:
                 module.__class__ = _FlaxDropout
-            if isinstance(module, Stochastic | RecurrentLayer | ResidualDropPath | _FlaxDropout):
+            if isinstance(module, Stochastic | RecurrentLayer | _FlaxDropout):
                 setattr(module, PATH, path)
         args, kwargs = with_zeros((args, kwargs))
         copy(*args, **kwargs)

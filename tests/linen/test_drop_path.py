@@ -1,5 +1,7 @@
 """Residual blocks of Linen modules: variables and streams of a branch that may not run."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 from jax.random import clone
 
 from flax_spatialdrop import residual_drop_path, sample_mask
-from flax_spatialdrop.linen import Dropout, DropPath, ResidualDropPath, summarize
+from flax_spatialdrop.linen import Dropout, ResidualDropPath, summarize
 
 from ..errors import exactly
 from ..hlo import always_run
@@ -18,12 +20,10 @@ KEYS = list(jax.random.split(jax.random.key(2), 8))
 MODES = ["row", "batch"]
 
 
-def keeps(key):
-    return bool(sample_mask(clone(key), 0.5, (1, 1)).all())
-
-
-KEPT = next(key for key in KEYS if keeps(key))
-DROPPED = next(key for key in KEYS if not keeps(key))
+KEPT, DROPPED = (
+    next(key for key in KEYS if sample_mask(clone(key), 0.5, (1, 1)).all() == kept)
+    for kept in (True, False)
+)
 
 
 class Branch(nn.Module):
@@ -45,22 +45,16 @@ def variables(layer):
     return layer.init(jax.random.key(1), X, False, deterministic=True)
 
 
-def run(layer, state, key, rngs=None, **options):
-    return layer.apply(
-        state,
-        X,
-        True,
-        deterministic=False,
-        rng=clone(key),
-        rngs=rngs,
-        mutable=["batch_stats"],
-        **options,
-    )
+def run(layer, state, key, rngs=None):
+    options = {"deterministic": False, "rng": clone(key), "mutable": ["batch_stats"]}
+    return layer.apply(state, X, True, rngs=rngs, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0, jnp.float32(0.5)])
-@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize(
+    ("rate", "scale"),
+    [(0.0, True), (0.5, True), (0.5, False), (1.0, True), (jnp.float32(0.5), True)],
+)
 def test_is_the_function_of_its_branch(mode, rate, scale):
     layer = block(rate, mode, scale=scale)
     state = variables(layer)
@@ -100,8 +94,7 @@ def test_a_skipped_branch_leaves_its_statistics_and_has_no_gradient():
     jax.tree.map(np.testing.assert_array_equal, new, {"batch_stats": state["batch_stats"]})
     assert not any(leaf.any() for leaf in jax.tree.leaves(g))
     g, (y, new) = gradient(state["params"], clone(KEPT))
-    norm = "branch", "BatchNorm_0", "mean"
-    assert new["batch_stats"][norm[0]][norm[1]][norm[2]].any()
+    assert new["batch_stats"]["branch"]["BatchNorm_0"]["mean"].any()
     assert g["branch"]["BatchNorm_0"]["scale"].all()
 
 
@@ -109,20 +102,21 @@ def test_gradients_are_those_of_rows_of_one_sample():
     """At a batch of one the two modes are the same thing, by different programs."""
     x = X[:1]
 
-    def gradient(mode, key):
+    def gradient(mode):
         layer = ResidualDropPath(nn.Sequential([nn.Dense(9), nn.tanh, nn.Dense(6)]), 0.5, mode)
         params = layer.init(jax.random.key(1), x, deterministic=True)
 
-        def loss(params, x):
-            return (layer.apply(params, x, deterministic=False, rng=clone(key)) ** 2).sum()
+        def loss(params, x, key):
+            return (layer.apply(params, x, deterministic=False, rng=key) ** 2).sum()
 
-        return jax.grad(loss, argnums=(0, 1))(params, x)
+        return partial(jax.jit(jax.grad(loss, argnums=(0, 1))), params, x)
 
+    batch, row = gradient("batch"), gradient("row")
     for key in (KEPT, DROPPED):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-            gradient("batch", key),
-            gradient("row", key),
+            batch(clone(key)),
+            row(clone(key)),
         )
 
 
@@ -184,20 +178,38 @@ def test_products_run_inside_conditionals_only():
     assert " dot(" not in always_run(text)
 
 
-def test_a_branch_that_cannot_be_added_is_refused():
-    layer = ResidualDropPath(nn.Dense(5), 0.5, "batch", deterministic=False)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_a_branch_that_cannot_be_added_is_refused(mode, rate):
+    layer = ResidualDropPath(nn.Dense(5), rate, mode, deterministic=False)
     message = (
         "the branch of a residual block must return an array that is added to x, of shape (8, 6) "
         "and dtype float32: got shape (8, 5) and dtype float32"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    state = {"params": {"branch": nn.Dense(5).init(jax.random.key(0), X)["params"]}}
+    with pytest.raises(ValueError, match=exactly(message)):
+        layer.apply(state, X, rng=clone(KEPT), rate=0.5)
+
+
+def test_intermediates_of_a_branch_that_may_be_skipped_are_refused():
+    layer = ResidualDropPath(nn.Dense(6), 0.5, "batch", deterministic=False)
+    state = layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    message = (
+        "a branch that mode='batch' may skip must make no variables, such as sown or captured "
+        "intermediates, and leave shape and dtype of those it has: got a change of "
+        "['intermediates']['branch']['__call__'][0]"
+    )
+    capture = {"capture_intermediates": True, "mutable": ["intermediates"]}
+    with pytest.raises(ValueError, match=exactly(message)):
+        layer.apply(state, X, rng=clone(KEPT), **capture)
+    row = layer.clone(mode="row")
+    assert "branch" in row.apply(state, X, rng=clone(KEPT), **capture)[1]["intermediates"]
 
 
 class Network(nn.Module):
     """Blocks as a scan over their stacked weights."""
-
-    depth: int = 4
 
     @nn.compact
     def __call__(self, x):
@@ -208,7 +220,7 @@ class Network(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            length=self.depth,
+            length=4,
         )
         return scan(self, x, None)[0]
 
@@ -236,9 +248,3 @@ def test_summarize_lists_the_block_as_any_other(mode):
     assert (site.coin_flips, site.kept_bytes, site.rates) == (flips, flips, (0.5,))
     assert site.noise_shape == ((8, 1) if mode == "row" else (1, 1))
     assert site.stream == "dropout"
-
-
-def test_drop_path_takes_a_mask_as_any_other():
-    layer = DropPath(0.5, mode="batch", deterministic=False)
-    y = layer.apply({}, X, mask=jnp.zeros((1, 1), bool))
-    np.testing.assert_array_equal(y, jnp.zeros_like(X))

@@ -41,8 +41,10 @@ def branch_state(layer):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0, jnp.float32(0.5)])
-@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize(
+    ("rate", "scale"),
+    [(0.0, True), (0.5, True), (0.5, False), (1.0, True), (jnp.float32(0.5), True)],
+)
 def test_is_the_function_of_its_branch(mode, rate, scale):
     dense = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
     layer = ResidualDropPath(dense, rate, mode=mode, scale=scale)
@@ -96,7 +98,8 @@ def test_gradients_are_those_of_rows_of_one_sample():
 
 def test_its_own_stream_train_eval_and_view():
     layer = block(rngs=nnx.Rngs(dropout=3))
-    ys = [layer(X) for _ in range(8)]
+    call = nnx.jit(lambda layer: layer(X))
+    ys = [call(layer) for _ in range(8)]
     assert 0 < sum(bool((y == X).all()) for y in ys) < 8
     assert layer.rngs.count[...] == 8
     layer.eval()
@@ -128,6 +131,46 @@ def test_arguments_of_the_branch_and_plain_functions():
     np.testing.assert_allclose(layer(X, 2, b=3), 7 * X, rtol=1e-6)
     layer = ResidualDropPath(lambda x, a, b: x * a * b, 0.5, mode="batch")
     np.testing.assert_allclose(layer(X, 2, b=3, rngs=clone(KEPT)), 13 * X, rtol=1e-6)
+
+
+class Jitters(nnx.Module):
+    """Draws with streams that it is given, and counts its calls in a plain array."""
+
+    def __init__(self):
+        self.drop = Dropout(0.5)
+        self.calls = jnp.zeros((), jnp.int32)
+
+    def __call__(self, x, rngs):
+        self.calls = self.calls + 1
+        return self.drop(x, rngs=rngs)
+
+
+@pytest.mark.parametrize("key", [KEPT, DROPPED], ids=["kept", "dropped"])
+def test_streams_that_a_branch_is_called_with_advance_if_it_runs(key):
+    layer, given, same = ResidualDropPath(Jitters(), 0.5, mode="batch"), *map(nnx.Rngs, (3, 3))
+    ran = keeps(key)
+    expected = X + 2 * Dropout(0.5)(X, rngs=same) if ran else X
+    np.testing.assert_array_equal(layer(X, given, rngs=clone(key)), expected)
+    assert int(given.default.count[...]) == int(layer.branch.calls) == ran
+
+
+class Sows(nnx.Module):
+    def __call__(self, x):
+        self.seen = nnx.Intermediate(x)
+        return x
+
+
+def test_a_branch_that_makes_variables_and_may_be_skipped_is_refused():
+    message = (
+        "a branch that mode='batch' may skip must make no variables, such as sown or captured "
+        "intermediates, and leave shape and dtype of those it has: got a change of "
+        "['branch']['seen'].value"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        ResidualDropPath(Sows(), 0.5, mode="batch")(X, rngs=clone(KEPT))
+    layer = ResidualDropPath(Sows(), 0.5, mode="row")
+    layer(X, rngs=clone(KEPT))
+    np.testing.assert_array_equal(layer.branch.seen[...], X)
 
 
 def test_products_run_inside_conditionals_only():
