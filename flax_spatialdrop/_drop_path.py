@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._apply import by_mask, check_input, kept_or_zero
+from ._axes import check_bool, shown
 from ._choices import Choices, drop
 from ._noise_shape import path_noise_shape
 from ._rates import is_static
+from ._recorder import current_recorder
 from ._typing import Array, Key, PathMode, Rate
 
 
@@ -118,6 +120,7 @@ def residual_drop_path(
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
     https://arxiv.org/abs/1603.09382
     """
+    check_branch(branch)
     choices = path_choices(x, mode, batch_axis, scale)
     rate = choices.check_rate(rate)
     x = jnp.asarray(x)
@@ -139,9 +142,11 @@ def draw_branch(
 ) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
     """The mask of one entry that says whether a branch runs, and what its output becomes.
 
-    The mask is None where that is no question of chance, or one for each row.
+    The mask is None where that is no question of chance, or one for each row; and while a summary
+    is made, which is to list what is in the branch whether or not it is dropped.
     """
-    if mode == "row" or is_static(rate, 0.0) or is_static(rate, 1.0):
+    is_certain = is_static(rate, 0.0) or is_static(rate, 1.0)
+    if mode == "row" or is_certain or current_recorder() is not None:
         return None, lambda y: drop(key, y, rate, choices)
     mask = choices.sample(key, rate, choices.noise_shape)
     return mask, lambda y: choices.apply(y, mask, rate)
@@ -149,22 +154,29 @@ def draw_branch(
 
 def path_choices(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Choices:
     """The three choices of drop path, for an x that is checked here."""
-    if not isinstance(scale, bool):
-        raise TypeError(
-            "scale must be True or False, whether kept values are scaled by 1 / (1 - rate): "
-            f"got {scale!r}"
-        )
+    check_bool(scale, "scale")
     noise_shape = path_noise_shape(check_input(x).shape, mode, batch_axis)
     if scale:
         return Choices(noise_shape)
     return Choices(noise_shape, apply=_apply_unscaled, redraw=None)
 
 
+def check_branch(branch: Any) -> None:
+    """Raises unless a branch can be called."""
+    if not callable(branch):
+        raise TypeError(
+            "branch must be a function of x or a module, and stand before rate: "
+            f"got {shown(branch)}"
+        )
+
+
 def check_branch_fits(output: Any, x: Array) -> jax.Array:
     """Returns what a branch made of x if it can be added to x, or says what it is."""
     if getattr(output, "shape", None) != x.shape or getattr(output, "dtype", None) != x.dtype:
         is_array = hasattr(output, "shape") and hasattr(output, "dtype")
-        got = f"shape {output.shape} and dtype {output.dtype}" if is_array else repr(output)
+        got = f"shape {output.shape} and dtype {output.dtype}" if is_array else shown(output)
+        if is_array and output.shape == x.shape:
+            got += "; cast it by .astype(x.dtype), or give its layers a dtype"
         raise ValueError(
             "the branch of a residual block must return an array that is added to x, of shape "
             f"{x.shape} and dtype {x.dtype}: got {got}"

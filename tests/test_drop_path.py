@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.nnx import Rngs, Sequential
 from jax.random import clone
 
-from flax_spatialdrop import drop_path, residual_drop_path, sample_dropout, sample_mask
+from flax_spatialdrop import drop_path, linen, nnx, residual_drop_path, sample_dropout, sample_mask
 
 from .errors import exactly
 
@@ -93,8 +94,7 @@ def test_unscaled_values_stay_as_they_are_bit_for_bit():
         (
             TypeError,
             {"scale": 0.5},
-            "scale must be True or False, whether kept values are scaled by 1 / (1 - rate): "
-            "got 0.5",
+            "scale must be True or False: got 0.5",
         ),
     ],
 )
@@ -118,8 +118,12 @@ def test_a_scalar_has_no_rows():
     ("branch", "got"),
     [
         (lambda x: x[:, :1], "shape (8, 1) and dtype float32"),
-        (lambda x: x.astype(jnp.bfloat16), "shape (8, 6) and dtype bfloat16"),
-        (lambda x: None, "None"),
+        (
+            lambda x: x.astype(jnp.bfloat16),
+            "shape (8, 6) and dtype bfloat16; cast it by .astype(x.dtype), or give its layers a "
+            "dtype",
+        ),
+        (lambda x: None, "None of type NoneType"),
     ],
 )
 def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
@@ -129,3 +133,26 @@ def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
     )
     with pytest.raises(ValueError, match=exactly(message)):
         residual_drop_path(clone(KEY), X, branch, rate, mode=mode)
+
+
+def test_a_rate_in_the_place_of_the_branch():
+    message = (
+        "branch must be a function of x or a module, and stand before rate: got 0.5 of type float"
+    )
+    with pytest.raises(TypeError, match=exactly(message)):
+        residual_drop_path(clone(KEY), X, 0.5, jnp.tanh)
+    with pytest.raises(TypeError, match=exactly(message)):
+        nnx.ResidualDropPath(0.5, jnp.tanh)
+    with pytest.raises(TypeError, match=exactly(message)):
+        linen.ResidualDropPath(0.5, jnp.tanh, deterministic=True).apply({}, X)
+
+
+def test_summaries_list_what_is_in_a_branch_whether_it_is_dropped_or_not():
+    layer = nnx.ResidualDropPath(nnx.Dropout(0.3, rngs=Rngs(1)), 0.5, mode="batch", rngs=Rngs(0))
+    for _ in range(4):  # each of them drops or not
+        assert len(nnx.summarize(Sequential(layer), X).sites) == 2
+    branch = linen.Dropout(0.3, deterministic=False)
+    layer = linen.ResidualDropPath(branch, 0.5, "batch", deterministic=False)
+    for seed in range(4):
+        summary = linen.summarize(layer, X, rngs={"dropout": jax.random.key(seed)})
+        assert len(summary.sites) == 2

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .._drop_path import (
     CAN_REMAT_INSIDE,
+    check_branch,
     check_branch_fits,
     check_forms_stay,
     draw_branch,
@@ -147,6 +148,7 @@ class ResidualDropPath(nn.Module):
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
+        check_branch(self.branch)
         choices = path_choices(inputs, self.mode, self.batch_axis, self.scale)
         key, rate = key_and_rate(
             inputs,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .._drop_path import (
+    check_branch,
     check_branch_fits,
     check_forms_stay,
     draw_branch,
@@ -20,7 +21,7 @@ from .._module_call import key_and_rate
 from .._rates import is_static
 from .._typing import Array, PathMode, Rate
 from ._call import find_key, is_deterministic, where
-from ._regularizer import Regularizer, Stochastic
+from ._regularizer import Regularizer, Stochastic, hashable
 
 
 class DropPath(Regularizer):
@@ -75,7 +76,7 @@ class DropPath(Regularizer):
     ):
         super().__init__(rate, deterministic, rng_collection, rngs)
         self.mode = mode
-        self.batch_axis = _hashable(batch_axis)
+        self.batch_axis = hashable(batch_axis)
         self.scale = scale
 
     def _choices(self, inputs):
@@ -137,10 +138,11 @@ class ResidualDropPath(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         super().__init__(deterministic, rng_collection, rngs)
+        check_branch(branch)
         self.branch = branch
         self.rate = rate
         self.mode = mode
-        self.batch_axis = _hashable(batch_axis)
+        self.batch_axis = hashable(batch_axis)
         self.scale = scale
 
     def __call__(
@@ -213,7 +215,3 @@ class ResidualDropPath(Stochastic):
         y, others = run_or_skip(drawn, run_in_form, lambda others, x: (x, others), others, x)
         nnx.update(called, others)
         return y
-
-
-def _hashable(batch_axis: Any) -> Any:
-    return tuple(batch_axis) if isinstance(batch_axis, list) else batch_axis
