@@ -95,8 +95,8 @@ def cutout_choices(
     """The choices of cutout for x, which is checked."""
     if jnp.issubdtype(check_array(x, "x").dtype, jnp.integer):
         raise TypeError(
-            f"cutout takes images of a floating dtype: got dtype {x.dtype}; of bytes, give "
-            "x.astype(jnp.float32) / 255"
+            f"x must have a floating or complex dtype: got dtype {x.dtype}; of an image of bytes "
+            "give x.astype(jnp.float32) / 255"
         )
     shape = check_input(x).shape
     blocks = resolve_blocks(
