@@ -248,7 +248,11 @@ CASES = [
 ]
 
 FIRST_OF_EACH = list({case.function: case for case in reversed(CASES)}.values())
+FIRST_OF_KIND = list({case.kind: case for case in reversed(CASES)}.values())
 PAIRS = [
-    (case, face) for case in CASES for face in FACES if face == "function" or case in FIRST_OF_EACH
+    (case, face) for case in CASES for face in FACES if face == "function" or case in FIRST_OF_KIND
 ]
-"""Every case through its function, and the first of each regularizer through its modules too."""
+"""Every case through its function, and the first of each kind through its modules too.
+
+All modules share one call, and test_faces.py holds each to its function, bit for bit.
+"""
