@@ -73,6 +73,8 @@ def test_blocks_of_one_position_are_dropout(rate):
 def test_blocks_as_large_as_the_map_are_spatial_dropout(block_size):
     ours = drop_block(clone(KEY), X, 0.3, block_size=block_size)
     np.testing.assert_array_equal(ours, spatial_dropout(clone(KEY), X, 0.3))
+    mask = DropBlock(0.3, block_size=block_size).sample_mask(X, rngs=clone(KEY))
+    assert mask.shape == (4, 1, 1, 6)  # and no larger than it need be
 
 
 def test_blocks_as_long_as_one_axis_are_blocks_of_the_other_alone():

@@ -1,5 +1,7 @@
 """Residual blocks of NNX modules: state and streams of a branch that may not run."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,6 +206,8 @@ def test_summarize_lists_the_block_as_any_other(mode):
     assert (site.path, site.stream) == ("layers/0", "dropout")
 
 
-def test_a_list_of_batch_axes_leaves_the_graph_hashable():
-    for layer in (DropPath(0.5, batch_axis=[0, 1]), block(batch_axis=[0, 1])):
-        hash(nnx.graphdef(layer))
+def test_a_list_of_batch_axes_is_a_tuple_in_the_graph():
+    for make in (partial(DropPath, 0.5), partial(ResidualDropPath, jnp.tanh, 0.5)):
+        graphs = [nnx.graphdef(make(batch_axis=axes)) for axes in ([0, 1], (0, 1), (0,))]
+        assert hash(graphs[0]) == hash(graphs[1])
+        assert graphs[0] == graphs[1] != graphs[2]

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax.random import clone
 
+from flax_spatialdrop import nnx as nnx_modules
 from flax_spatialdrop.nnx import FeatureDropout, SampleDropout, SpatialDropout1D
 
 from ..catalogue import CASES
@@ -93,3 +94,22 @@ def test_sample_mask_where_nothing_is_drawn():
     assert layer.sample_mask(X, rate=0.0).all()
     assert layer.sample_mask(X, deterministic=True).all()
     assert not layer.sample_mask(X, rate=1.0).any()
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (nnx_modules.Dropout, {"noise_shape": [None, 1, None]}),
+        (nnx_modules.Dropout, {"broadcast_dims": [1]}),
+        (nnx_modules.AlphaDropout, {"noise_shape": [None, 1, None]}),
+        (nnx_modules.GaussianDropout, {"broadcast_dims": [1]}),
+        (nnx_modules.DropBlock, {"block_size": [3, 2]}),
+        (nnx_modules.Cutout, {"block_size": [3, 2], "fill": [0.1, 0.2]}),
+        (nnx_modules.TokenDropout, {"mask_id": 3, "special_ids": [0, 1]}),
+    ],
+)
+def test_a_list_is_a_tuple_in_the_graph_which_is_hashed(module, options):
+    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    of_lists, of_tuples = (nnx.graphdef(module(0.5, **given)) for given in (options, tuples))
+    assert hash(of_lists) == hash(of_tuples)
+    assert of_lists == of_tuples
