@@ -24,6 +24,7 @@ from ._explain import plot_mask as plot_mask
 from ._fast_key import fast_key as fast_key
 from ._gaussian import gaussian_dropout as gaussian_dropout
 from ._mask import sample_mask as sample_mask
+from ._mask_block import mask_block as mask_block
 from ._monte_carlo import MonteCarlo as MonteCarlo
 from ._monte_carlo import monte_carlo as monte_carlo
 from ._patch_dropout import patch_dropout as patch_dropout

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._noise_shape import check_shape
 from ._rates import check_rate, is_static, keep_probability
-from ._threefry import is_unrollable, random_bits, rounds_of
+from ._threefry import Index, Words, is_unrollable, random_bits, rounds_of
 from ._typing import Key, Rate
 
 _LEGACY_SHAPES = ((2,), (4,))
@@ -79,10 +79,18 @@ def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
 
 
 def redraw_mask(
-    words: jax.Array, rounds: int, threshold: np.uint32 | jax.Array, like: jax.Array
+    words: Words,
+    rounds: int,
+    threshold: np.uint32 | jax.Array,
+    like: jax.Array,
+    start: tuple[Index, ...] | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> jax.Array:
-    """`sample_mask` in the shape of `like`, from a key's words, in a form that fuses."""
-    return random_bits(words, rounds, like) >> np.uint32(9) < threshold
+    """`sample_mask` in the shape of `like`, from a key's words, in a form that fuses.
+
+    With `start` and `shape`, the part of the mask of that shape which begins there.
+    """
+    return random_bits(words, rounds, like, start, shape) >> np.uint32(9) < threshold
 
 
 def draw_in_one_pass(

@@ -122,6 +122,23 @@ def check_shape(shape: Any, what: str) -> Shape:
     return tuple(shape)
 
 
+def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None:
+    """Raises unless a block lies in a mask of `shape`; where it begins may be known or not."""
+    if not len(start) == len(sizes) == len(shape):
+        raise ValueError(
+            "start and sizes need one entry per axis of the mask: "
+            f"got {len(start)} and {len(sizes)} for noise_shape={shape}"
+        )
+    for axis, (first, size, whole) in enumerate(zip(start, sizes, shape, strict=True)):
+        begins = first if isinstance(first, int) else 0
+        if begins < 0 or begins + size > whole:
+            where = f"from {begins} to {begins + size}" if isinstance(first, int) else f"of {size}"
+            raise ValueError(
+                f"a block must lie in the mask, which has {whole} along axis {axis}: "
+                f"got {where} there"
+            )
+
+
 def check_mask_spreads(mask_shape: Shape, shape: Shape) -> None:
     """Raises unless a mask of `mask_shape` spreads over x of `shape`."""
     if len(mask_shape) != len(shape) or any(

@@ -8,7 +8,9 @@ Threefry is Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JA
 rounds; `FAST` is a key implementation of our own that takes 13.
 """
 
+import math
 from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,12 @@ from jax import lax
 from jax.extend import random as implementations
 
 from ._sharding import explicit_sharding
+
+Index: TypeAlias = np.uint32 | jax.Array
+"""A place along an axis, a uint32 scalar."""
+
+Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
+"""The two words of a key's data, uint32."""
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the rounds, four by four in turns
 _PARITY = np.uint32(0x1BD11BDA)
@@ -45,9 +53,18 @@ def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
     return all(isinstance(size, int) and size < 2**32 for size in shape)
 
 
-def random_bits(words: jax.Array, rounds: int, like: jax.Array) -> jax.Array:
-    """Returns `jax.random.bits(key, like.shape)`; `words` are the two of the key's data."""
-    high, low = _positions(like)
+def random_bits(
+    words: Words,
+    rounds: int,
+    like: jax.Array,
+    start: tuple[Index, ...] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> jax.Array:
+    """Returns `jax.random.bits(key, like.shape)`; `words` are the two of the key's data.
+
+    With `start` and `shape`, those of the part of `jax.random.bits(key, shape)` that begins there.
+    """
+    high, low = _positions(like, start, like.shape if shape is None else shape)
     return lax.bitwise_xor(*_hash(words[0], words[1], high, low, rounds))
 
 
@@ -83,7 +100,7 @@ def _fast_bits(words, bit_width, shape):
     """
     if not all(isinstance(size, int) and size < 2**32 for size in shape):
         raise TypeError(f"a fast key draws shapes of whole numbers below 2^32: got {shape}")
-    high, low = _positions(jnp.zeros(shape))
+    high, low = _positions(jnp.zeros(shape), None, shape)
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
     state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])
     blocks = np.arange(3)
@@ -116,21 +133,23 @@ FAST = implementations.define_prng_impl(
 )
 
 
-def _positions(like):
-    """The place of each element of `like`, row by row, as two 32-bit words."""
-    wide = like.size > 2**32
+def _positions(like, start, shape):
+    """The place of each element of `like` in `shape`, row by row, as two 32-bit words."""
+    wide = math.prod(shape) > 2**32
     out_sharding = explicit_sharding(like)
     high = np.uint32(0)
     low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)
     stride = 1
     for axis in reversed(range(like.ndim)):
         index = lax.broadcasted_iota(np.uint32, like.shape, axis, out_sharding=out_sharding)
+        if start is not None:
+            index = index + start[axis]
         term = index * np.uint32(stride % 2**32)
         if wide:
             high = high + _high_product(index, stride)
             high = high + (low + term < low).astype(np.uint32)
         low = low + term
-        stride *= like.shape[axis]
+        stride *= shape[axis]
     return high, low
 
 

@@ -1,0 +1,149 @@
+"""A part of a mask, drawn alone: any block of it, anywhere, with the very same bits."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._axes import is_sequence, is_whole
+from ._mask import check_key, keep_threshold, redraw_mask
+from ._noise_shape import check_block_fits, check_shape
+from ._rates import check_rate, is_static, keep_probability
+from ._threefry import Index, Words, is_unrollable, rounds_of
+from ._typing import Array, Key, Rate, Shape
+
+_THREEFRY_ROUNDS = 20
+
+
+def mask_block(
+    key: Key | tuple[Array, Array],
+    rate: Rate,
+    noise_shape: Sequence[int],
+    start: Sequence[int | Array] | Array,
+    sizes: Sequence[int],
+) -> jax.Array:
+    """Draws a block of a mask alone, as it is in the whole, which is never written down.
+
+        mask_block(key, rate, noise_shape, start, sizes)
+            = sample_mask(key, rate, noise_shape)[start : start + sizes]
+
+    Bit for bit, whatever is around it: so loops, shards and kernels can each draw the part that they
+    need, when they need it. It takes the arithmetic of as many elements as the block has, in whole
+    numbers of 32 bits (sums, products, shifts, xors), which run in the body of a Pallas kernel too.
+
+    Args:
+      key: one JAX PRNG key, typed or legacy, of threefry (JAX's default) or from `fast_key`: only of
+        these is each bit a function of its place alone. It is not consumed, since all blocks of a
+        mask share it; no other draw may. In the body of a kernel, where keys do not go, the two
+        words of a threefry key's data, as a tuple of uint32 scalars. None will do at a rate of
+        exactly 0 or 1.
+      rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
+        clipped to [0, 1]; NaN drops everything.
+      noise_shape: the shape of the whole mask, whole numbers only; it may have more than 2^32
+        elements.
+      start: where the block begins, one entry per axis: whole numbers or integer scalars, traced or
+        not (the index of a loop, of a device, of a kernel's program), or one array of them. What is
+        traced is clipped so that the block lies inside the mask, as jax.lax.dynamic_slice does it.
+      sizes: the shape of the block, whole numbers only.
+
+    Returns:
+      bool[sizes], True where a value is kept.
+
+    Raises:
+      ValueError: for a block that does not lie in the mask, a rate outside [0, 1], a missing key, or
+        a key whose masks cannot be drawn in parts.
+      TypeError: for an argument of another type.
+
+    Example:
+      >>> import jax
+      >>> from flax_spatialdrop import mask_block, sample_mask
+      >>> key = jax.random.key(0)
+      >>> part = mask_block(key, 0.5, (8, 1, 16), (2, 0, 4), (1, 1, 8))
+      >>> bool((part == sample_mask(key, 0.5, (8, 1, 16))[2:3, :, 4:12]).all())
+      True
+
+    Reference: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011,
+    https://doi.org/10.1145/2063384.2063405
+    """
+    rate = check_rate(rate)
+    shape = check_shape(noise_shape, "the noise_shape of a mask")
+    sizes = check_shape(sizes, "the sizes of a block")
+    first = _check_start(start, sizes, shape)
+    if is_static(rate, 0.0) or is_static(rate, 1.0):
+        return jnp.full(sizes, is_static(rate, 0.0))
+    words, rounds = words_and_rounds(key, shape)
+    return _draw(words, keep_threshold(keep_probability(rate)), first, rounds, shape, sizes)
+
+
+def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape) -> tuple[Words, int]:
+    """What draws a part of a mask of `shape`, of a key that can; the key is not consumed."""
+    if isinstance(key, tuple):
+        return _check_words(key), _THREEFRY_ROUNDS
+    key = check_key(key)
+    if not is_unrollable(key, shape):
+        raise ValueError(
+            "a part of a mask can be drawn alone with keys of threefry2x32, as "
+            "jax.random.key(0, impl='threefry2x32'), while jax_threefry_partitionable is on, and "
+            "with those of fast_key, where every axis is shorter than 2^32: "
+            f"got a key of {_implementation(key)} and a mask of shape {shape}"
+        )
+    return jax.random.key_data(key), rounds_of(key)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _draw(words, threshold, start, rounds, shape, sizes):
+    return redraw_mask(words, rounds, threshold, jnp.zeros(sizes, bool), start, shape)
+
+
+def _implementation(key: jax.Array) -> str:
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(key))
+    return str(jax.config.jax_default_prng_impl)  # type: ignore[attr-defined]
+
+
+def _check_words(words: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    for word in words:
+        if getattr(word, "dtype", None) != jnp.uint32 or word.shape != ():
+            raise TypeError(
+                f"a key given by its words must be a tuple of uint32 scalars: got {word!r} in it"
+            )
+    if len(words) != 2:
+        raise ValueError(f"a key of threefry has two words: got a tuple of {len(words)}")
+    return words  # type: ignore[return-value]
+
+
+def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[Index, ...]:
+    """Where the block begins along each axis, inside the mask."""
+    if isinstance(start, jax.Array | np.ndarray) and start.ndim == 1:
+        start = tuple(start[axis] for axis in range(len(start)))
+    if not is_sequence(start):
+        raise TypeError(
+            "start must be a tuple with one entry per axis of the mask, or an array of them: "
+            f"got {start!r}"
+        )
+    known = tuple(int(entry) if is_whole(entry) else _check_index(entry) for entry in start)
+    check_block_fits(known, sizes, shape)
+    return tuple(
+        np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - part)
+        for entry, size, part in zip(known, shape, sizes, strict=True)
+    )
+
+
+def _check_index(entry: Any) -> Array:
+    if not isinstance(entry, jax.Array | np.ndarray) or entry.shape != ():
+        raise TypeError(f"start must hold whole numbers or integer scalars: got {entry!r}")
+    if not jnp.issubdtype(entry.dtype, jnp.integer):
+        raise TypeError(
+            f"start must hold whole numbers or integer scalars: got one of dtype {entry.dtype}"
+        )
+    return entry
+
+
+def _clipped(index: Array, last: int) -> jax.Array:
+    """An index of any integer dtype as uint32, from 0 to `last`."""
+    index = jnp.asarray(index)
+    last = min(last, int(jnp.iinfo(index.dtype).max))
+    return jnp.clip(index, index.dtype.type(0), index.dtype.type(last)).astype(np.uint32)
