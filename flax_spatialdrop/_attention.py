@@ -6,9 +6,10 @@ import jax
 
 from ._apply import check_input
 from ._choices import Choices, drop
-from ._noise_shape import Shape, head_noise_shape, resolve_noise_shape
-from ._rates import is_static
-from ._typing import Array, Key, NoiseShape, Rate
+from ._noise_shape import head_noise_shape, resolve_noise_shape
+from ._rates import check_rate, is_static
+from ._typing import Array, Key, NoiseShape, Rate, Shape
+from ._weights_dropout import WeightsDropout, span_blocks
 
 
 def head_dropout(
@@ -54,28 +55,40 @@ def head_dropout(
     return drop(key, x, rate, Choices(noise_shape))
 
 
-def weights_noise_shape(
+def weights_dropout(
     query: Array,
     key: Array,
+    dropout_rng: Key,
+    rate: Rate,
+    *,
+    deterministic: bool,
+    broadcast_dropout: bool,
     noise_shape: NoiseShape | None,
     broadcast_dims: Sequence[int] | None,
-    broadcast_dropout: bool,
-) -> Shape:
-    """The mask's shape for weights [*batch, heads, queries, keys]; Flax's by default."""
-    shape = query.shape[:-3] + query.shape[-2:-1] + query.shape[-3:-2] + key.shape[-3:-2]
+    span: int,
+) -> WeightsDropout | None:
+    """What drops weights [*batch, heads, queries, keys], by Flax's words and ours; None if nothing.
+
+    The mask's shape is Flax's own unless one of ours is given.
+    """
+    rate = check_rate(rate)
+    shape = weights_shape(query, key)
     if noise_shape is None and broadcast_dims is None and broadcast_dropout:
         broadcast_dims = range(len(shape) - 2)
-    return resolve_noise_shape(shape, noise_shape, broadcast_dims)
-
-
-def check_dropout_rng(dropout_rng: Key, rate: Rate) -> Key:
-    """Returns the key to drop weights with, or says that there is none."""
+    blocks = span_blocks(resolve_noise_shape(shape, noise_shape, broadcast_dims), span)
+    if deterministic or is_static(rate, 0.0):
+        return None
     if dropout_rng is None and not is_static(rate, 1.0):
         raise ValueError(
             "attention weights are dropped with a PRNG key unless the rate is the number 0 or 1: "
             "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
         )
-    return dropout_rng
+    return WeightsDropout(dropout_rng, rate, blocks)
+
+
+def weights_shape(query: Array, key: Array) -> Shape:
+    """[*batch, heads, queries, keys]."""
+    return query.shape[:-3] + query.shape[-2:-1] + query.shape[-3:-2] + key.shape[-3:-2]
 
 
 def check_value(shape: Shape, key_shape: Shape, heads: int) -> None:

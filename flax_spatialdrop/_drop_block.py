@@ -111,6 +111,11 @@ def block_choices(
         raise ValueError(
             f"normalize must be 'expected', 'sample', 'batch' or None: got {normalize!r}"
         )
+    return choices_of(blocks, normalize, x)
+
+
+def choices_of(blocks: Blocks, normalize: Normalize, x: Array) -> Choices:
+    """The choices for x of which whole blocks are to be dropped."""
     if not blocks.long_axes and normalize == "expected":
         return Choices(blocks.noise_shape)
     return Choices(

@@ -30,14 +30,15 @@ def mask_block(
         mask_block(key, rate, noise_shape, start, sizes)
             = sample_mask(key, rate, noise_shape)[start : start + sizes]
 
-    Bit for bit, whatever is around it: so loops, shards and kernels can each draw the part that they
-    need, when they need it. It takes the arithmetic of as many elements as the block has, in whole
-    numbers of 32 bits (sums, products, shifts, xors), which run in the body of a Pallas kernel too.
+    Bit for bit, whatever is around it: so loops, shards and kernels can each draw the part that
+    they need, when they need it. It takes the arithmetic of as many elements as the block has, in
+    whole numbers of 32 bits (sums, products, shifts, xors), which runs in the body of a Pallas
+    kernel too.
 
     Args:
-      key: one JAX PRNG key, typed or legacy, of threefry (JAX's default) or from `fast_key`: only of
-        these is each bit a function of its place alone. It is not consumed, since all blocks of a
-        mask share it; no other draw may. In the body of a kernel, where keys do not go, the two
+      key: one JAX PRNG key, typed or legacy, of threefry (JAX's default) or from `fast_key`: only
+        of these is each bit a function of its place alone. It is not consumed, since all blocks of
+        a mask share it; no other draw may. In the body of a kernel, where keys do not go, the two
         words of a threefry key's data, as a tuple of uint32 scalars. None will do at a rate of
         exactly 0 or 1.
       rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
@@ -53,8 +54,8 @@ def mask_block(
       bool[sizes], True where a value is kept.
 
     Raises:
-      ValueError: for a block that does not lie in the mask, a rate outside [0, 1], a missing key, or
-        a key whose masks cannot be drawn in parts.
+      ValueError: for a block that does not lie in the mask, a rate outside [0, 1], a missing key,
+        or a key whose masks cannot be drawn in parts.
       TypeError: for an argument of another type.
 
     Example:
@@ -112,7 +113,7 @@ def _check_words(words: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
             )
     if len(words) != 2:
         raise ValueError(f"a key of threefry has two words: got a tuple of {len(words)}")
-    return words  # type: ignore[return-value]
+    return words
 
 
 def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[Index, ...]:

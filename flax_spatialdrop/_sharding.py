@@ -17,6 +17,12 @@ def sharding_of_part(x: Any, shape: tuple[int, ...]) -> jax.sharding.NamedShardi
     sharding = explicit_sharding(x)
     if sharding is None:
         return None
-    spec = [*sharding.spec] + [None] * (x.ndim - len(sharding.spec))
-    kept = (part if a == b else None for part, a, b in zip(spec, x.shape, shape, strict=True))
+    sizes = zip(spec_of(x), x.shape, shape, strict=True)
+    kept = (names if a == b else None for names, a, b in sizes)
     return sharding.update(spec=jax.sharding.PartitionSpec(*kept))
+
+
+def spec_of(x: Any) -> list[Any]:
+    """The names of the mesh's axes that each axis of x is sharded over, or None, by x's type."""
+    spec = jax.typeof(x).sharding.spec
+    return [*spec] + [None] * (x.ndim - len(spec))

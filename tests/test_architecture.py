@@ -13,15 +13,16 @@ PACKAGE = ROOT / "flax_spatialdrop"
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
     {"_typing", "_sharding"},
-    {"_axes"},
+    {"_axes", "_cut"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_block_shape"},
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_noise", "_recorder"},
-    {"_choices", "_recurrent_step", "_recurrent_arguments"},
-    {"_attention", "_block_mask", "_dropout", "_drop_path", "_patch_dropout", "_tokens"},
+    {"_choices", "_mask_block", "_weights_mask", "_recurrent_step", "_recurrent_arguments"},
+    {"_block_mask", "_weights_block", "_dropout", "_drop_path", "_patch_dropout", "_tokens"},
     {
         "_alpha",
+        "_blockwise",
         "_cutout",
         "_drop_block",
         "_gaussian",
@@ -31,7 +32,9 @@ LAYERS = [
         "_module_call",
         "_drop_connect",
     },
-    {"_recurrent", "_recurrent_masks"},
+    {"_recurrent", "_recurrent_masks", "_query_shards", "_weights_dropout"},
+    {"_attention"},
+    {"_blockwise_attention"},
     {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
     {"_recurrent_layer"},
 ]

@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from .._apply import check_input
-from .._attention import check_dropout_rng, weights_noise_shape
-from .._choices import Choices, drop
-from .._module_call import is_active
+from .._attention import weights_dropout
+from .._choices import Choices
 from .._noise_shape import head_noise_shape
-from .._rates import check_rate
 from .._typing import Key, NoiseShape, Rate
 from ._regularizer import Regularizer
 
@@ -85,6 +83,7 @@ def dot_product_attention(
     *,
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
+    span: int = 1,
 ) -> jax.Array:
     """Flax's dot-product attention, whose weights are dropped with any noise shape.
 
@@ -118,6 +117,8 @@ def dot_product_attention(
         queries, keys]: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)
         for the queries. At most one of the two may be given.
+      span: how many keys in a row share a fate; spans begin anywhere, and the rate is met as
+        `drop_block` meets it.
 
     Returns:
       [*batch, queries, heads, features].
@@ -142,19 +143,27 @@ def dot_product_attention(
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762
     """
-    rate = check_rate(dropout_rate)
-    shape = weights_noise_shape(query, key, noise_shape, broadcast_dims, broadcast_dropout)
-    if is_active(rate, deterministic):
-        dropout_rng = check_dropout_rng(dropout_rng, rate)
+    dropout = weights_dropout(
+        query,
+        key,
+        dropout_rng,
+        dropout_rate,
+        deterministic=deterministic,
+        broadcast_dropout=broadcast_dropout,
+        noise_shape=noise_shape,
+        broadcast_dims=broadcast_dims,
+        span=span,
+    )
+    if dropout is not None:
+        value = dropout.of_values(value, query.shape[-2])
         if not (qk_attn_weights_einsum or attn_weights_value_einsum):
             dot_general = einsum_dot_general or jax.lax.dot_general
             einsum = partial(jnp.einsum, precision=precision, _dot_general=dot_general)
             qk_attn_weights_einsum = attn_weights_value_einsum = einsum
             precision = einsum_dot_general = None
         if attn_weights_value_einsum:
-            drop_weights = partial(drop, dropout_rng, rate=rate, choices=Choices(shape))
-            attn_weights_value_einsum = _after(drop_weights, attn_weights_value_einsum)
-    return nn.dot_product_attention(
+            attn_weights_value_einsum = _after(dropout.of_weights, attn_weights_value_einsum)
+    y = nn.dot_product_attention(
         query,
         key,
         value,
@@ -169,6 +178,7 @@ def dot_product_attention(
         qk_attn_weights_einsum=qk_attn_weights_einsum,
         attn_weights_value_einsum=attn_weights_value_einsum,
     )
+    return y if dropout is None else dropout.of_outputs(y)
 
 
 def _after(

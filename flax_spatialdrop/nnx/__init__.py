@@ -5,6 +5,7 @@ from ._alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from ._attention import HeadDropout as HeadDropout
 from ._attention import dot_product_attention as dot_product_attention
 from ._bidirectional import Bidirectional as Bidirectional
+from ._blockwise_attention import blockwise_attention as blockwise_attention
 from ._cutout import Cutout as Cutout
 from ._drop_block import DropBlock as DropBlock
 from ._drop_in import drop_in as drop_in

@@ -1,5 +1,6 @@
 """Dropout in attention: the module that drops heads, and Flax's attention with a noise shape."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +12,9 @@ from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
 from .._apply import check_input
-from .._attention import check_dropout_rng, check_value, weights_noise_shape
-from .._choices import Choices, drop
-from .._module_call import is_active
+from .._attention import check_value, weights_dropout
+from .._choices import Choices
 from .._noise_shape import head_noise_shape
-from .._rates import check_rate
 from .._typing import Key, NoiseShape, Rate
 from ._regularizer import Regularizer
 
@@ -97,6 +96,7 @@ def dot_product_attention(
     *,
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
+    span: int = 1,
 ) -> jax.Array:
     """Flax's dot-product attention, whose weights are dropped with any noise shape.
 
@@ -128,6 +128,8 @@ def dot_product_attention(
         queries, keys]: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)
         for the queries. At most one of the two may be given.
+      span: how many keys in a row share a fate; spans begin anywhere, and the rate is met as
+        `drop_block` meets it.
 
     Returns:
       [*batch, queries, heads, features].
@@ -154,9 +156,18 @@ def dot_product_attention(
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762
     """
-    rate = check_rate(dropout_rate)
-    shape = weights_noise_shape(query, key, noise_shape, broadcast_dims, broadcast_dropout)
-    if not is_active(rate, deterministic):
+    dropout = weights_dropout(
+        query,
+        key,
+        dropout_rng,
+        dropout_rate,
+        deterministic=deterministic,
+        broadcast_dropout=broadcast_dropout,
+        noise_shape=noise_shape,
+        broadcast_dims=broadcast_dims,
+        span=span,
+    )
+    if dropout is None:
         return nnx.dot_product_attention(
             query,
             key,
@@ -164,7 +175,7 @@ def dot_product_attention(
             bias,
             mask,
             # At 0 Flax takes another way, and a traced rate cannot tell.
-            dropout_rate=rate if isinstance(rate, float) else 1.0,
+            dropout_rate=float(dropout_rate) if isinstance(dropout_rate, numbers.Real) else 1.0,
             deterministic=True,
             dtype=dtype,
             precision=precision,
@@ -172,7 +183,6 @@ def dot_product_attention(
             promote_dtype=promote_dtype,
             is_causal=is_causal,
         )
-    dropout_rng = check_dropout_rng(dropout_rng, rate)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
     check_value(value.shape, key.shape, query.shape[-2])
     weights = dot_product_attention_weights(
@@ -187,7 +197,8 @@ def dot_product_attention(
         promote_dtype=promote_dtype,
         is_causal=is_causal,
     )
-    return _sum_values(drop(dropout_rng, weights, rate, Choices(shape)), value, precision)
+    value = dropout.of_values(value, query.shape[-2])
+    return dropout.of_outputs(_sum_values(dropout.of_weights(weights), value, precision))
 
 
 def _sum_values(weights: jax.Array, value: jax.Array, precision: Any) -> jax.Array:
