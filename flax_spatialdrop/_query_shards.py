@@ -19,10 +19,14 @@ from ._weights_block import Operands, Plan
 @partial(jax.jit, static_argnums=0)
 def attend_by_shards(plan: Plan, operands: Operands) -> jax.Array:
     """`attend`, where queries may be sharded over devices of a mesh of explicit axes."""
+    sharding = explicit_sharding(operands.query)
+    if sharding is None:
+        return attend(plan, operands)
     key, value = (_gathered(array) for array in (operands.key, operands.value))
-    operands = operands._replace(key=key, value=value)
-    names, sharding = spec_of(operands.query)[-3], explicit_sharding(operands.query)
-    if names is None or sharding is None:
+    bias, mask = (_beside(operands.query, array) for array in (operands.bias, operands.mask))
+    operands = operands._replace(key=key, value=value, bias=bias, mask=mask)
+    names = spec_of(operands.query)[-3]
+    if names is None:
         return attend(plan, operands)
     names = (names,) if isinstance(names, str) else names
     shards = math.prod(sharding.mesh.shape[name] for name in names)
@@ -54,6 +58,17 @@ def _split(array: Array, axis: int, shards: int, names: Any) -> jax.Array:
     whole = jax.sharding.reshard(array, PartitionSpec(*spec[:axis], names, *spec[axis + 1 :]))
     out_sharding = PartitionSpec(*spec[:axis], names, None, *spec[axis + 1 :])
     return jnp.reshape(whole, shape, out_sharding=out_sharding)
+
+
+def _beside(query: jax.Array, array: Array | None) -> Array | None:
+    """A bias or mask with its batch and heads where those of the query are."""
+    if array is None:
+        return None
+    *batch, _, heads, _ = spec_of(query)
+    names = [
+        own if size > 1 else None for own, size in zip((*batch, heads), array.shape, strict=False)
+    ]
+    return jax.sharding.reshard(array, PartitionSpec(*names, *spec_of(array)[-2:]))
 
 
 def _gathered(array: jax.Array) -> jax.Array:
