@@ -52,7 +52,7 @@ def _forward(plan, x):
             weights = jnp.exp(scores - reference[..., None])
             faded = jnp.exp(largest - reference)
             kept = kept_of(plan, x, weights, i, j).astype(value.dtype)
-            more = product(plan, "...qk,...kf->...qf", kept, value)
+            more = product(plan, kept, value, -1, -2)
             return new, total * faded + weights.sum(-1), sums * faded[..., None] + more
 
         # Made of the query, since on a mesh of explicit axes each has its sharding.
@@ -97,16 +97,16 @@ def _backward(plan, kept, d_y):
             weights = jnp.exp(scores - log_sum[..., None])
             # Written down, so that its mask is not drawn again for each that it is used in.
             kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
-            d_weights = product(plan, "...qf,...kf->...qk", d_out, spread_value)
+            d_weights = product(plan, d_out, spread_value, -1, -1)
             d_scores = kept * d_weights - weights * shift[..., None]
             if d_bias is not None:
                 d_bias = add_to_bias(plan, d_bias, d_scores, i, j)
             kept, d_scores = kept.astype(value.dtype), d_scores.astype(query.dtype)
-            more = product(plan, "...qk,...qf->...kf", kept, d_out)
+            more = product(plan, kept, d_out, -2, -2)
             d_value = d_value + _gather(more, value.shape)
-            more = product(plan, "...qk,...qd->...kd", d_scores, query)
+            more = product(plan, d_scores, query, -2, -2)
             d_key = d_key + _gather(more, key.shape)
-            more = product(plan, "...qk,...kd->...qd", d_scores, spread_key)
+            more = product(plan, d_scores, spread_key, -1, -2)
             return plan.queries.add(d_query, more, i, -2), d_bias, d_key, d_value
 
         d_query, d_bias, all_d_key, all_d_value = carry

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from ._apply import CHECKPOINT_NAME
@@ -54,7 +53,7 @@ def blockwise(
             (law, rounds), blocks = dropout.law(), dropout.blocks
             value = dropout.scaled(value)
     operands = Operands(
-        query / np.sqrt(query.shape[-1]).astype(query.dtype),
+        query / jnp.sqrt(jnp.asarray(query.shape[-1], query.dtype)),
         key,
         value,
         bias,

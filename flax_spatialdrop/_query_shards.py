@@ -65,9 +65,8 @@ def _beside(query: jax.Array, array: Array | None) -> Array | None:
     if array is None:
         return None
     *batch, _, heads, _ = spec_of(query)
-    names = [
-        own if size > 1 else None for own, size in zip((*batch, heads), array.shape, strict=False)
-    ]
+    sizes = zip((*batch, heads), array.shape[:-2], strict=True)
+    names = [own if size > 1 else None for own, size in sizes]
     return jax.sharding.reshard(array, PartitionSpec(*names, *spec_of(array)[-2:]))
 
 

@@ -61,7 +61,7 @@ def scores_of(plan, x, query, key, i, j, hides_repeated=False):
     The last block of keys repeats some of the one before, where the number of keys is no multiple
     of a block's: they are hidden. So are queries that repeat, if asked for.
     """
-    scores = product(plan, "...qd,...kd->...qk", query, key)
+    scores = product(plan, query, key, -1, -1)
     if x.bias is not None:
         scores = scores + _part(plan, x.bias, i, j).astype(scores.dtype)
     query_place = jnp.expand_dims(plan.queries.places(i), [*range(scores.ndim - 2), -1])
@@ -109,13 +109,14 @@ def add_to_bias(plan, total, d_scores, i, j):
     return lax.dynamic_update_slice(total, part, [0] * (total.ndim - 2) + start)
 
 
-def product(plan, equation, a, b):
-    """An einsum with float32 sums at least."""
-    return jnp.einsum(
-        equation, a, b, precision=plan.precision, preferred_element_type=widened_dtype(a)
-    )
+def product(plan, a, b, axis_a, axis_b):
+    """[..., rest of a, rest of b]: summed over one of their last axes, in float32 at least."""
+    batch = tuple(range(a.ndim - 2))
+    summed = ((a.ndim + axis_a,), (b.ndim + axis_b,))
+    wide = widened_dtype(a)
+    return lax.dot_general(a, b, (summed, (batch, batch)), plan.precision, wide)
 
 
 def widened_dtype(array):
     """The dtype to sum in: float32, or float64 if the array is."""
-    return jnp.promote_types(array.dtype, jnp.float32)
+    return jnp.float64 if array.dtype == jnp.float64 else jnp.float32

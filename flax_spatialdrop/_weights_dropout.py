@@ -39,9 +39,12 @@ class WeightsDropout(NamedTuple):
     @property
     def place(self) -> str:
         """Where it is done: "values", "outputs" or "weights"."""
-        if is_static(self.rate, 1.0) or self.blocks.noise_shape[-1] == 1:
+        *_, queries, keys = self.blocks.noise_shape
+        if is_static(self.rate, 1.0):
             return "outputs"
-        return "values" if self.blocks.noise_shape[-2] == 1 else "weights"
+        if queries == 1:  # before outputs, whose derivatives a NaN in a dropped value would reach
+            return "values"
+        return "outputs" if keys == 1 else "weights"
 
     def of_values(self, value: jax.Array, heads: int) -> jax.Array:
         """Values [*batch, keys, heads, features], dropped where that is the place."""

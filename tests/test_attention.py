@@ -58,6 +58,7 @@ def test_every_argument_of_flax_s_own_is_in_its_place(host):
     assert [(p.name, p.default, p.kind) for p in ours[len(theirs) :]] == [
         ("noise_shape", None, inspect.Parameter.KEYWORD_ONLY),
         ("broadcast_dims", None, inspect.Parameter.KEYWORD_ONLY),
+        ("span", 1, inspect.Parameter.KEYWORD_ONLY),
     ]
 
 
@@ -183,7 +184,7 @@ def test_the_derivative_keeps_the_mask_in_noise_shape_or_the_key_beyond_flax_wit
         return sorted((str(r.dtype), r.shape) for r in leaves if r.shape != ())
 
     without = kept(FLAX[host], deterministic=True)
-    shared = ("bool", (BATCH, HEADS, 1, KEYS))
+    shared = ("bool", (BATCH, KEYS, HEADS, 1))  # on the values, since queries share it
     assert kept(OURS[host], broadcast_dims=(-2,)) == sorted([*without, shared])
     assert kept(OURS[host], broadcast_dropout=False) == sorted([*without, ("uint32", (2,))])
     assert kept(FLAX[host], broadcast_dropout=False) == sorted([*without, ("float32", WEIGHTS)])

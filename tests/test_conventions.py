@@ -44,6 +44,7 @@ NOT_REGULARIZERS = {
     "explain",
     "fast_key",
     "linear_rates",
+    "mask_block",
     "monte_carlo",
     "plot_mask",
     "recurrent_dropout",

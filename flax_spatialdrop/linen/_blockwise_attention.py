@@ -5,9 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from .._apply import widened
 from .._attention import weights_dropout
 from .._blockwise_attention import blockwise, check_attention, refuse
 from .._typing import Key, NoiseShape, Rate
@@ -35,8 +35,8 @@ def blockwise_attention(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
-    query_block_size: int = 256,
-    key_block_size: int = 256,
+    query_block_size: int = 512,
+    key_block_size: int = 512,
 ) -> jax.Array:
     """Flax's dot-product attention in blocks, whose weights and masks are never written down whole.
 
@@ -123,7 +123,7 @@ def blockwise_attention(
     )
     query, key, value = promote_dtype(query, key, value, dtype=dtype)
     if force_fp32_for_softmax:
-        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        value = widened(value)
     check_attention(query, key, value)
     dropout = weights_dropout(
         query,

@@ -32,8 +32,8 @@ def blockwise_attention(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
-    query_block_size: int = 256,
-    key_block_size: int = 256,
+    query_block_size: int = 512,
+    key_block_size: int = 512,
 ) -> jax.Array:
     """Flax's dot-product attention in blocks, whose weights and masks are never written down whole.
 
