@@ -47,7 +47,7 @@ def mask_block(
         elements.
       start: where the block begins, one entry per axis: whole numbers or integer scalars, traced or
         not (the index of a loop, of a device, of a kernel's program), or one array of them. What is
-        traced is clipped so that the block lies inside the mask, as jax.lax.dynamic_slice does it.
+        traced is clipped so that the block lies inside the mask.
       sizes: the shape of the block, whole numbers only.
 
     Returns:
