@@ -77,7 +77,8 @@ def blockwise_attention(
       einsum_dot_general: must be None, since there is no product of whole weights.
       qk_attn_weights_einsum: must be None, as above.
       attn_weights_value_einsum: must be None, as above.
-      is_causal: True: a query attends to no later key.
+      is_causal: True: query i attends to keys 0 to i. Not for a layer that decodes, which asks one
+        query at a time and masks by itself.
       noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
         queries, keys]: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)

@@ -1,0 +1,133 @@
+"""What blockwise_attention refuses, in both hosts, each in one sentence."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flax_spatialdrop import fast_key
+
+from .errors import exactly
+from .test_blockwise_attention import BATCH, HEADS, KEY, KEYS, OURS, QKV, QUERIES, each_host
+
+SHAPES = [(BATCH, QUERIES, HEADS, 8), (BATCH, KEYS, HEADS, 8), (BATCH, KEYS, HEADS, 6)]
+WEIGHTS = (BATCH, HEADS, QUERIES, KEYS)
+
+MISFITS = {
+    "rank": (1, (KEYS, HEADS, 8), "must have the same axes, [*batch, length, heads, features]"),
+    "batch": (2, (3, KEYS, HEADS, 6), "must have the same batch axes"),
+    "lengths": (2, (BATCH, KEYS - 1, HEADS, 6), "must have the same length"),
+    "features": (1, (BATCH, KEYS, HEADS, 7), "must have as many features"),
+    "heads": (1, (BATCH, KEYS, 3, 8), "must divide those of query"),
+    "no heads": (2, (BATCH, KEYS, 0, 6), "must divide those of query"),
+}
+WHO = {
+    "lengths": "key and value",
+    "features": "query and key",
+    "heads": "the heads of key and of value",
+    "no heads": "the heads of key and of value",
+}
+
+
+@each_host
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_shapes_that_do_not_fit(host, misfit):
+    which, shape, rule = MISFITS[misfit]
+    shapes = [*SHAPES[:which], shape, *SHAPES[which + 1 :]]
+    query, key, value = shapes
+    message = (
+        f"{WHO.get(misfit, 'query, key and value')} {rule}: "
+        f"got query.shape={query}, key.shape={key} and value.shape={value}"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        OURS[host](*map(jnp.ones, shapes))
+
+
+BAD = {
+    "no block": (
+        {"query_block_size": 0},
+        ValueError,
+        "query_block_size must be at least 1: got query_block_size=0",
+    ),
+    "half a block": (
+        {"key_block_size": 2.5},
+        TypeError,
+        "key_block_size must be a whole number: got 2.5",
+    ),
+    "causal": ({"is_causal": 1}, TypeError, "is_causal must be True or False: got 1"),
+    "span": ({"span": 0}, ValueError, "span must be at least 1 key: got span=0"),
+    "span of what": (
+        {"span": 2, "broadcast_dims": (-1,)},
+        ValueError,
+        "span counts keys that share a fate, so the mask must have draws of its own for them: "
+        f"got span=2 with the noise shape {(*WEIGHTS[:-1], 1)} of the weights",
+    ),
+    "rate": (
+        {"dropout_rate": 1.5},
+        ValueError,
+        "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+    ),
+    "noise shape": (
+        {"noise_shape": (None, 3, 1, None)},
+        ValueError,
+        "noise_shape[1] must be None, 1 or the size of that axis of x, which is 4: "
+        "got 3 in noise_shape=(None, 3, 1, None)",
+    ),
+    "mask": (
+        {"mask": jnp.ones((BATCH, 1, KEYS, QUERIES), bool)},
+        ValueError,
+        f"mask must spread over the weights, [*batch, heads, queries, keys], which are {WEIGHTS}: "
+        f"got mask.shape={(BATCH, 1, KEYS, QUERIES)}",
+    ),
+    "bias": (
+        {"bias": jnp.ones((1, 1, 1, 1, KEYS))},
+        ValueError,
+        f"bias must spread over the weights, [*batch, heads, queries, keys], which are {WEIGHTS}: "
+        f"got bias.shape={(1, 1, 1, 1, KEYS)}",
+    ),
+    "key": (
+        {"dropout_rng": None},
+        ValueError,
+        "attention weights are dropped with a PRNG key unless the rate is the number 0 or 1: "
+        "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True",
+    ),
+    "kind of key": (
+        {"dropout_rng": jax.random.key(0, impl="rbg")},
+        ValueError,
+        "a part of a mask can be drawn alone with keys of threefry2x32, as "
+        "jax.random.key(0, impl='threefry2x32'), while jax_threefry_partitionable is on, and with "
+        "those of fast_key, where every axis is shorter than 2^32: got a key of rbg and a mask of "
+        f"shape {(1, 1, QUERIES, KEYS)}",
+    ),
+    "sown weights": (
+        {"module": object()},
+        ValueError,
+        "module needs the whole weights, which blockwise_attention never has: "
+        "use dot_product_attention where weights are sown or products are of your own",
+    ),
+}
+
+
+@each_host
+@pytest.mark.parametrize(("bad", "error", "message"), BAD.values(), ids=list(BAD))
+def test_bad_arguments(host, bad, error, message):
+    options = {"dropout_rng": KEY, "dropout_rate": 0.3, **bad}
+    with pytest.raises(error, match=exactly(message)):
+        OURS[host](*QKV, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["einsum_dot_general", "qk_attn_weights_einsum", "attn_weights_value_einsum"]
+)
+def test_products_of_the_user_s_own_in_linen(name):
+    message = (
+        f"{name} needs the whole weights, which blockwise_attention never has: "
+        "use dot_product_attention where weights are sown or products are of your own"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        OURS["linen"](*QKV, **{name: jnp.einsum})
+
+
+def test_keys_of_any_kind_where_the_mask_is_small():
+    for key in (jax.random.key(0, impl="rbg"), fast_key(jax.random.key(0))):
+        y = OURS["linen"](*QKV, dropout_rng=key, dropout_rate=0.5, broadcast_dims=(-2,))
+        assert y.shape == (BATCH, QUERIES, HEADS, 6)
