@@ -22,7 +22,18 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..settings import prepare
-from . import drop_block, drop_in, drop_path, figure, here, overheads, recurrent, table, tpu
+from . import (
+    attention,
+    drop_block,
+    drop_in,
+    drop_path,
+    figure,
+    here,
+    overheads,
+    recurrent,
+    table,
+    tpu,
+)
 from .cases import Case, cases
 from .results import Record, Results, this_device
 
@@ -100,10 +111,11 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
     """Every row that matches, measured here."""
 
     def records() -> Iterator[Record]:
-        for case in matching(only, itertools.chain(cases(), drop_block.cases())):
+        for case in matching(only, itertools.chain(cases(), drop_block.cases(), attention.cases())):
             yield from here.measure(case, seconds)
         if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only, cases()))):
             yield from here.measure_pages_kept(only.pattern, seconds)
+        yield from attention.measure(only)
         yield from drop_path.measure(only, seconds)
         yield from drop_block.measure(only)
         yield from recurrent.measure(only, seconds)
@@ -127,7 +139,8 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
         raise InputError(f"--device must be {HERE} or tpu:TOPOLOGY: got {device!r}")
     jax.config.update("jax_platforms", "cpu")  # nothing runs: no accelerator need be there
     chips = tpu.mesh(topology)
-    found = matching(only, itertools.chain(cases(), recurrent.cases(), drop_block.cases_for_tpu()))
+    rows = (cases(), recurrent.cases(), drop_block.cases_for_tpu(), attention.cases_for_tpu())
+    found = matching(only, itertools.chain(*rows))
     records = (record for case in found for record in tpu.measure(case, chips))
     stem = device.replace(":", "-")
     return Results.start(stem, f"TPU {topology}, compiled for and not run"), records

@@ -12,6 +12,7 @@ QUESTIONS = {
     "layers": "What does one layer cost, beside a copy of x?",
     "line": "Should a mask shared by a few be drawn once, or hashed at every element?",
     "networks": "What does dropout add to the gradient of 12 layers of tanh(h @ w)?",
+    "attention": "What does dropout of attention weights cost, beside attention without any?",
     "drop block": "What does DropBlock cost, beside a copy of x or a step without any?",
     "drop path": "How much time does stochastic depth save, where what is dropped is skipped?",
     "recurrent": "What does dropout inside a recurrence cost, beside loops without any?",
