@@ -1,4 +1,4 @@
-"""One line for a model that exists: Flax's own dropout layers, run by this package."""
+"""One line for a model that exists: the dropout of Flax's own layers, run by this package."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,28 +11,34 @@ from .._apply import check_input
 from .._choices import Choices
 from .._noise_shape import resolve_noise_shape
 from .._typing import Array, Key
+from ._attention import dot_product_attention
 from ._call import regularize
 from ._intercept import intercept
 
 
 @contextlib.contextmanager
 def drop_in() -> Iterator[None]:
-    """Runs every `flax.linen.Dropout` that is called inside by the code of this package.
+    """Runs the dropout of Flax's own layers that are called inside by the code of this package.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    Same masks, in float32 same outputs, less memory, and where each element has a draw of its own
-    less time. The arguments are checked as those of `linen.Dropout` here (integer inputs and a
-    rate outside [0, 1] are refused). Neither Flax nor the model is changed: outside the context,
-    and in other threads, all is as it was. A function jitted outside is traced again inside, and
-    the other way round; one that was compiled
-    ahead of time (`lower`, `compile`) stays what it was compiled as. An interceptor of your own,
-    entered inside, does not see the calls that are run here.
+    Same masks, in float32 same outputs (of attention, to 2e-6), less memory, and where each element
+    has a draw of its own less time. The arguments are checked as those of `linen.Dropout` and
+    `linen.dot_product_attention` here (integer inputs and a rate outside [0, 1] are refused).
+    Neither Flax nor the model is changed: outside the context, and in other threads, all is as it
+    was. A function jitted outside is traced again inside, and the other way round; one that was
+    compiled ahead of time (`lower`, `compile`) stays what it was compiled as. An interceptor of
+    your own, entered inside, does not see the calls of `flax.linen.Dropout`.
 
-    What is reached are calls of modules whose class is `flax.linen.Dropout` itself, wherever they
-    are: in setup, compact or Sequential, under nn.scan, nn.remat, nn.vmap, nn.jit. Not reached is
-    the dropout inside Flax's attention layers, which draws without a layer of its own, and
-    classes derived from `flax.linen.Dropout`.
+    Reached are, wherever they are (in setup, compact or Sequential, under nn.scan, nn.remat,
+    nn.vmap, nn.jit), calls of modules
+      - whose class is `flax.linen.Dropout` itself; not those of derived classes;
+      - of `flax.linen.MultiHeadDotProductAttention` and all classes derived from it (Flax's
+        `MultiHeadAttention` and `SelfAttention`, your own) whose `attention_fn` is
+        `flax.linen.dot_product_attention` itself: for the time of the call it is the one of
+        `flax_spatialdrop.linen`. One of your own, a functools.partial of Flax's too, is left alone.
+
+    Not reached are functions of Flax that are called without such a layer.
 
     Returns:
       A context manager.
@@ -43,10 +49,11 @@ def drop_in() -> Iterator[None]:
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import drop_in
-      >>> model = nn.Sequential([nn.Dense(4), nn.Dropout(0.5, deterministic=False)])
+      >>> attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.1, deterministic=False)
+      >>> model = nn.Sequential([nn.Dense(4), attention, nn.Dropout(0.5, deterministic=False)])
       >>> rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
       >>> with drop_in():
-      ...     y, variables = model.init_with_output(rngs, jnp.ones((2, 3)))
+      ...     y, variables = model.init_with_output(rngs, jnp.ones((2, 5, 3)))
 
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
@@ -56,9 +63,14 @@ def drop_in() -> Iterator[None]:
 
 
 def _run_here(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    # Not isinstance: what a derived class adds would be lost.
-    if type(context.module) is nn.Dropout and context.method_name == "__call__":
-        return _dropout(context.module, *args, **kwargs)
+    module = context.module
+    if context.method_name == "__call__":
+        # Not isinstance: what a derived class adds would be lost.
+        if type(module) is nn.Dropout:
+            return _dropout(module, *args, **kwargs)
+        if isinstance(module, nn.MultiHeadDotProductAttention):
+            with _attending_here(module):
+                return call(*args, **kwargs)
     return call(*args, **kwargs)
 
 
@@ -74,3 +86,15 @@ def _dropout(
         rng=rng,
         mask=None,
     )
+
+
+@contextlib.contextmanager
+def _attending_here(layer: nn.MultiHeadDotProductAttention) -> Iterator[None]:
+    theirs = layer.attention_fn
+    if theirs is nn.dot_product_attention:
+        # As Flax sets fields of its frozen modules; a clone would be another module of the scope.
+        object.__setattr__(layer, "attention_fn", dot_product_attention)
+    try:
+        yield
+    finally:
+        object.__setattr__(layer, "attention_fn", theirs)

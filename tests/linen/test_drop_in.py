@@ -187,21 +187,18 @@ def test_arguments_at_the_call():
     assert ours[2] is X
 
 
-def test_derived_classes_and_attention_are_not_reached():
+def test_derived_classes_are_not_reached():
     class Louder(nn.Dropout):
         def __call__(self, inputs, **kwargs):
             return 2 * super().__call__(inputs, **kwargs)
 
     def run():
-        louder = Louder(0.5, deterministic=False).apply({}, X, rngs={"dropout": clone(KEY)})
-        attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5, deterministic=False)
-        rngs = {"params": jax.random.key(0), "dropout": clone(KEY)}
-        return louder, attention.init_with_output(rngs, X)[0]
+        return Louder(0.5, deterministic=False).apply({}, X, rngs={"dropout": clone(KEY)})
 
     theirs = run()
     with linen.drop_in():
         ours = run()
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_bad_arguments_are_refused_inside():
