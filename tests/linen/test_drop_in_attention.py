@@ -56,13 +56,13 @@ MODELS = {
     "remat": Compact(nn.remat(nn.MultiHeadDotProductAttention)),
     "jit": Compact(nn.jit(nn.MultiHeadDotProductAttention)),
     "vmap": nn.vmap(Compact, **AXES)(),
-    "scan": nn.scan(Body, **AXES, length=3)(),
+    "scan": nn.scan(Body, **AXES, length=2)(),
 }
 
 
-def init(model, *rest, **options):
+def init(model, *rest):
     rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
-    return model.init(rngs, X, *rest, **options)
+    return model.init(rngs, X, *rest)
 
 
 def is_ours(f, *args):
@@ -80,17 +80,16 @@ def test_same_masks_values_and_gradients_wherever_a_layer_is(name):
     def loss(variables, key):
         y = model.apply(variables, X, *rest, rngs={"dropout": key})
         y = y[0] if name == "scan" else y
-        return (y**2).sum(), y
+        return (y**2).mean(), y
 
     grad = jax.jit(jax.grad(loss, has_aux=True))
     theirs, y_theirs = grad(variables, clone(KEY))
     with linen.drop_in():
         assert is_ours(grad, variables, KEY)
-        jax.tree.map(np.testing.assert_array_equal, init(model, *rest), variables)
         ours, y_ours = grad(variables, clone(KEY))
     assert not is_ours(grad, variables, KEY)
     np.testing.assert_allclose(y_ours, y_theirs, rtol=2e-6, atol=2e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
     assert not np.allclose(grad(variables, jax.random.key(9))[1], y_theirs, atol=1e-2)
 
 
@@ -120,6 +119,7 @@ def test_a_layer_that_drops_nothing_is_flax_s_own_in_every_bit(options):
     variables = init(layer)
     theirs = layer.apply(variables, X, mask=MASK)
     with linen.drop_in():
+        jax.tree.map(np.testing.assert_array_equal, init(layer), variables)
         np.testing.assert_array_equal(layer.apply(variables, X, mask=MASK), theirs)
 
 
