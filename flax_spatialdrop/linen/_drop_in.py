@@ -18,17 +18,18 @@ from ._intercept import intercept
 
 @contextlib.contextmanager
 def drop_in() -> Iterator[None]:
-    """Runs the dropout of Flax's own layers that are called inside by the code of this package.
+    """Runs the dropout of Flax's own layers, where they are called inside, by this package.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    Same masks, in float32 same outputs (of attention, to 2e-6), less memory, and where each element
-    has a draw of its own less time. The arguments are checked as those of `linen.Dropout` and
-    `linen.dot_product_attention` here (integer inputs and a rate outside [0, 1] are refused).
-    Neither Flax nor the model is changed: outside the context, and in other threads, all is as it
-    was. A function jitted outside is traced again inside, and the other way round; one that was
-    compiled ahead of time (`lower`, `compile`) stays what it was compiled as. An interceptor of
-    your own, entered inside, does not see the calls of `flax.linen.Dropout`.
+    Same masks, in float32 same outputs (of attention up to rounding, and without Flax's NaN at a
+    rate of 1), less memory, and where each element has a draw of its own less time. The arguments
+    are checked as those of `linen.Dropout` and `linen.dot_product_attention` here (integer inputs
+    and a rate outside [0, 1] are refused). Neither Flax nor the model is changed: outside the
+    context, and in other threads, all is as it was. A function jitted outside is traced again
+    inside, and the other way round; one that was compiled ahead of time (`lower`, `compile`) stays
+    what it was compiled as. An interceptor of your own, entered inside, does not see the calls of
+    `flax.linen.Dropout`.
 
     Reached are, wherever they are (in setup, compact or Sequential, under nn.scan, nn.remat,
     nn.vmap, nn.jit), calls of modules
@@ -44,7 +45,8 @@ def drop_in() -> Iterator[None]:
       A context manager.
 
     Raises:
-      ValueError, TypeError: from calls inside, as `linen.Dropout` raises them.
+      ValueError, TypeError: from calls inside, as `linen.Dropout` and `linen.dot_product_attention`
+        raise them.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp

@@ -9,15 +9,16 @@ from ._dropout import Dropout
 
 
 def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
-    """Has the dropout of Flax's own layers in a model run by this package: they change in place.
+    """Hands the dropout of Flax's own layers in a model to this package, in place.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    Same masks, in float32 same outputs (of attention, to 2e-6), less memory, and where each element
-    has a draw of its own less time. Each layer keeps its arguments, its mode and its stream,
-    wherever it has got to, and stays the object that it is: what shares it, refers to it or filters
-    by Flax's class finds it as before. The arguments are checked as those of `nnx.Dropout` and
-    `nnx.dot_product_attention` here (integer inputs and a rate outside [0, 1] are refused).
+    Same masks, in float32 same outputs (of attention up to rounding, and without Flax's NaN at a
+    rate of 1), less memory, and where each element has a draw of its own less time. Each layer
+    keeps its arguments, its mode and its stream, wherever it has got to, and stays the object that
+    it is: what shares it, refers to it or filters by Flax's class finds it as before. The arguments
+    are checked as those of `nnx.Dropout` and `nnx.dot_product_attention` here (integer inputs and a
+    rate outside [0, 1] are refused).
 
     A layer's class or its `attention_fn` is another, and with it the structure of the model: call
     this when the model is built, outside nnx.jit, before it is split and before clones (such as an
