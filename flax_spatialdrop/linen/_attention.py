@@ -141,7 +141,10 @@ def dot_product_attention(
       >>> rngs = {"dropout": jax.random.key(1)}
       >>> y = layer.apply(params, x, deterministic=False, rngs=rngs)
 
-    Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762
+    Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762;
+    Lin Zehui et al., DropAttention: A Regularization Method for Fully-Connected Self-Attention
+    Networks, 2019, https://arxiv.org/abs/1907.11065 (of keys and spans of them; there the weights
+    are normalized again)
     """
     dropout = weights_dropout(
         query,
