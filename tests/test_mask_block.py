@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.random import clone
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import fast_key, mask_block, sample_mask
@@ -145,7 +146,7 @@ def test_masks_of_more_than_2_to_the_32_elements(shape):
 
 
 def test_each_device_draws_its_own_part():
-    mesh = jax.make_mesh((2, 4), ("a", "b"))
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     shape = (4, 3, 8)
 
     def part(key):
