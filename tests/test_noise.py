@@ -45,6 +45,7 @@ def fused(key, rate, shape):
 each_way = pytest.mark.parametrize("way", [draw, fused], ids=["drawn small", "in the apply"])
 
 
+@pytest.mark.usefixtures("optimized")
 @each_way
 @each_key
 def test_noise_is_jax_s_own_bit_for_bit_in_every_mode(key, way):
@@ -69,6 +70,7 @@ def test_noise_of_any_rate_and_shape(rate, shape, way):
     np.testing.assert_array_equal(way(KEY, rate, shape), expected)
 
 
+@pytest.mark.usefixtures("optimized")
 @each_way
 @pytest.mark.parametrize("rate", [0.25, 0.75])
 def test_noise_of_a_traced_rate_is_that_of_the_number(rate, way):

@@ -66,6 +66,7 @@ def test_a_block_is_x_plus_its_dropped_branch_and_so_is_its_gradient(options):
         assert_close(gradients, expected)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_eager_equals_the_composition_bit_for_bit():
     for key in KEYS[:4]:
         y = block(clone(key), X, W, mode="batch")
@@ -159,6 +160,7 @@ def test_vmap_over_keys_and_inputs_equals_a_loop():
     assert_close(jax.jit(jax.vmap(f, in_axes=(0, None)))(xs, clone(KEPT)), looped)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("remat", [lambda f: f, jax.checkpoint])
 def test_scan_over_layers_equals_a_loop(remat):
     ws = jnp.stack([W, W / 2, W / 3])
