@@ -140,7 +140,7 @@ def on_one_device(form, masked):
     return jax.jit(functools.partial(run, **options))(QKV, clone(KEY), BIAS if masked else None)
 
 
-def on_8_devices(mode, spec, form, masked):
+def on_8_devices(mode, spec, form, masked, bias_spec=P()):
     """Checks values, gradients and the output's place; returns the program's text."""
     mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(mode,) * 3)
 
@@ -149,7 +149,7 @@ def on_8_devices(mode, spec, form, masked):
 
     with jax.set_mesh(mesh):
         qkv = put(QKV, *spec)
-        key, bias = put(clone(KEY)), put(BIAS, None, spec[2]) if masked else None
+        key, bias = put(clone(KEY)), put(BIAS, *bias_spec) if masked else None
         mask = {"mask": put(PADDING, spec[0])} if masked else {}
         f = jax.jit(functools.partial(run, **SHARDED[form]))
         text = f.lower(qkv, key, bias, **mask).compile().as_text()
@@ -178,7 +178,8 @@ def test_batch_and_heads_on_devices_need_no_collective(form, mode):
 
 
 def test_a_bias_for_the_whole_batch_needs_the_sum_of_its_gradient_alone():
-    text = on_8_devices(AxisType.Explicit, P("data", None, "model"), "weights", masked=True)
+    spec, of_bias = P("data", None, "model"), P(None, "model")
+    text = on_8_devices(AxisType.Explicit, spec, "weights", True, of_bias)
     assert set(collectives(text)) == {"all-reduce"}
 
 
