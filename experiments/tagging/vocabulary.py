@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .conllu import Sentence
+from ..treebank.conllu import Sentence
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 UNSEEN_TAG = -1

@@ -1,5 +1,5 @@
 from experiments.tagging import vocabulary
-from experiments.tagging.conllu import Sentence
+from experiments.treebank.conllu import Sentence
 
 
 def sentence(text, tag="X"):

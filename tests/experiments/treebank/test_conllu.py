@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from experiments.errors import InputError
-from experiments.tagging import conllu
+from experiments.treebank import conllu
 
 from ..conftest import conllu as sentence
 

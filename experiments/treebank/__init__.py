@@ -1,0 +1,1 @@
+"""Treebanks: a CoNLL-U file becomes sentences, divided into parts by document."""
