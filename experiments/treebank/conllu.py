@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..errors import InputError
 
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.+)")
+_TEXT = re.compile(r"#\s*text\s*=\s*(.+)")
 _NEWDOC = re.compile(r"#\s*newdoc\b")
 _WORD = re.compile(r"\d+")
 _NOT_A_WORD = re.compile(r"\d+-\d+|\d+\.\d+")  # a multiword token's range, an empty node
@@ -15,11 +16,15 @@ _DOCUMENT = re.compile(r"(.+)[-_.][A-Za-z]*\d+")  # FOLHA_DOC000001_SENT003 -> F
 
 
 class Sentence(NamedTuple):
-    """The syntactic words of a sentence, their tags and the document they come from."""
+    """The syntactic words of a sentence, their tags and the document they come from.
+
+    `text` is the sentence as it was written ("da casa", where the words are "de a casa").
+    """
 
     document: str
     words: tuple[str, ...]
     tags: tuple[str, ...]
+    text: str
 
 
 class Treebank(NamedTuple):
@@ -45,14 +50,18 @@ def read(path: Path) -> Treebank:
 
     A document is what stands before the last part of `sent_id` (before `_SENT003`, `-0012`); where
     that does not tell documents apart, what a `# newdoc` opens; else each sentence is its own.
+    A sentence without a `# text` is written as its words with spaces between them.
     """
     ids: list[str] = []
     newdocs: list[int] = []
+    texts: list[str] = []
     sentences: list[list[tuple[str, str]]] = []
-    sent_id, newdoc, words = "", 0, []
+    sent_id, text, newdoc, words = "", "", 0, []
     for number, line in enumerate([*_lines(path), ""], start=1):
         if match := _SENT_ID.match(line):
             sent_id = match[1].strip()
+        elif match := _TEXT.match(line):
+            text = match[1].strip()
         elif _NEWDOC.match(line):
             newdoc += 1
         elif line.strip() and not line.startswith("#"):
@@ -60,15 +69,17 @@ def read(path: Path) -> Treebank:
         elif not line.strip() and words:
             ids.append(sent_id)
             newdocs.append(newdoc)
+            texts.append(text or " ".join(form for form, _ in words))
             sentences.append(words)
-            sent_id, words = "", []
+            sent_id, text, words = "", "", []
     if not sentences:
         raise InputError(f"{path} has no sentences")
     documents, rule = _documents(ids, newdocs)
+    columns = (zip(*words, strict=True) for words in sentences)
     return Treebank(
         [
-            Sentence(document, *zip(*words, strict=True))
-            for document, words in zip(documents, sentences, strict=True)
+            Sentence(document, words, tags, text)
+            for document, (words, tags), text in zip(documents, columns, texts, strict=True)
         ],
         rule,
     )

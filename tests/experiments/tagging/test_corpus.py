@@ -9,7 +9,7 @@ from ..conftest import conllu
 
 def sentence(document, text, tags=None):
     words = tuple(text.split())
-    return Sentence(document, words, tuple(tags.split()) if tags else ("X",) * len(words))
+    return Sentence(document, words, tuple(tags.split()) if tags else ("X",) * len(words), text)
 
 
 def test_the_baseline_by_hand():

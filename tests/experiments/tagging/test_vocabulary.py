@@ -4,7 +4,7 @@ from experiments.treebank.conllu import Sentence
 
 def sentence(text, tag="X"):
     words = tuple(text.split())
-    return Sentence("d", words, (tag,) * len(words))
+    return Sentence("d", words, (tag,) * len(words), text)
 
 
 def test_normalize_lowercases_and_marks_digits():

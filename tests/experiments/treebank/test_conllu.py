@@ -36,6 +36,13 @@ def test_skips_multiword_ranges_and_empty_nodes(read):
     assert only.tags == ("ADP", "DET", "NOUN")
 
 
+def test_a_sentence_is_written_as_its_text_says_else_as_its_words(read):
+    words = [("em", "ADP"), ("a", "DET"), ("rua", "NOUN")]
+    text = sentence(words, "s1", ["# text = na rua", "# text_en = in the street"])
+    treebank = read(text + sentence(words, "s2"))
+    assert [s.text for s in treebank.sentences] == ["na rua", "em a rua"]
+
+
 def test_a_word_may_hold_a_unicode_line_separator_and_lines_may_end_in_crlf(read):
     assert [s.words for s in read(row("1", "a\u2028b", "X") + "\r\n\r\n").sentences] == [
         ("a\u2028b",)

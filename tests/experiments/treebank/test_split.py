@@ -7,7 +7,7 @@ from experiments.treebank.split import split
 
 def sentence(document, text):
     words = tuple(text.split())
-    return Sentence(document, words, ("X",) * len(words))
+    return Sentence(document, words, ("X",) * len(words), text)
 
 
 DOCUMENTS = [sentence(f"d{n // 4}", f"word {n}") for n in range(120)]
