@@ -1,7 +1,12 @@
 """The problems that a config can name as its `task`."""
 
 from .forecasting.task import Forecasting
+from .language.task import Language
 from .tagging.task import Tagging
 from .task import Task
 
-TASKS: dict[str, type[Task]] = {"tagging": Tagging, "forecasting": Forecasting}
+TASKS: dict[str, type[Task]] = {
+    "tagging": Tagging,
+    "forecasting": Forecasting,
+    "language": Language,
+}

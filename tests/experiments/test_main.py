@@ -141,3 +141,22 @@ def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
     assert sorted(path.name for path in workdir.iterdir()) == [
         "forecast.png", "results.json", "results.md", "results.png",
     ]  # fmt: skip
+
+
+def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
+    """On the real sentences, with every form of dropout and all that is saved."""
+    workdir = tmp_path / "out"
+    small = ("seeds=1", "rates=(0.5,)", "epochs=1", "layers=1", "features=8", "heads=2")
+    given = [f"--config.{field}" for field in (*small, "data.train_sentences=10")]
+    config = "--config=configs/language_model.py:smoke"
+    assert main.main(["main", config, *given, f"--workdir={workdir}"]) == 0
+    out = capsys.readouterr().out
+    assert "(10 sentences, 2 documents; " in out
+    assert "spans: " in out
+    results = load(tmp_path)
+    assert list(results["regularizers"]) == ["none", "weights", "heads", "keys", "spans"]
+    assert results["missing"] == []
+    assert 1 < results["baseline_test_score"] < results["data"]["characters"]
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "results.json", "results.md", "results.png",
+    ]  # fmt: skip

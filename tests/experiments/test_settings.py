@@ -46,7 +46,10 @@ def test_every_variant_passes_its_own_checks(variant):
             [CONFIG, "--config.seeds=many"],
             "flag --config.seeds=many: invalid literal for int() with base 10: 'many'",
         ),
-        ([CONFIG, "--config.task=poetry"], "config.task knows tagging, forecasting: got 'poetry'"),
+        (
+            [CONFIG, "--config.task=poetry"],
+            "config.task knows tagging, forecasting, language: got 'poetry'",
+        ),
         (
             [CONFIG, "--config.model=lstm"],
             "config.model knows tagger, seq2seq: got 'lstm'",

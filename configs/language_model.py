@@ -1,0 +1,48 @@
+"""HEADER"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "characters") -> ConfigDict:
+    """Returns the setting of a variant: "characters" (the default) or "smoke"."""
+    config = ConfigDict()
+    config.name = "language_model"
+    config.task = "language"
+    config.regularizers = ("none", "weights", "heads", "keys", "spans")
+    config.rates = (0.1, 0.3, 0.5)
+    config.seeds = 5
+    config.grid_mode = "one_by_one"  # or "vmapped", "auto"
+
+    config.attention = "blockwise"  # or "fused"; "flax" for "none" alone
+    config.layers = 2
+    config.features = 64
+    config.heads = 4
+    config.learning_rate = 5e-3
+    config.batch_size = 8
+    config.epochs = 24
+    config.patience = 3
+
+    config.data = ConfigDict()
+    config.data.path = ""  # a CoNLL-U file; "" is the Porttinari treebank
+    config.data.split_seed = 0
+    config.data.train_sentences = 500  # 0 takes all, here and below
+    config.data.validation_sentences = 200
+    config.data.test_sentences = 0
+    config.data.window = 64  # characters that a prediction may see
+    config.data.train_stride = 64  # characters from one training window to the next
+    config.data.min_count = 5  # all rarer characters count as one
+
+    if variant == "smoke":
+        config.name = "language_model-smoke"
+        config.rates = (0.1, 0.5)
+        config.seeds = 2
+        config.features = 16
+        config.epochs = 2
+        config.data.train_sentences = 40
+        config.data.validation_sentences = 20
+        config.data.test_sentences = 20
+        config.data.window = 32
+        config.data.train_stride = 32
+    elif variant != "characters":
+        raise ValueError(f"no variant {variant!r} of language_model: characters or smoke")
+    return config

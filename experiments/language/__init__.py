@@ -1,0 +1,1 @@
+"""A language model: sentences as characters, a transformer that says the next, its perplexity."""

@@ -1,0 +1,91 @@
+"""Language modelling as the harness sees it."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from .. import checks
+from ..errors import InputError
+from ..task import Array, Data, Metric, Task
+from . import ngram, text
+from .models import ATTENTIONS, FORMS, LanguageModel
+
+SIZES = ("layers", "features", "heads")
+DATA_SIZES = ("window", "train_stride", "min_count")
+LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
+
+
+class Language(Task):
+    """The next character; judged by how many equally likely ones would be as hard to guess."""
+
+    metric = Metric(
+        name="perplexity",
+        unit="characters",
+        difference_unit="characters",
+        scale=1,
+        digits=2,
+        higher_is_better=False,
+        baseline=f"{ngram.ORDER}-gram",
+    )
+    regularizers: ClassVar = {name: None if name == "none" else "none" for name in FORMS}
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises InputError for a field that the language model cannot use."""
+        checks.has("config", config, ("attention", *SIZES))
+        checks.has("config.data", config.data, ("path", *DATA_SIZES, *LIMITS))
+        checks.one_of("config.attention", config.attention, ATTENTIONS)
+        checks.at_least(1, "config", config, SIZES)
+        checks.at_least(1, "config.data", config.data, DATA_SIZES)
+        checks.at_least(0, "config.data", config.data, LIMITS)
+        if config.features % (2 * config.heads):
+            raise InputError(
+                "config.features must be an even multiple of config.heads: got "
+                f"{config.features} and {config.heads}"
+            )
+        if config.data.train_stride > config.data.window:
+            raise InputError(
+                "config.data.train_stride must be at most the window, or characters are left out: "
+                f"got {config.data.train_stride} and {config.data.window}"
+            )
+        if config.attention == "flax" and set(config.regularizers) != {"none"}:
+            raise InputError(
+                "config.attention=flax trains 'none' alone, since Flax's own attention takes no "
+                f"traced rate: got {', '.join(config.regularizers)}"
+            )
+
+    @staticmethod
+    def load(config: ConfigDict) -> Data:
+        """Reads the treebank's sentences and splits them by document."""
+        return text.load(config)
+
+    def network(self, regularizer: str) -> nn.Module:
+        """Returns a transformer of the config's sizes."""
+        config = self.config
+        return LanguageModel(
+            self.data.record["characters"],
+            config.layers,
+            config.features,
+            config.heads,
+            config.attention,
+            regularizer,
+        )
+
+    @staticmethod
+    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
+        """The cross-entropy of every character."""
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+    @staticmethod
+    def points(outputs: jax.Array, targets: Array) -> jax.Array:
+        """The cross-entropy of every character."""
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+    @staticmethod
+    def score(mean_points: jax.Array) -> jax.Array:
+        """The perplexity."""
+        return jnp.exp(mean_points)

@@ -1,0 +1,103 @@
+"""From a treebank to windows of characters: divided by document, numbered, cut."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ..task import Data, Split
+from ..treebank import conllu
+from ..treebank.conllu import Sentence
+from ..treebank.split import split
+from . import ngram
+
+UNKNOWN = 0
+"""The number of all characters that training shows too rarely, or never."""
+
+
+def load(config: ConfigDict) -> Data:
+    """Reads, divides, numbers and cuts the sentences that a config's `data` part names."""
+    treebank = conllu.read(Path(config.path) if config.path else conllu.treebank_path())
+    parts = split(treebank.sentences, [], config.split_seed)
+    limits = (config.train_sentences, config.validation_sentences, config.test_sentences)
+    kept = {
+        name: part[:limit] if limit else part
+        for (name, part), limit in zip(parts.items(), limits, strict=True)
+    }
+    texts = {name: join(part) for name, part in kept.items()}
+    numbers = vocabulary(texts["train"], config.min_count)
+    streams = {name: encode(text, numbers) for name, text in texts.items()}
+    strides = {"train": config.train_stride, "validation": config.window, "test": config.window}
+    train, validation, test = (
+        cut(stream, config.window, strides[name]) for name, stream in streams.items()
+    )
+    size = 1 + len(numbers)
+    baseline, weights = ngram.perplexity(
+        streams["train"], streams["validation"], streams["test"], size
+    )
+    record = {
+        **{name: count(kept[name], streams[name]) for name in streams},
+        "characters": size,
+        "documents_by": treebank.documents_by,
+        "ngram_weights": weights,
+    }
+    return Data(train, validation, test, baseline, describe(record, config), record)
+
+
+def join(sentences: list[Sentence]) -> str:
+    """Writes a sentence a line; the line end before the first is there to predict it from."""
+    return "\n" + "".join(f"{sentence.text}\n" for sentence in sentences)
+
+
+def vocabulary(train: str, min_count: int) -> dict[str, int]:
+    """Numbers the characters that a text has at least `min_count` times, from 1."""
+    frequent = sorted(c for c, count in Counter(train).items() if count >= min_count)
+    return {character: number for number, character in enumerate(frequent, start=1)}
+
+
+def encode(text: str, numbers: dict[str, int]) -> np.ndarray:
+    """Returns the number of every character."""
+    return np.array([numbers.get(character, UNKNOWN) for character in text], np.int32)
+
+
+def cut(stream: np.ndarray, window: int, stride: int) -> Split:
+    """Cuts windows that begin a stride apart; every character but the first is a target.
+
+    Where the stride is the window, each is so once: no window predicts what another does.
+    """
+    targets = len(stream) - 1
+    starts = stride * np.arange(1 + -(-max(0, targets - window) // stride))
+    places = starts[:, None] + np.arange(window)
+    counted = places < targets
+    places = np.minimum(places, targets - 1)
+    return Split((stream[places],), stream[places + 1], counted)
+
+
+def count(sentences: list[Sentence], stream: np.ndarray) -> dict[str, Any]:
+    """Counts what a part has."""
+    return {
+        "sentences": len(sentences),
+        "documents": len({sentence.document for sentence in sentences}),
+        "characters": len(stream) - 1,
+        "share_unknown": float(np.mean(stream[1:] == UNKNOWN)),
+    }
+
+
+def describe(record: dict[str, Any], config: ConfigDict) -> str:
+    """Says what the text came to."""
+    parts = [
+        f"{name} {part['characters']} characters ({part['sentences']} sentences, "
+        f"{part['documents']} documents; {100 * part['share_unknown']:.2f} % unknown)"
+        for name in ("train", "validation", "test")
+        for part in [record[name]]
+    ]
+    return (
+        f"{'; '.join(parts)}. A sentence a line; documents were told apart by: "
+        f"{record['documents_by']}. {record['characters']} different characters, of which one "
+        f"stands for all that training has fewer than {config.min_count} times. A network sees "
+        f"at most {config.window} characters: training windows start {config.train_stride} apart, "
+        "those of validation and test behind each other, so that each character is predicted once. "
+        f"The {ngram.ORDER}-gram mixes all shorter ones, with weights fitted to validation data."
+    )

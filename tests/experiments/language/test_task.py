@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import settings
+from experiments.errors import InputError
+from experiments.grid import Grid
+from experiments.language.task import Language
+from experiments.task import batches
+from experiments.train import evaluate, make_init, predict
+
+# ml_collections loads a config file in a way that Python means to retire.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture
+def task(language_config):
+    return Language(language_config)
+
+
+def test_the_score_is_the_perplexity_of_every_character_of_the_test_part(task):
+    start = make_init(task, "keys", optax.adam(1e-3))(jax.random.key(0))
+    rate, model, test = jnp.float32(0.5), task.network("keys"), task.data.test
+    score = evaluate(start.params, task, model, batches(test, 7), rate)
+    logits = np.asarray(predict(start.params, model, test, rate), np.float64)
+    own = np.take_along_axis(logits, test.targets[..., None], 2)[..., 0]
+    bits = np.log2(np.exp(logits).sum(2)) - own / np.log(2)
+    assert float(score) == pytest.approx(2 ** bits[test.counted].mean(), rel=1e-4)
+    assert len(test.targets) % 7
+    assert not test.counted.all()
+
+
+def test_a_guess_at_random_has_as_much_perplexity_as_there_are_characters(task):
+    logits = jnp.zeros((4, 5, task.data.record["characters"]))
+    points = task.points(logits, jnp.zeros((4, 5), int))
+    assert task.score(points.mean()) == pytest.approx(task.data.record["characters"], rel=1e-5)
+
+
+def test_forms_train_with_each_rate_and_validation_chooses(task):
+    grid = Grid(task)
+    results = {name: grid.train(name, lambda *_: None) for name in ("none", "keys")}
+    assert [r["compared_to"] for r in results.values()] == [None, "none"]
+    assert [len(r["runs"]) for r in results.values()] == [2, 4]
+    by_rate = {}
+    for run in results["keys"]["runs"]:
+        assert run["validation_score"] == min(run["validation_curve"])
+        by_rate.setdefault(run["rate"], []).append(run["validation_score"])
+    chosen = min(by_rate, key=lambda rate: np.mean(by_rate[rate]))
+    assert results["keys"]["chosen_rate"] == chosen
+    # Trained at all: better than guessing, and each form in its own way.
+    none, keys = (r["runs"][0]["validation_curve"] for r in results.values())
+    assert none[-1] < task.data.record["characters"]
+    assert none != keys
+    # What is shuffled and dropped follows from the seed alone.
+    again = grid.train("keys", lambda *_: None)["runs"]
+    losses = [run["train_loss"] for run in results["keys"]["runs"]]
+    assert losses == [run["train_loss"] for run in again]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("data.window=0", "config.data.window must be at least 1: got 0"),
+        ("data.test_sentences=-1", "config.data.test_sentences must be at least 0: got -1"),
+        (
+            "data.train_stride=65",
+            "config.data.train_stride must be at most the window, or characters are left out: "
+            "got 65 and 64",
+        ),
+        ("layers=0", "config.layers must be at least 1: got 0"),
+        (
+            "heads=3",
+            "config.features must be an even multiple of config.heads: got 64 and 3",
+        ),
+        ("attention=fast", "config.attention knows blockwise, fused, flax: got 'fast'"),
+        (
+            "attention=flax",
+            "config.attention=flax trains 'none' alone, since Flax's own attention takes no "
+            "traced rate: got none, weights, heads, keys, spans",
+        ),
+        (
+            "regularizers=('Dropout',)",
+            "config.regularizers knows none, weights, heads, keys, spans: got 'Dropout'",
+        ),
+    ],
+)
+def test_bad_fields_get_one_sentence(wrong, message):
+    with pytest.raises(InputError) as caught:
+        settings.parse(["main", "--config=configs/language_model.py", f"--config.{wrong}"])
+    assert str(caught.value) == message
+
+
+def test_flax_trains_the_plain_network():
+    args = ("attention=flax", "regularizers=('none',)")
+    given = [f"--config.{arg}" for arg in args]
+    config, _ = settings.parse(["main", "--config=configs/language_model.py", *given])
+    assert config.attention == "flax"
+
+
+@pytest.mark.parametrize("variant", ["characters", "smoke"])
+def test_every_variant_passes_its_own_checks(variant):
+    settings.parse(["main", f"--config=configs/language_model.py:{variant}"])
+
+
+def test_no_other_variant():
+    with pytest.raises(InputError, match=r"^no variant 'words' of language_model: characters"):
+        settings.parse(["main", "--config=configs/language_model.py:words"])
