@@ -140,7 +140,7 @@ def on_one_device(form, masked):
     return jax.jit(functools.partial(run, **options))(QKV, clone(KEY), BIAS if masked else None)
 
 
-def on_8_devices(mode, spec, form, masked, bias_spec=P()):
+def on_8_devices(mode, spec, form, masked, bias_spec=()):
     """Checks values, gradients and the output's place; returns the program's text."""
     mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(mode,) * 3)
 

@@ -115,7 +115,7 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
             yield from here.measure(case, seconds)
         if jax.default_backend() == "cpu" and any(map(here.is_large, matching(only, cases()))):
             yield from here.measure_pages_kept(only.pattern, seconds)
-        yield from attention.measure(only)
+        yield from attention.measure(only, seconds)
         yield from drop_path.measure(only, seconds)
         yield from drop_block.measure(only)
         yield from recurrent.measure(only, seconds)

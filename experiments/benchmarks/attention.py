@@ -1,7 +1,8 @@
 """What does dropout of attention weights cost, beside attention without any and Flax's own?
 
-Asked of the gradient to query, key and value, [batch, length, heads, depth], with a draw for each
-weight unless a contender's name says otherwise.
+Asked of the gradient to query, key and value, [batch, length, heads, depth], and of a training step
+of the language model of the experiments; with a draw for each weight unless a contender's name says
+otherwise.
 """
 
 import re
@@ -12,22 +13,27 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 import flax_spatialdrop.linen as fsl
 
+from ..language.models import LanguageModel
 from . import timing
 from .cases import NO_DROPOUT, Case, describe
-from .here import SCRATCH
+from .here import SCRATCH, TIME
 from .libraries import FLAX, FLAX_AGAIN, OURS, RATE
-from .results import Record
+from .results import Record, timed
 
 SECTION = "attention"
 SHAPE = (2, 2048, 8, 64)
 LENGTHS = (1024, 2048, 4096, 8192)
 ON_TPU = (1, 4096, 8, 128)
-BLOCKWISE, KEYS = "in blocks", "in blocks, whole keys"
+BLOCKWISE, KEYS, HEADS = "in blocks", "in blocks, whole keys", "in blocks, whole heads"
 FLAX_SHARED = "Flax, shared by batch and heads"
 JAX = "jax.nn, no dropout"
+TOKENS, VOCABULARY = (4, 1024), 128
+MODEL: dict[str, Any] = {"layers": 2, "features": 128, "heads": 4}
 
 Attention = Callable[..., jax.Array]
 """f(query, key, value, dropout_rng=)."""
@@ -45,8 +51,8 @@ def cases_for_tpu() -> Iterator[Case]:
     yield _case(ON_TPU, "bfloat16", {n: found[n] for n in (NO_DROPOUT, OURS, BLOCKWISE, FLAX)})
 
 
-def measure(only: re.Pattern[str]) -> Iterator[Record]:
-    """How memory grows with the length, by compiling and not running."""
+def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
+    """How memory grows with the length, by compiling and not running; and a training step."""
     for length in LENGTHS:
         case = _case((SHAPE[0], length, *SHAPE[2:]), "float32", contenders())
         if length != SHAPE[1] and only.search(case.id):
@@ -57,6 +63,9 @@ def measure(only: re.Pattern[str]) -> Iterator[Record]:
                 if name in (NO_DROPOUT, OURS, BLOCKWISE, FLAX)
             }
             yield Record(SECTION, case.row, SCRATCH, scratch)
+    row = f"training step of a language model of {list(TOKENS)} characters"
+    if only.search(f"{SECTION}: {row}"):
+        yield from _training(row, seconds)
 
 
 def contenders() -> dict[str, Attention]:
@@ -84,6 +93,48 @@ def causal_contenders(length: int) -> dict[str, Attention]:
     }
     skipped = (JAX, BLOCKWISE, KEYS)
     return masked | {n: partial(found[n], is_causal=True) for n in skipped}
+
+
+def _training(row: str, seconds: float) -> Iterator[Record]:
+    """Adam's step, from the same parameters and characters for all."""
+    contenders = {
+        NO_DROPOUT: ("flax", "none"),
+        OURS: ("fused", "weights"),
+        BLOCKWISE: ("blockwise", "weights"),
+        KEYS: ("blockwise", "keys"),
+        HEADS: ("blockwise", "heads"),
+        FLAX: ("flax", "weights"),
+        FLAX_AGAIN: ("flax", "weights"),
+    }
+    characters = np.random.default_rng(0).integers(VOCABULARY, size=TOKENS)
+    optimizer = optax.adam(1e-3)
+    programs: dict[str, Any] = {}
+    calls: dict[str, timing.Call] = {}
+    for name, (attention, form) in contenders.items():
+        model = LanguageModel(VOCABULARY, **MODEL, attention=attention, form=form)
+        params = model.init(jax.random.key(0), characters, RATE, deterministic=True)
+        arguments = jax.random.key(1), (params, optimizer.init(params)), characters
+        programs[name] = jax.jit(_step(model, optimizer)).lower(*arguments).compile()
+        calls[name] = partial(programs[name], *arguments)
+    yield timed(SECTION, row, TIME, timing.times(calls, seconds), baseline=NO_DROPOUT)
+    scratch = {name: timing.scratch_bytes(program) / 2**20 for name, program in programs.items()}
+    yield Record(SECTION, row, SCRATCH, scratch)
+
+
+def _step(model: nn.Module, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    def step(key: jax.Array, state: Any, characters: jax.Array) -> Any:
+        params, moments = state
+
+        def loss(params: Any) -> jax.Array:
+            rngs = {"dropout": key}
+            logits = model.apply(params, characters, RATE, deterministic=False, rngs=rngs)
+            following = jnp.roll(characters, -1, axis=1)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, following).mean()
+
+        updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    return step
 
 
 def _without_key(attention: Attention) -> Attention:

@@ -31,7 +31,7 @@ def test_all_attend_to_the_same_keys_and_the_masks_are_flax_s(contenders):
 def test_in_blocks_memory_grows_with_the_length_alone(monkeypatch):
     monkeypatch.setattr(attention, "LENGTHS", (1024, 2048, 4096))
     monkeypatch.setattr(attention, "SHAPE", (1, 2048, 1, 4))
-    short, long = attention.measure(re.compile("gradient"))
+    short, long = attention.measure(re.compile("gradient"), 0)
     assert short.row == "f32[1, 1024, 1, 4] gradient"
     assert short.values.keys() == {NO_DROPOUT, OURS, attention.BLOCKWISE, FLAX}
     assert long.values[attention.BLOCKWISE] < 4 * short.values[attention.BLOCKWISE]
@@ -44,3 +44,13 @@ def test_a_row_for_tpus_is_in_bfloat16():
     assert {s.dtype for s in case.shapes} == {jnp.dtype(jnp.bfloat16)}
     gradients = jax.eval_shape(case.programs[OURS], jax.random.key(0), *case.shapes)
     assert [(g.shape, g.dtype) for g in gradients] == [(s.shape, s.dtype) for s in case.shapes]
+
+
+def test_a_training_step_with_each_attention(monkeypatch):
+    monkeypatch.setattr(attention, "TOKENS", (2, 12))
+    monkeypatch.setattr(attention, "MODEL", {"layers": 1, "features": 8, "heads": 2})
+    time, memory = attention.measure(re.compile("training step"), 0)
+    assert time.row == "training step of a language model of [2, 12] characters"
+    assert {NO_DROPOUT, OURS, attention.BLOCKWISE, attention.HEADS, FLAX} <= time.values.keys()
+    assert memory.values.keys() == time.values.keys()
+    assert memory.values[FLAX] == memory.values["Flax again"]
