@@ -1,15 +1,11 @@
-"""Dropout in attention: of whole heads, and of the weights between queries and keys."""
-
-from collections.abc import Sequence
+"""Dropout of whole attention heads."""
 
 import jax
 
 from ._apply import check_input
 from ._choices import Choices, drop
-from ._noise_shape import head_noise_shape, resolve_noise_shape
-from ._rates import check_rate, is_static
-from ._typing import Array, Key, NoiseShape, Rate, Shape
-from ._weights_dropout import WeightsDropout, span_blocks
+from ._noise_shape import head_noise_shape
+from ._typing import Array, Key, Rate
 
 
 def head_dropout(
@@ -53,48 +49,3 @@ def head_dropout(
     """
     noise_shape = head_noise_shape(check_input(x).shape, head_axis, batch_dims)
     return drop(key, x, rate, Choices(noise_shape))
-
-
-def weights_dropout(
-    query: Array,
-    key: Array,
-    dropout_rng: Key,
-    rate: Rate,
-    *,
-    deterministic: bool,
-    broadcast_dropout: bool,
-    noise_shape: NoiseShape | None,
-    broadcast_dims: Sequence[int] | None,
-    span: int,
-) -> WeightsDropout | None:
-    """What drops weights [*batch, heads, queries, keys], by Flax's words and ours; None if nothing.
-
-    The mask's shape is Flax's own unless one of ours is given.
-    """
-    rate = check_rate(rate)
-    shape = weights_shape(query, key)
-    if noise_shape is None and broadcast_dims is None and broadcast_dropout:
-        broadcast_dims = range(len(shape) - 2)
-    blocks = span_blocks(resolve_noise_shape(shape, noise_shape, broadcast_dims), span)
-    if deterministic or is_static(rate, 0.0):
-        return None
-    if dropout_rng is None and not is_static(rate, 1.0):
-        raise ValueError(
-            "attention weights are dropped with a PRNG key unless the rate is the number 0 or 1: "
-            "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
-        )
-    return WeightsDropout(dropout_rng, rate, blocks)
-
-
-def weights_shape(query: Array, key: Array) -> Shape:
-    """[*batch, heads, queries, keys]."""
-    return query.shape[:-3] + query.shape[-2:-1] + query.shape[-3:-2] + key.shape[-3:-2]
-
-
-def check_value(shape: Shape, key_shape: Shape, heads: int) -> None:
-    """Raises unless each key has its value, for all of the query's heads."""
-    if shape[:-2] != key_shape[:-2] or heads % shape[-2]:
-        raise ValueError(
-            "value must have the batch axes and the length of key, and heads that divide those of "
-            f"query: got value.shape={shape} for key.shape={key_shape} and {heads} heads of query"
-        )

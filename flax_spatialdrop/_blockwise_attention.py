@@ -1,4 +1,4 @@
-"""Attention in blocks: the checks of its arguments, and the way from values to outputs."""
+"""Attention in blocks: from its arguments to the outputs, and where dropout is done."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ._apply import CHECKPOINT_NAME
-from ._attention import weights_shape
+from ._attention_input import of_full_rank, weights_shape
 from ._axes import check_bool, check_whole
 from ._cut import Cut, find_visits
 from ._query_shards import attend_by_shards
-from ._typing import Array, Shape
+from ._typing import Array
 from ._weights_block import Operands, Plan
 from ._weights_dropout import WeightsDropout
 
@@ -39,18 +39,20 @@ def blockwise(
         if check_whole(size, name) < 1:
             raise ValueError(f"{name} must be at least 1: got {name}={size}")
     check_bool(is_causal, "is_causal")
-    bias = _of_full_rank(bias, "bias", shape)
-    mask = _of_full_rank(mask, "mask", shape)
+    bias, mask = of_full_rank(bias, "bias", shape), of_full_rank(mask, "mask", shape)
+    _check_real(query=query, key=key, value=value, bias=bias)
+    if query.shape[-1] == 0:
+        raise ValueError(f"query and key must have features: got query.shape={query.shape}")
     *_, heads, queries, keys = shape
-    if 0 in shape:
+    if 0 in (*shape, value.shape[-1]):
         return jnp.zeros((*query.shape[:-1], value.shape[-1]), value.dtype)
     queries_cut = Cut(queries, min(query_block_size, queries))
     keys_cut = Cut(keys, min(key_block_size, keys))
-    law, rounds, blocks = None, 0, None
+    source, rounds, spans = None, 0, None
     if dropout is not None:
         value = dropout.of_values(value, heads)
         if dropout.place == "weights":
-            (law, rounds), blocks = dropout.law(), dropout.blocks
+            (source, rounds), spans = dropout.take_source(), dropout.spans
             value = dropout.scaled(value)
     operands = Operands(
         query / jnp.sqrt(jnp.asarray(query.shape[-1], query.dtype)),
@@ -58,56 +60,32 @@ def blockwise(
         value,
         bias,
         mask,
-        law,
+        source,
         None,
         find_visits(queries_cut, keys_cut, is_causal, mask),
     )
-    plan = Plan(queries_cut, keys_cut, is_causal, blocks, rounds, precision)
+    precision = tuple(precision) if isinstance(precision, list) else precision  # to be hashed
+    plan = Plan(queries_cut, keys_cut, is_causal, spans, rounds, precision)
     y = attend_by_shards(plan, operands)
     y = checkpoint_name(y, CHECKPOINT_NAME)
     return y if dropout is None else dropout.of_outputs(y)
 
 
-def refuse(**arguments: Any) -> None:
+def refuse_whole_weights(**arguments: Any) -> None:
     """Raises for an argument of Flax's that needs the whole weights."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(
-                f"{name} needs the whole weights, which blockwise_attention never has: "
-                "use dot_product_attention where weights are sown or products are of your own"
+                f"{name} must be None, since blockwise_attention never has the whole weights, "
+                f"which are sown (sow_weights of a layer) or multiplied by it: got {name}="
+                f"{type(value).__name__}; use dot_product_attention"
             )
 
 
-def check_attention(query: Any, key: Any, value: Any) -> None:
-    """Raises unless query, key and value fit one another."""
-    shapes = f"query.shape={query.shape}, key.shape={key.shape} and value.shape={value.shape}"
-    if not query.ndim == key.ndim == value.ndim >= 3:
-        raise ValueError(
-            "query, key and value must have the same axes, [*batch, length, heads, features]: "
-            f"got {shapes}"
-        )
-    if not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
-        raise ValueError(f"query, key and value must have the same batch axes: got {shapes}")
-    if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"query and key must have as many features: got {shapes}")
-    if key.shape[-3] != value.shape[-3]:
-        raise ValueError(f"key and value must have the same length: got {shapes}")
-    heads = query.shape[-2]
-    if any(own == 0 or heads % own for own in (key.shape[-2], value.shape[-2])):
-        raise ValueError(f"the heads of key and of value must divide those of query: got {shapes}")
-
-
-def _of_full_rank(array: Array | None, name: str, shape: Shape) -> Array | None:
-    """A bias or mask with as many axes as the weights, each of their size or 1."""
-    if array is None:
-        return None
-    missing = (1,) * (len(shape) - array.ndim)
-    sizes = missing + array.shape
-    if len(sizes) > len(shape) or any(
-        own not in (1, size) for own, size in zip(sizes, shape, strict=True)
-    ):
-        raise ValueError(
-            f"{name} must spread over the weights, [*batch, heads, queries, keys], which are "
-            f"{shape}: got {name}.shape={array.shape}"
-        )
-    return array.reshape(sizes) if missing else array
+def _check_real(**arrays: Any) -> None:
+    for name, array in arrays.items():
+        if array is not None and jnp.issubdtype(array.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"blockwise_attention takes real arrays: got {name} of {array.dtype}; "
+                "use dot_product_attention"
+            )

@@ -31,33 +31,36 @@ class Cut(NamedTuple):
         """Whether the last block has places that the one before has too."""
         return self.length % self.size != 0
 
-    def first_new(self, block: jax.Array) -> jax.Array:
+    def first_new(self, index: jax.Array) -> jax.Array:
         """The first place of a block that the one before has not."""
-        return (block * self.size).astype(np.int32)
+        return jnp.asarray(index * self.size, np.int32)
 
-    def start(self, block: jax.Array) -> jax.Array:
+    def start(self, index: jax.Array) -> jax.Array:
         """The first place of a block."""
-        return jnp.minimum(self.first_new(block), np.int32(self.length - self.size))
+        return jnp.minimum(self.first_new(index), np.int32(self.length - self.size))
 
-    def places(self, block: jax.Array) -> jax.Array:
+    def places(self, index: jax.Array) -> jax.Array:
         """All places of a block, int32[size]."""
-        return self.start(block) + jnp.arange(self.size, dtype=np.int32)
+        return self.start(index) + jnp.arange(self.size, dtype=np.int32)
 
-    def take(self, array: jax.Array, block: jax.Array, axis: int) -> jax.Array:
-        """The block of an array along an axis; the array itself where it has 1 for all places."""
+    def take(self, array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+        """The block of an array along an axis; the array itself where it has 1 for all places.
+
+        Axes are counted from the end, here and below: -1 is the last.
+        """
         if array.shape[axis] == 1:
             return array
-        return lax.dynamic_slice_in_dim(array, self.start(block), self.size, array.ndim + axis)
+        return lax.dynamic_slice_in_dim(array, self.start(index), self.size, array.ndim + axis)
 
-    def put(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+    def put(self, array: jax.Array, part: jax.Array, index: jax.Array, axis: int) -> jax.Array:
         """The array with `part` in the place of a block."""
-        start = self.start(block)
+        start = self.start(index)
         return lax.dynamic_update_slice_in_dim(array, part, start, array.ndim + axis)
 
-    def add(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+    def add(self, array: jax.Array, part: jax.Array, index: jax.Array, axis: int) -> jax.Array:
         """The array with `part` added to a block."""
-        old = self.take(array, block, axis)
-        return self.put(array, (old.astype(part.dtype) + part).astype(old.dtype), block, axis)
+        old = self.take(array, index, axis)
+        return self.put(array, (old.astype(part.dtype) + part).astype(old.dtype), index, axis)
 
 
 class Visits(NamedTuple):
@@ -82,17 +85,17 @@ def find_visits(
 ) -> tuple[Visits, Visits] | None:
     """The blocks of keys that some query of each block attends to, and the other way round.
 
-    None: all are to be computed. A mask tells where its values are known when tracing, or it is
-    the same for the whole batch and all heads: of others, devices that each have a part of the
-    batch would have to ask one another.
+    None: all are to be computed. A mask tells where it is a NumPy array, or the same for the whole
+    batch and all heads: of others, devices that each have a part of the batch would have to ask one
+    another.
     """
     needed: Any = np.ones((queries.number, keys.number), bool)
     if is_causal:
         last = np.minimum((np.arange(queries.number) + 1) * queries.size, queries.length) - 1
         needed = np.arange(keys.number) * keys.size <= last[:, None]
     if mask is not None:
-        if not isinstance(mask, jax.core.Tracer):
-            needed = needed & _has_any(np, np.asarray(mask), queries, keys)
+        if isinstance(mask, np.ndarray):
+            needed = needed & _has_any(np, mask, queries, keys)
         elif mask.size == mask.shape[-2] * mask.shape[-1]:
             needed = needed & _has_any(jnp, mask, queries, keys)
     if isinstance(needed, np.ndarray) and needed.all():

@@ -12,7 +12,7 @@ from ._axes import is_sequence, is_whole
 from ._mask import check_key, keep_threshold, redraw_mask
 from ._noise_shape import check_block_fits, check_shape
 from ._rates import check_rate, is_static, keep_probability
-from ._threefry import Index, Words, is_unrollable, rounds_of
+from ._threefry import Words, is_unrollable, rounds_of
 from ._typing import Array, Key, Rate, Shape
 
 _THREEFRY_ROUNDS = 20
@@ -47,7 +47,7 @@ def mask_block(
         elements.
       start: where the block begins, one entry per axis: whole numbers or integer scalars, traced or
         not (the index of a loop, of a device, of a kernel's program), or one array of them. What is
-        traced is clipped so that the block lies inside the mask.
+        traced cannot be checked, and is clipped so that the block lies inside the mask.
       sizes: the shape of the block, whole numbers only.
 
     Returns:
@@ -76,13 +76,20 @@ def mask_block(
     if is_static(rate, 0.0) or is_static(rate, 1.0):
         return jnp.full(sizes, is_static(rate, 0.0))
     words, rounds = words_and_rounds(key, shape)
-    return _draw(words, keep_threshold(keep_probability(rate)), first, rounds, shape, sizes)
+    indices = tuple(
+        np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - part)
+        for entry, size, part in zip(first, shape, sizes, strict=True)
+    )
+    return _draw(words, keep_threshold(keep_probability(rate)), indices, rounds, shape, sizes)
 
 
 def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape) -> tuple[Words, int]:
     """What draws a part of a mask of `shape`, of a key that can; the key is not consumed."""
     if isinstance(key, tuple):
-        return _check_words(key), _THREEFRY_ROUNDS
+        words = _check_words(key)
+        if max(shape, default=0) >= 2**32:
+            raise ValueError(f"every axis of the mask must be shorter than 2^32: got {shape}")
+        return words, _THREEFRY_ROUNDS
     key = check_key(key)
     if not is_unrollable(key, shape):
         raise ValueError(
@@ -116,8 +123,8 @@ def _check_words(words: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
     return words
 
 
-def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[Index, ...]:
-    """Where the block begins along each axis, inside the mask."""
+def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[int | jax.Array, ...]:
+    """Where the block begins along each axis: inside the mask, or traced."""
     if isinstance(start, jax.Array | np.ndarray) and start.ndim == 1:
         start = tuple(start[axis] for axis in range(len(start)))
     if not is_sequence(start):
@@ -125,26 +132,22 @@ def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[Index, ...]:
             "start must be a tuple with one entry per axis of the mask, or an array of them: "
             f"got {start!r}"
         )
-    known = tuple(int(entry) if is_whole(entry) else _check_index(entry) for entry in start)
-    check_block_fits(known, sizes, shape)
-    return tuple(
-        np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - part)
-        for entry, size, part in zip(known, shape, sizes, strict=True)
-    )
+    checked = tuple(int(entry) if is_whole(entry) else _check_index(entry) for entry in start)
+    check_block_fits(checked, sizes, shape)
+    return checked
 
 
-def _check_index(entry: Any) -> Array:
+def _check_index(entry: Any) -> int | jax.Array:
     if not isinstance(entry, jax.Array | np.ndarray) or entry.shape != ():
         raise TypeError(f"start must hold whole numbers or integer scalars: got {entry!r}")
     if not jnp.issubdtype(entry.dtype, jnp.integer):
         raise TypeError(
             f"start must hold whole numbers or integer scalars: got one of dtype {entry.dtype}"
         )
-    return entry
+    return entry if isinstance(entry, jax.core.Tracer) else int(entry)
 
 
-def _clipped(index: Array, last: int) -> jax.Array:
+def _clipped(index: jax.Array, last: int) -> jax.Array:
     """An index of any integer dtype as uint32, from 0 to `last`."""
-    index = jnp.asarray(index)
     last = min(last, int(jnp.iinfo(index.dtype).max))
     return jnp.clip(index, index.dtype.type(0), index.dtype.type(last)).astype(np.uint32)

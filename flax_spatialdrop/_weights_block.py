@@ -9,7 +9,7 @@ from jax import lax
 from ._block_shape import Blocks
 from ._cut import Cut, Visits
 from ._typing import Array
-from ._weights_mask import Law, keep_in_block
+from ._weights_mask import MaskSource, keep_in_block
 
 
 class Plan(NamedTuple):
@@ -18,7 +18,7 @@ class Plan(NamedTuple):
     Attributes:
       queries, keys: how they are cut into blocks.
       is_causal: whether a query attends to no later key.
-      blocks: what the mask that weights are dropped with is made of, with draws of its own for each
+      spans: what the mask that weights are dropped with is made of, with draws of its own for each
         query and key; None to drop nothing.
       rounds: of the hash that the mask is.
       precision: of the products.
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     queries: Cut
     keys: Cut
     is_causal: bool
-    blocks: Blocks | None
+    spans: Blocks | None
     rounds: int
     precision: Any
 
@@ -40,7 +40,7 @@ class Operands(NamedTuple):
       key: [*batch, keys, heads, depth]; its heads may be fewer, each for a group of query's.
       value: [*batch, keys, heads, features]; as of key, its heads may be fewer.
       bias, mask: with as many axes as the weights, each of their size or 1; or None.
-      law: of the mask that weights are dropped with; or None.
+      source: of the mask that weights are dropped with; or None.
       first_row: which query of a whole the first one is, where these are a part; None for 0.
       visits: the blocks of keys that each of queries attends to, and the reverse; None: all.
     """
@@ -50,7 +50,7 @@ class Operands(NamedTuple):
     value: jax.Array
     bias: Array | None
     mask: Array | None
-    law: Law | None
+    source: MaskSource | None
     first_row: jax.Array | None
     visits: tuple[Visits, Visits] | None
 
@@ -83,10 +83,10 @@ def scores_of(plan, x, query, key, i, j, hides_repeated=False):
 
 def kept_of(plan, x, weights, i, j):
     """A block of weights, with 0 in the place of those that are dropped."""
-    if plan.blocks is None:
+    if plan.spans is None:
         return weights
     row, column = _row(plan, x, i), plan.keys.start(j)
-    return keep_in_block(weights, x.law, plan.blocks, plan.rounds, row, column)
+    return keep_in_block(weights, x.source, plan.spans, plan.rounds, row, column)
 
 
 def _row(plan, x, i):

@@ -5,12 +5,14 @@ to the values, and one that is the same for all keys to the outputs. Neither has
 elements, and what is dropped there is selected away: no NaN or Inf in it reaches an output.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ._apply import apply_mask, by_mask, kept_or_zero, times
+from ._attention_input import weights_shape
 from ._axes import check_whole
 from ._block_mask import sample_blocks, scale_by_position, unseeded_probability
 from ._block_shape import Blocks
@@ -18,9 +20,10 @@ from ._choices import drop
 from ._drop_block import choices_of
 from ._mask import check_key, keep_threshold
 from ._mask_block import words_and_rounds
-from ._rates import is_static, keep_probability, scale_of
-from ._typing import Key, Rate, Shape
-from ._weights_mask import Law
+from ._noise_shape import resolve_noise_shape
+from ._rates import check_rate, is_static, keep_probability, scale_of
+from ._typing import Array, Key, NoiseShape, Rate, Shape
+from ._weights_mask import MaskSource
 
 
 class WeightsDropout(NamedTuple):
@@ -29,17 +32,17 @@ class WeightsDropout(NamedTuple):
     Attributes:
       key: None will do at a rate of exactly 1.
       rate: the probability to drop, checked and not the number 0.
-      blocks: the mask's noise shape, and the spans of keys that share a fate.
+      spans: the mask's noise shape, and the spans of keys that share a fate.
     """
 
     key: Key
     rate: Rate
-    blocks: Blocks
+    spans: Blocks
 
     @property
     def place(self) -> str:
         """Where it is done: "values", "outputs" or "weights"."""
-        *_, queries, keys = self.blocks.noise_shape
+        *_, queries, keys = self.spans.noise_shape
         if is_static(self.rate, 1.0):
             return "outputs"
         if queries == 1:  # before outputs, whose derivatives a NaN in a dropped value would reach
@@ -50,10 +53,10 @@ class WeightsDropout(NamedTuple):
         """Values [*batch, keys, heads, features], dropped where that is the place."""
         if self.place != "values":
             return value
-        if self.blocks.noise_shape[-3] not in (1, value.shape[-2]):
+        if self.spans.noise_shape[-3] not in (1, value.shape[-2]):
             value = jnp.repeat(value, heads // value.shape[-2], axis=-2)
-        mask = _from_keys(sample_blocks(self.key, self.rate, self.blocks))
-        if not self.blocks.long_axes:
+        mask = _from_keys(sample_blocks(self.key, self.rate, self.spans))
+        if not self.spans.long_axes:
             return apply_mask(value, mask, self.rate)
         return by_mask(kept_or_zero, mask, value, _from_keys(self._scale_of_spans()))
 
@@ -63,45 +66,77 @@ class WeightsDropout(NamedTuple):
             return y
         if is_static(self.rate, 1.0):
             return jnp.zeros_like(y)
-        mask = sample_blocks(self.key, self.rate, self.blocks)
+        mask = sample_blocks(self.key, self.rate, self.spans)
         return apply_mask(y, jnp.swapaxes(mask, -2, -3), self.rate)
 
     def of_weights(self, weights: jax.Array) -> jax.Array:
         """Whole weights, dropped where that is the place."""
         if self.place != "weights":
             return weights
-        return drop(self.key, weights, self.rate, choices_of(self.blocks, "expected", weights))
+        return drop(self.key, weights, self.rate, choices_of(self.spans, "expected", weights))
 
-    def law(self) -> tuple[Law, int]:
-        """What draws any block of the mask of weights, and the rounds of its hash."""
+    def take_source(self) -> tuple[MaskSource, int]:
+        """What draws any block of the mask of weights, and the hash's rounds; consumes the key."""
         key = check_key(self.key)
-        words, rounds = words_and_rounds(key, self.blocks.seed_shape)
+        words, rounds = words_and_rounds(key, self.spans.seed_shape)
         jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
-        return Law(words, keep_threshold(unseeded_probability(self.rate, self.blocks))), rounds
+        threshold = keep_threshold(unseeded_probability(self.rate, self.spans))
+        return MaskSource(words, threshold), rounds
 
     def scaled(self, value: jax.Array) -> jax.Array:
         """Values scaled as the weights would be, which are dropped block by block."""
-        if not self.blocks.long_axes:
+        if not self.spans.long_axes:
             return times(value, scale_of(keep_probability(self.rate)))
         return times(value, _from_keys(self._scale_of_spans()))
 
     def _scale_of_spans(self):
-        return scale_by_position(unseeded_probability(self.rate, self.blocks), self.blocks)
+        return scale_by_position(unseeded_probability(self.rate, self.spans), self.spans)
 
 
-def span_blocks(noise_shape: Shape, span: int) -> Blocks:
+def weights_dropout(
+    query: Array,
+    key: Array,
+    dropout_rng: Key,
+    rate: Rate,
+    *,
+    deterministic: bool,
+    broadcast_dropout: bool,
+    noise_shape: NoiseShape | None,
+    broadcast_dims: Sequence[int] | None,
+    span: int,
+) -> WeightsDropout | None:
+    """What drops weights [*batch, heads, queries, keys], by Flax's words and ours; None if nothing.
+
+    The mask's shape is Flax's own unless one of ours is given.
+    """
+    rate = check_rate(rate)
+    shape = weights_shape(query, key)
+    if noise_shape is None and broadcast_dims is None and broadcast_dropout:
+        broadcast_dims = range(len(shape) - 2)
+    spans = _spans(resolve_noise_shape(shape, noise_shape, broadcast_dims), span, shape[-1])
+    if deterministic or is_static(rate, 0.0):
+        return None
+    if dropout_rng is None and not is_static(rate, 1.0):
+        raise ValueError(
+            "attention weights are dropped with a PRNG key unless the rate is the number 0 or 1: "
+            "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
+        )
+    return WeightsDropout(dropout_rng, rate, spans)
+
+
+def _spans(noise_shape: Shape, span: int, keys: int) -> Blocks:
     """The spans of keys in weights of a noise shape; of one as long as all of them, that is 1."""
     if check_whole(span, "span") < 1:
         raise ValueError(f"span must be at least 1 key: got span={span}")
-    *others, keys = noise_shape
-    if span > 1 and keys == 1:
+    *others, draws = noise_shape
+    if span > 1 and draws < keys:
         raise ValueError(
             "span counts keys that share a fate, so the mask must have draws of its own for them: "
             f"got span={span} with the noise shape {noise_shape} of the weights"
         )
-    is_whole = span >= keys
+    is_whole = span >= draws
     return Blocks(
-        (*others, 1 if is_whole else keys),
+        (*others, 1 if is_whole else draws),
         axes=(len(others),),
         sizes=(1 if is_whole else span,),
         batch_dims=len(others),

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "flax_spatialdrop"
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
     {"_typing", "_sharding"},
-    {"_axes", "_cut"},
+    {"_attention_input", "_axes", "_cut"},
     {"_noise_shape", "_rates", "_threefry"},
     {"_block_shape"},
     {"_mask", "_summary"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"_block_mask", "_weights_block", "_dropout", "_drop_path", "_patch_dropout", "_tokens"},
     {
         "_alpha",
-        "_blockwise",
+        "_attend",
         "_cutout",
         "_drop_block",
         "_gaussian",

@@ -70,19 +70,6 @@ def test_a_key_used_twice_is_caught(host, broadcast):
         OURS[host](*QKV, **options)
 
 
-@pytest.mark.parametrize(
-    ("shape", "key_shape"),
-    [((1, 7, 4, 8), (2, 7, 4, 8)), ((2, 6, 4, 8), (2, 7, 4, 8)), ((2, 7, 3, 8), (2, 7, 4, 8))],
-)
-def test_a_value_that_does_not_fit_in_nnx(shape, key_shape):
-    message = (
-        "value must have the batch axes and the length of key, and heads that divide those of "
-        f"query: got value.shape={shape} for key.shape={key_shape} and 4 heads of query"
-    )
-    with pytest.raises(ValueError, match=exactly(message)):
-        attend(OURS["nnx"], (*QKV[:2], jnp.ones(shape)))
-
-
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_einsums_that_flax_refuses_in_linen(rate):
     names = ("qk_attn_weights_einsum", "attn_weights_value_einsum")

@@ -236,6 +236,16 @@ def test_nothing_of_a_dropped_key_or_head_leaks(attention, bad):
         check(run(attention, (*QKV[:2], value), **options), run(attention, **options))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_seen_as_in_flax(bad):
+    """Though its own weight may be dropped: it is in the sum of all."""
+    bias = BIAS.at[0, 1, 3, 5].set(bad)
+    options = {"bias": bias, "broadcast_dropout": False}
+    ours, theirs = (run(f["linen"], **options)[0] for f in (OURS, FLAX))
+    assert np.isnan(ours).any()
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+
+
 @pytest.mark.parametrize("options", [{"broadcast_dropout": False}, {"broadcast_dims": (-2,)}])
 def test_groups_of_heads(options):
     qkv = (normal(0, (2, 9, 6, 8)), normal(1, (2, 9, 2, 8)), normal(2, (2, 9, 3, 8)))
@@ -258,9 +268,11 @@ def test_any_number_of_batch_axes(batch, broadcast):
     check(ours, (y, (grads, d_bias.reshape(bias.shape))))
 
 
+@pytest.mark.parametrize("attention", [OURS["linen"], FUSED["nnx"]])
 @pytest.mark.parametrize("shape", [(0, 5, 2, 4), (2, 0, 2, 4), (2, 1, 2, 4)], ids=str)
-def test_arrays_without_elements_and_a_single_key(shape):
-    y, grads = run(OURS["linen"], tuple(normal(i, shape) for i in range(3)))
+def test_arrays_without_elements_and_a_single_key(shape, attention):
+    options = {"noise_shape": (None, None, 1, None), "span": 3}
+    y, grads = run(attention, tuple(normal(i, shape) for i in range(3)), **options)
     assert y.shape == shape
     assert jax.tree.map(jnp.shape, grads[0]) == (shape,) * 3
 
@@ -289,6 +301,23 @@ def test_a_softmax_in_float32_makes_the_output_float32_in_linen():
     ours, _ = run(OURS["linen"], qkv, force_fp32_for_softmax=True)
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, exact, rtol=0, atol=2**-7)  # the query's scale is bfloat16
+
+
+@pytest.mark.parametrize("attention", [OURS["linen"], FUSED["linen"], FUSED["nnx"]])
+def test_values_are_promoted_before_they_are_dropped(attention):
+    def y(*qkv):
+        options = {"dropout_rng": clone(KEY), "dropout_rate": 0.3, "broadcast_dims": (-2,)}
+        return attention(*qkv, dtype=jnp.float32, **options)
+
+    half = tuple(a.astype(jnp.bfloat16) for a in QKV)
+    np.testing.assert_array_equal(y(*half), y(*(a.astype(jnp.float32) for a in half)))
+    assert y(*QKV[:2], jnp.ones(QKV[2].shape, jnp.int32)).dtype == jnp.float32
+
+
+def test_a_bias_and_a_mask_that_are_numbers():
+    y = OURS["linen"](*QKV, bias=0.5, mask=True)
+    np.testing.assert_allclose(y, OURS["linen"](*QKV), rtol=2e-6, atol=2e-6)
+    assert (OURS["linen"](*QKV, mask=False) == 0).all()
 
 
 @each_host

@@ -7,7 +7,17 @@ import pytest
 from flax_spatialdrop import fast_key
 
 from .errors import exactly
-from .test_blockwise_attention import BATCH, HEADS, KEY, KEYS, OURS, QKV, QUERIES, each_host
+from .test_blockwise_attention import (
+    BATCH,
+    FUSED,
+    HEADS,
+    KEY,
+    KEYS,
+    OURS,
+    QKV,
+    QUERIES,
+    each_host,
+)
 
 SHAPES = [(BATCH, QUERIES, HEADS, 8), (BATCH, KEYS, HEADS, 8), (BATCH, KEYS, HEADS, 6)]
 WEIGHTS = (BATCH, HEADS, QUERIES, KEYS)
@@ -28,6 +38,13 @@ WHO = {
 }
 
 
+GROUPED = ("heads", "no heads")
+GROUPED_MESSAGE = (
+    "query, key and value must have as many heads: "
+    "got query.shape={}, key.shape={} and value.shape={}"
+)
+
+
 @each_host
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_shapes_that_do_not_fit(host, misfit):
@@ -38,8 +55,11 @@ def test_shapes_that_do_not_fit(host, misfit):
         f"{WHO.get(misfit, 'query, key and value')} {rule}: "
         f"got query.shape={query}, key.shape={key} and value.shape={value}"
     )
-    with pytest.raises(ValueError, match=exactly(message)):
-        OURS[host](*map(jnp.ones, shapes))
+    for attention in (OURS[host], FUSED[host]):
+        if attention is FUSED["linen"] and misfit in GROUPED:  # Flax has no groups of heads there
+            message = GROUPED_MESSAGE.format(*shapes)
+        with pytest.raises(ValueError, match=exactly(message)):
+            attention(*map(jnp.ones, shapes))
 
 
 BAD = {
@@ -84,6 +104,16 @@ BAD = {
         f"bias must spread over the weights, [*batch, heads, queries, keys], which are {WEIGHTS}: "
         f"got bias.shape={(1, 1, 1, 1, KEYS)}",
     ),
+    "mask of what": (
+        {"mask": [True]},
+        TypeError,
+        "mask must be an array: got [True]",
+    ),
+    "complex bias": (
+        {"bias": jnp.ones((QUERIES, KEYS), complex)},
+        TypeError,
+        "blockwise_attention takes real arrays: got bias of complex64; use dot_product_attention",
+    ),
     "key": (
         {"dropout_rng": None},
         ValueError,
@@ -101,8 +131,9 @@ BAD = {
     "sown weights": (
         {"module": object()},
         ValueError,
-        "module needs the whole weights, which blockwise_attention never has: "
-        "use dot_product_attention where weights are sown or products are of your own",
+        "module must be None, since blockwise_attention never has the whole weights, which are "
+        "sown (sow_weights of a layer) or multiplied by it: got module=object; "
+        "use dot_product_attention",
     ),
 }
 
@@ -120,14 +151,29 @@ def test_bad_arguments(host, bad, error, message):
 )
 def test_products_of_the_user_s_own_in_linen(name):
     message = (
-        f"{name} needs the whole weights, which blockwise_attention never has: "
-        "use dot_product_attention where weights are sown or products are of your own"
+        f"{name} must be None, since blockwise_attention never has the whole weights, which are "
+        f"sown (sow_weights of a layer) or multiplied by it: got {name}=function; "
+        "use dot_product_attention"
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        OURS["linen"](*QKV, **{name: jnp.einsum})
+        OURS["linen"](*QKV, **{name: lambda *a: a})
 
 
 def test_keys_of_any_kind_where_the_mask_is_small():
     for key in (jax.random.key(0, impl="rbg"), fast_key(jax.random.key(0))):
         y = OURS["linen"](*QKV, dropout_rng=key, dropout_rate=0.5, broadcast_dims=(-2,))
         assert y.shape == (BATCH, QUERIES, HEADS, 6)
+
+
+@each_host
+def test_arrays_without_features(host):
+    empty = jnp.ones((1, 3, 2, 0))
+    message = "query and key must have features: got query.shape=(1, 3, 2, 0)"
+    with pytest.raises(ValueError, match=exactly(message)):
+        OURS[host](empty, empty, jnp.ones((1, 3, 2, 4)))
+
+
+def test_complex_arrays():
+    message = "takes real arrays: got query of complex64"
+    with pytest.raises(TypeError, match=message):
+        OURS["linen"](*(a.astype(jnp.complex64) for a in QKV))

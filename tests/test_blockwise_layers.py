@@ -130,7 +130,7 @@ def test_a_scan_over_layers_that_are_rematerialised():
 
 
 def test_weights_cannot_be_sown():
-    message = "module needs the whole weights, which blockwise_attention never has"
+    message = r"module must be None, since .* are sown \(sow_weights of a layer\)"
     layer = linen_layer(attention_fn=LINEN)
     with pytest.raises(ValueError, match=message):
         layer.init(jax.random.key(3), X, deterministic=True, sow_weights=True)

@@ -96,6 +96,44 @@ def test_forward_mode_is_refused():
         jax.jvp(lambda qkv: f(qkv)[0], (QKV,), (QKV,))
 
 
+def test_second_derivatives_are_those_of_fused_attention():
+    def norm_of_gradient(qkv, attention):
+        grads = jax.grad(lambda qkv: loss(qkv, clone(KEY), attention)[0])(qkv)
+        return sum((g**2).sum() for g in grads)
+
+    fused = functools.partial(dot_product_attention, dropout_rate=0.3)
+    ours, theirs = (
+        jax.jit(jax.grad(functools.partial(norm_of_gradient, attention=f)))(QKV)
+        for f in (attention, fused)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_without_jit_for_debugging():
+    qkv = tuple(a[:1, :3] for a in QKV)
+    expected, _ = run(qkv, clone(KEY), is_causal=True)
+    with jax.disable_jit():
+        _, y = loss(qkv, clone(KEY), is_causal=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"broadcast_dims": (-2,)}])
+def test_inside_shard_map(options):
+    """A key that is the same on every device draws the same mask on every device."""
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+
+    def f(qkv, key, bias):
+        y, (d_qkv, d_bias) = run(qkv, key, bias, **options)
+        return y, d_qkv, d_bias
+
+    specs = {"in_specs": (P("d"), P(), P()), "out_specs": (P("d"), P("d"), P())}
+    mapped = jax.jit(jax.shard_map(f, mesh=mesh, **specs))(QKV, clone(KEY), BIAS)
+    parts = [f(tuple(a[i : i + 1] for a in QKV), clone(KEY), BIAS) for i in range(4)]
+    y, d_qkv, d_bias = jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
+    check(mapped, (y, d_qkv, d_bias.sum(0, keepdims=True)))
+
+
 def compiled(attention, length, **options):
     """The gradient's program for [1, length, 2, 8]."""
     x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
@@ -189,3 +227,23 @@ def test_a_bias_for_the_whole_batch_needs_the_sum_of_its_gradient_alone():
 )
 def test_queries_on_devices_have_the_same_mask(form, mode, masked):
     on_8_devices(MODES[mode], P("data", "length", "model"), form, masked)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [(P("data"), P()), (P("data"), P("data", None, None, "model")), (P(None, "length"), P("data"))],
+    ids=str,
+)
+def test_keys_and_values_that_lie_elsewhere_than_queries(specs):
+    mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        query, key, value = QKV
+        qkv = tuple(
+            jax.device_put(array, NamedSharding(mesh, spec))
+            for array, spec in ((query, specs[0]), (key, P()), (value, specs[1]))
+        )
+        rng = jax.device_put(clone(KEY), NamedSharding(mesh, P()))
+        bias = jax.device_put(BIAS, NamedSharding(mesh, P(None, None, None, "length")))
+        options = SHARDED["weights"] | {"mask": PADDING}
+        ours = jax.jit(functools.partial(run, **options))(qkv, rng, bias)
+    check(ours, on_one_device("weights", masked=True))

@@ -73,7 +73,7 @@ def test_a_key_is_not_consumed():
 
 @pytest.mark.parametrize("rate", [0, 1.0])
 def test_nothing_is_drawn_at_the_numbers_0_and_1(rate):
-    block = mask_block(None, rate, SHAPE, (0, 0, 0), (2, 1, 3))
+    block = mask_block(None, rate, (2**33, 1, 10), (2**32, 0, 0), (2, 1, 3))
     np.testing.assert_array_equal(block, jnp.full((2, 1, 3), rate == 0))
 
 
@@ -238,9 +238,19 @@ BAD = {
         "a block must lie in the mask, which has 10 along axis 2: got from -1 to 3 there",
     ),
     "too large": (
-        {"start": (0, jnp.int32(0), 0), "sizes": (1, 2, 1)},
+        {"sizes": (1, 2, 1)},
         ValueError,
-        "a block must lie in the mask, which has 1 along axis 1: got of 2 there",
+        "a block must lie in the mask, which has 1 along axis 1: got from 0 to 2 there",
+    ),
+    "outside, by an array": (
+        {"start": jnp.array([4, 0, 0])},
+        ValueError,
+        "a block must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
+    ),
+    "words of a long mask": (
+        {"key": tuple(WORDS), "noise_shape": (2**33, 1, 10), "start": (2**32, 0, 0)},
+        ValueError,
+        f"every axis of the mask must be shorter than 2^32: got {(2**33, 1, 10)}",
     ),
     "no start": (
         {"start": 3},
@@ -302,9 +312,15 @@ def test_what_is_refused(bad, error, message):
         mask_block(**{**good, **bad})
 
 
+def test_a_block_that_fits_nowhere():
+    message = "a block must lie in the mask, which has 6 along axis 0: got of 7 there"
+    with pytest.raises(ValueError, match=exactly(message)):
+        jax.jit(lambda i: mask_block(KEY, 0.4, SHAPE, (i, 0, 0), (7, 1, 1)))(0)
+
+
 def test_keys_and_axes_of_which_no_part_can_be_drawn_alone():
     with pytest.raises(ValueError, match="can be drawn alone with keys of threefry2x32"):
-        mask_block(KEY, 0.4, (2**32, 2), (0, 0), (1, 1))
+        mask_block(KEY, 0.4, (2**32, 2), (2**32 - 1, 0), (1, 1))
     with jax.threefry_partitionable(False), pytest.raises(ValueError, match="partitionable is on"):
         mask_block(KEY, 0.4, SHAPE, (0, 0, 0), SHAPE)
     with jax.default_prng_impl("rbg"), pytest.raises(ValueError, match="got a key of rbg"):

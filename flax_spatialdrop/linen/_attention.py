@@ -7,12 +7,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from .._apply import check_input
-from .._attention import weights_dropout
+from .._attention_input import check_attention
 from .._choices import Choices
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate
+from .._weights_dropout import weights_dropout
 from ._regularizer import Regularizer
 
 
@@ -101,7 +103,7 @@ def dot_product_attention(
       bias: added before the softmax; it spreads over [*batch, heads, queries, keys].
       mask: True where a query may attend; it spreads over [*batch, heads, queries, keys].
       broadcast_dropout: one draw per query and key, shared by the batch and by all heads; False:
-        one per weight. Not looked at if one of the last two arguments is given.
+        one per weight. Not looked at if noise_shape or broadcast_dims is given.
       dropout_rng: one JAX PRNG key; consumed. None will do where nothing is drawn.
       dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
         (clipped to [0, 1]; NaN drops all).
@@ -125,7 +127,8 @@ def dot_product_attention(
 
     Raises:
       ValueError: for a rate outside [0, 1], a missing dropout_rng, a noise shape or axes that do
-        not fit the weights (which messages call x), einsums that Flax refuses.
+        not fit the weights (which messages call x), a span below 1 or of keys that share a draw,
+        shapes that do not fit, einsums that Flax refuses.
       TypeError: for an argument of another type.
 
     Example:
@@ -146,6 +149,8 @@ def dot_product_attention(
     Networks, 2019, https://arxiv.org/abs/1907.11065 (of keys and spans of them; there the weights
     are normalized again)
     """
+    query, key, value = promote_dtype(query, key, value, dtype=dtype)
+    check_attention(query, key, value, grouped=False)
     dropout = weights_dropout(
         query,
         key,

@@ -12,10 +12,11 @@ from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
 from .._apply import check_input
-from .._attention import check_value, weights_dropout
+from .._attention_input import check_attention
 from .._choices import Choices
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate
+from .._weights_dropout import weights_dropout
 from ._regularizer import Regularizer
 
 
@@ -114,7 +115,7 @@ def dot_product_attention(
       bias: added before the softmax; it spreads over [*batch, heads, queries, keys].
       mask: True where a query may attend; it spreads over [*batch, heads, queries, keys].
       broadcast_dropout: one draw per query and key, shared by the batch and by all heads; False:
-        one per weight. Not looked at if one of the last two arguments is given.
+        one per weight. Not looked at if noise_shape or broadcast_dims is given.
       dropout_rng: one JAX PRNG key; consumed. None will do where nothing is drawn.
       dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
         (clipped to [0, 1]; NaN drops all).
@@ -136,7 +137,8 @@ def dot_product_attention(
 
     Raises:
       ValueError: for a rate outside [0, 1], a missing dropout_rng, a noise shape or axes that do
-        not fit the weights (which messages call x), a value that does not fit key.
+        not fit the weights (which messages call x), a span below 1 or of keys that share a draw,
+        shapes that do not fit.
       TypeError: for an argument of another type.
 
     Example:
@@ -159,6 +161,8 @@ def dot_product_attention(
     Networks, 2019, https://arxiv.org/abs/1907.11065 (of keys and spans of them; there the weights
     are normalized again)
     """
+    query, key, value = promote_dtype((query, key, value), dtype=dtype)
+    check_attention(query, key, value, grouped=True)
     dropout = weights_dropout(
         query,
         key,
@@ -186,8 +190,6 @@ def dot_product_attention(
             promote_dtype=promote_dtype,
             is_causal=is_causal,
         )
-    query, key, value = promote_dtype((query, key, value), dtype=dtype)
-    check_value(value.shape, key.shape, query.shape[-2])
     weights = dot_product_attention_weights(
         query,
         key,

@@ -8,9 +8,10 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
-from .._attention import weights_dropout
-from .._blockwise_attention import blockwise, check_attention, refuse
+from .._attention_input import check_attention
+from .._blockwise_attention import blockwise, refuse_whole_weights
 from .._typing import Key, NoiseShape, Rate
+from .._weights_dropout import weights_dropout
 
 
 def blockwise_attention(
@@ -45,10 +46,11 @@ def blockwise_attention(
     and its mask with it, from the key and the block's place. What is kept for the backward pass is
     the output and a number for each query and head; scratch memory grows with the length.
 
-    Scores, sums and the softmax are in float32 at least, whatever the dtype. A query that may
-    attend to no key gives 0 and gradients of 0, where Flax gives the mean of all values. Blocks in
-    which nothing is attended to are skipped: with `is_causal`, and by a `mask` that is known when
-    tracing (a NumPy array) or the same for the whole batch and all heads. Reverse mode only.
+    Products are summed in float32 at least, and the softmax is taken in it, whatever the dtype. A
+    query that may attend to no key gives 0 and gradients of 0, where Flax gives the mean of all
+    values. Blocks in which nothing is attended to are skipped: with `is_causal`, and by a `mask`
+    that is a NumPy array or the same for the whole batch and all heads. Derivatives are those of
+    reverse mode, and where blocks are skipped the first ones alone.
 
     Args:
       query: [*batch, queries, heads, depth].
@@ -80,8 +82,9 @@ def blockwise_attention(
       span: how many keys in a row share a fate; spans begin anywhere, and the rate is met as
         `drop_block` meets it.
       query_block_size: how many queries a block of weights has; more than there are means all.
-      key_block_size: how many keys it has. Both are for speed and memory and change nothing else;
-        best are numbers that divide the lengths.
+      key_block_size: how many keys it has. Both are for speed and memory; best are numbers that
+        divide the lengths. (What is computed is the same, but for a NaN or Inf in values that no
+        query may attend to, which is gone where its whole block is skipped.)
 
     Returns:
       [*batch, queries, heads, features].
@@ -89,8 +92,9 @@ def blockwise_attention(
     Raises:
       ValueError: for shapes that do not fit, a block size below 1, a rate outside [0, 1], a missing
         dropout_rng or one whose masks cannot be drawn in parts, a noise shape or axes that do not
-        fit the weights (which messages call x), arguments that need whole weights.
-      TypeError: for an argument of another type.
+        fit the weights (which messages call x), a span below 1 or of keys that share a draw,
+        arguments that need whole weights.
+      TypeError: for complex arrays, or an argument of another type.
 
     Example:
       >>> import functools, jax, jax.numpy as jnp
@@ -112,9 +116,9 @@ def blockwise_attention(
     IO-Awareness, 2022, https://arxiv.org/abs/2205.14135; Rabe & Staats, Self-attention Does Not
     Need O(n^2) Memory, 2021, https://arxiv.org/abs/2112.05682
     """
-    refuse(module=module)
+    refuse_whole_weights(module=module)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
-    check_attention(query, key, value)
+    check_attention(query, key, value, grouped=True)
     dropout = weights_dropout(
         query,
         key,

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._cut import visited
-from ._sharding import sharding_of_part
 from ._weights_block import (
     Operands,
     Plan,
@@ -52,15 +51,15 @@ def _forward(plan, x):
             weights = jnp.exp(scores - reference[..., None])
             faded = jnp.exp(largest - reference)
             kept = kept_of(plan, x, weights, i, j).astype(value.dtype)
-            more = product(plan, kept, value, -1, -2)
-            return new, total * faded + weights.sum(-1), sums * faded[..., None] + more
+            sums = sums * faded[..., None] + product(plan, kept, value, -1, -2)
+            return new, total * faded + weights.sum(-1), sums
 
         # Made of the query, since on a mesh of explicit axes each has its sharding.
         per_query = jnp.zeros_like(query[..., 0], wide)
         sums = _zeros(query, (*per_query.shape, features), wide)
         start = (per_query - jnp.inf, per_query, sums)
         largest, total, sums = _loop(by_query, plan.keys, i, key_block, start)
-        attends = total > 0
+        attends = total != 0  # of NaN, too
         total = jnp.where(attends, total, jnp.ones_like(total))
         outputs = jnp.swapaxes(sums / total[..., None], -2, -3).astype(x.value.dtype)
         log_sums = jnp.where(attends, largest + jnp.log(total), jnp.inf)
@@ -81,8 +80,8 @@ def _backward(plan, kept, d_y):
     x, y, log_sums = kept
     wide, heads = widened_dtype(x.query), x.query.shape[-2]
     _, by_key = x.visits or (None, None)
-    # What the softmax takes off: of each query, the sum of weights times their derivatives.
-    off = jnp.swapaxes((y.astype(wide) * d_y.astype(wide)).sum(-1), -1, -2)
+    # FlashAttention's D: of each query, the sum of its weights times their derivatives.
+    deltas = jnp.swapaxes((y.astype(wide) * d_y.astype(wide)).sum(-1), -1, -2)
 
     def key_block(j, carry):
         key, value = (_take(plan.keys, array, j) for array in (x.key, x.value))
@@ -92,22 +91,20 @@ def _backward(plan, kept, d_y):
             d_query, d_bias, d_key, d_value = state
             i = visited(by_key, j, t)
             query, d_out = (_take(plan.queries, array, i) for array in (x.query, d_y))
-            log_sum, shift = (plan.queries.take(array, i, -1) for array in (log_sums, off))
+            log_sum, delta = (plan.queries.take(array, i, -1) for array in (log_sums, deltas))
             scores = scores_of(plan, x, query, spread_key, i, j, hides_repeated=True)
             weights = jnp.exp(scores - log_sum[..., None])
             # Written down, so that its mask is not drawn again for each that it is used in.
             kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
             d_weights = product(plan, d_out, spread_value, -1, -1)
-            d_scores = kept * d_weights - weights * shift[..., None]
+            d_scores = kept * d_weights - weights * delta[..., None]
             if d_bias is not None:
                 d_bias = add_to_bias(plan, d_bias, d_scores, i, j)
             kept, d_scores = kept.astype(value.dtype), d_scores.astype(query.dtype)
-            more = product(plan, kept, d_out, -2, -2)
-            d_value = d_value + _gather(more, value.shape)
-            more = product(plan, d_scores, query, -2, -2)
-            d_key = d_key + _gather(more, key.shape)
-            more = product(plan, d_scores, spread_key, -1, -2)
-            return plan.queries.add(d_query, more, i, -2), d_bias, d_key, d_value
+            d_value = d_value + _sum_groups(product(plan, kept, d_out, -2, -2), value.shape)
+            d_key = d_key + _sum_groups(product(plan, d_scores, query, -2, -2), key.shape)
+            part = product(plan, d_scores, spread_key, -1, -2)
+            return plan.queries.add(d_query, part, i, -2), d_bias, d_key, d_value
 
         d_query, d_bias, all_d_key, all_d_value = carry
         state = (d_query, d_bias, jnp.zeros_like(key, wide), jnp.zeros_like(value, wide))
@@ -149,7 +146,7 @@ def _spread(array, heads):
     return groups.reshape(*batch, heads, keys, features)
 
 
-def _gather(array, shape):
+def _sum_groups(array, shape):
     """The transpose of `_spread`: the sum over each group."""
     if array.shape == shape:
         return array
@@ -158,5 +155,5 @@ def _gather(array, shape):
 
 
 def _zeros(like, shape, dtype):
-    """Zeros that lie as `like` does, along the axes that they share."""
-    return jnp.zeros(shape, dtype, out_sharding=sharding_of_part(like, shape))
+    """Zeros that lie as `like` does, of other sizes along its last axis alone."""
+    return jnp.broadcast_to(jnp.zeros_like(like[..., :1], dtype), shape)
