@@ -2,6 +2,7 @@
 
     python -m experiments.main --config=configs/pos_tagging.py
     python -m experiments.main --config=configs/weather_forecast.py
+    python -m experiments.main --config=configs/language_model.py
 
 `--config.FIELD=VALUE` overrides a field of the config; `--workdir` says where results go
 (runs/NAME_OF_THE_CONFIG if not given).

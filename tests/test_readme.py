@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["pos_tagging", "weather_forecast"])
+@pytest.mark.parametrize("name", ["pos_tagging", "weather_forecast", "language_model"])
 def test_the_tables_of_results_are_those_that_were_printed(name):
     results = ROOT / "experiments/results" / name / "results.md"
     rows = [line for line in results.read_text().splitlines() if line.startswith("|")]

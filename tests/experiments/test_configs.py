@@ -3,13 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from configs import pos_tagging, weather_forecast
+from configs import language_model, pos_tagging, weather_forecast
 
 ROOT = Path(__file__).parents[2]
 TABLES = {  # where in the config's header the table is, and the row above the regularizers
     "pos_tagging": (pos_tagging, "Part-of-speech", "most frequent tag"),
     "pos_tagging-seq2seq": (pos_tagging, "`:seq2seq`", "most frequent tag"),
     "weather_forecast": (weather_forecast, "Weather", "persistence"),
+    "language_model": (language_model, "A language model", "5-gram"),
 }
 
 

@@ -151,7 +151,7 @@ def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
     config = "--config=configs/language_model.py:smoke"
     assert main.main(["main", config, *given, f"--workdir={workdir}"]) == 0
     out = capsys.readouterr().out
-    assert "(10 sentences, 2 documents; " in out
+    assert "(10 sentences, 3 documents; " in out
     assert "spans: " in out
     results = load(tmp_path)
     assert list(results["regularizers"]) == ["none", "weights", "heads", "keys", "spans"]

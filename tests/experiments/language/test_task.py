@@ -21,10 +21,11 @@ def task(language_config):
 
 
 def test_the_score_is_the_perplexity_of_every_character_of_the_test_part(task):
-    start = make_init(task, "keys", optax.adam(1e-3))(jax.random.key(0))
+    start = jax.jit(make_init(task, "keys", optax.adam(1e-3)))(jax.random.key(0))
     rate, model, test = jnp.float32(0.5), task.network("keys"), task.data.test
     score = evaluate(start.params, task, model, batches(test, 7), rate)
-    logits = np.asarray(predict(start.params, model, test, rate), np.float64)
+    logits = jax.jit(predict, static_argnums=1)(start.params, model, test, rate)
+    logits = np.asarray(logits, np.float64)
     own = np.take_along_axis(logits, test.targets[..., None], 2)[..., 0]
     bits = np.log2(np.exp(logits).sum(2)) - own / np.log(2)
     assert float(score) == pytest.approx(2 ** bits[test.counted].mean(), rel=1e-4)
