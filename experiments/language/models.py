@@ -1,5 +1,6 @@
 """The network: characters in, scores of what may come next out."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,23 +47,24 @@ class CausalAttention(nn.Module):
     def __call__(self, x: jax.Array, rate: Any, deterministic: bool) -> jax.Array:
         """Maps [batch, time, features] to the same shape."""
         deterministic = deterministic or FORMS[self.form] is None
-        # Given here: the layer's own dropout_rate cannot be traced, since it compares it with 0.
-        dropout = {
-            "dropout_rate": rate,
-            "dropout_rng": None if deterministic else self.make_rng("dropout"),
-            "deterministic": deterministic,
-            "broadcast_dropout": False,
-        }
-        attend = partial(self._attend(), **dropout)
+        # Bound here, since the layer compares a dropout_rate of its own with 0: none could be
+        # traced. Of what it passes it then leaves out all that this signature does not name.
+        attend = partial(
+            self._attend(),
+            broadcast_dropout=False,
+            dropout_rng=None if deterministic else self.make_rng("dropout"),
+            dropout_rate=rate,
+            deterministic=deterministic,
+        )
 
-        def attention_fn(query, key, value, mask=None):  # whose signature asks for a mask alone
+        def attention_fn(query, key, value, mask=None):
             return attend(query, key, value, mask=mask)
 
         mask = None if self.attention == "blockwise" else nn.make_causal_mask(x[..., 0])
         return nn.MultiHeadDotProductAttention(self.heads, attention_fn=attention_fn)(x, mask=mask)
 
     @nn.nowrap
-    def _attend(self) -> Any:
+    def _attend(self) -> Callable[..., jax.Array]:
         form = FORMS[self.form]
         if self.attention == "flax":
             if self.form not in ("none", "weights"):

@@ -87,11 +87,11 @@ def count(sentences: list[Sentence], stream: np.ndarray) -> dict[str, Any]:
 
 def describe(record: dict[str, Any], config: ConfigDict) -> str:
     """Says what the text came to."""
+    counts = {name: record[name] for name in ("train", "validation", "test")}
     parts = [
         f"{name} {part['characters']} characters ({part['sentences']} sentences, "
         f"{part['documents']} documents; {100 * part['share_unknown']:.2f} % unknown)"
-        for name in ("train", "validation", "test")
-        for part in [record[name]]
+        for name, part in counts.items()
     ]
     return (
         f"{'; '.join(parts)}. A sentence a line; documents were told apart by: "
