@@ -127,12 +127,10 @@ def test_the_masks_are_what_the_forms_say():
         assert (columns != columns[:, :1]).any()
 
 
-def test_spans_of_keys_share_a_fate():
-    kept, _ = kept_weights("spans")
+def test_four_keys_in_a_row_share_a_fate():
+    kept, _ = kept_weights("spans", rate=0.2)
     runs = [len(run) for row in kept[:, :, -1].reshape(6, 24) for run in runs_of_dropped(row)]
-    # One may be cut off by an end of the keys, and several may meet.
-    assert runs
-    assert min(runs) >= FORMS["spans"].span
+    assert min(runs) == 4  # longer where two spans meet
 
 
 def runs_of_dropped(row):
