@@ -1,4 +1,25 @@
-"""HEADER"""
+"""A language model of characters: what is dropout of attention weights worth, and of which?
+
+    python -m experiments.main --config=configs/language_model.py
+
+took 40 min on 2 CPU cores that had other work to do as well, all compiles included. It trains a
+decoder-only transformer on 500 sentences of UD Portuguese Porttinari, 54 kB, whose attention
+weights are all that is dropped. Expect, as perplexity per character, mean and 95 % interval over 5
+seeds of one split:
+
+    5-gram           6.41
+    none             8.12 +- 0.10
+    weights at 0.3   7.65 +- 0.08    -0.47 +- 0.07 over none
+    heads   at 0.3   7.57 +- 0.02    -0.54 +- 0.11
+    keys    at 0.3   7.63 +- 0.04    -0.48 +- 0.09
+    spans   at 0.3   7.66 +- 0.08    -0.46 +- 0.11
+
+All forms help, and none leads by more than chance could give among so many. The 5-gram is better
+than all networks. At a rate of .5 nearly all runs reached the cap
+of 24 epochs.
+
+`:smoke` (a minute) only shows that all parts work.
+"""
 
 from ml_collections import ConfigDict
 
