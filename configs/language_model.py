@@ -15,8 +15,7 @@ seeds of one split:
     spans   at 0.3   7.66 +- 0.08    -0.46 +- 0.11
 
 All forms help, and none leads by more than chance could give among so many. The 5-gram is better
-than all networks. At a rate of .5 nearly all runs reached the cap
-of 24 epochs.
+than all networks. At a rate of .5 nearly all runs reached the cap of 24 epochs.
 
 `:smoke` (a minute) only shows that all parts work.
 """
