@@ -44,6 +44,11 @@ def blockwise(
     if query.shape[-1] == 0:
         raise ValueError(f"query and key must have features: got query.shape={query.shape}")
     *_, heads, queries, keys = shape
+    if is_causal and queries == 1 < keys:
+        raise ValueError(
+            "is_causal lets the first query attend to the first key alone, and a layer that "
+            f"decodes masks by itself: got one query and {keys} keys; leave is_causal out"
+        )
     if 0 in (*shape, value.shape[-1]):
         return jnp.zeros((*query.shape[:-1], value.shape[-1]), value.dtype)
     queries_cut = Cut(queries, min(query_block_size, queries))

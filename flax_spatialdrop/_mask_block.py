@@ -71,6 +71,8 @@ def mask_block(
     """
     rate = check_rate(rate)
     shape = check_shape(noise_shape, "the noise_shape of a mask")
+    if is_sequence(sizes) and any(isinstance(size, jax.core.Tracer) for size in sizes):
+        raise TypeError(f"the sizes of a block must be known when tracing: got {sizes!r}")
     sizes = check_shape(sizes, "the sizes of a block")
     first = _check_start(start, sizes, shape)
     if is_static(rate, 0.0) or is_static(rate, 1.0):

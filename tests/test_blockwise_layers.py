@@ -1,6 +1,7 @@
 """Attention layers of Flax whose attention_fn is blockwise_attention, in both hosts."""
 
 import functools
+import inspect
 
 import flax.linen as nn
 import jax
@@ -63,6 +64,36 @@ def test_a_layer_of_nnx(broadcast, cross):
 
     theirs = run(nnx_layer(broadcast_dropout=broadcast))
     check(run(nnx_layer(broadcast_dropout=broadcast, attention_fn=NNX)), theirs)
+
+
+LAYER_HAS_IS_CAUSAL = "is_causal" in inspect.signature(nnx.MultiHeadAttention.__call__).parameters
+
+
+@pytest.mark.parametrize("host", ["linen", "nnx"])
+def test_no_later_key_is_attended_to(host):
+    """As the docstrings say it: an NNX layer passes an is_causal of its own over a partial's."""
+    if host == "linen":
+        layer = linen_layer(attention_fn=functools.partial(LINEN, is_causal=True))
+        params = layer.init(jax.random.key(3), X, deterministic=True)
+        f = functools.partial(layer.apply, params, deterministic=True)
+    elif LAYER_HAS_IS_CAUSAL:
+        f = functools.partial(nnx_layer(attention_fn=NNX), is_causal=True, deterministic=True)
+    else:
+        bound = functools.partial(NNX, is_causal=True)
+        f = functools.partial(nnx_layer(attention_fn=bound), deterministic=True)
+    y, changed = f(X), f(X.at[:, 3:].set(0))
+    np.testing.assert_array_equal(y[:, :3], changed[:, :3])
+    assert not np.allclose(y[:, 3:], changed[:, 3:], atol=1e-2)
+
+
+def test_a_layer_that_decodes_needs_no_is_causal():
+    layer = linen_layer(
+        decode=True, dropout_rate=0.0, attention_fn=functools.partial(LINEN, is_causal=True)
+    )
+    variables = layer.init(jax.random.key(3), X)
+    message = "a layer that decodes masks by itself: got one query and 5 keys; leave is_causal out"
+    with pytest.raises(ValueError, match=message):
+        layer.apply(variables, X[:, :1], mutable="cache")
 
 
 def test_decoding_with_a_cache_in_linen():

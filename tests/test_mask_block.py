@@ -318,6 +318,11 @@ def test_a_block_that_fits_nowhere():
         jax.jit(lambda i: mask_block(KEY, 0.4, SHAPE, (i, 0, 0), (7, 1, 1)))(0)
 
 
+def test_sizes_that_are_traced():
+    with pytest.raises(TypeError, match="the sizes of a block must be known when tracing: got"):
+        jax.jit(lambda n: mask_block(KEY, 0.4, SHAPE, (0, 0, 0), (n, 1, 1)))(2)
+
+
 def test_keys_and_axes_of_which_no_part_can_be_drawn_alone():
     with pytest.raises(ValueError, match="can be drawn alone with keys of threefry2x32"):
         mask_block(KEY, 0.4, (2**32, 2), (2**32 - 1, 0), (1, 1))

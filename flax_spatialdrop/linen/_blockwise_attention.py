@@ -70,7 +70,7 @@ def blockwise_attention(
         draws of their own along queries and keys need a key whose masks can be drawn in parts, as
         `mask_block` does (threefry, JAX's default, or `fast_key`).
       dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+        (clipped to [0, 1]; NaN drops all). A layer passes its own, which must be a number.
       deterministic: True drops nothing.
       dtype: of the computation; None: of the inputs.
       precision: see `jax.lax.Precision`.
@@ -80,7 +80,7 @@ def blockwise_attention(
       qk_attn_weights_einsum: must be None, as above.
       attn_weights_value_einsum: must be None, as above.
       is_causal: True: query i attends to keys 0 to i. Not for a layer that decodes, which asks one
-        query at a time and masks by itself.
+        query at a time and masks by itself: one query and several keys are refused.
       noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
         queries, keys]: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)

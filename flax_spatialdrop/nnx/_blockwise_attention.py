@@ -67,14 +67,16 @@ def blockwise_attention(
         draws of their own along queries and keys need a key whose masks can be drawn in parts, as
         `mask_block` does (threefry, JAX's default, or `fast_key`).
       dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+        (clipped to [0, 1]; NaN drops all). A layer passes its own, which must be a number.
       deterministic: True drops nothing.
       dtype: of the computation; None: of the inputs.
       precision: see `jax.lax.Precision`.
       module: must be None, since there are no whole weights to sow.
       promote_dtype: brings (query, key, value) to one dtype.
-      is_causal: True: query i attends to keys 0 to i. Not for a layer that decodes, which asks one
-        query at a time and masks by itself.
+      is_causal: True: query i attends to keys 0 to i. A layer passes its own, given at its call
+        (before Flax 0.12.8 it has none, and a functools.partial binds it). Not for a layer that
+        decodes, which asks one query at a time and masks by itself: one query and several keys are
+        refused.
       noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
         queries, keys]: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes of the weights that share a draw, such as (-2,)
@@ -97,7 +99,7 @@ def blockwise_attention(
       TypeError: for complex arrays, or an argument of another type.
 
     Example:
-      >>> import functools, jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> from flax import nnx
       >>> from flax_spatialdrop.nnx import blockwise_attention
       >>> layer = nnx.MultiHeadAttention(
@@ -106,11 +108,11 @@ def blockwise_attention(
       ...     dropout_rate=0.1,
       ...     broadcast_dropout=False,
       ...     decode=False,
-      ...     attention_fn=functools.partial(blockwise_attention, is_causal=True),
+      ...     attention_fn=blockwise_attention,
       ...     rngs=nnx.Rngs(params=0, dropout=1),
       ... )
       >>> layer.train()
-      >>> y = layer(jnp.ones((2, 5, 8)))
+      >>> y = layer(jnp.ones((2, 5, 8)), is_causal=True)
 
     Reference: Dao et al., FlashAttention: Fast and Memory-Efficient Exact Attention with
     IO-Awareness, 2022, https://arxiv.org/abs/2205.14135; Rabe & Staats, Self-attention Does Not
