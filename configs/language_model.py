@@ -2,7 +2,7 @@
 
     python -m experiments.main --config=configs/language_model.py
 
-took 40 min on 2 CPU cores that had other work to do as well, all compiles included. It trains a
+took 22 min on 2 CPU cores, all compiles included. It trains a
 decoder-only transformer on 500 sentences of UD Portuguese Porttinari, 54 kB, whose attention
 weights are all that is dropped. Expect, as perplexity per character, mean and 95 % interval over 5
 seeds of one split:
