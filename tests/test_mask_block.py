@@ -65,10 +65,12 @@ def test_the_words_of_a_key_stand_for_it():
 
 
 def test_a_key_is_not_consumed():
+    """Nor is it refused then by what consumes it: the strict checks of keys are on."""
     key = jax.random.key(1)
-    for row in range(3):
-        mask_block(key, 0.5, SHAPE, (row, 0, 0), (1, 1, 10))
-    sample_mask(key, 0.5, SHAPE)
+    rows = [mask_block(key, 0.5, SHAPE, (row, 0, 0), (1, 1, 10)) for row in range(6)]
+    np.testing.assert_array_equal(jnp.concatenate(rows), sample_mask(key, 0.5, SHAPE))
+    with pytest.raises(jax.errors.KeyReuseError):
+        sample_mask(key, 0.5, SHAPE)
 
 
 @pytest.mark.parametrize("rate", [0, 1.0])

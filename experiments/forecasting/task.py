@@ -76,11 +76,6 @@ class Forecasting(Task):
         return (outputs - targets) ** 2
 
     @staticmethod
-    def points(outputs: jax.Array, targets: Array) -> jax.Array:
-        """The squared error of every forecast."""
-        return (outputs - targets) ** 2
-
-    @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:
         """The root of the mean squared error."""
         return jnp.sqrt(mean_points)

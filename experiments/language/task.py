@@ -81,11 +81,6 @@ class Language(Task):
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     @staticmethod
-    def points(outputs: jax.Array, targets: Array) -> jax.Array:
-        """The cross-entropy of every character."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-
-    @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:
         """The perplexity."""
         return jnp.exp(mean_points)

@@ -1,11 +1,11 @@
 """CoNLL-U treebanks: a file becomes sentences of words and part-of-speech tags."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..installed import installed_file
 
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.+)")
 _TEXT = re.compile(r"#\s*text\s*=\s*(.+)")
@@ -35,14 +35,9 @@ class Treebank(NamedTuple):
 
 
 def treebank_path() -> Path:
-    """Finds the Porttinari treebank inside the package dante-corpora, without importing it."""
-    spec = importlib.util.find_spec("dante")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "the treebank is not installed: pip install dante-corpora==2.0.5, "
-            "or give a CoNLL-U file with --config.data.path"
-        )
-    return Path(spec.submodule_search_locations[0], "data", "porttinari", "annotated.conllu")
+    """Finds the Porttinari treebank inside the package dante-corpora."""
+    where = ("data", "porttinari", "annotated.conllu")
+    return installed_file("treebank", "dante", "dante-corpora==2.0.5", "CoNLL-U", *where)
 
 
 def read(path: Path) -> Treebank:

