@@ -1,11 +1,18 @@
+import re
 import sys
+import tomllib
+from itertools import chain
+from pathlib import Path
 
 import pytest
 
+from experiments import installed
 from experiments.errors import InputError
 from experiments.treebank import conllu
 
 from ..conftest import conllu as sentence
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -120,3 +127,17 @@ def test_documents(read, ids, comments, documents, rule):
 def test_the_treebank_is_found_without_importing_its_package():
     assert conllu.treebank_path().is_file()
     assert "dante" not in sys.modules
+
+
+def test_the_readme_installs_the_treebank_as_the_message_says(monkeypatch):
+    """Without its dependencies: it pins a pandas that Python 3.13 would compile from source."""
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="the treebank is not installed: pip install") as caught:
+        conllu.treebank_path()
+    install = re.search("pip install --no-deps dante-corpora[^ ,]*", str(caught.value))[0]
+    readme, project = ((ROOT / name).read_text("utf-8") for name in ("README.md", "pyproject.toml"))
+    commands = re.findall("^pip install -e .* && python -m .*$", readme, re.MULTILINE)
+    assert len(commands) == 2
+    assert all(f" && {install} && python -m" in command for command in commands)
+    extras = tomllib.loads(project)["project"]["optional-dependencies"]
+    assert not [name for name in chain(*extras.values()) if "dante" in name]
