@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from ._axes import shown
+from ._checks import check_input, check_mask, check_rate
 from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_mask_spreads
-from ._rates import check_rate, keep_probability, scale_of
+from ._rates import keep_probability, scale_of
 from ._threefry import rounds_of
 from ._typing import Array, Rate
 
@@ -65,39 +65,14 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    rate = check_rate(rate)
-    check_mask_spreads(check_mask(mask).shape, check_input(x).shape)
+    rate, mask, x = check_rate(rate), check_mask(mask), check_input(x)
+    check_mask_spreads(mask.shape, x.shape)
     return by_mask(kept_or_zero, mask, x, scale_of(keep_probability(rate)))
 
 
 def apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     """`apply_mask` of a draw per element, by its key."""
     return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
-
-
-def check_array(x: Any, name: str) -> Array:
-    """Returns x if it is an array, or says what it is."""
-    if not isinstance(x, jax.Array | np.ndarray):
-        raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
-    return x
-
-
-def check_input(x: Any, name: str = "x") -> Array:
-    """Returns x if its values can be scaled, or says what it is."""
-    if not jnp.issubdtype(check_array(x, name).dtype, jnp.inexact):
-        raise TypeError(
-            f"{name} must have a floating or complex dtype, since kept values are scaled by "
-            f"1 / (1 - rate): got dtype {x.dtype}"
-        )
-    return x
-
-
-def check_mask(mask: Any) -> Array:
-    """Returns mask if it is a bool array, or says what it is."""
-    if getattr(mask, "dtype", None) != jnp.bool_:
-        got = f"dtype {mask.dtype}" if hasattr(mask, "dtype") else repr(mask)
-        raise TypeError(f"mask must be a bool array, True where a value is kept: got {got}")
-    return mask
 
 
 def by_mask(become: Values, mask: Array, x: Array, *constants: Constant) -> jax.Array:

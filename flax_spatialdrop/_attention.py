@@ -2,7 +2,7 @@
 
 import jax
 
-from ._apply import check_input
+from ._checks import check_input
 from ._choices import Choices, drop
 from ._noise_shape import head_noise_shape
 from ._typing import Array, Key, Rate

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ._checks import shown
 from ._typing import Array, Shape
 
 
@@ -41,7 +42,7 @@ def of_full_rank(array: Any, name: str, shape: Shape) -> Array | None:
     if isinstance(array, bool | int | float):
         array = jnp.asarray(array)
     if not hasattr(array, "shape"):
-        raise TypeError(f"{name} must be an array: got {array!r}")
+        raise TypeError(f"{name} must be an array: got {shown(array)}")
     missing = (1,) * (len(shape) - array.ndim)
     sizes = missing + array.shape
     if len(sizes) > len(shape) or any(

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 
 from ._block_shape import Blocks
+from ._checks import is_static, needs_no_key
 from ._mask import draw_in_one_pass
-from ._rates import is_static, keep_probability
+from ._rates import keep_probability
 from ._typing import Key, Rate
 
 _NEWTON_STEPS = 12  # 9 reach double precision on a map of 512 x 512 at a rate of .9999
@@ -24,7 +25,7 @@ _LARGEST_SCALE = np.float32(2.0**100)  # finite, so that 0 times it is 0
 
 def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) -> jax.Array:
     """Draws a mask that is False on whole blocks, laid out as `sharding` says of x, if given."""
-    if is_static(rate, 0.0) or is_static(rate, 1.0):
+    if needs_no_key(rate):
         return jnp.full(blocks.noise_shape, is_static(rate, 0.0))
     unseeded = draw_in_one_pass(
         key, unseeded_probability(rate, blocks), blocks.seed_shape, sharding

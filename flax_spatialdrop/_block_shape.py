@@ -1,9 +1,11 @@
 """From words about blocks to the axes that they lie along and their sizes: pure Python."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._axes import axis_roles, check_bool, is_sequence, is_whole, plural
+from ._checks import check_switch, is_sequence, is_whole, plural, shown
+from ._noise_shape import axis_roles
 from ._typing import DataFormat, Shape
 
 
@@ -66,7 +68,7 @@ def resolve_blocks(
             f"{what} takes x with 1 to 3 space axes between {plural(batch_dims, 'batch axis')} and "
             f"the channel axis: got x.shape={shape}, which has {len(axes)}"
         )
-    check_bool(per_channel, "per_channel")
+    check_switch(per_channel, "per_channel")
     sizes = list(_one_per_axis(block_size, len(axes)))
     noise_shape = [
         1 if role == "channel" and not per_channel else size
@@ -84,13 +86,15 @@ def _one_per_axis(block_size: Any, num_space: int) -> Shape:
         if not is_whole(size):
             raise TypeError(
                 "block_size must be a whole number of positions, or a tuple of one for each "
-                f"space axis: got {block_size!r}"
+                f"space axis: got {shown(block_size)}"
             )
         if size < 1:
-            raise ValueError(f"block_size must be at least 1 along every axis: got {block_size}")
+            raise ValueError(
+                f"block_size must be at least 1 along every axis: got {shown(block_size)}"
+            )
     if len(sizes) != num_space:
         raise ValueError(
             f"block_size needs one entry per space axis of x, {num_space} in all: "
-            f"got block_size={tuple(block_size)}"
+            f"got block_size={shown(block_size)}"
         )
-    return tuple(map(int, sizes))
+    return tuple(map(operator.index, sizes))

@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ._apply import CHECKPOINT_NAME
 from ._attention_input import of_full_rank, weights_shape
-from ._axes import check_bool, check_whole
+from ._checks import check_switch, check_whole
 from ._cut import Cut, find_visits
 from ._query_shards import attend_by_shards
 from ._typing import Array
@@ -38,7 +38,7 @@ def blockwise(
     for name, size in sizes.items():
         if check_whole(size, name) < 1:
             raise ValueError(f"{name} must be at least 1: got {name}={size}")
-    check_bool(is_causal, "is_causal")
+    check_switch(is_causal, "is_causal")
     bias, mask = of_full_rank(bias, "bias", shape), of_full_rank(mask, "mask", shape)
     _check_real(query=query, key=key, value=value, bias=bias)
     if query.shape[-1] == 0:

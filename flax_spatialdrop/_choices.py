@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._apply import apply_mask, apply_redrawn, check_mask
-from ._mask import check_key, is_redrawn, sample_mask
-from ._rates import check_rate, is_static
+from ._apply import apply_mask, apply_redrawn
+from ._checks import check_key, check_mask, check_rate, is_static
+from ._mask import is_redrawn, sample_mask
 from ._typing import Array, Key, Rate
 
 

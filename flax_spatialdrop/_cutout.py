@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._apply import Values, by_mask, check_array, check_input
-from ._axes import check_whole, is_sequence
+from ._apply import Values, by_mask
 from ._block_mask import dilate
 from ._block_shape import Blocks, resolve_blocks
+from ._checks import check_array, check_input, check_key, check_whole, is_sequence, is_static, shown
 from ._choices import Choices, drop
-from ._mask import check_key, sample_mask
-from ._rates import is_static
+from ._mask import sample_mask
 from ._sharding import sharding_of_part
 from ._typing import Array, DataFormat, Key, Rate, Shape
 
@@ -174,7 +173,7 @@ def _values_of(
     """What hidden positions become, and its constants."""
     if isinstance(fill, str) and fill == "mean":
         return _KeptOrMean(space), ()
-    message = f"fill must be a number, one number for each channel, or 'mean': got {fill!r}"
+    message = f"fill must be a number, one number for each channel, or 'mean': got {shown(fill)}"
     if isinstance(fill, str):
         raise ValueError(message)
     numbers_given = fill if is_sequence(fill) else (fill,)
@@ -184,7 +183,7 @@ def _values_of(
     if values.shape not in ((), (shape[channel],)):
         raise ValueError(
             f"fill must be one number, or one for each of the {shape[channel]} channels of x: "
-            f"got fill={fill!r}"
+            f"got fill={shown(fill)}"
         )
     along = [values.size if axis == channel else 1 for axis in range(len(shape))]
     return _kept_or_fill, (values.reshape(along),)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._apply import by_mask, check_input, kept_or_zero
+from ._apply import by_mask, kept_or_zero
 from ._block_mask import sample_blocks, scale_by_position, unseeded_probability
 from ._block_shape import Blocks, resolve_blocks
+from ._checks import check_choice, check_input
 from ._choices import Choices, drop
 from ._sharding import sharding_of_part
 from ._typing import Array, DataFormat, Key, Rate, Shape
@@ -107,10 +108,7 @@ def block_choices(
         data_format=data_format,
         batch_dims=batch_dims,
     )
-    if normalize not in ("expected", "sample", "batch", None):
-        raise ValueError(
-            f"normalize must be 'expected', 'sample', 'batch' or None: got {normalize!r}"
-        )
+    check_choice(normalize, "normalize", ("expected", "sample", "batch", None))
     return choices_of(blocks, normalize, x)
 
 

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._checks import check_key, check_rate, needs_no_key, shown
 from ._choices import Choices, drop
-from ._mask import check_key
-from ._rates import check_rate, is_static
 from ._typing import Key, Rate
 
 Weights = TypeVar("Weights")
@@ -88,12 +87,12 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     if not any(chosen):
         raise ValueError(
             "paths must choose at least one of the weights: "
-            f"got paths={paths!r}, and weights at {_listed([path for path, _ in named])}"
+            f"got paths={shown(paths)}, and weights at {_listed([path for path, _ in named])}"
         )
     for (path, leaf), is_dropped in zip(named, chosen, strict=True):
         if is_dropped:
             _check_weight(path, leaf)
-    if is_static(rate, 0.0) or is_static(rate, 1.0):
+    if needs_no_key(rate):
         key = None
     else:
         jax.random.bits(check_key(key), (0,))  # draws nothing, but marks the key as used
@@ -124,12 +123,11 @@ def _predicate(paths: Paths) -> Callable[[str], object]:
             return re.compile(paths).search
         except re.error as error:
             raise ValueError(
-                f"paths must be a regular expression: got paths={paths!r}, {error}"
+                f"paths must be a regular expression: got paths={shown(paths)}, {error}"
             ) from None
     if not callable(paths):
         raise TypeError(
-            "paths must be a regular expression or a function of a path: "
-            f"got {paths!r} of type {type(paths).__name__}"
+            f"paths must be a regular expression or a function of a path: got {shown(paths)}"
         )
     return paths
 
@@ -143,12 +141,12 @@ def _listed(names: list[str]) -> str:
 
 def _check_weight(path: str, leaf: Any) -> None:
     if not isinstance(leaf, jax.Array | np.ndarray):
-        got = f"{leaf!r} of type {type(leaf).__name__}"
+        got = shown(leaf)
     elif not jnp.issubdtype(leaf.dtype, jnp.inexact):
         got = f"dtype {leaf.dtype}"
     else:
         return
     raise TypeError(
-        f"the weight at {path!r} must be a floating or complex array, since kept weights are "
+        f"the weight at {shown(path)} must be a floating or complex array, since kept weights are "
         f"scaled by 1 / (1 - rate): got {got}; leave it out with paths"
     )

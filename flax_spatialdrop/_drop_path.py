@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._apply import by_mask, check_input, kept_or_zero
-from ._axes import check_bool, shown
+from ._apply import by_mask, kept_or_zero
+from ._checks import check_input, check_switch, is_static, needs_no_key, shown
 from ._choices import Choices, drop
 from ._noise_shape import path_noise_shape
-from ._rates import is_static
 from ._recorder import current_recorder
 from ._typing import Array, Key, PathMode, Rate
 
@@ -145,7 +144,7 @@ def draw_branch(
     The mask is None where that is no question of chance, or one for each row; and while a summary
     is made, which is to list what is in the branch whether or not it is dropped.
     """
-    is_certain = is_static(rate, 0.0) or is_static(rate, 1.0)
+    is_certain = needs_no_key(rate)
     if mode == "row" or is_certain or current_recorder() is not None:
         return None, lambda y: drop(key, y, rate, choices)
     mask = choices.sample(key, rate, choices.noise_shape)
@@ -154,7 +153,7 @@ def draw_branch(
 
 def path_choices(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Choices:
     """The three choices of drop path, for an x that is checked here."""
-    check_bool(scale, "scale")
+    check_switch(scale, "scale")
     noise_shape = path_noise_shape(check_input(x).shape, mode, batch_axis)
     if scale:
         return Choices(noise_shape)

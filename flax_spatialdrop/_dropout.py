@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 
-from ._apply import check_input
+from ._checks import check_input
 from ._choices import Choices, drop
 from ._noise_shape import (
     feature_noise_shape,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ._apply import apply_mask, check_input
-from ._axes import check_bool
+from ._apply import apply_mask
+from ._checks import check_input, check_switch
 from ._choices import Choices, drop
 from ._sharding import explicit_sharding
 from ._tokens import check_ids
@@ -71,7 +71,7 @@ def embedding_dropout(
 
 def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choices:
     """A draw per word, for the table or for the rows of ids, both of which are checked."""
-    check_bool(per_sample, "per_sample")
+    check_switch(per_sample, "per_sample")
     if len(check_input(table, "table").shape) != 2:
         raise ValueError(f"table must be [vocab, features]: got table.shape={table.shape}")
     vocab_size = table.shape[0]

@@ -2,7 +2,7 @@
 
 import jax
 
-from ._mask import check_key
+from ._checks import check_key
 from ._threefry import FAST, rounds_of
 from ._typing import Key
 

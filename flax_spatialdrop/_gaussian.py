@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._apply import by_mask, by_redraw, check_input, times
+from ._apply import by_mask, by_redraw, times
+from ._checks import check_input, check_rate, is_static, shown
 from ._choices import Choices, drop
 from ._noise import noise_law, redraw_noise, sample_noise
 from ._noise_shape import resolve_noise_shape
-from ._rates import check_rate, is_static
 from ._typing import Array, Key, NoiseShape, Rate
 
 
@@ -100,7 +100,7 @@ def _check_rate_below_1(rate: Any) -> Rate:
 
 def _check_noise(noise: Any) -> Array:
     if getattr(noise, "dtype", None) != jnp.float32:
-        got = f"dtype {noise.dtype}" if hasattr(noise, "dtype") else repr(noise)
+        got = f"dtype {noise.dtype}" if hasattr(noise, "dtype") else shown(noise)
         raise TypeError(
             "the mask of Gaussian dropout is its noise and must be a float32 array, what x is "
             f"multiplied by: got {got}"

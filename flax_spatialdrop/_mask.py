@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._checks import check_key, check_rate, is_static, needs_no_key
 from ._noise_shape import check_shape
-from ._rates import check_rate, is_static, keep_probability
+from ._rates import keep_probability
 from ._threefry import Index, Words, is_unrollable, random_bits, rounds_of
 from ._typing import Key, Rate
-
-_LEGACY_SHAPES = ((2,), (4,))
-"""The shapes of a legacy key: threefry's two words, the four of rbg."""
 
 
 def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
@@ -50,7 +48,7 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
     """
     rate = check_rate(rate)
     shape = check_shape(noise_shape, "the noise_shape of a mask")
-    if is_static(rate, 0.0) or is_static(rate, 1.0):
+    if needs_no_key(rate):
         return jnp.full(shape, is_static(rate, 0.0))
     mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
     chex.assert_shape(mask, shape)
@@ -115,29 +113,3 @@ def _draw_in_one_pass(key, threshold, shape, sharding):
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
     like = jnp.zeros(shape, bool, out_sharding=sharding)
     return redraw_mask(words, rounds_of(key), threshold, like)
-
-
-def check_key(key: Key) -> jax.Array:
-    """Returns one PRNG key, or says what was given in its place."""
-    if key is None:
-        raise ValueError(
-            "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: "
-            "got key=None; pass one, such as jax.random.key(0)"
-        )
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"key must be a JAX PRNG key, such as jax.random.key(0): got {key!r}")
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        batch_shape = key.shape
-    elif key.dtype == jnp.uint32 and key.shape[-1:] in _LEGACY_SHAPES:
-        batch_shape = key.shape[:-1]
-    else:
-        raise TypeError(
-            "key must be a JAX PRNG key, such as jax.random.key(0): "
-            f"got an array of shape {key.shape} and dtype {key.dtype}"
-        )
-    if batch_shape != ():
-        raise ValueError(
-            f"key must be one PRNG key: got keys of shape {batch_shape}; "
-            "use jax.vmap to draw with each of them"
-        )
-    return key

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._axes import is_sequence, is_whole
-from ._mask import check_key, keep_threshold, redraw_mask
+from ._checks import check_key, check_rate, is_sequence, is_static, is_whole, needs_no_key, shown
+from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_block_fits, check_shape
-from ._rates import check_rate, is_static, keep_probability
+from ._rates import keep_probability
 from ._threefry import Words, is_unrollable, rounds_of
 from ._typing import Array, Key, Rate, Shape
 
@@ -72,10 +72,10 @@ def mask_block(
     rate = check_rate(rate)
     shape = check_shape(noise_shape, "the noise_shape of a mask")
     if is_sequence(sizes) and any(isinstance(size, jax.core.Tracer) for size in sizes):
-        raise TypeError(f"the sizes of a block must be known when tracing: got {sizes!r}")
+        raise TypeError(f"the sizes of a block must be known when tracing: got {shown(sizes)}")
     sizes = check_shape(sizes, "the sizes of a block")
     first = _check_start(start, sizes, shape)
-    if is_static(rate, 0.0) or is_static(rate, 1.0):
+    if needs_no_key(rate):
         return jnp.full(sizes, is_static(rate, 0.0))
     words, rounds = words_and_rounds(key, shape)
     indices = tuple(
@@ -118,7 +118,8 @@ def _check_words(words: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
     for word in words:
         if getattr(word, "dtype", None) != jnp.uint32 or word.shape != ():
             raise TypeError(
-                f"a key given by its words must be a tuple of uint32 scalars: got {word!r} in it"
+                "a key given by its words must be a tuple of uint32 scalars: "
+                f"got {shown(word)} in it"
             )
     if len(words) != 2:
         raise ValueError(f"a key of threefry has two words: got a tuple of {len(words)}")
@@ -132,7 +133,7 @@ def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[int | jax.Arra
     if not is_sequence(start):
         raise TypeError(
             "start must be a tuple with one entry per axis of the mask, or an array of them: "
-            f"got {start!r}"
+            f"got {shown(start)}"
         )
     checked = tuple(int(entry) if is_whole(entry) else _check_index(entry) for entry in start)
     check_block_fits(checked, sizes, shape)
@@ -141,7 +142,7 @@ def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[int | jax.Arra
 
 def _check_index(entry: Any) -> int | jax.Array:
     if not isinstance(entry, jax.Array | np.ndarray) or entry.shape != ():
-        raise TypeError(f"start must hold whole numbers or integer scalars: got {entry!r}")
+        raise TypeError(f"start must hold whole numbers or integer scalars: got {shown(entry)}")
     if not jnp.issubdtype(entry.dtype, jnp.integer):
         raise TypeError(
             f"start must hold whole numbers or integer scalars: got one of dtype {entry.dtype}"

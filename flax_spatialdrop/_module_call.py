@@ -8,10 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ._checks import is_static
 from ._choices import Choices, drop, needs_key
 from ._noise_shape import check_mask_fits
 from ._patch_dropout import Patches, keep_patches
-from ._rates import is_static
 from ._recorder import Where, current_recorder
 from ._typing import Array, Key, Rate
 

@@ -1,13 +1,12 @@
 """Many stochastic passes: what a network with dropout left on is sure of."""
 
-import numbers
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
-from ._mask import check_key
+from ._checks import check_callable, check_choice, check_key, check_whole, shown
 from ._typing import Key
 
 Outputs: TypeAlias = Literal["values", "logits", "probabilities"]
@@ -86,13 +85,13 @@ def monte_carlo(
     Active Learning for Classification and Preference Learning, 2011,
     https://arxiv.org/abs/1112.5745
     """
-    _check_count(num_samples, "num_samples", 2, "passes, for there to be a variance")
+    check_callable(apply, "apply", "a function of a key")
+    num_samples = check_whole(
+        num_samples, "num_samples", least=2, unit="passes, for there to be a variance"
+    )
     if batch_size is not None:
-        _check_count(batch_size, "batch_size", 1, "pass at a time")
-    if outputs not in ("values", "logits", "probabilities"):
-        raise ValueError(
-            f"outputs must be 'values', 'logits' or 'probabilities': got outputs={outputs!r}"
-        )
+        batch_size = check_whole(batch_size, "batch_size", least=1, unit="pass at a time")
+    check_choice(outputs, "outputs", get_args(Outputs))
     if key is None:
         raise ValueError(
             "monte_carlo draws its passes with a PRNG key: got key=None; pass one, such as "
@@ -104,7 +103,7 @@ def monte_carlo(
     else:
         samples = jax.lax.map(apply, keys, batch_size=batch_size)
     if not jax.tree.leaves(samples):
-        raise TypeError(f"apply must return an array, or a tree of them: got {samples!r}")
+        raise TypeError(f"apply must return an array, or a tree of them: got {shown(samples)}")
     samples = jax.tree.map(_check_output, samples)
     if outputs == "values":
         return _spread(samples)
@@ -148,13 +147,6 @@ def _check_probabilities(samples: Any, outputs: Outputs) -> jax.Array:
             f"last axis: got {jax.tree.map(lambda y: f'{y.dtype}{list(y.shape[1:])}', samples)}"
         )
     return jax.nn.softmax(samples) if outputs == "logits" else samples
-
-
-def _check_count(value: Any, name: str, least: int, what: str) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number: got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least} {what}: got {value}")
 
 
 def _check_mapped(key: jax.Array) -> jax.Array:

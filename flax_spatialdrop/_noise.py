@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._mask import check_key
-from ._rates import is_static, keep_probability
+from ._checks import check_key, is_static
+from ._rates import keep_probability
 from ._threefry import random_bits
 from ._typing import Key, Rate
 

@@ -4,17 +4,20 @@ A noise shape has one entry per axis of x: the axis's own size where every index
 its own, 1 where all indices share one. Every message about shapes is written here.
 """
 
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from ._axes import (
-    axis_roles,
+from ._checks import (
     check_axes,
     check_batch_dims,
+    check_choice,
+    check_sequence,
     check_whole,
     is_sequence,
     is_whole,
     plural,
+    shown,
 )
 from ._typing import DataFormat, NoiseShape, PathMode, Shape
 
@@ -23,31 +26,29 @@ def resolve_noise_shape(
     shape: Shape, noise_shape: NoiseShape | None = None, broadcast_dims: Sequence[int] | None = ()
 ) -> Shape:
     """Returns the mask's shape for x of `shape`, from at most one of the two ways to say it."""
-    broadcast_dims = () if broadcast_dims is None else broadcast_dims
-    if not is_sequence(broadcast_dims):
-        raise TypeError(
-            f"broadcast_dims must be a tuple of axes of x: got {broadcast_dims!r}; "
-            "write (1,) to share the draw along axis 1"
-        )
+    broadcast_dims = check_sequence(
+        () if broadcast_dims is None else broadcast_dims,
+        "broadcast_dims",
+        "a tuple of axes of x",
+        "write (1,) to share the draw along axis 1",
+    )
     if noise_shape is None:
         return _share(shape, broadcast_dims)
     if broadcast_dims:
         raise ValueError(
             "noise_shape and broadcast_dims say the same thing and at most one may be given: "
-            f"got noise_shape={noise_shape} and broadcast_dims={tuple(broadcast_dims)}"
+            f"got noise_shape={shown(noise_shape)} and broadcast_dims={shown(broadcast_dims)}"
         )
-    if not is_sequence(noise_shape):
-        raise TypeError(
-            "noise_shape must be a tuple with one entry per axis of x: "
-            f"got {noise_shape!r} for x.shape={shape}"
-        )
+    noise_shape = check_sequence(
+        noise_shape, "noise_shape", f"a tuple with one entry per axis of x, which has shape {shape}"
+    )
     if len(noise_shape) != len(shape):
         raise ValueError(
-            f"noise_shape needs one entry per axis of x: got noise_shape={tuple(noise_shape)} "
-            f"for x.shape={shape}; {_full_rank_advice(shape, tuple(noise_shape))}"
+            f"noise_shape needs one entry per axis of x: got noise_shape={shown(noise_shape)} "
+            f"for x.shape={shape}; {_full_rank_advice(shape, noise_shape)}"
         )
     return tuple(
-        _resolve_entry(axis, entry, size, tuple(noise_shape))
+        _resolve_entry(axis, entry, size, noise_shape)
         for axis, (entry, size) in enumerate(zip(noise_shape, shape, strict=True))
     )
 
@@ -79,8 +80,7 @@ def sample_noise_shape(shape: Shape, data_format: DataFormat, batch_dims: int) -
 
 def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
     """One draw per sample and attention head."""
-    check_batch_dims(batch_dims)
-    check_whole(head_axis, "head_axis")
+    batch_dims, head_axis = check_batch_dims(batch_dims), check_whole(head_axis, "head_axis")
     if len(shape) != batch_dims + 3:
         raise ValueError(
             f"head dropout takes x with {batch_dims + 3} axes ({plural(batch_dims, 'batch axis')}, "
@@ -98,28 +98,25 @@ def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
 
 def path_noise_shape(shape: Shape, mode: PathMode, batch_axis: int | Sequence[int]) -> Shape:
     """One draw per index of the batch axes, or one for all of x."""
-    if mode == "batch":
+    if check_choice(mode, "mode", get_args(PathMode)) == "batch":
         return (1,) * len(shape)
-    if mode != "row":
-        raise ValueError(f"mode must be 'row' or 'batch': got mode={mode!r}")
-    axes = batch_axis if is_sequence(batch_axis) else (batch_axis,)
+    axes: Any = batch_axis if is_sequence(batch_axis) else (batch_axis,)
     own = check_axes(axes, "batch_axis", "have draws of their own", shape)
     return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
 
 
 def check_shape(shape: Any, what: str) -> Shape:
     """Returns a shape as a tuple; `what` names it where it is none."""
-    if not is_sequence(shape):
-        raise TypeError(f"{what} must be a tuple of sizes: got {shape!r}")
-    for size in shape:
+    sizes = check_sequence(shape, what, "a tuple of sizes")
+    for size in sizes:
         if not _is_size(size):
             raise TypeError(
-                f"{what} must hold whole numbers: got {size!r} in {tuple(shape)}; None stands "
+                f"{what} must hold whole numbers: got {shown(size)} in {shown(sizes)}; None stands "
                 "for a size only where there is an x to take it from"
             )
-        if size < 0:
-            raise ValueError(f"{what} cannot have a negative size: got {tuple(shape)}")
-    return tuple(shape)
+        if is_whole(size) and size < 0:
+            raise ValueError(f"{what} cannot have a negative size: got {shown(sizes)}")
+    return tuple(operator.index(size) if is_whole(size) else size for size in sizes)
 
 
 def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None:
@@ -159,6 +156,21 @@ def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None
         )
 
 
+def axis_roles(shape: Shape, data_format: DataFormat, batch_dims: int) -> list[str]:
+    """What each axis of x is: "batch", "space" or "channel"."""
+    batch_dims = check_batch_dims(batch_dims)
+    check_choice(data_format, "data_format", get_args(DataFormat))
+    num_space = len(shape) - batch_dims - 1
+    if num_space < 0:
+        raise ValueError(
+            f"x needs at least {batch_dims + 1} axes, {plural(batch_dims, 'batch axis')} and a "
+            f"channel axis: got x.shape={shape} with batch_dims={batch_dims}"
+        )
+    is_last = data_format == "channels_last"
+    space = ["space"] * num_space
+    return ["batch"] * batch_dims + ([*space, "channel"] if is_last else ["channel", *space])
+
+
 def _draw_per(
     roles: tuple[str, ...], shape: Shape, data_format: DataFormat, batch_dims: int
 ) -> Shape:
@@ -168,7 +180,7 @@ def _draw_per(
 
 
 def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> None:
-    check_batch_dims(batch_dims)
+    batch_dims = check_batch_dims(batch_dims)
     rank = batch_dims + num_space + 1
     if len(shape) == rank:
         return
@@ -207,7 +219,7 @@ def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...
         return size
     message = (
         f"noise_shape[{axis}] must be None, 1 or the size of that axis of x, which is {size}: "
-        f"got {entry!r} in noise_shape={noise_shape}"
+        f"got {shown(entry)} in noise_shape={shown(noise_shape)}"
     )
     if not _is_size(entry):
         raise TypeError(message)

@@ -10,10 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ._apply import check_array
-from ._axes import check_batch_dims, check_whole, plural
-from ._mask import check_key
-from ._rates import check_rate
+from ._checks import check_array, check_batch_dims, check_key, check_rate, check_whole, plural
 from ._sharding import explicit_sharding
 from ._typing import Array, Key
 

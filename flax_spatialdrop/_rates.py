@@ -4,13 +4,13 @@ A checked rate is a Python float where it is known when tracing, else a scalar a
 float takes short cuts (nothing drawn at 0 and 1); an array is right at every value in one program.
 """
 
-import numbers
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._checks import check_choice, check_rate, check_whole
 from ._typing import Rate
 
 Convention: TypeAlias = Literal["huang", "timm"]
@@ -51,57 +51,18 @@ def linear_rates(
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
     https://arxiv.org/abs/1603.09382
     """
-    max_rate = check_rate(max_rate)
-    if not isinstance(depth, numbers.Integral) or isinstance(depth, bool):
-        raise TypeError(f"depth must be a whole number of blocks: got {depth!r}")
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1 block: got {depth}")
-    depth = int(depth)
+    max_rate = check_rate(max_rate, "max_rate")
+    depth = check_whole(depth, "depth", least=1, unit="block")
+    check_choice(convention, "convention", get_args(Convention))
     if convention == "huang":
         steps, last = range(1, depth + 1), depth
-    elif convention == "timm":
-        steps, last = range(depth), max(depth - 1, 1)
     else:
-        raise ValueError(f"convention must be 'huang' or 'timm': got {convention!r}")
+        steps, last = range(depth), max(depth - 1, 1)
     if isinstance(max_rate, float):
         return tuple(max_rate * (step / last) for step in steps)
     max_rate = jnp.asarray(max_rate)
     dtype = max_rate.dtype if jnp.issubdtype(max_rate.dtype, jnp.floating) else np.float32
     return tuple(max_rate.astype(dtype) * jnp.asarray(step / last, dtype) for step in steps)
-
-
-def check_rate(rate: Any) -> Rate:
-    """Returns a number as a float in [0, 1] and a scalar array as it is; raises for all else."""
-    if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
-        number = float(rate)
-        if not 0 <= number <= 1:
-            raise ValueError(
-                f"rate is the probability to drop and must be in [0, 1]: got rate={rate}"
-            )
-        return number
-    if callable(rate):
-        raise TypeError(
-            "rate must be a number or a scalar array; of a schedule, what it returns for a step: "
-            f"got the callable {getattr(rate, '__name__', repr(rate))}; write schedule(step)"
-        )
-    if not isinstance(rate, jax.Array | np.ndarray | np.generic):
-        raise TypeError(
-            "rate is the probability to drop and must be a number or a scalar array: "
-            f"got {rate!r} of type {type(rate).__name__}"
-        )
-    if rate.shape != ():
-        raise ValueError(
-            "rate must be one number or a scalar array, the same for all of x: "
-            f"got an array of shape {rate.shape}"
-        )
-    if not (jnp.issubdtype(rate.dtype, jnp.floating) or jnp.issubdtype(rate.dtype, jnp.integer)):
-        raise TypeError(f"rate must be a real number: got an array of dtype {rate.dtype}")
-    return rate  # type: ignore[return-value]
-
-
-def is_static(rate: Rate, value: float) -> bool:
-    """Whether a checked rate is known, when tracing, to be exactly `value`."""
-    return isinstance(rate, float) and rate == value
 
 
 def keep_probability(rate: Rate) -> np.float32 | jax.Array:

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from ._apply import check_input
+from ._checks import check_input, check_rate, is_static
 from ._choices import Choices, drop
 from ._mask import sample_mask
 from ._noise_shape import check_shape
-from ._rates import check_rate, is_static, keep_probability
+from ._rates import keep_probability
 from ._recurrent_step import mean_of_zoneout
 from ._typing import Array, Key, Rate
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._rates import check_rate, is_static
+from ._checks import check_choice, check_rate, is_static, shown
 from ._typing import Array, Rate
 
 Variant: TypeAlias = Literal["variational", "no_memory_loss", "zoneout"]
@@ -77,11 +77,7 @@ class Layer(NamedTuple):
 
 def check_layer(layer: Layer, name: str) -> Layer:
     """Returns the layer with its rates checked, or says what does not go together."""
-    if layer.variant not in get_args(Variant):
-        raise ValueError(
-            "variant must be 'variational', 'no_memory_loss' or 'zoneout': "
-            f"got variant={layer.variant!r}"
-        )
+    check_choice(layer.variant, "variant", get_args(Variant))
     if layer.variant == "no_memory_loss" and not layer.kind.remembers:
         raise ValueError(
             "variant='no_memory_loss' drops the new content that gates add to a memory, and "
@@ -93,16 +89,9 @@ def check_layer(layer: Layer, name: str) -> Layer:
             "use LSTM or GRU"
         )
     return layer._replace(
-        dropout=_rate("dropout", layer.dropout),
-        recurrent_dropout=_rate("recurrent_dropout", layer.recurrent_dropout),
+        dropout=check_rate(layer.dropout, "dropout"),
+        recurrent_dropout=check_rate(layer.recurrent_dropout, "recurrent_dropout"),
     )
-
-
-def _rate(name: str, rate: Any) -> Rate:
-    try:
-        return check_rate(rate)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None
 
 
 def check_inputs(inputs: Any, feature_axes: int, time_major: bool) -> tuple[Array, tuple[int, ...]]:
@@ -110,7 +99,7 @@ def check_inputs(inputs: Any, feature_axes: int, time_major: bool) -> tuple[Arra
     if not isinstance(inputs, jax.Array | np.ndarray) or not jnp.issubdtype(
         inputs.dtype, jnp.floating
     ):
-        got = f"dtype {inputs.dtype}" if hasattr(inputs, "dtype") else repr(inputs)
+        got = f"dtype {inputs.dtype}" if hasattr(inputs, "dtype") else shown(inputs)
         raise TypeError(f"a recurrent layer takes inputs of a floating dtype: got {got}")
     if inputs.ndim < 1 + feature_axes:
         features = ", ".join(["features"] * feature_axes)

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ._rates import is_static, keep_probability
+from ._checks import is_static
+from ._rates import keep_probability
 from ._recorder import Where
 from ._recurrent_arguments import Layer, RecurrentMasks, check_lengths
 from ._recurrent_masks import arrange, as_list, as_value, flat, note_masks, sample_masks

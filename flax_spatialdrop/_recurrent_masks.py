@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._apply import apply_mask, check_mask
-from ._mask import check_key, sample_mask
-from ._rates import is_static, keep_probability, scale_of
+from ._apply import apply_mask
+from ._checks import check_key, check_mask, is_static
+from ._mask import sample_mask
+from ._rates import keep_probability, scale_of
 from ._recorder import Where, current_recorder
 from ._recurrent_arguments import Layer, RecurrentMasks
 from ._recurrent_step import Drop, Fixed, Stepwise

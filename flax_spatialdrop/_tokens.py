@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._apply import by_key, by_mask, check_array
-from ._axes import check_whole, is_sequence
+from ._apply import by_key, by_mask
+from ._checks import check_array, check_whole, is_sequence, shown
 from ._choices import Choices, drop
 from ._typing import Array, Key, Rate
 
@@ -71,7 +71,7 @@ def token_choices(
     """A draw for each token, and mask_id in the place of those dropped that are not special."""
     dtype = jax.dtypes.canonicalize_dtype(check_ids(ids).dtype)
     if not is_sequence(special_ids):
-        raise TypeError(f"special_ids must be a tuple of ids: got {special_ids!r}")
+        raise TypeError(f"special_ids must be a tuple of ids: got {shown(special_ids)}")
     if vocab_size is not None:
         check_whole(vocab_size, "vocab_size")
         if vocab_size < 1:

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 
 from ._apply import apply_mask, by_mask, kept_or_zero, times
 from ._attention_input import weights_shape
-from ._axes import check_whole
 from ._block_mask import sample_blocks, scale_by_position, unseeded_probability
 from ._block_shape import Blocks
+from ._checks import check_key, check_rate, check_whole, is_static
 from ._choices import drop
 from ._drop_block import choices_of
-from ._mask import check_key, keep_threshold
+from ._mask import keep_threshold
 from ._mask_block import words_and_rounds
 from ._noise_shape import resolve_noise_shape
-from ._rates import check_rate, is_static, keep_probability, scale_of
+from ._rates import keep_probability, scale_of
 from ._typing import Array, Key, NoiseShape, Rate, Shape
 from ._weights_mask import MaskSource
 

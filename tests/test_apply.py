@@ -71,7 +71,7 @@ BAD = [
         [1.0],
         ALL_KEPT,
         TypeError,
-        "x must be a JAX or NumPy array: got [1.0] of type list",
+        "x must be a JAX or NumPy array: got [1.0]",
     ),
     (
         np.ones(3, np.int32),

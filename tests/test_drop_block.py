@@ -242,7 +242,7 @@ def test_apply_mask_and_the_mask_are_it_but_for_the_scale():
             (2, 9, 9, 5),
             {"normalize": "mean"},
             ValueError,
-            "normalize must be 'expected', 'sample', 'batch' or None: got 'mean'",
+            "normalize must be 'expected', 'sample', 'batch' or None: got normalize='mean'",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_scalar_has_no_rows():
             "shape (8, 6) and dtype bfloat16; cast it by .astype(x.dtype), or give its layers a "
             "dtype",
         ),
-        (lambda x: None, "None of type NoneType"),
+        (lambda x: None, "None"),
     ],
 )
 def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
@@ -136,9 +136,7 @@ def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
 
 
 def test_a_rate_in_the_place_of_the_branch():
-    message = (
-        "branch must be a function of x or a module, and stand before rate: got 0.5 of type float"
-    )
+    message = "branch must be a function of x or a module, and stand before rate: got 0.5"
     with pytest.raises(TypeError, match=exactly(message)):
         residual_drop_path(clone(KEY), X, 0.5, jnp.tanh)
     with pytest.raises(TypeError, match=exactly(message)):

@@ -266,7 +266,7 @@ ERRORS = [
     (
         {"table": [[1.0]]},
         TypeError,
-        "table must be a JAX or NumPy array: got [[1.0]] of type list",
+        "table must be a JAX or NumPy array: got [[1.0]]",
     ),
     (
         {"ids": jnp.ones((2, 3))},

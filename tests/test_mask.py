@@ -86,7 +86,7 @@ BAD_KEYS = [
         np.ones((2, 3), np.float32),
         TypeError,
         "key must be a JAX PRNG key, such as jax.random.key(0): got an array of shape (2, 3) and "
-        "dtype float32",
+        "dtype float32; the key comes first",
     ),
     (
         np.zeros(3, np.uint32),

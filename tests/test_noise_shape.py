@@ -117,13 +117,15 @@ BAD_NOISE_SHAPES = [
         (2, 3, 4),
         3,
         TypeError,
-        "noise_shape must be a tuple with one entry per axis of x: got 3 for x.shape=(2, 3, 4)",
+        "noise_shape must be a tuple with one entry per axis of x, which has shape (2, 3, 4): "
+        "got 3",
     ),
     (
         (2, 3, 4),
         "abc",
         TypeError,
-        "noise_shape must be a tuple with one entry per axis of x: got 'abc' for x.shape=(2, 3, 4)",
+        "noise_shape must be a tuple with one entry per axis of x, which has shape (2, 3, 4): "
+        "got 'abc'",
     ),
 ]
 

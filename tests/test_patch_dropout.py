@@ -244,7 +244,7 @@ def test_a_summary_lists_it():
 
 
 ERRORS = [
-    ({"x": [1.0]}, TypeError, "x must be a JAX or NumPy array: got [1.0] of type list"),
+    ({"x": [1.0]}, TypeError, "x must be a JAX or NumPy array: got [1.0]"),
     (
         {"x": X[0]},
         ValueError,

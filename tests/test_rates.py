@@ -86,20 +86,17 @@ BAD = [
     (
         "0.5",
         TypeError,
-        "rate is the probability to drop and must be a number or a scalar array: got '0.5' of "
-        "type str",
+        "rate is the probability to drop and must be a number or a scalar array: got '0.5'",
     ),
     (
         True,
         TypeError,
-        "rate is the probability to drop and must be a number or a scalar array: got True of "
-        "type bool",
+        "rate is the probability to drop and must be a number or a scalar array: got True",
     ),
     (
         None,
         TypeError,
-        "rate is the probability to drop and must be a number or a scalar array: got None of "
-        "type NoneType",
+        "rate is the probability to drop and must be a number or a scalar array: got None",
     ),
     (np.array(True), TypeError, "rate must be a real number: got an array of dtype bool"),
     (np.array(1j), TypeError, "rate must be a real number: got an array of dtype complex128"),
@@ -154,22 +151,21 @@ BAD_RATES = [
         (1.5, 3),
         {},
         ValueError,
-        "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+        "max_rate is the probability to drop and must be in [0, 1]: got max_rate=1.5",
     ),
     (
         ("0.5", 3),
         {},
         TypeError,
-        "rate is the probability to drop and must be a number or a scalar array: got '0.5' of type "
-        "str",
+        "max_rate is the probability to drop and must be a number or a scalar array: got '0.5'",
     ),
     ((0.1, 0), {}, ValueError, "depth must be at least 1 block: got 0"),
-    ((0.1, 3.0), {}, TypeError, "depth must be a whole number of blocks: got 3.0"),
+    ((0.1, 3.0), {}, TypeError, "depth must be a whole number: got 3.0"),
     (
         (0.1, 3),
         {"convention": "linear"},
         ValueError,
-        "convention must be 'huang' or 'timm': got 'linear'",
+        "convention must be 'huang' or 'timm': got convention='linear'",
     ),
 ]
 
@@ -213,7 +209,7 @@ def test_a_schedule_in_place_of_its_value():
 
     message = (
         "rate must be a number or a scalar array; of a schedule, what it returns for a step: "
-        "got the callable warm_up; write schedule(step)"
+        "got the function warm_up; write schedule(step)"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         dropout(KEY, jnp.ones(3), warm_up)

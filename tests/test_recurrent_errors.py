@@ -41,7 +41,7 @@ REFUSED = [
         "GRU",
         {},
         {"dropout": 1.5},
-        "dropout: rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+        "dropout is the probability to drop and must be in [0, 1]: got dropout=1.5",
     ),
     (
         "GRU",

@@ -167,7 +167,7 @@ ERRORS = [
     (
         {"ids": [1, 2]},
         TypeError,
-        "ids must be a JAX or NumPy array: got [1, 2] of type list",
+        "ids must be a JAX or NumPy array: got [1, 2]",
     ),
     (
         {"ids": jnp.ones((2, 3))},

@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from .._alpha import alpha_choices
-from .._apply import check_input
+from .._checks import check_input
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from ._regularizer import LayoutDropout, NoiseShapeDropout
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from .._apply import check_input
 from .._attention_input import check_attention
+from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate

@@ -5,10 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from .. import _module_call
-from .._axes import shown
+from .._checks import check_switch
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -68,12 +67,9 @@ def where(module: nn.Module, rng: Key) -> Where:
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
     """Merges the module's `deterministic` and the call's, of which just one must be given."""
     merged = nn.merge_param("deterministic", module.deterministic, deterministic)
-    if isinstance(merged, jax.core.Tracer):
-        raise TypeError(
-            "deterministic must be a Python bool, known when tracing: got a traced value; name it "
-            "in jax.jit(..., static_argnames='deterministic'), or give its position in "
-            "nn.remat(..., static_argnums=...), which counts the module itself as 0"
-        )
-    if np.ndim(merged) > 0 or isinstance(merged, str):
-        raise TypeError(f"deterministic must be a Python bool: got {shown(merged)}")
-    return bool(merged)
+    return check_switch(
+        merged,
+        "deterministic",
+        "name it in jax.jit(..., static_argnames='deterministic'), or give its position in "
+        "nn.remat(..., static_argnums=...), which counts the module itself as 0",
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from .._apply import check_input
+from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import resolve_noise_shape
 from .._typing import Array, Key

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .._checks import is_static
 from .._drop_path import (
     CAN_REMAT_INSIDE,
     check_branch,
@@ -18,7 +19,6 @@ from .._drop_path import (
     path_choices,
 )
 from .._module_call import key_and_rate
-from .._rates import is_static
 from .._typing import Array, Key, PathMode, Rate
 from ._call import find_key, is_deterministic, where
 from ._regularizer import Regularizer

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from .._apply import check_input
+from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import (
     feature_noise_shape,

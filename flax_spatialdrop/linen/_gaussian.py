@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from .._apply import check_input
+from .._checks import check_input
 from .._gaussian import gaussian_choices
 from .._noise_shape import resolve_noise_shape
 from ._regularizer import NoiseShapeDropout

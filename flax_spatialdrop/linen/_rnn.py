@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from .._checks import shown
 from .._recurrent_any_cell import kind_of_cell, scan_cell
 from ._recurrent_layer import RecurrentLayer
 
@@ -59,7 +60,9 @@ class RNN(RecurrentLayer, Around):
 
     def __post_init__(self):
         if not isinstance(self.cell, nn.RNNCellBase):
-            raise TypeError(f"RNN takes an instance of flax.linen.RNNCellBase: got {self.cell!r}")
+            raise TypeError(
+                f"RNN takes an instance of flax.linen.RNNCellBase: got {shown(self.cell)}"
+            )
         super().__post_init__()
 
     @nn.nowrap

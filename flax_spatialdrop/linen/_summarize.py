@@ -7,11 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from .._apply import check_input
+from .._checks import check_input, check_rate, shown
 from .._choices import Choices
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
-from .._rates import check_rate
 from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
 from .._summary import Summary
 from .._typing import Array, Key
@@ -57,7 +56,7 @@ def summarize(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"summarize takes an instance of flax.linen.Module: got {model!r}")
+        raise TypeError(f"summarize takes an instance of flax.linen.Module: got {shown(model)}")
     kwargs.pop("mutable", None)
     if not isinstance(rngs, dict):
         rngs = {"params": rngs}  # as Flax reads one key

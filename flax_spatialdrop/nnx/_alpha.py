@@ -1,7 +1,7 @@
 """Alpha dropout modules, for networks of SELUs."""
 
 from .._alpha import alpha_choices
-from .._apply import check_input
+from .._checks import check_input
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from ._regularizer import LayoutDropout, NoiseShapeDropout
 

@@ -11,8 +11,8 @@ from flax.nnx.nn.attention import dot_product_attention_weights
 from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
-from .._apply import check_input
 from .._attention_input import check_attention
+from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from .. import _module_call
-from .._axes import shown
+from .._checks import check_switch, shown
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -66,7 +66,8 @@ def forked(module: Any, rngs: Any) -> Any:
     if not isinstance(rngs, nnx.RngStream | None):
         raise TypeError(
             f"{type(module).__name__} takes nnx.Rngs, an nnx.RngStream or None as "
-            f"{getattr(module, 'RNGS', 'rngs')}: got {rngs!r}; a key is given at the call, rngs=key"
+            f"{getattr(module, 'RNGS', 'rngs')}: got {shown(rngs)}; "
+            "a key is given at the call, rngs=key"
         )
     return nnx.data(None if rngs is None else rngs.fork())
 
@@ -89,7 +90,7 @@ def find_key(module: Any, rngs: Any) -> Key:
         )
     raise TypeError(
         f"{type(module).__name__} takes nnx.Rngs, an nnx.RngStream or a JAX PRNG key as rngs: "
-        f"got {rngs!r}"
+        f"got {shown(rngs)}"
     )
 
 
@@ -113,12 +114,9 @@ def is_deterministic(module: Any, deterministic: Any) -> bool:
             f"{type(module).__name__} needs to know whether to drop: got deterministic=None; give "
             "a bool to the constructor or the call, or use nnx.view(model, deterministic=...)"
         )
-    if isinstance(chosen, jax.core.Tracer):
-        raise TypeError(
-            "deterministic must be a Python bool, known when tracing: got a traced value; name it "
-            "in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
-            "nnx.view(model, deterministic=...)"
-        )
-    if np.ndim(chosen) > 0 or isinstance(chosen, str):
-        raise TypeError(f"deterministic must be a Python bool: got {shown(chosen)}")
-    return bool(chosen)
+    return check_switch(
+        chosen,
+        "deterministic",
+        "name it in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
+        "nnx.view(model, deterministic=...)",
+    )

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import nnx
 
+from .._checks import shown
 from ._attention import dot_product_attention
 from ._dropout import Dropout
 
@@ -58,7 +59,7 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"drop_in swaps the layers of an nnx.Module instance: got {model!r}")
+        raise TypeError(f"drop_in swaps the layers of an nnx.Module instance: got {shown(model)}")
     found = [(path, module) for path, module in nnx.iter_modules(model) if _is_reached(module)]
     for _, layer in found:
         if isinstance(layer, nnx.MultiHeadAttention):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from .._checks import is_static
 from .._drop_path import (
     check_branch,
     check_branch_fits,
@@ -18,7 +19,6 @@ from .._drop_path import (
     run_or_skip,
 )
 from .._module_call import key_and_rate
-from .._rates import is_static
 from .._typing import Array, PathMode, Rate
 from ._call import find_key, is_deterministic, where
 from ._regularizer import Regularizer, Stochastic, hashable

@@ -1,6 +1,6 @@
 """The module of Gaussian dropout, which multiplies by noise."""
 
-from .._apply import check_input
+from .._checks import check_input
 from .._gaussian import gaussian_choices
 from .._noise_shape import resolve_noise_shape
 from ._regularizer import NoiseShapeDropout

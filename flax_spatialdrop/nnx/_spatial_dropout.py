@@ -1,6 +1,6 @@
 """Spatial dropout modules: whole channels, for all of space."""
 
-from .._apply import check_input
+from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import spatial_noise_shape
 from ._regularizer import LayoutDropout

@@ -5,11 +5,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from .._apply import check_input
+from .._checks import check_input, check_rate, shown
 from .._choices import Choices
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
-from .._rates import check_rate
 from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
 from .._summary import Summary
 from .._typing import Array
@@ -56,7 +55,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"summarize takes an instance of nnx.Module: got {model!r}")
+        raise TypeError(f"summarize takes an instance of nnx.Module: got {shown(model)}")
     graph, state = nnx.split((model, args, kwargs))
 
     def forward(state: Any) -> None:

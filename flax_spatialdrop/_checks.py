@@ -1,0 +1,269 @@
+"""What is refused, and the words for it.
+
+A check returns what it is given, in the form that the code uses, or raises one sentence: what, the
+rule, what was got. `name` is the argument as the user wrote it.
+"""
+
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._typing import Array, Rate
+
+_LEGACY_SHAPES = {"threefry2x32": (2,), "rbg": (4,), "unsafe_rbg": (4,)}
+"""The shape of a legacy key, by the implementation that is JAX's default."""
+
+_LONGEST = 60
+"""How many characters of a value an error shows."""
+
+
+def check_array(x: Any, name: str = "x") -> Array:
+    """Returns an array; of a box, such as an nnx.Variable, the one inside."""
+    x = _unboxed(x)
+    if not isinstance(x, jax.Array | np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
+    return x
+
+
+def _unboxed(x: Any) -> Any:
+    is_box = not isinstance(x, jax.Array) and hasattr(type(x), "__jax_array__")
+    return x.__jax_array__() if is_box else x
+
+
+def check_input(x: Any, name: str = "x") -> Array:
+    """Returns an array whose values can be scaled."""
+    x = check_array(x, name)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        looks_like_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or x.dtype == jnp.uint32
+        advice = "; the key comes first" if looks_like_key else ""
+        raise TypeError(
+            f"{name} must have a floating or complex dtype, since kept values are scaled by "
+            f"1 / (1 - rate): got dtype {x.dtype}{advice}"
+        )
+    if jnp.finfo(x.dtype).bits > 64 or x.dtype == jnp.float8_e8m0fnu:
+        reason = "which has no zero" if x.dtype == jnp.float8_e8m0fnu else "which JAX does not have"
+        raise TypeError(
+            f"{name} must have a dtype that JAX computes with and that holds 0: "
+            f"got dtype {x.dtype}, {reason}"
+        )
+    return x
+
+
+def check_mask(mask: Any, name: str = "mask") -> Array:
+    """Returns a bool array."""
+    if getattr(mask, "dtype", None) != jnp.bool_:
+        got = f"dtype {mask.dtype}" if hasattr(mask, "dtype") else shown(mask)
+        raise TypeError(f"{name} must be a bool array, True where a value is kept: got {got}")
+    return check_array(mask, name)
+
+
+def check_key(key: Any, name: str = "key") -> jax.Array:
+    """Returns one PRNG key, typed or legacy."""
+    rule = f"{name} must be a JAX PRNG key, such as jax.random.key(0)"
+    if key is None:
+        raise ValueError(
+            "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: "
+            f"got {name}=None; pass one, such as jax.random.key(0)"
+        )
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"{rule}: got {shown(key)}")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        batch_shape = key.shape
+    elif key.dtype == jnp.uint32 and key.shape[-1:] in _LEGACY_SHAPES.values():
+        default = str(jax.config.jax_default_prng_impl)  # type: ignore[attr-defined]
+        if key.shape[-1:] != _LEGACY_SHAPES.get(default, key.shape[-1:]):
+            raise TypeError(
+                f"{name} must be a JAX PRNG key of JAX's default implementation, {default}, or "
+                f"one that names its own: got an array of shape {key.shape} and dtype uint32; "
+                "write jax.random.wrap_key_data(key, impl=...)"
+            )
+        batch_shape = key.shape[:-1]
+    else:
+        advice = "; the key comes first" if jnp.issubdtype(key.dtype, jnp.inexact) else ""
+        raise TypeError(f"{rule}: got {shown(key)}{advice}")
+    if batch_shape != ():
+        raise ValueError(
+            f"{name} must be one PRNG key: got keys of shape {batch_shape}; "
+            "use jax.vmap to draw with each of them"
+        )
+    return key  # type: ignore[return-value]
+
+
+def check_rate(rate: Any, name: str = "rate") -> Rate:
+    """Returns a number as a float in [0, 1] and a scalar array as it is."""
+    if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
+        is_in_range = bool(0 <= rate <= 1)  # type: ignore[operator]
+        if not is_in_range:  # before the cast, which a whole number may be too large for
+            got = f"{rate}" if isinstance(rate, float) else shown(rate)
+            raise ValueError(
+                f"{name} is the probability to drop and must be in [0, 1]: got {name}={got}"
+            )
+        return float(rate)
+    if not isinstance(rate, np.generic):
+        rate = _unboxed(rate)
+        if callable(rate):
+            raise TypeError(
+                f"{name} must be a number or a scalar array; of a schedule, what it returns for a "
+                f"step: got {shown(rate)}; write schedule(step)"
+            )
+        if not isinstance(rate, jax.Array | np.ndarray) or isinstance(rate, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is the probability to drop and must be a number or a scalar array: "
+                f"got {shown(rate)}"
+            )
+    if rate.shape != ():
+        raise ValueError(
+            f"{name} must be one number or a scalar array, the same for all of x: "
+            f"got an array of shape {rate.shape}"
+        )
+    # Wider than 8 bytes is NumPy's longdouble, which JAX does not have.
+    is_real = jnp.issubdtype(rate.dtype, jnp.floating) or jnp.issubdtype(rate.dtype, jnp.integer)
+    if not is_real or rate.dtype.itemsize > 8:
+        raise TypeError(f"{name} must be a real number: got an array of dtype {rate.dtype}")
+    return rate
+
+
+def is_static(rate: Rate, value: float) -> bool:
+    """Whether a checked rate is known, when tracing, to be exactly `value`."""
+    return isinstance(rate, float) and rate == value
+
+
+def needs_no_key(rate: Rate) -> bool:
+    """Whether a checked rate is known to keep all or nothing."""
+    return is_static(rate, 0.0) or is_static(rate, 1.0)
+
+
+def check_switch(value: Any, name: str, advice: str | None = None) -> bool:
+    """Returns True or False; `advice` says what to do in place of passing a traced value."""
+    if isinstance(value, jax.core.Tracer):
+        advice = advice or f"name it in jax.jit(..., static_argnames={name!r})"
+        raise TypeError(
+            f"{name} must be a Python bool, known when tracing: got a traced value; {advice}"
+        )
+    is_scalar_array = isinstance(value, jax.Array | np.ndarray) and value.shape == ()
+    if not (isinstance(value, bool | np.bool_) or (is_scalar_array and value.dtype == jnp.bool_)):
+        raise TypeError(f"{name} must be True or False: got {shown(value)}")
+    return bool(value)
+
+
+def check_choice(value: Any, name: str, choices: Sequence[str | None]) -> Any:
+    """Returns one of the choices."""
+    if not isinstance(value, str | None) or value not in choices:
+        *others, last = map(repr, choices)
+        kind = ValueError if isinstance(value, str | None) else TypeError
+        raise kind(f"{name} must be {', '.join(others)} or {last}: got {name}={shown(value)}")
+    return value
+
+
+def check_name(value: Any, name: str) -> str:
+    """Returns a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string: got {shown(value)}")
+    return value
+
+
+def check_callable(value: Any, name: str, what: str) -> Callable[..., Any]:
+    """Returns what can be called; `what` says what it must be, as in "a function of a key"."""
+    if not callable(value):
+        raise TypeError(f"{name} must be {what}: got {shown(value)}")
+    return value
+
+
+def check_whole(number: Any, name: str, least: int | None = None, unit: str = "") -> int:
+    """Returns a whole number as an int, of at least `least` `unit`s."""
+    if not is_whole(number):
+        raise TypeError(f"{name} must be a whole number: got {shown(number)}")
+    number = operator.index(number)
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}{unit and ' ' + unit}: got {number}")
+    return number
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it counts something, which a bool does not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_sequence(value: Any, name: str, what: str, advice: str = "") -> tuple[Any, ...]:
+    """Returns as a tuple what is one, or a list, or a NumPy array with one axis."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not is_sequence(value):
+        raise TypeError(f"{name} must be {what}: got {shown(value)}{advice and '; ' + advice}")
+    return tuple(value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it is a tuple or the like, which a string is not."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def check_axes(axes: Iterable[Any], name: str, role: str, shape: tuple[int, ...]) -> set[int]:
+    """Returns the axes of x of `shape`, counted from 0; `role` says what they do."""
+    axes = tuple(axes)
+    for axis in axes:
+        if not is_whole(axis):
+            raise TypeError(
+                f"{name} must hold whole numbers, the axes of x that {role}: "
+                f"got {shown(axis)} in {name}={shown(axes)}"
+            )
+        if not -len(shape) <= axis < len(shape):
+            known = f"from {-len(shape)} to {len(shape) - 1}" if shape else "of which x has none"
+            raise ValueError(
+                f"{name} must name axes of x, {known}: got {shown(axis)} in {name}={shown(axes)} "
+                f"for x.shape={shape}"
+            )
+    return {operator.index(axis) % len(shape) for axis in axes}
+
+
+def check_batch_dims(batch_dims: Any) -> int:
+    """Returns a number of leading axes."""
+    if not is_whole(batch_dims):
+        raise TypeError(
+            "batch_dims must be a whole number, how many leading axes are batch axes: "
+            f"got {shown(batch_dims)}"
+        )
+    return check_whole(batch_dims, "batch_dims", least=0)
+
+
+def plural(count: int, noun: str) -> str:
+    plurals = {"batch axis": "batch axes", "entry": "entries"}
+    return f"{count} {noun if count == 1 else plurals[noun]}"
+
+
+def shown(value: Any) -> str:
+    """What a value is, on one short line: a literal as it is written, else its type."""
+    kind = type(value).__name__
+    if isinstance(value, int) and abs(value) >= 10**_LONGEST:
+        return f"a whole number of {int(value.bit_length() * 0.30103) + 1} digits"
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
+        return _shortened(repr(value))
+    if isinstance(value, tuple | list | set | frozenset | range):
+        inside = ", ".join(shown(entry) for entry in list(value)[:8])
+        brackets = {tuple: ("(", ")"), list: ("[", "]")}
+        left, right = brackets.get(type(value), (f"{kind}(", ")"))
+        comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
+        text = f"{left}{inside}{comma}{right}"
+        is_whole_text = len(value) <= 8 and len(text) <= _LONGEST
+        return text if is_whole_text else f"a {kind} of {len(value)} entries"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
+        is_array = isinstance(value, jax.Array | np.ndarray)
+        what = "an array" if is_array else f"a value of type {kind}"
+        what = "a masked array" if isinstance(value, np.ma.MaskedArray) else what
+        return f"{what} of shape {value.shape} and dtype {value.dtype}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    if isinstance(value, numbers.Number):
+        return _shortened(f"{value} of type {kind}")
+    return f"a value of type {kind}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -1,0 +1,138 @@
+"""The checks that all of the package shares, and how a value is shown in a message."""
+
+import fractions
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from flax_spatialdrop import _checks, dropout, sample_mask
+from flax_spatialdrop._noise_shape import check_shape, resolve_noise_shape
+from tests.errors import exactly
+
+X = jnp.ones((2, 3))
+
+
+def scheduled(step):
+    return step
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        ("a\nb", "'a\\nb'"),
+        ("x" * 100, "'" + "x" * 56 + "..."),
+        (10**400, "a whole number of 401 digits"),
+        ((1, None, "a"), "(1, None, 'a')"),
+        ((X,), "(an array of shape (2, 3) and dtype float32,)"),
+        (list(range(9)), "a list of 9 entries"),
+        ({}, "a value of type dict"),
+        (fractions.Fraction(3, 2), "3/2 of type Fraction"),
+        (np.float64(1.5), "np.float64(1.5)"),
+        (X, "an array of shape (2, 3) and dtype float32"),
+        (jax.random.key(0), "an array of shape () and dtype key<fry>"),
+        (
+            jax.ShapeDtypeStruct((2,), np.int8),
+            "a value of type ShapeDtypeStruct of shape (2,) and dtype int8",
+        ),
+        (scheduled, "the function scheduled"),
+        (dict, "the class dict"),
+        (nnx.Rngs(0), "a value of type Rngs"),
+    ],
+)
+def test_a_value_is_shown_on_one_short_line(value, text):
+    assert _checks.shown(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", [b"False", "False", 0.5, 0, 1, {}, None, object(), np.ones(2, bool)]
+)
+def test_what_is_no_switch(value):
+    message = f"scale must be True or False: got {_checks.shown(value)}"
+    with pytest.raises(TypeError, match=exactly(message)):
+        _checks.check_switch(value, "scale")
+
+
+@pytest.mark.parametrize("value", [True, np.True_, np.array(True), jnp.array(True)])
+def test_what_is_a_switch(value):
+    assert _checks.check_switch(value, "scale") is True
+
+
+def test_a_traced_switch():
+    message = (
+        "scale must be a Python bool, known when tracing: got a traced value; "
+        "name it in jax.jit(..., static_argnames='scale')"
+    )
+    with pytest.raises(TypeError, match=exactly(message)):
+        jax.jit(lambda value: _checks.check_switch(value, "scale"))(True)
+
+
+@pytest.mark.parametrize("value", [np.int8(3), np.uint64(3), 3])
+def test_whole_numbers_become_ints(value):
+    assert type(_checks.check_whole(value, "depth")) is int
+    assert [*map(type, check_shape((value,), "shape"))] == [int]
+    assert [*map(type, resolve_noise_shape((3,), (value,)))] == [int]
+
+
+def test_sequences_may_be_numpy_arrays():
+    assert resolve_noise_shape((3, 4), np.array([1, 4])) == (1, 4)
+    assert resolve_noise_shape((3, 4), None, np.array([0])) == (1, 4)
+
+
+@pytest.mark.parametrize("value", [X, b"row", 3, ["row"]])
+def test_a_choice_that_is_no_string(value):
+    message = f"mode must be 'row' or 'batch': got mode={_checks.shown(value)}"
+    with pytest.raises(TypeError, match=exactly(message)):
+        _checks.check_choice(value, "mode", ("row", "batch"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "error", "got"),
+    [
+        (10**400, ValueError, "rate=a whole number of 401 digits"),
+        (fractions.Fraction(3, 2), ValueError, "rate=3/2 of type Fraction"),
+        (float("nan"), ValueError, "rate=nan"),
+        (np.array(0.5, np.longdouble), TypeError, "an array of dtype float128"),
+        (np.ma.masked, TypeError, "a masked array of shape () and dtype float64"),
+    ],
+)
+def test_rates_that_no_cast_may_see(rate, error, got):
+    with pytest.raises(error) as caught:
+        dropout(jax.random.key(0), X, rate)
+    assert str(caught.value).endswith(f": got {got}")
+
+
+def test_boxes_are_opened():
+    key, rate = jax.random.key(0), nnx.Variable(jnp.float32(0.5))
+    y = dropout(key, nnx.Param(X), rate)
+    assert (y == dropout(jax.random.clone(key), X, jnp.float32(0.5))).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "why"),
+    [
+        (ml_dtypes.float8_e8m0fnu, "float8_e8m0fnu, which has no zero"),
+        (np.longdouble, "float128, which JAX does not have"),
+    ],
+)
+def test_dtypes_that_cannot_be_dropped_from(dtype, why):
+    message = f"x must have a dtype that JAX computes with and that holds 0: got dtype {why}"
+    with pytest.raises(TypeError, match=exactly(message)):
+        dropout(jax.random.key(0), np.ones(3).astype(dtype), 0.5)
+
+
+def test_swapped_arguments():
+    key = jax.random.key(0)
+    with pytest.raises(TypeError, match="got dtype key<fry>; the key comes first"):
+        dropout(X, key, 0.5)
+    with pytest.raises(TypeError, match="dtype float32; the key comes first"):
+        sample_mask(X, 0.5, (2,))
+
+
+def test_a_legacy_key_of_another_implementation():
+    with pytest.raises(TypeError, match="of JAX's default implementation, threefry2x32, or one"):
+        dropout(np.zeros(4, np.uint32), X, 0.5)
