@@ -11,6 +11,7 @@ import numpy as np
 from ._apply import by_mask, kept_or_zero
 from ._checks import check_input, check_switch, is_static, needs_no_key, shown
 from ._choices import Choices, drop
+from ._compat import CAN_REMAT_INSIDE
 from ._noise_shape import path_noise_shape
 from ._recorder import current_recorder
 from ._typing import Array, Key, PathMode, Rate
@@ -216,10 +217,6 @@ def run_or_skip(
         return jax.lax.cond(mask.reshape(()), kept, skip, *operands)
 
     return either(mask, *operands)
-
-
-CAN_REMAT_INSIDE = jax.__version_info__ >= (0, 10, 2)
-"""JAX before 0.10.2 hands no keys, which a branch may draw with, to the derivative of a `cond`."""
 
 
 def _apply_unscaled(x: Array, mask: Array, rate: Rate) -> jax.Array:

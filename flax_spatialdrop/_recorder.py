@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 
+from ._compat import Literal
 from ._summary import Site, Summary, remarks
 from ._typing import Array, Key, Rate
 

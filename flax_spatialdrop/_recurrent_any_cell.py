@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
+from ._compat import CALLS, REMATS, ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from ._recurrent_arguments import Kind
 from ._recurrent_step import Carry, Drop, Fixed, Stepwise, dropped, settled, unpadded
 
@@ -22,8 +22,6 @@ Step = Callable[[Any, jax.Array], tuple[Any, Any]]
 
 _PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
 _PROGRAMS = (Jaxpr, ClosedJaxpr)
-_CALLS = {"jit", "pjit", "closed_call"}
-_REMATS = {"checkpoint", "remat", "remat2"}
 _LOOPS = {"scan", "while", "cond"}
 
 
@@ -142,9 +140,9 @@ class _Program:
             return outputs, outputs
         if not _has_product(equation):
             return compute(raw), compute(seen)
-        if name in _CALLS:
+        if name in CALLS:
             return self.run(inner.jaxpr, inner.consts, raw, seen)
-        if name in _REMATS:
+        if name in REMATS:
             options = {key: equation.params[key] for key in ("prevent_cse", "policy")}
             return jax.checkpoint(partial(self.run, inner, ()), **options)(raw, seen)
         if name in _LOOPS:

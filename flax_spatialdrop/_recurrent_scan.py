@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
+from ._compat import Layout, as_linear, with_layout_constraint
 from ._recurrent_step import (
     Carry,
     Cell,
@@ -136,16 +136,9 @@ def _scan_jvp(cell, plan, primals, tangents):
         parts = (jnp.arange(len(starts[0])), z, starts, rest, each, dxs)
         return lax.scan(run_piece, dcarry, parts)
 
-    dlast, dstates = _as_linear(derivative)(dweights, dinputs, dcarry)
+    dlast, dstates = as_linear(derivative)(dweights, dinputs, dcarry)
     dstates = dstates.reshape(-1, *dstates.shape[2:])
     return (last, outputs), (dlast, dstates.swapaxes(0, plan.time_axis))
-
-
-def _as_linear(f):
-    """F, which is linear. JAX before 0.10 transposes scans of its own derivatives alone."""
-    if jax.__version_info__ >= (0, 10):
-        return f
-    return lambda *args: jax.jvp(f, jax.tree.map(jnp.zeros_like, args), args)[1]
 
 
 def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):

@@ -3,7 +3,8 @@
 from typing import Any
 
 import jax
-from jax import lax
+
+from ._compat import vary, varying_axes
 
 
 def explicit_sharding(x: Any) -> jax.sharding.NamedSharding | None:
@@ -31,20 +32,10 @@ def spec_of(x: Any) -> list[Any]:
 
 def vary_alike(tree: Any) -> Any:
     """All arrays of a tree, in a shard_map of the same type: they differ where one of them does."""
-    axes = frozenset[str]().union(*map(_varying_axes, jax.tree.leaves(tree)))
+    axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves(tree)))
 
-    def vary(x: Any) -> Any:
-        missing = tuple(sorted(axes - _varying_axes(x)))
-        if not missing:
-            return x
-        if hasattr(lax, "pcast"):
-            return lax.pcast(x, missing, to="varying")
-        return lax.pvary(x, missing)  # type: ignore[attr-defined]  # before JAX 0.9
+    def alike(x: Any) -> Any:
+        missing = tuple(sorted(axes - varying_axes(x)))
+        return vary(x, missing) if missing else x
 
-    return jax.tree.map(vary, tree)
-
-
-def _varying_axes(x: Any) -> frozenset[str]:
-    """The axes of a shard_map's mesh along which devices have arrays of their own, by x's type."""
-    kind = jax.typeof(x)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+    return jax.tree.map(alike, tree)

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import random as implementations
 
+from ._compat import define_prng_impl, threefry_prng_impl
 from ._sharding import explicit_sharding
 
 Index: TypeAlias = np.uint32 | jax.Array
@@ -34,7 +34,7 @@ _LOW_HALF = np.uint32(0xFFFF)
 
 
 def rounds_of(key: jax.Array) -> int:
-    """How many rounds of threefry-2x32 a key draws with; 0 for other implementations."""
+    """How many rounds of threefry-2x32 a key draws with; 0 for other"""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         implementation = jax.random.key_impl(key)
     else:
@@ -122,11 +122,11 @@ def _fast_bits(words, bit_width, shape):
     return (x0 ^ x1).astype(f"uint{bit_width}")
 
 
-FAST = implementations.define_prng_impl(
-    key_shape=implementations.threefry_prng_impl.key_shape,
-    seed=implementations.threefry_prng_impl.seed,
-    split=implementations.threefry_prng_impl.split,
-    fold_in=implementations.threefry_prng_impl.fold_in,
+FAST = define_prng_impl(
+    key_shape=threefry_prng_impl.key_shape,
+    seed=threefry_prng_impl.seed,
+    split=threefry_prng_impl.split,
+    fold_in=threefry_prng_impl.fold_in,
     random_bits=_fast_bits,
     name="threefry2x32_13",
     tag="fry13",

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "flax_spatialdrop"
 
 # Each file of the core may import those in the rows above its own.
 LAYERS = [
-    {"_typing", "_sharding"},
+    {"_compat", "_typing"},
+    {"_sharding"},
     {"_checks", "_cut"},
     {"_attention_input", "_noise_shape", "_rates", "_threefry"},
     {"_block_shape"},
@@ -101,6 +102,14 @@ def test_only_one_file_draws_masks_and_one_noise():
     assert files_with("random.randint(") == {"_cutout"}
     assert files_with("lots = jax.random.bits(") == {"_patch_dropout"}
     assert files_with("random_bits") == {"_mask", "_noise", "_threefry"}
+
+
+def test_only_one_file_knows_versions_and_what_is_not_public():
+    gates = "version_info", "hasattr(jax", "hasattr(lax", "hasattr(nn", "_src"
+    assert set().union(*map(files_with, gates)) == {"_compat"}
+    hidden = {"jax.extend", "jax.experimental", "jax._src", "flax.linen.dtypes", "flax.nnx.nn"}
+    found = {p.stem for p in PACKAGE.rglob("*.py") if any(is_within(n, hidden) for n in imports(p))}
+    assert found == {"_compat"}
 
 
 def files_with(code):

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import drop_path, dropout, residual_drop_path, sample_mask
-from flax_spatialdrop._drop_path import CAN_REMAT_INSIDE
+from flax_spatialdrop._compat import CAN_REMAT_INSIDE
 
 from .hlo import always_run, collectives
 

@@ -7,11 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
 from .._attention_input import check_attention
 from .._checks import check_input
 from .._choices import Choices
+from .._compat import linen_promote_dtype as promote_dtype
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate
 from .._weights_dropout import weights_dropout

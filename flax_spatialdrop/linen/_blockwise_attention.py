@@ -5,11 +5,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.linen.dtypes import promote_dtype
 
 from .._apply import widened
 from .._attention_input import check_attention
 from .._blockwise_attention import blockwise, refuse_whole_weights
+from .._compat import linen_promote_dtype as promote_dtype
 from .._typing import Key, NoiseShape, Rate
 from .._weights_dropout import weights_dropout
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import is_static
+from .._compat import CAN_REMAT_INSIDE
 from .._drop_path import (
-    CAN_REMAT_INSIDE,
     check_branch,
     check_branch_fits,
     check_forms_stay,

@@ -8,8 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
+from .._compat import linen_promote_dtype as promote_dtype
 from .._recurrent_arguments import Kind
 from .._recurrent_cells import gru, lstm, simple
 from .._recurrent_scan import scan_sequence

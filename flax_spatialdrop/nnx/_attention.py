@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.attention import dot_product_attention_weights
-from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
 from .._attention_input import check_attention
 from .._checks import check_input
 from .._choices import Choices
+from .._compat import nnx_attention_weights as dot_product_attention_weights
+from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate
 from .._weights_dropout import weights_dropout

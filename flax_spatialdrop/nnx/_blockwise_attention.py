@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype as promote_as_flax_does
 from flax.typing import PromoteDtypeFn
 
 from .._attention_input import check_attention
 from .._blockwise_attention import blockwise, refuse_whole_weights
+from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._typing import Key, NoiseShape, Rate
 from .._weights_dropout import weights_dropout
 
