@@ -56,10 +56,12 @@ def check_input(x: Any, name: str = "x") -> Array:
 
 def check_mask(mask: Any, name: str = "mask") -> Array:
     """Returns a bool array."""
-    if getattr(mask, "dtype", None) != jnp.bool_:
-        got = f"dtype {mask.dtype}" if hasattr(mask, "dtype") else shown(mask)
+    mask = _unboxed(mask)
+    is_array = isinstance(mask, jax.Array | np.ndarray | np.bool_)
+    if not is_array or isinstance(mask, np.ma.MaskedArray) or mask.dtype != jnp.bool_:
+        got = f"dtype {mask.dtype}" if is_array else shown(mask)
         raise TypeError(f"{name} must be a bool array, True where a value is kept: got {got}")
-    return check_array(mask, name)
+    return mask
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
@@ -179,6 +181,8 @@ def check_whole(number: Any, name: str, least: int | None = None, unit: str = ""
     if not is_whole(number):
         raise TypeError(f"{name} must be a whole number: got {shown(number)}")
     number = operator.index(number)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must be a whole number of at most 64 bits: got {shown(number)}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}{unit and ' ' + unit}: got {number}")
     return number

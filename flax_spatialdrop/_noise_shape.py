@@ -40,7 +40,9 @@ def resolve_noise_shape(
             f"got noise_shape={shown(noise_shape)} and broadcast_dims={shown(broadcast_dims)}"
         )
     noise_shape = check_sequence(
-        noise_shape, "noise_shape", f"a tuple with one entry per axis of x, which has shape {shape}"
+        noise_shape,
+        "noise_shape",
+        f"a tuple with one entry per axis of x, which has shape {shown(shape)}",
     )
     if len(noise_shape) != len(shape):
         raise ValueError(
@@ -84,8 +86,8 @@ def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
     if len(shape) != batch_dims + 3:
         raise ValueError(
             f"head dropout takes x with {batch_dims + 3} axes ({plural(batch_dims, 'batch axis')}, "
-            f"length, heads, features): got x.shape={shape}; heads are apart only inside of an "
-            "attention_fn"
+            f"length, heads, features): got {shape_given(shape, batch_dims)}; "
+            "heads are apart only inside of an attention_fn"
         )
     axis = head_axis + len(shape) if head_axis < 0 else head_axis
     if not batch_dims <= axis < len(shape):
@@ -187,8 +189,13 @@ def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> Non
     advice = _rank_advice(shape, batch_dims, num_space, what)
     raise ValueError(
         f"{what} takes x with {rank} axes ({plural(batch_dims, 'batch axis')}, {num_space} "
-        f"space, 1 channel): got x.shape={shape}; {advice}"
+        f"space, 1 channel): got {shape_given(shape, batch_dims)}; {advice}"
     )
+
+
+def shape_given(shape: Shape, batch_dims: int) -> str:
+    """What a message got: the shape of x, and batch_dims if the user gave it."""
+    return f"x.shape={shape}" + (f" with batch_dims={batch_dims}" if batch_dims != 1 else "")
 
 
 def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> str:

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ._checks import check_array, check_batch_dims, check_key, check_rate, check_whole, plural
+from ._noise_shape import shape_given
 from ._sharding import explicit_sharding
 from ._typing import Array, Key
 
@@ -100,7 +101,8 @@ def count_patches(
     if len(shape) != batch_dims + 2:
         raise ValueError(
             f"patch dropout takes x with {batch_dims + 2} axes "
-            f"({plural(batch_dims, 'batch axis')}, tokens, features): got x.shape={shape}"
+            f"({plural(batch_dims, 'batch axis')}, tokens, features): "
+            f"got {shape_given(shape, batch_dims)}"
         )
     num_prefix_tokens = check_whole(num_prefix_tokens, "num_prefix_tokens")
     num_patches = shape[-2] - num_prefix_tokens

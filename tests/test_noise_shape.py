@@ -211,7 +211,8 @@ BAD_RANKS = [
         (2, 3, 4, 5),
         {"batch_dims": 2},
         "2D spatial dropout takes x with 5 axes (2 batch axes, 2 space, 1 channel): got "
-        "x.shape=(2, 3, 4, 5); use spatial_dropout_1d (SpatialDropout1D), which takes 4 axes",
+        "x.shape=(2, 3, 4, 5) with batch_dims=2; use spatial_dropout_1d "
+        "(SpatialDropout1D), which takes 4 axes",
     ),
     (
         spatial_dropout_3d,
