@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..installed import installed_file
+from ..installed import installed_file, user_file
 
 AIRPORTS = ("EWR", "JFK", "LGA")
 CHANNELS = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
@@ -28,7 +29,14 @@ def read(path: Path) -> pd.DataFrame:
     wind = rows["wind_speed"]
     rows["wind_speed"] = wind.where(wind <= HIGHEST_WIND)
     table = rows.pivot(index="time_hour", columns="origin", values=list(CHANNELS))
-    hours = pd.date_range(table.index.min(), table.index.max(), freq="h")
+    first, last = table.index.min(), table.index.max()
+    length = 1 + round((last.timestamp() - first.timestamp()) / 3600)
+    if length > 10 * len(table):  # one row of a far year makes millions of missing hours
+        raise InputError(
+            f"{path} has rows for {len(table)} of the {length} hours from {first} to {last}, "
+            "less than a tenth"
+        )
+    hours = pd.date_range(first, last, freq="h")
     columns = pd.MultiIndex.from_product([AIRPORTS, CHANNELS], names=["airport", "channel"])
     return table.swaplevel(axis="columns").reindex(index=hours, columns=columns)
 
@@ -36,25 +44,25 @@ def read(path: Path) -> pd.DataFrame:
 def _rows(path: Path) -> pd.DataFrame:
     """Reads a file and checks it: three airports, whole hours, none twice, numbers alone."""
     columns = ["origin", "time_hour", *CHANNELS]
+    path = user_file(path, "weather")
     try:
-        rows = pd.read_csv(path)
-    except OSError as error:
+        rows = pd.read_csv(path, low_memory=False)
+    except PermissionError as error:
         raise InputError(f"cannot read the weather {path}: {error.strerror}") from error
-    except ValueError as error:  # pandas's own errors and those of decoding are among them
-        raise InputError(f"{path} is no CSV file: {str(error).strip()}") from error
+    except Exception as error:  # pandas's own, and those of decoding and of each compression
+        raise InputError(f"{path} is no CSV file: {error}") from error
     if missing := [name for name in columns if name not in rows]:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}")
     rows = rows[columns]
     if set(rows["origin"]) != set(AIRPORTS):
-        names = ", ".join(sorted(map(str, set(rows["origin"]))))
+        names = ", ".join(sorted(map(str, rows["origin"].unique()))) or "none"
         raise InputError(f"{path} needs the origins {', '.join(AIRPORTS)}: got {names}")
-    for name in CHANNELS:
-        if not pd.api.types.is_numeric_dtype(rows[name]):
-            raise InputError(f"{path}: the column {name} must hold numbers")
-    times = pd.to_datetime(rows["time_hour"], format="ISO8601", errors="coerce", utc=True)
+    rows = rows.assign(**{name: _numbers(rows[name], path) for name in CHANNELS})
+    hours = rows["time_hour"].astype(str)
+    times = pd.to_datetime(hours, format="ISO8601", errors="coerce", utc=True)
     wrong = times.isna() | (times != times.dt.floor("h"))
     if wrong.any():
-        first = rows["time_hour"][wrong].iloc[0]
+        first = hours[wrong].iloc[0]
         raise InputError(f"{path}: time_hour must be a whole hour: got {first!r}")
     rows = rows.assign(time_hour=times)
     twice = rows[rows.duplicated(["origin", "time_hour"])]
@@ -62,3 +70,16 @@ def _rows(path: Path) -> pd.DataFrame:
         airport, hour = twice.iloc[0][["origin", "time_hour"]]
         raise InputError(f"{path} has {airport} at {hour} twice")
     return rows
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    """Makes numbers of a column; NaN stands for what was not measured."""
+    known = column.dtype.kind in "iuf"  # True would be a number too, and is none as text
+    numbers = column if known else pd.to_numeric(column.astype(str), errors="coerce")
+    wrong = column.notna() & ~(numbers.abs() <= np.finfo(np.float32).max)
+    if wrong.any():
+        raise InputError(
+            f"{path}: the column {column.name} must hold numbers that are finite in float32: "
+            f"got {column[wrong].iloc[0]} in row {wrong.argmax() + 1}"
+        )
+    return numbers

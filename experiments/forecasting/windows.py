@@ -34,7 +34,7 @@ class Windows(NamedTuple):
 def load(config: ConfigDict) -> Data:
     """Reads, fills, divides and cuts the weather that a config's `data` part names."""
     measured = weather.read(Path(config.path) if config.path else weather.weather_path())
-    filled = measured.ffill(limit=config.max_fill)
+    filled = measured.ffill(limit=config.max_fill) if config.max_fill else measured
     spans = divide(len(measured), config.train_share, config.validation_share)
     strides = {"train": config.train_stride, "validation": 1, "test": 1}
     parts, offered = {}, 0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..installed import installed_file
+from ..installed import installed_file, user_file
 
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.+)")
 _TEXT = re.compile(r"#\s*text\s*=\s*(.+)")
@@ -50,8 +50,9 @@ def read(path: Path) -> Treebank:
     ids: list[str] = []
     newdocs: list[int] = []
     texts: list[str] = []
+    words: list[tuple[str, str]] = []
     sentences: list[list[tuple[str, str]]] = []
-    sent_id, text, newdoc, words = "", "", 0, []
+    sent_id, text, newdoc = "", "", 0
     for number, line in enumerate([*_lines(path), ""], start=1):
         if match := _SENT_ID.match(line):
             sent_id = match[1].strip()
@@ -60,7 +61,7 @@ def read(path: Path) -> Treebank:
         elif _NEWDOC.match(line):
             newdoc += 1
         elif line.strip() and not line.startswith("#"):
-            words.extend(_word(line, f"{path}, line {number}"))
+            words.extend(_word(line, len(words) + 1, f"{path}, line {number}"))
         elif not line.strip() and words:
             ids.append(sent_id)
             newdocs.append(newdoc)
@@ -81,19 +82,21 @@ def read(path: Path) -> Treebank:
 
 
 def _lines(path: Path) -> list[str]:
+    path = user_file(path, "corpus")
     try:
-        raw = Path(path).read_bytes()
+        raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the corpus {path}: {error.strerror}") from error
     try:
-        # str.splitlines would also divide at characters that may stand inside a word.
-        return raw.decode("utf-8").replace("\r\n", "\n").split("\n")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not UTF-8 text") from error
+    # str.splitlines would also divide at characters that may stand inside a word.
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _word(line: str, place: str) -> list[tuple[str, str]]:
+def _word(line: str, expected: int, place: str) -> list[tuple[str, str]]:
     columns = line.split("\t")
     if len(columns) != 10:
         raise InputError(
@@ -104,6 +107,8 @@ def _word(line: str, place: str) -> list[tuple[str, str]]:
         return []
     if not _WORD.fullmatch(number):
         raise InputError(f"{place}: column 1 must be a word's number: got {number!r}")
+    if number != str(expected):  # a blank line inside a sentence would make two of it
+        raise InputError(f"{place}: the next word of its sentence is {expected}: got {number}")
     if not form or tag in ("", "_"):
         raise InputError(f"{place}: a word needs its form in column 2 and its tag in column 4")
     return [(form, tag)]

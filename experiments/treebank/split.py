@@ -16,6 +16,10 @@ def split(sentences: list[Sentence], test: list[Sentence], seed: int) -> dict[st
     """
     test = _unique(test)
     sentences = _unique(sentences, but={s.words for s in test})
+    if test and not sentences:
+        raise InputError(
+            "the test part holds every sentence of the corpus: none is left to train on"
+        )
     documents: dict[str, list[Sentence]] = defaultdict(list)
     for sentence in sentences:
         documents[sentence.document].append(sentence)

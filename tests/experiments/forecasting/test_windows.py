@@ -134,3 +134,10 @@ def test_a_part_without_a_window_says_so(forecast_config, name):
     message = f"^the {name} part has 4 hours and no whole window of 12 hours with a measured"
     with pytest.raises(InputError, match=message):
         windows.load(forecast_config.data)
+
+
+def test_no_hour_may_be_filled(forecast_config, rows, tmp_path):
+    rows.loc[50, "temp"] = np.nan
+    rows.to_csv(tmp_path / "weather.csv", index=False)
+    forecast_config.data.update({"path": str(tmp_path / "weather.csv"), "max_fill": 0})
+    assert windows.load(forecast_config.data).record["share_filled"] == 0

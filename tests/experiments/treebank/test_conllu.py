@@ -63,6 +63,9 @@ def test_a_word_may_hold_a_unicode_line_separator_and_lines_may_end_in_crlf(read
         (row("two", "b", "X"), "column 1 must be a word's number: got 'two'"),
         (row("2", "b", "_"), "a word needs its form in column 2 and its tag in column 4"),
         (row("2", "", "X"), "a word needs its form in column 2 and its tag in column 4"),
+        (row("3", "b", "X"), "the next word of its sentence is 2: got 3"),
+        (row("1", "b", "X"), "the next word of its sentence is 2: got 1"),
+        (row("02", "b", "X"), "the next word of its sentence is 2: got 02"),
     ],
 )
 @pytest.mark.parametrize("end", ["", "\n", "\n\n\n"])
@@ -71,6 +74,20 @@ def test_a_malformed_line_is_named_exactly(read, tmp_path, line, problem, end):
     with pytest.raises(InputError) as caught:
         read(text + line + end)
     assert str(caught.value) == f"{tmp_path / 'file.conllu'}, line 9: {problem}"
+
+
+def test_a_blank_line_inside_a_sentence_does_not_make_two_of_it(read):
+    lines = row("1", "a", "X"), "", row("2", "b", "X")
+    with pytest.raises(InputError, match=r"line 3: the next word of its sentence is 1: got 2$"):
+        read("\n".join(lines))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_every_end_of_line_and_a_byte_order_mark(read, end, encoding):
+    text = sentence([("a", "X"), ("b", "Y")], "D1_S1") + sentence([("c", "X")], "D2_S1")
+    treebank = read(text.replace("\n", end), encoding)
+    assert [s.words for s in treebank.sentences] == [("a", "b"), ("c",)]
 
 
 def test_bytes_that_are_not_utf8_are_named_by_line(read, tmp_path):

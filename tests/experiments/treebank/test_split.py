@@ -46,3 +46,8 @@ def test_a_given_test_part_is_taken_whole_and_kept_out_of_training():
 def test_too_few_documents():
     with pytest.raises(InputError, match="needs at least 3 documents: got 2"):
         split([sentence("a", "x"), sentence("b", "y")], [], seed=0)
+
+
+def test_a_test_part_that_is_the_corpus_leaves_nothing_to_train_on():
+    with pytest.raises(InputError, match=r"^the test part holds every sentence of the corpus"):
+        split(DOCUMENTS, [*DOCUMENTS, sentence("other", "more")], seed=0)
