@@ -1,11 +1,14 @@
 """Checks of a config's fields, each of which raises InputError with one sentence."""
 
 from collections.abc import Collection, Iterable
+from pathlib import PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from .errors import InputError
+
+MOST = 2**31 - 1
 
 
 def is_number(value: Any) -> bool:
@@ -24,8 +27,10 @@ def rate(field: str, value: Any) -> None:
         raise InputError(f"{field} must be a number in [0, 1]: got {value!r}")
 
 
-def has(part: str, config: ConfigDict, fields: Iterable[str]) -> None:
-    """The part must have the fields."""
+def has(part: str, config: Any, fields: Iterable[str]) -> None:
+    """The part must be a ConfigDict that has the fields."""
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{part} must be a ConfigDict: got {config!r}")
     for field in fields:
         if field not in config:
             raise InputError(f"{part} needs the field {field}")
@@ -33,12 +38,30 @@ def has(part: str, config: ConfigDict, fields: Iterable[str]) -> None:
 
 def one_of(field: str, value: Any, known: Collection[str]) -> None:
     """The field must be one of the names known."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InputError(f"{field} knows {', '.join(known)}: got {value!r}")
 
 
 def at_least(least: int, part: str, config: ConfigDict, fields: Iterable[str]) -> None:
-    """The fields must be numbers no smaller than the least."""
+    """The fields must be whole numbers that JAX can count with, no smaller than the least."""
     for field in fields:
-        if config[field] < least:
-            raise InputError(f"{part}.{field} must be at least {least}: got {config[field]}")
+        value = config[field]
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(f"{part}.{field} must be a whole number: got {value!r}")
+        if not least <= value <= MOST:
+            bound = f"least {least}" if value < least else f"most {MOST}"
+            raise InputError(f"{part}.{field} must be at {bound}: got {value}")
+
+
+def text(part: str, config: ConfigDict, fields: Iterable[str]) -> None:
+    """The fields must be strings."""
+    for field in fields:
+        if not isinstance(config[field], str):
+            raise InputError(f"{part}.{field} must be a string: got {config[field]!r}")
+
+
+def folder_name(field: str, value: Any) -> None:
+    """The field must name a folder, and none that lies elsewhere."""
+    usable = isinstance(value, str) and value.isprintable() and value not in ("", ".", "..")
+    if not usable or PurePath(value).name != value:
+        raise InputError(f"{field} must be the name of a folder, without a path: got {value!r}")

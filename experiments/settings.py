@@ -1,8 +1,13 @@
 """The command line: flags become a checked config and a folder that can be written."""
 
 import ast
-import math
+import contextlib
+import fcntl
+import json
+import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -20,40 +25,49 @@ FIELDS = ("name", "task", "regularizers", "rates", "grid_mode", "learning_rate",
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """Returns the config, with what the command line overrides, and the folder for results."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "The file that makes the config.", flag_values=values, sys_argv=argv
-    )
     flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
     try:
+        config_flags.DEFINE_config_file(
+            "config", None, "The file that makes the config.", flag_values=values, sys_argv=argv
+        )
         rest = values(argv)
         config = values.config
         if config is not None:
-            _ = config.name  # a file that could not be opened is reported at the first access
+            # A file that could not be opened is reported at the first access.
+            _ = config.name, config.to_dict()
     except OSError as error:
         why = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"cannot read the config: {why}") from error
     except flags.Error as error:
-        # A ValueError in the config file comes with its whole traceback; the last line says why.
+        # An error in the config file comes with its whole traceback; the last line says why.
         why = str(error).strip().splitlines()[-1].strip()
-        raise InputError(why.removeprefix("ValueError: ")) from error
+        kind, _, message = why.partition(": ")
+        if kind == "ValueError" and message:
+            why = message
+        elif kind.isidentifier():
+            why = f"the config file fails: {why}"
+        raise InputError(why) from error
     except AttributeError as error:
         if not isinstance(error.__context__, KeyError):  # not an override: in the file itself
             raise _failed(error) from error
         field, _, advice = ast.literal_eval(str(error)).partition("\n")
         raise InputError(f"the config has no such field: {field} {advice}".strip()) from error
-    except Exception as error:  # the config file is a program and can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the config file is a program and can raise anything
         raise _failed(error) from error
-    if config is None:
+    if not values["config"].present:
         raise InputError("a config is needed: --config=configs/pos_tagging.py")
     check(config)
     if len(rest) > 1:
         raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
-    return config, Path(values.workdir or Path("runs", config.name))
+    return config, Path(os.path.expanduser(values.workdir or Path("runs", config.name)))
 
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for a value that training cannot use."""
     checks.has("config", config, FIELDS)
+    checks.folder_name("config.name", config.name)
     checks.one_of("config.task", config.task, TASKS)
     task = TASKS[config.task]
     checks.one_of("config.grid_mode", config.grid_mode, MODES)
@@ -72,9 +86,13 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{name} must not name a value twice: got {config[name]}")
     checks.at_least(1, "config", config, SIZES)
     rate = config.learning_rate
-    if not checks.is_number(rate) or not 0 < rate < math.inf:
+    if not checks.is_number(rate) or not 0 < rate <= sys.float_info.max:
         raise InputError(f"config.learning_rate must be a finite number above 0: got {rate}")
     task.check(config)
+    try:
+        json.dumps(config.to_dict(), allow_nan=False)
+    except (TypeError, ValueError) as error:  # a field of the user's own can be any object
+        raise InputError(f"results cannot hold the config as JSON: {error}") from error
 
 
 def prepare(workdir: Path) -> None:
@@ -86,5 +104,21 @@ def prepare(workdir: Path) -> None:
         raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
 
 
-def _failed(error: Exception) -> InputError:
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps a folder for one run alone: two would write over each other's results."""
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another run is using the workdir {workdir}") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(folder)
+
+
+def _failed(error: BaseException) -> InputError:
     return InputError(f"the config file fails: {type(error).__name__}: {error}")

@@ -46,6 +46,7 @@ class Forecasting(Task):
         """Raises InputError for a field that the forecasters cannot use."""
         checks.has("config", config, ("hidden",))
         checks.has("config.data", config.data, ("path", "max_fill", *SIZES, *SHARES))
+        checks.text("config.data", config.data, ("path",))
         checks.at_least(1, "config", config, ("hidden",))
         checks.at_least(1, "config.data", config.data, SIZES)
         checks.at_least(0, "config.data", config.data, ("max_fill",))

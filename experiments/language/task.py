@@ -38,6 +38,7 @@ class Language(Task):
         """Raises InputError for a field that the language model cannot use."""
         checks.has("config", config, ("attention", *SIZES))
         checks.has("config.data", config.data, ("path", *DATA_SIZES, *LIMITS))
+        checks.text("config.data", config.data, ("path",))
         checks.one_of("config.attention", config.attention, ATTENTIONS)
         checks.at_least(1, "config", config, SIZES)
         checks.at_least(1, "config.data", config.data, DATA_SIZES)

@@ -38,6 +38,7 @@ class Tagging(Task):
         """Raises InputError for a field that the taggers cannot use."""
         checks.has("config", config, ("model", *SIZES, *RATES))
         checks.has("config.data", config.data, ("path", "test_path", *DATA_SIZES, *LIMITS))
+        checks.text("config.data", config.data, ("path", "test_path"))
         checks.one_of("config.model", config.model, MODELS)
         checks.at_least(1, "config", config, SIZES)
         checks.at_least(1, "config.data", config.data, DATA_SIZES)

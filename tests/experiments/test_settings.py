@@ -1,5 +1,13 @@
-import pytest
+import json
+import math
+import re
+from pathlib import Path
 
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import language_model, pos_tagging, weather_forecast
 from experiments import settings
 from experiments.errors import InputError
 
@@ -82,6 +90,21 @@ def test_every_variant_passes_its_own_checks(variant):
         ([CONFIG, "--config.rates=(True,)"], "config.rates must be numbers in [0, 1]: got True"),
         *(
             (
+                [CONFIG, f"--config.name={name}"],
+                f"config.name must be the name of a folder, without a path: got {name!r}",
+            )
+            for name in ("", ".", "..", "../x", "/tmp/x", "a/b", "a/", "a\nb")
+        ),
+        (
+            [CONFIG, "--config.seeds=99999999999"],
+            "config.seeds must be at most 2147483647: got 99999999999",
+        ),
+        (
+            [CONFIG, "--flagfile=no"],
+            "ERROR:: Unable to open flagfile: [Errno 2] No such file or directory: 'no'",
+        ),
+        *(
+            (
                 [CONFIG, f"--config.learning_rate={rate}"],
                 f"config.learning_rate must be a finite number above 0: got {rate}",
             )
@@ -104,6 +127,12 @@ def test_a_wrong_command_line_gets_one_sentence(args, message):
         ("x = {}.a", "the config file fails: AttributeError: 'dict' object has no attribute 'a'"),
         ("x = 1 / 0", "the config file fails: ZeroDivisionError: division by zero"),
         ("def get_config(): return 1", "the config file fails: AttributeError: 'int' object"),
+        ("raise SystemExit(3)", "the config file fails: SystemExit: 3"),
+        ("raise BaseException('a\\nb')", "the config file fails: BaseException: a b"),
+        ("raise RuntimeError('long ' * 500)", "the config file fails: RuntimeError: long long"),
+        ("def get_config(): raise ValueError", "the config file fails: ValueError"),
+        ("def get_config(a, b): pass", "the config file fails: TypeError: get_config() missing 2"),
+        ("def get_config(): return None", "config must be a ConfigDict: got None"),
         (
             "import ml_collections as m\ndef get_config(): return m.ConfigDict({'name': ''})",
             "config needs the field task",
@@ -116,6 +145,54 @@ def test_a_config_file_that_fails_gets_one_sentence(tmp_path, text, message):
         parse(f"--config={tmp_path / 'my.py'}")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 400
+
+
+AWKWARD = (
+    *("", "a", "a\nb", b"a", None, True, 2.5, math.nan, math.inf, -1, 10**30, 1j),
+    *((), [], {}, {1}, {"a": 1}, (None,), ([],), ("none", "none"), range(3), object(), len),
+    *(np.int64(3), np.float32(0.5), np.ones(2), Path("a"), ConfigDict({"a": len})),
+)
+ALL = [
+    (configs, part, field)
+    for configs in (pos_tagging, language_model, weather_forecast)
+    for part in ("", "data")
+    for field in [*(configs.get_config()[part] if part else configs.get_config()), "new"]
+]
+
+
+@pytest.mark.parametrize(("configs", "part", "field"), ALL)
+def test_a_field_of_any_type_is_usable_or_gets_one_sentence(configs, part, field):
+    for value in AWKWARD:
+        config = configs.get_config("smoke")
+        place = config[part] if part else config
+        with place.unlocked(), place.ignore_type():
+            place[field] = value
+        refused = None
+        try:
+            settings.check(config)
+        except InputError as error:
+            refused = str(error)
+        if refused:
+            assert re.match(r"config[. ]|results cannot hold the config as JSON: ", refused)
+        else:  # nothing that the run would stumble over at its end
+            json.dumps(config.to_dict(), allow_nan=False)
+            assert field == "new" or type(value) in (str, int, float, bool)
+
+
+@pytest.mark.parametrize("value", ["a", None, 2.5, math.nan, True, np.int64(3)])
+def test_a_size_must_be_a_whole_number(config, value):
+    with config.ignore_type():
+        config.seeds = value
+    with pytest.raises(InputError) as caught:
+        settings.check(config)
+    assert str(caught.value) == f"config.seeds must be a whole number: got {value!r}"
+
+
+def test_a_workdir_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(parse(CONFIG, "--workdir=~/r")[1]) == "/home/me/r"
+    assert str(parse(CONFIG, "--workdir=~nobody-here/r")[1]) == "~nobody-here/r"
 
 
 @pytest.mark.parametrize("field", ["rates", "regularizers"])
