@@ -27,6 +27,9 @@ def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     means = []
     for index, row in enumerate(table):
         curves = chosen(results["regularizers"][row.name], "validation_curve")
+        if not curves:
+            ax.plot([], label=f"{row.name}: diverged", color=f"C{index}")
+            continue
         label = f"{row.name} {row.rate:g}" if row.compared_to else row.name
         mean, spread = _over_seeds(curves, metric)
         means.append(mean)
@@ -34,7 +37,9 @@ def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
         ax.plot(epochs, mean, label=label, color=f"C{index}")
         ax.fill_between(epochs, mean - spread, mean + spread, color=f"C{index}", alpha=0.15)
     # The first epochs are far worse; showing them would press the rest into one line.
-    if metric.higher_is_better:
+    if not means:
+        pass
+    elif metric.higher_is_better:
         ax.set_ylim(bottom=np.percentile(np.concatenate(means), 10))
     else:
         ax.set_ylim(top=np.percentile(np.concatenate(means), 90))
@@ -49,7 +54,8 @@ def _tests(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     metric = Metric(**results["metric"])
     for index, row in enumerate(table):
         scores = chosen(results["regularizers"][row.name], "test_score")
-        _dots(ax, index, scores, row.test, metric.scale)
+        if row.test:
+            _dots(ax, index, scores, row.test, metric.scale)
     # In words: so far from the dots, a line would press them together.
     baseline = metric.scale * results["baseline_test_score"]
     unit = f"{metric.unit}  ({metric.baseline}: {baseline:.{metric.digits}f})"
@@ -84,7 +90,8 @@ def _dots(ax: Axes, index: int, values: Any, value: Estimate, scale: float) -> N
 
 
 def _names(ax: Axes, table: list[Row]) -> None:
-    ax.set_yticks(range(len(table)), [row.name for row in table])
+    names = [row.name if row.test else f"{row.name}: diverged" for row in table]
+    ax.set_yticks(range(len(table)), names)
     ax.set_ylim(len(table) - 0.4, -0.6)
 
 

@@ -30,6 +30,8 @@ VMAPPED_WAITS = 2.0
 """About how much longer the longest run is than the mean one: side by side, all wait for it."""
 EVALUATION_BATCH = 256
 
+Check = Callable[[str], None]
+"""Called before each piece of work with its name; may raise KeyboardInterrupt."""
 OnEpoch = Callable[[float, float, float], None]
 """Called with the share of the work done, the training loss and the validation score."""
 
@@ -50,8 +52,9 @@ class Grid:
     before the first training. What it measured then is in `trials`.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, check: Check = lambda work: None):
         self.task = task
+        self.check = check
         self.config = config = task.config
         self.mode: str | None = None if config.grid_mode == "auto" else config.grid_mode
         self.trials: dict[str, dict[str, Any]] = {}
@@ -64,7 +67,10 @@ class Grid:
         self._steps = steps_per_epoch(len(task.data.train.targets), config.batch_size)
 
     def train(self, regularizer: str, on_epoch: OnEpoch) -> dict[str, Any]:
-        """Trains all runs of a regularizer and tests those of the rate that validation chooses."""
+        """Trains all runs of a regularizer and tests those of the rate that validation chooses.
+
+        A rate at which a run diverged cannot be chosen; if none is left, the chosen rate is None.
+        """
         if self.mode is None:
             self.mode = self._faster_mode()
         start = time.perf_counter()
@@ -73,7 +79,10 @@ class Grid:
         begin = time.perf_counter()
         finished = self._train_all(program, runs, on_epoch)
         training_seconds = time.perf_counter() - begin
-        chosen = choose_rate(finished, self.task.metric.higher_is_better)
+        diverged = {one.run.rate for one in finished if one.diverged}
+        sound = [one for one in finished if one.run.rate not in diverged]
+        chosen = choose_rate(sound, self.task.metric.higher_is_better) if sound else None
+        self.check("the test")
         test = self._test_program(regularizer)
         tests = {
             one.run: jax.device_get(test(one.state.best_params, chosen))
@@ -134,6 +143,7 @@ class Grid:
 
     def _time_step(self, program: Program, runs: list[Run]) -> float:
         inputs = program.start(runs[: program.lanes])
+        self.check("a trial")
         begin = time.perf_counter()
         jax.block_until_ready(program.call(*inputs))
         return (time.perf_counter() - begin) / self._steps / program.lanes
@@ -153,6 +163,7 @@ class Grid:
         start = partial(_start, self._init(regularizer))
         inputs = jax.eval_shape(lambda: start(runs[:lanes]))
         data = self._train, self._validation
+        self.check("compiling")
         begin = time.perf_counter()
         # Compiled ahead of time, so that no later call can compile a second time unnoticed.
         compiled = jax.jit(epoch).lower(*inputs, *data).compile()
@@ -178,6 +189,7 @@ class Grid:
         """Trains runs side by side until the last is out of patience."""
         state, rates = program.start(runs)
         history: list[Metrics] = []
+        self.check("this epoch")
         while len(history) < self.config.epochs:
             state, metrics = program.call(state, rates)
             history.append(metrics)

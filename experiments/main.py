@@ -5,43 +5,49 @@
     python -m experiments.main --config=configs/language_model.py
 
 `--config.FIELD=VALUE` overrides a field of the config; `--workdir` says where results go
-(runs/NAME_OF_THE_CONFIG if not given).
+(runs/NAME_OF_THE_CONFIG if not given). A config file is a Python program, which is run.
 """
 
 import sys
-from collections.abc import Callable
+
+from .interrupt import INTERRUPTED, deferred_interrupt, leave, leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c("Interrupted before training began.")  # the imports below take seconds
+
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from . import figure, report, settings
-from .errors import InputError
+from .errors import InputError, say
 from .grid import Grid
-from .interrupt import deferred_interrupt
+from .output import Console
 from .progress import Display
 from .task import Task
 from .tasks import TASKS
 
-INTERRUPTED = 130
+FILES = {*report.FILES, "results.png", *(name for task in TASKS.values() for name in task.figures)}
+"""All that any task leaves in a workdir."""
 
 
 def main(argv: list[str]) -> int:
-    """Runs an experiment and returns the exit code: 0, 1 for bad input, 130 for Ctrl-C."""
-    if "--help" in argv:
-        print(__doc__)
-        return 0
+    """Runs an experiment and returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
     try:
+        console = Console()
+        if "--help" in argv:
+            console.print(__doc__)
+            return 0
         config, workdir = settings.parse(argv)
         settings.prepare(workdir)
-        return run(config, workdir, Console())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with settings.locked(workdir):
+            return run(config, workdir, console)
+    except (InputError, OSError) as error:
+        say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("Interrupted before training began.", file=sys.stderr)
+        say("Interrupted before training began.")
         return INTERRUPTED
 
 
@@ -49,55 +55,51 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> int:
     """Trains every regularizer and reports; returns the exit code."""
     task = TASKS[config.task](config)
     results = report.start(task)
-    console.print(report.data(results), highlight=False, soft_wrap=True)
-    for name in figures(task):
-        (workdir / name).unlink(missing_ok=True)  # else an earlier run's could stay beside
-    code = train(Grid(task), results, workdir, console)
-    try:
-        finish(task, results, workdir, console)
-    except KeyboardInterrupt:
-        print(f"Interrupted while saving: {workdir} may lack the figure.", file=sys.stderr)
-        return INTERRUPTED
+    console.print(report.data(results))
+    with deferred_interrupt() as check:
+        try:
+            code = train(Grid(task, check), results, workdir, console)
+        finally:  # whatever ended the training, what is finished is saved and shown
+            finish(task, results, workdir, console)
     return code
 
 
 def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) -> int:
     """Trains every regularizer and saves after each; Ctrl-C keeps what is finished."""
     try:
-        with deferred_interrupt() as check, Display(console) as display:
+        with Display(console) as display:
 
             def on_epoch(share: float, loss: float, score: float) -> None:
                 display.update(share, loss, grid.task.metric.text(score))
-                check()
+                grid.check("this epoch")
 
             for name in grid.config.regularizers:
-                check()
+                grid.check("compiling")
                 display.begin(name)
                 result = grid.train(name, on_epoch)
                 report.add(results, name, result, grid)
+                if len(results["regularizers"]) == 1:
+                    report.set_aside(workdir, FILES)
                 report.save(results, workdir)
                 display.end(result["seconds"])
+            grid.check("saving")
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def figures(task: Task) -> dict[str, Callable[[dict[str, Any]], Figure]]:
-    """File names of the figures, and what draws them."""
-    return {"results.png": figure.draw, **task.figures}
-
-
 def finish(task: Task, results: dict[str, Any], workdir: Path, console: Console) -> None:
     """Saves and shows all that is finished."""
-    report.save(results, workdir)
-    console.print(report.table(results))
-    for line in report.sentences(results):
-        console.print(line, highlight=False, soft_wrap=True)
+    try:
+        if results["regularizers"]:
+            report.save(results, workdir)
+            for name, draw in {"results.png": figure.draw, **task.figures}.items():
+                report.save_figure(draw(results), workdir / name)
+    finally:
+        report.show(results, console)
     if results["regularizers"]:
-        for name, draw in figures(task).items():
-            draw(results).savefig(workdir / name, dpi=150)
-    console.print(f"Results are in {workdir}.", highlight=False, soft_wrap=True)
+        console.print(f"Results are in {workdir}.")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

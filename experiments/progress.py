@@ -1,4 +1,4 @@
-"""The progress bar, and its plain lines where there is no terminal."""
+"""The progress bar, or plain lines where there is no terminal or a narrow one."""
 
 import time
 from types import TracebackType
@@ -14,13 +14,15 @@ class Display:
 
     def __init__(self, console: Console):
         self._console = console
+        # Too narrow for its numbers, a bar is worth less than lines.
+        self._has_bar = console.is_terminal and console.width >= 80
         self._bar = Progress(
             TextColumn("{task.description:18}"),
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:3.0f} %  {task.fields[status]}"),
             TimeElapsedColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._has_bar,
         )
         self._printed = time.monotonic()
 
@@ -55,6 +57,6 @@ class Display:
         self._line(f"finished in {seconds:.0f} s")
 
     def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(f"{self._name}: {text}")
+        if not self._has_bar:
+            self._console.print(f"{self._name}: {text}", soft_wrap=True)
             self._printed = time.monotonic()

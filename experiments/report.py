@@ -1,22 +1,29 @@
 """The results as a table, as JSON and as Markdown."""
 
+import contextlib
 import datetime
+import io
+import itertools
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import flax
 import jax
+from matplotlib.figure import Figure
 from rich.table import Table
 
 import flax_spatialdrop
 
 from .grid import Grid
+from .output import Console
 from .statistics import Estimate, Row, over_baseline, rows, sentence
 from .task import Metric, Task
 
+FILES = ("results.json", "results.md")
 COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 
 
@@ -52,8 +59,39 @@ def add(results: dict[str, Any], name: str, result: dict[str, Any], grid: Grid) 
 
 def save(results: dict[str, Any], workdir: Path) -> None:
     """Writes results.json and results.md; a crash leaves the old files or the new, never half."""
-    _replace(workdir / "results.json", json.dumps(results, indent=1) + "\n")
-    _replace(workdir / "results.md", markdown(results))
+    texts = json.dumps(results, indent=1, allow_nan=False) + "\n", markdown(results)
+    for name, text in zip(FILES, texts, strict=True):
+        _replace(workdir / name, text.encode("utf-8", "replace"))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG, in one step as well."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    _replace(path, picture.getvalue())
+
+
+def set_aside(workdir: Path, names: Iterable[str]) -> None:
+    """Moves the files of an earlier run to workdir/earlier-1, or the first number that is free."""
+    files = [workdir / name for name in names if (workdir / name).exists()]
+    folders = (workdir / f"earlier-{number}" for number in itertools.count(1))
+    folder = next(folder for folder in folders if not folder.exists())
+    for file in files:
+        folder.mkdir(exist_ok=True)
+        file.replace(folder / file.name)
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Prints the table, or a line for each row if the terminal is too narrow, and the sentences."""
+    view = table(results)
+    if console.measure(view, options=console.options.update(width=1000)).maximum <= console.width:
+        console.print(view)
+    else:
+        for cells in _cells(results):
+            named = [f"{name} {cell}" for name, cell in zip(COLUMNS, cells, strict=True) if cell]
+            console.print(", ".join(named))
+    for line in sentences(results):
+        console.print(line)
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -75,6 +113,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
     table = [row if row.compared_to else over_baseline(row, results) for row in rows(results)]
     lines = [sentence(row, seeds, metric) for row in table]
     lines += _at_an_edge(results)
+    lines += _diverged(results)
     lines += _capped(results)
     if results["missing"]:
         lines.append(f"No results for {', '.join(results['missing'])}.")
@@ -95,6 +134,21 @@ def _at_an_edge(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _diverged(results: dict[str, Any]) -> list[str]:
+    """Says which regularizers have runs that diverged."""
+    lines = []
+    for name, result in results["regularizers"].items():
+        rates = [run["rate"] for run in result["runs"] if run["diverged"]]
+        if rates:
+            of = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates))
+            rule = f" (rate {of}); a rate with such a run is not chosen"
+            lines.append(
+                f"{name}: {len(rates)} of {len(result['runs'])} runs diverged"
+                f"{rule if result['compared_to'] else ''}."
+            )
+    return lines
+
+
 def _capped(results: dict[str, Any]) -> list[str]:
     """Says which regularizers have runs that the cap on epochs ended before their patience."""
     config = results["config"]
@@ -103,6 +157,7 @@ def _capped(results: dict[str, Any]) -> list[str]:
         capped = [
             run["epochs"] == config["epochs"]
             and run["epochs"] - run["best_epoch"] < config["patience"]
+            and not run["diverged"]
             for run in result["runs"]
         ]
         if any(capped):
@@ -202,22 +257,30 @@ def _cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
 def _row_cells(row: Row, metric: Metric) -> tuple[str, ...]:
     return (
         row.name,
-        f"{row.rate:g}" if row.compared_to else "",
+        f"{row.rate:g}" if row.compared_to and row.rate is not None else "",
         _text(row.validation, metric, f".{metric.digits}f"),
         _text(row.test, metric, f".{metric.digits}f"),
-        "" if row.difference is None else _text(row.difference, metric, "+.2f"),
+        _text(row.difference, metric, "+.2f") if row.difference else "",
         f"{row.seconds:.0f}",
     )
 
 
-def _text(value: Estimate, metric: Metric, form: str) -> str:
+def _text(value: Estimate | None, metric: Metric, form: str) -> str:
+    if value is None:
+        return "diverged"
     mean = format(metric.scale * value.mean, form)
     if value.half_width is None:
         return mean
     return f"{mean} ± {format(metric.scale * value.half_width, form.lstrip('+'))}"
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error

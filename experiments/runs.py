@@ -23,6 +23,11 @@ class Finished(NamedTuple):
     state: RunState
     history: Metrics
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss or a score was no finite number, after which no weights can be trusted."""
+        return not all(np.isfinite(values).all() for values in self.history)
+
 
 def choose_rate(finished: list[Finished], higher_is_better: bool) -> float:
     """Returns the rate whose runs have the best mean validation score; the lower of equals."""
@@ -46,17 +51,27 @@ def unstack(runs: list[Run], states: RunState, history: list[Metrics]) -> list[F
 
 
 def record(one: Finished, test: tuple[np.ndarray, Any] | None) -> dict[str, Any]:
-    """Returns what the results keep of a run; `test` is None if its rate was not chosen."""
-    kept = {
+    """Returns what the results keep of a run; `test` is None if its rate was not chosen.
+
+    A score that is no finite number is None, as JSON has no other word for it.
+    """
+    test_score = None if test is None else finite_or_none(test[0])
+    kept: dict[str, Any] = {
         "rate": one.run.rate,
         "seed": one.run.seed,
         "epochs": int(one.state.epoch),
         "best_epoch": int(one.state.best_epoch),
-        "validation_score": float(one.state.best_score),
-        "validation_curve": one.history.score.tolist(),
-        "train_loss": one.history.loss.tolist(),
-        "test_score": None if test is None else float(test[0]),
+        "diverged": one.diverged or (test is not None and test_score is None),
+        "validation_score": None if one.diverged else float(one.state.best_score),
+        "validation_curve": [finite_or_none(score) for score in one.history.score],
+        "train_loss": [finite_or_none(loss) for loss in one.history.loss],
+        "test_score": test_score,
     }
     if test is not None and test[1] is not None and one.run.seed == 0:
         kept["shown"] = np.round(test[1].astype(float), 2).tolist()
     return kept
+
+
+def finite_or_none(value: Any) -> float | None:
+    """Returns a float, or None for NaN and infinities."""
+    return float(value) if np.isfinite(value) else None

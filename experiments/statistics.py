@@ -17,13 +17,16 @@ class Estimate(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A regularizer's line of the report, from the runs at its chosen rate."""
+    """A regularizer's line of the report, from the runs at its chosen rate.
+
+    If it diverged, which is at every rate, there is no rate, and nothing but the seconds.
+    """
 
     name: str
     compared_to: str | None
-    rate: float
-    validation: Estimate
-    test: Estimate
+    rate: float | None
+    validation: Estimate | None
+    test: Estimate | None
     difference: Estimate | None
     seconds: float
 
@@ -41,29 +44,25 @@ def rows(results: dict[str, Any]) -> list[Row]:
     finished = results["regularizers"]
     table = []
     for name, result in finished.items():
-        test = chosen(result, "test_score")
-        plain = finished.get(result["compared_to"])
-        difference = None
-        if plain:
-            difference = estimate(np.subtract(test, chosen(plain, "test_score")).tolist())
-        table.append(
-            Row(
-                name,
-                result["compared_to"],
-                result["chosen_rate"],
-                estimate(chosen(result, "validation_score")),
-                estimate(test),
-                difference,
-                result["seconds"],
+        test, plain = chosen(result, "test_score"), finished.get(result["compared_to"])
+        row = Row(name, result["compared_to"], None, None, None, None, result["seconds"])
+        if test:
+            row = row._replace(
+                rate=result["chosen_rate"],
+                validation=estimate(chosen(result, "validation_score")),
+                test=estimate(test),
             )
-        )
+        if test and plain and (plain_test := chosen(plain, "test_score")):
+            row = row._replace(difference=estimate(np.subtract(test, plain_test).tolist()))
+        table.append(row)
     return table
 
 
 def chosen(result: dict[str, Any], field: str) -> list[Any]:
-    """Returns a field of the runs at the chosen rate, in the order of their seeds."""
+    """Returns a field of the runs at the chosen rate by seed; none if one of them diverged."""
     runs = sorted(result["runs"], key=lambda run: run["seed"])
-    return [run[field] for run in runs if run["rate"] == result["chosen_rate"]]
+    runs = [run for run in runs if run["rate"] == result["chosen_rate"]]
+    return [] if any(run["diverged"] for run in runs) else [run[field] for run in runs]
 
 
 def sentence(row: Row, seeds: int, metric: Metric) -> str:
@@ -71,6 +70,8 @@ def sentence(row: Row, seeds: int, metric: Metric) -> str:
 
     A regularizer is compared to its plain network, a plain network to the baseline.
     """
+    if row.test is None:
+        return f"{row.name}: diverged, so there is nothing to compare."
     if row.difference is None:
         return f"{row.name}: nothing to compare it to."
     unit, mean = metric.difference_unit, metric.scale * row.difference.mean
@@ -93,6 +94,8 @@ def sentence(row: Row, seeds: int, metric: Metric) -> str:
 
 def over_baseline(row: Row, results: dict[str, Any]) -> Row:
     """Compares a row to the guess that needs no network, whose score is the same for all seeds."""
+    if row.test is None:
+        return row
     baseline = results["metric"]["baseline"]
     mean, half_width = row.test
     difference = Estimate(mean - results["baseline_test_score"], half_width)

@@ -94,6 +94,9 @@ def make_epoch(
             step, (state.params, state.opt_state), (order, jax.random.split(dropout_key, steps))
         )
         best, score = state.best_score, evaluate(params, task, model, validation, rate)
+        # Of weights that are no numbers a score can still be one: argmax finds a largest NaN.
+        norm = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(params))
+        score = jnp.where(jnp.isfinite(norm), score, jnp.nan)
         better = score > best if task.metric.higher_is_better else score < best
         new = state._replace(
             params=params,

@@ -25,6 +25,9 @@ def draw(results: dict[str, Any]) -> Figure:
     for name, style in zip(drawn(results), STYLES, strict=False):
         run = next(run for run in results["regularizers"][name]["runs"] if "shown" in run)
         lines.append((name, last + run["shown"], style))
+    for row in rows(results):
+        if not row.test:
+            upper.plot([], "w", label=f"{row.name}: diverged")
     for label, forecast, style in lines:
         upper.plot(hours, forecast, label=label, **style)
         error = np.sqrt(np.mean((forecast - truth) ** 2))
@@ -41,10 +44,10 @@ def draw(results: dict[str, Any]) -> Figure:
 
 def drawn(results: dict[str, Any]) -> list[str]:
     """The networks drawn: the first plain one, and the regularizer that validates best."""
-    table = rows(results)
-    plain = [row.name for row in table if not row.compared_to]
-    others = sorted((row for row in table if row.compared_to), key=lambda row: row.validation.mean)
-    return plain[:1] + [row.name for row in others[:1]]
+    table = [(row.validation.mean, row) for row in rows(results) if row.validation]
+    plain = [row.name for _, row in table if not row.compared_to]
+    others = sorted((error, row.name) for error, row in table if row.compared_to)
+    return plain[:1] + [name for _, name in others[:1]]
 
 
 def _legend_above(ax: Axes) -> None:

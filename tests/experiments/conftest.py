@@ -64,6 +64,15 @@ def errors(results):
     return results
 
 
+def diverge(results, name):
+    """Makes all runs of a regularizer diverge."""
+    result = results["regularizers"][name]
+    result["chosen_rate"] = None
+    for run in result["runs"]:
+        run.update(diverged=True, validation_score=None, test_score=None)
+        run.update(validation_curve=[None, None], train_loss=[1.0, None])
+
+
 @pytest.fixture
 def results():
     """The results of two regularizers, made up, with a third that is missing."""
@@ -75,6 +84,7 @@ def results():
                 "seed": seed,
                 "epochs": 2 + seed,
                 "best_epoch": 2,
+                "diverged": False,
                 "validation_score": validation,
                 "validation_curve": [0.5, validation, validation - 0.1][: 2 + seed],
                 "train_loss": [1.0, 0.5, 0.4][: 2 + seed],

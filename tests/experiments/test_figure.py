@@ -4,6 +4,8 @@ from matplotlib import pyplot as plt
 from experiments import figure
 from experiments.tagging.task import Tagging
 
+from .conftest import diverge
+
 
 def test_draws_a_picture(results, tmp_path):
     figure.draw(results).savefig(tmp_path / "results.png", dpi=150)
@@ -79,3 +81,19 @@ def test_of_an_error_the_high_first_epochs_are_cut_off(errors):
     assert list(dots(axes[1])[0]) == [0.80, 0.82]
     assert axes[1].get_xlabel() == "°F  (persistence: 0.75)"
     assert axes[2].get_xlabel() == "°F over none  (better is left)"
+
+
+@pytest.mark.parametrize("names", [["none"], ["Dropout"], ["none", "Dropout"]])
+def test_what_diverged_is_named_and_has_no_dots(results, names, tmp_path):
+    for name in names:
+        diverge(results, name)
+    canvas = figure.draw(results)
+    canvas.savefig(tmp_path / "results.png")
+    left, middle, right = canvas.axes
+    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    ticks = [label.get_text() for label in middle.get_yticklabels()]
+    for name in names:
+        assert f"{name}: diverged" in legend
+        assert f"{name}: diverged" in ticks
+    assert len(dots(middle)) == 2 - len(names)
+    assert dots(right) == []

@@ -8,6 +8,7 @@ from experiments import grid, runs
 from experiments.grid import Grid
 from experiments.runs import Finished, Run
 from experiments.tagging.task import Tagging
+from experiments.train import Metrics
 
 from .conftest import make_config
 
@@ -166,3 +167,36 @@ def test_seq2seq_trains(config):
     config.model = "seq2seq"
     losses = Grid(Tagging(config)).train("SpatialDropout1D", ignore)["runs"][0]["train_loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("diverged", "chosen"), [([], 0.1), ([0.1], 0.5), ([0.1, 0.5], None)])
+def test_a_rate_at_which_a_run_diverged_is_not_chosen(monkeypatch, diverged, chosen):
+    def finished(rate, seed, score):
+        nan = np.nan if rate in diverged and seed == 1 else 0.5
+        history = Metrics(np.array([0.7, nan]), np.array([score, score]))
+        state = SimpleNamespace(best_score=score, best_epoch=1, epoch=2, best_params=None)
+        return Finished(Run(rate, seed), state, history)
+
+    trained = Grid.__new__(Grid)
+    trained.__dict__.update(task=Tagging, mode="vmapped", check=ignore, _programs={}, _steps=1)
+    program = SimpleNamespace(compile_seconds=0.0)
+    all_runs = [finished(rate, seed, 1 - rate) for rate in (0.1, 0.5) for seed in range(2)]
+    methods = {"_runs": None, "_program": program, "_train_all": all_runs}
+    methods["_test_program"] = lambda params, rate: (np.float32(0.25), None)
+    for name, value in methods.items():
+        monkeypatch.setattr(Grid, name, lambda *_, value=value: value)
+    result = trained.train("SpatialDropout1D", ignore)
+    assert result["chosen_rate"] == chosen
+    for run in result["runs"]:
+        lost = run["rate"] in diverged and run["seed"] == 1
+        assert run["diverged"] == lost
+        assert (run["validation_score"] is None) == lost
+        assert run["train_loss"] == [0.7, None if lost else 0.5]
+        assert run["test_score"] == (0.25 if run["rate"] == chosen else None)
+
+
+def test_a_test_score_that_is_no_number_is_none():
+    history = Metrics(np.array([0.7]), np.array([0.8]))
+    one = Finished(Run(0.1, 0), SimpleNamespace(best_score=0.8, best_epoch=1, epoch=1), history)
+    kept = runs.record(one, (np.float32(np.inf), None))
+    assert (kept["test_score"], kept["diverged"]) == (None, True)

@@ -1,9 +1,13 @@
+import contextlib
+import errno
 import json
+import re
+import shutil
 import signal
 
 import pytest
 
-from experiments import main
+from experiments import main, report
 from experiments.grid import Grid
 
 # ml_collections loads a config file in a way that Python means to retire.
@@ -47,42 +51,135 @@ def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.fixture
+def train_until(monkeypatch, results):
+    """Makes the training of a regularizer an event; those before it have the made-up results."""
+
+    def until(last, event):
+        def train(self, name, on_epoch):
+            if name == last:
+                event(on_epoch)
+            return results["regularizers"]["none"]
+
+        monkeypatch.setattr(Grid, "train", train)
+
+    return until
+
+
+def interrupted(on_epoch):
+    signal.raise_signal(signal.SIGINT)
+    on_epoch(0.5, 1.0, 0.5)
+
+
 @pytest.mark.parametrize("finished", [["none"], []])
 def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
-    args, tmp_path, capsys, monkeypatch, results, finished
+    args, tmp_path, capsys, train_until, finished
 ):
-    def train(self, name, on_epoch):
-        if name not in finished:
-            signal.raise_signal(signal.SIGINT)
-            on_epoch(0.5, 1.0, 0.5)
-        return results["regularizers"][name]
-
-    monkeypatch.setattr(Grid, "train", train)
-    assert main.main(args) == main.INTERRUPTED == 130
+    """And where nothing is finished, nothing is written."""
     missing = [name for name in ("none", "SpatialDropout1D") if name not in finished]
+    train_until(missing[0], interrupted)
+    assert main.main(args) == main.INTERRUPTED == 130
     sentence = f"No results for {', '.join(missing)}."
+    assert sentence in capsys.readouterr().out
+    if not finished:
+        assert list((tmp_path / "out").iterdir()) == []
+        return
     saved = load(tmp_path)
     assert list(saved["regularizers"]) == finished
     assert saved["missing"] == missing
-    assert sentence in capsys.readouterr().out
     assert sentence in (tmp_path / "out" / "results.md").read_text()
 
 
-@pytest.mark.parametrize("moment", ["report.save", "figure.draw"])
-def test_ctrl_c_while_saving_says_so(args, capsys, monkeypatch, results, tmp_path, moment):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("finished", [1, 0])
+def test_an_earlier_run_s_results_are_kept(args, tmp_path, train_until, finished):
+    old = dict.fromkeys(["results.json", "results.md", "results.png", "forecast.png"], "old")
+    others = {"forecast.txt": "mine", "earlier-1": "mine"}
+    (tmp_path / "out").mkdir()
+    for name, text in {**old, **others}.items():
+        (tmp_path / "out" / name).write_text(text)
+    train_until(["none", "SpatialDropout1D"][finished], interrupted)
+    assert main.main(args) == main.INTERRUPTED
+    kept = tmp_path / "out" / ("earlier-2" if finished else "")
+    assert {name: (kept / name).read_text() for name in old} == old
+    assert {name: (tmp_path / "out" / name).read_text() for name in others} == others
+    new = {path.name for path in (tmp_path / "out").iterdir()} - others.keys()
+    assert new == (
+        {"results.json", "results.md", "results.png", "earlier-2"} if finished else {*old}
+    )
 
-    def trained(*_):
-        # Saving is interrupted once training is over, not after a regularizer.
-        monkeypatch.setattr(f"experiments.{moment}", interrupted)
+
+def test_ctrl_c_while_saving_saves_all(args, capsys, monkeypatch, train_until, tmp_path):
+    def save_figure(*args):
+        signal.raise_signal(signal.SIGINT)
+        saved(*args)
+
+    saved = report.save_figure
+    monkeypatch.setattr(report, "save_figure", save_figure)
+    train_until("", None)
+    assert main.main(args) == 0
+    assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
+    assert capsys.readouterr().err == "Stopping after saving; Ctrl-C again stops at once.\n"
+
+
+def test_two_runs_do_not_share_a_workdir(args, capsys, monkeypatch, tmp_path):
+    def second(*_):
+        assert main.main(args) == 1
         return 0
 
-    monkeypatch.setattr("experiments.report.start", lambda *_: results)
-    monkeypatch.setattr(main, "train", trained)
-    assert main.main(args) == main.INTERRUPTED
-    sentence = f"Interrupted while saving: {tmp_path / 'out'} may lack the figure.\n"
+    monkeypatch.setattr(main, "run", second)
+    assert main.main(args) == 0
+    workdir = tmp_path / "out"
+    assert capsys.readouterr().err == f"error: another run is using the workdir {workdir}\n"
+    monkeypatch.setattr(main, "run", lambda *_: 0)
+    assert main.main(args) == 0
+
+
+def test_a_workdir_that_was_removed_is_made_again(args, tmp_path, train_until):
+    train_until("SpatialDropout1D", lambda _: shutil.rmtree(tmp_path / "out"))
+    assert main.main(args) == 0
+    assert list(load(tmp_path)["regularizers"]) == ["none", "SpatialDropout1D"]
+
+
+def test_what_cannot_be_saved_is_shown(args, capsys, monkeypatch, train_until):
+    def write_bytes(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    train_until("SpatialDropout1D", None)
+    monkeypatch.setattr("pathlib.Path.write_bytes", write_bytes)
+    assert main.main(args) == 1
+    out, err = capsys.readouterr()
+    assert "81.0 ± 12.7" in out
+    assert "No results for SpatialDropout1D." in out
+    assert re.fullmatch("error: cannot write .*out/results.json: No space left on device\n", err)
+
+
+def test_what_cannot_be_shown_is_saved(args, capsys, monkeypatch, train_until, tmp_path):
+    full = open("/dev/full", "w")  # noqa: SIM115 - it is what stdout becomes
+    train_until("SpatialDropout1D", lambda _: monkeypatch.setattr("sys.stdout", full))
+    assert main.main(args) == 1
+    with contextlib.suppress(OSError):
+        full.close()
+    assert list(load(tmp_path)["regularizers"]) == ["none", "SpatialDropout1D"]
+    sentence = "error: cannot write to the standard output: No space left on device\n"
     assert capsys.readouterr().err == sentence
+
+
+def test_a_run_that_diverges_says_so_everywhere(args, tmp_path, capsys):
+    assert main.main([*args, "--config.learning_rate=1e30"]) == 0
+    out = capsys.readouterr().out
+    assert "none: diverged, so there is nothing to compare." in out
+    assert "SpatialDropout1D: 2 of 2 runs diverged (rate 0.5)" in out
+    text = (tmp_path / "out" / "results.json").read_text()
+    results = json.loads(text, parse_constant=pytest.fail)
+    for result in results["regularizers"].values():
+        assert result["chosen_rate"] is None
+        for run in result["runs"]:
+            assert run["diverged"]
+            assert run["test_score"] is run["validation_score"] is None
+    assert "| SpatialDropout1D |  | diverged | diverged |  |" in (
+        tmp_path / "out" / "results.md"
+    ).read_text("utf-8")
+    assert (tmp_path / "out" / "results.png").exists()
 
 
 def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
@@ -94,16 +191,15 @@ def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
     assert capsys.readouterr().err == "Interrupted before training began.\n"
 
 
-def test_a_crash_loses_no_finished_regularizer(args, tmp_path, monkeypatch, results):
-    def train(self, name, on_epoch):
-        if name != "none":
-            raise RuntimeError("crash")
-        return results["regularizers"][name]
+def test_a_crash_loses_no_finished_regularizer(args, tmp_path, capsys, train_until):
+    def crash(_):
+        raise RuntimeError("crash")
 
-    monkeypatch.setattr(Grid, "train", train)
+    train_until("SpatialDropout1D", crash)
     with pytest.raises(RuntimeError, match="crash"):
         main.main(args)
     assert list(load(tmp_path)["regularizers"]) == ["none"]
+    assert "81.0 ± 12.7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ import pytest
 from rich.console import Console
 
 from experiments import report
+from experiments.output import Console as Output
+
+from .conftest import diverge
 
 
 def test_the_table_fits_eighty_columns_and_has_every_row(results, capsys):
@@ -117,3 +120,57 @@ def test_differences_are_to_the_plain_network_of_each(results):
     assert "Differences are to none or CNN none, in points" in text
     assert "| CNN channels | 0 | 80.0 ± 0.0 | 81.0 ± 12.7 | -4.50 ± 6.35 |" in text
     assert "CNN channels: no difference to CNN none that 2 seeds can show (-4.50" in text
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_every_number_fits_every_terminal(results, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    report.show(results, Output())
+    out = capsys.readouterr().out
+    for number in ("75.0", "81.0 ± 12.7", "85.5 ± 19.1", "+4.50 ± 6.35"):
+        assert number in out
+    assert "…" not in out
+    assert ("┃" in out) == (width == 80)
+
+
+def test_the_report_names_runs_that_diverged(results):
+    for run in results["regularizers"]["Dropout"]["runs"][2:]:
+        run["diverged"] = True
+    line = "Dropout: 2 of 4 runs diverged (rate 0.1); a rate with such a run is not chosen."
+    assert line in report.sentences(results)
+    assert "| Dropout | 0.5 | 90.0 ± 0.0 | 85.5 ± " in report.markdown(results)
+    diverge(results, "none")
+    lines = report.sentences(results)
+    assert lines[:2] == [
+        "none: diverged, so there is nothing to compare.",
+        "Dropout: nothing to compare it to.",
+    ]
+    assert "none: 2 of 2 runs diverged." in lines
+    text = report.markdown(results)
+    assert "| none |  | diverged | diverged |  | 3 |" in text
+    assert "| Dropout | 0.5 | 90.0 ± 0.0 | 85.5 ± 19.1 |  | 3 |" in text
+    diverge(results, "Dropout")
+    text = report.markdown(results)
+    assert "| Dropout |  | diverged | diverged |  | 3 |" in text
+    assert "Dropout: 4 of 4 runs diverged (rate 0.5, 0.1);" in text
+    assert "reached the cap" not in text
+
+
+def test_no_file_is_written_that_is_no_json(results, tmp_path):
+    results["baseline_test_score"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        report.save(results, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(results, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match=r"^cannot write .*results\.json: No space left on device$"):
+        report.save(results, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,8 @@ from experiments.forecasting.task import Forecasting
 from experiments.statistics import Estimate, Row, chosen, estimate, over_baseline, rows, sentence
 from experiments.tagging.task import Tagging
 
+from .conftest import diverge
+
 
 def row(name="Dropout", difference=None):
     return Row(name, "none", 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
@@ -90,3 +92,17 @@ def test_the_plain_network_is_compared_to_the_baseline(results):
     assert plain.compared_to == "most frequent tag"
     assert plain.difference.mean == pytest.approx(0.81 - 0.75)
     assert plain.difference.half_width == plain.test.half_width
+
+
+def test_what_diverged_has_no_numbers_and_nothing_is_compared_to_it(results):
+    diverge(results, "none")
+    plain, dropout = rows(results)
+    assert plain == ("none", None, None, None, None, None, 3.2)
+    assert over_baseline(plain, results) == plain
+    assert dropout.test.mean == pytest.approx(0.855)
+    assert dropout.difference is None
+
+
+def test_a_test_that_gave_no_number_has_diverged(results):
+    results["regularizers"]["none"]["runs"][0]["diverged"] = True
+    assert rows(results)[0].test is None

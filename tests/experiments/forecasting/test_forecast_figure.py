@@ -5,6 +5,8 @@ from matplotlib import pyplot as plt
 from experiments.forecasting import forecast_figure
 from experiments.forecasting.task import Forecasting
 
+from ..conftest import diverge
+
 
 @pytest.fixture
 def forecast_results(results):
@@ -50,3 +52,13 @@ def test_draws_a_picture(forecast_results, tmp_path):
     height, width, _ = plt.imread(tmp_path / "forecast.png").shape
     assert width > 2 * height > 800
     assert np.isfinite(height)
+
+
+@pytest.mark.parametrize("names", [["none"], ["Dropout"], ["none", "Dropout"]])
+def test_what_diverged_is_named_and_not_drawn(forecast_results, names):
+    for name in names:
+        diverge(forecast_results, name)
+    upper, lower = forecast_figure.draw(forecast_results).axes
+    for name in names:
+        assert f"{name}: diverged" in [line.get_label() for line in upper.lines]
+    assert len(lower.lines) == 4 - len(names)

@@ -1,0 +1,43 @@
+"""The terminal, a file or a pipe: none of its limits may cost a result."""
+
+import codecs
+import io
+import sys
+from typing import Any
+
+import rich.console
+
+_PLAIN = {"±": "+-", "°": "deg "}
+
+
+class Console(rich.console.Console):
+    """Prints text as it is, in the characters that there are; an OSError says that it cannot."""
+
+    def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="flax_spatialdrop.plain")
+        super().__init__(highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            self.width = 1000  # a file or a pipe cuts nothing off
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints; a line that is too long is the terminal's to wrap."""
+        try:
+            super().print(*objects, **{"soft_wrap": True, **options})
+        except OSError as error:
+            why = error.strerror or error
+            raise OSError(f"cannot write to the standard output: {why}") from error
+
+    def on_broken_pipe(self) -> None:
+        """Raises the error that rich is handling, where rich would end the program."""
+        raise
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    unknown = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in unknown), error.end
+
+
+codecs.register_error("flax_spatialdrop.plain", _plain)
