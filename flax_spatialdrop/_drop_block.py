@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ._choices import Choices, drop
 from ._sharding import sharding_of_part
 from ._typing import Array, DataFormat, Key, Rate, Shape
 
-Normalize: TypeAlias = Literal["expected", "sample", "batch"] | None
+Normalize: TypeAlias = Literal["expected", "sample", "batch", None]
 """What kept values are divided by: `drop_block` has the equations."""
 
 
@@ -108,7 +108,7 @@ def block_choices(
         data_format=data_format,
         batch_dims=batch_dims,
     )
-    check_choice(normalize, "normalize", ("expected", "sample", "batch", None))
+    check_choice(normalize, "normalize", get_args(Normalize))
     return choices_of(blocks, normalize, x)
 
 

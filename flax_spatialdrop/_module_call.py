@@ -1,26 +1,69 @@
-"""What every call of a module does, in Linen and NNX alike, once the host's arguments are settled.
+"""What every module does when it is made and called, in Linen and NNX alike.
 
 `deterministic` is a bool here, and `find_key` asks for a key, which it does only if one is needed.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 
-from ._checks import is_static
+from ._checks import (
+    check_batch_dims,
+    check_choice,
+    check_name,
+    check_rate,
+    check_sequence,
+    check_switch,
+    is_static,
+)
 from ._choices import Choices, drop, needs_key
+from ._drop_block import Normalize
+from ._drop_path import check_branch
 from ._noise_shape import check_mask_fits
 from ._patch_dropout import Patches, keep_patches
 from ._recorder import Where, current_recorder
-from ._typing import Array, Key, Rate
+from ._typing import Array, DataFormat, Key, PathMode, Rate
+
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "branch": lambda value, _: check_branch(value),
+    "rate": check_rate,
+    "rng_collection": check_name,
+    "noise_shape": partial(check_sequence, what="a tuple with one entry per axis of x"),
+    "broadcast_dims": partial(check_sequence, what="a tuple of axes of x"),
+    "data_format": partial(check_choice, choices=get_args(DataFormat)),
+    "mode": partial(check_choice, choices=get_args(PathMode)),
+    "normalize": partial(check_choice, choices=get_args(Normalize)),
+    "batch_dims": lambda value, _: check_batch_dims(value),
+    "scale": check_switch,
+    "per_channel": check_switch,
+    "per_sample": check_switch,
+}
+"""The check of each argument of a module that needs no input to be checked by."""
+
+
+def check_options(module: Any, advice: str) -> None:
+    """Raises for what is wrong with a module's attributes, whatever the input will be.
+
+    None stands for what a call may still say, such as the rate. `advice` is for whoever passes a
+    traced `deterministic`.
+    """
+    for name, value in vars(module).items():
+        if value is None:
+            continue
+        if name == "deterministic":
+            check_switch(value, name, advice)
+        elif name in _CHECKS:
+            _CHECKS[name](value, name)
 
 
 def regularize(
     inputs: Array,
     choices: Choices,
     *,
-    rate: Rate,
+    rate: Rate | None,
     deterministic: bool,
     mask: Array | None,
     find_key: Callable[[], Key],
@@ -52,7 +95,7 @@ def key_and_rate(
     inputs: Array,
     choices: Choices,
     *,
-    rate: Rate,
+    rate: Rate | None,
     deterministic: bool,
     find_key: Callable[[], Key],
     where: Callable[[], Where],
@@ -74,7 +117,7 @@ def key_and_rate(
 
 
 def draw_mask(
-    choices: Choices, *, rate: Rate, deterministic: bool, find_key: Callable[[], Key]
+    choices: Choices, *, rate: Rate | None, deterministic: bool, find_key: Callable[[], Key]
 ) -> jax.Array:
     """The mask that `regularize` would drop with; that of a rate of 0 where it would not drop."""
     rate = choices.check_rate(rate)

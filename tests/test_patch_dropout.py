@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.errors import InvalidRngError
 from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -128,7 +129,7 @@ def test_streams_and_rate_at_the_call():
     layer = flax_spatialdrop.linen.PatchDropout(0.5, deterministic=False)
     y, indices = layer.apply({}, X, rngs={"dropout": key}, rate=0.25)
     check(X, y, indices, 1, 6)
-    with pytest.raises(Exception, match=r"needs PRNG for \"dropout\""):
+    with pytest.raises(InvalidRngError, match="PatchDropout draws a mask and needs a key of the"):
         layer.apply({}, X)
     its_twin = flax_spatialdrop.nnx.PatchDropout(0.5)
     assert jax.tree.leaves(nnx.state(its_twin)) == []

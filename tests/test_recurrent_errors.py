@@ -101,7 +101,9 @@ def test_no_key_and_active():
         "LSTM draws a mask and needs a key: got no rngs; pass dropout_rngs=nnx.Rngs(...) to the "
         "constructor, or nnx.Rngs or a key as rngs= at the call, or set deterministic=True"
     )
-    with pytest.raises(Exception, match='needs PRNG for "dropout"'):
+    with pytest.raises(
+        flax.errors.InvalidRngError, match="LSTM draws a mask and needs a key of the stream"
+    ):
         FACES["linen"]("LSTM", **BOTH)(X, deterministic=False)
     with pytest.raises(ValueError, match=message):
         FACES["nnx"]("LSTM", **BOTH)(X, deterministic=False)

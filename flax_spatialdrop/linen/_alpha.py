@@ -16,7 +16,8 @@ class AlphaDropout(NoiseShapeDropout):
     The module of `flax_spatialdrop.alpha_dropout`, where a, alpha' and b are said.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       noise_shape: the shape of the mask, one entry per axis of x: None for a draw per index, 1 for
         a shared one (default None: a draw per element).
       broadcast_dims: the same, said with the axes that share a draw; negative axes count from the
@@ -51,7 +52,8 @@ class FeatureAlphaDropout(LayoutDropout):
     `SpatialDropout`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.

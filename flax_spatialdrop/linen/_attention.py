@@ -28,7 +28,8 @@ class HeadDropout(Regularizer):
     one that takes `**kwargs` must say whose they are, or it gets no mask: `functools.wraps` does.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.
@@ -53,7 +54,7 @@ class HeadDropout(Regularizer):
     2020, https://arxiv.org/abs/2004.13342
     """
 
-    rate: Rate
+    rate: Rate | None
     head_axis: int = -2
     batch_dims: int = 1
     deterministic: bool | None = None

@@ -1,10 +1,11 @@
-"""What a call of a Linen module settles first: whether to drop, where the key is, who it is."""
+"""What a Linen module settles first: its options, whether to drop, where the key is, who it is."""
 
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.errors import InvalidRngError
 
 from .. import _module_call
 from .._checks import check_switch
@@ -12,13 +13,26 @@ from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
 
+_IF_TRACED = (
+    "name it in jax.jit(..., static_argnames='deterministic'), or give its position in "
+    "nn.remat(..., static_argnums=...), which counts the module itself as 0"
+)
+
+
+class Stochastic(nn.Module):
+    """A module of this package: its options are checked where it is made."""
+
+    def __post_init__(self) -> None:
+        _module_call.check_options(self, _IF_TRACED)
+        super().__post_init__()
+
 
 def regularize(
     module: nn.Module,
     inputs: Array,
     choices: Choices,
     *,
-    rate: Rate,
+    rate: Rate | None,
     deterministic: bool | None,
     rng: Key,
     mask: Array | None,
@@ -39,7 +53,7 @@ def draw_mask(
     module: nn.Module,
     choices: Choices,
     *,
-    rate: Rate,
+    rate: Rate | None,
     deterministic: bool | None,
     rng: Key,
 ) -> jax.Array:
@@ -54,7 +68,17 @@ def draw_mask(
 
 def find_key(module: nn.Module, rng: Key) -> Key:
     """The key given, else one of the module's stream."""
-    return module.make_rng(module.rng_collection) if rng is None else rng
+    if rng is not None:
+        return rng
+    stream = module.rng_collection
+    try:
+        return module.make_rng(stream)
+    except InvalidRngError:
+        raise InvalidRngError(
+            f"{type(module).__name__} draws a mask and needs a key of the stream {stream!r}: got "
+            f"none; pass rngs={{{stream!r}: key}} to apply, or rng=key at the call, or set "
+            "deterministic=True"
+        ) from None
 
 
 def where(module: nn.Module, rng: Key) -> Where:
@@ -67,9 +91,4 @@ def where(module: nn.Module, rng: Key) -> Where:
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
     """Merges the module's `deterministic` and the call's, of which just one must be given."""
     merged = nn.merge_param("deterministic", module.deterministic, deterministic)
-    return check_switch(
-        merged,
-        "deterministic",
-        "name it in jax.jit(..., static_argnames='deterministic'), or give its position in "
-        "nn.remat(..., static_argnums=...), which counts the module itself as 0",
-    )
+    return check_switch(merged, "deterministic", _IF_TRACED)

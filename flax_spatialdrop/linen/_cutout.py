@@ -18,7 +18,8 @@ class Cutout(Regularizer):
     The module of `flax_spatialdrop.cutout`. Kept values are not scaled.
 
     Attributes:
-      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array.
+      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       block_size: positions along each side of a rectangle, or a tuple of one for each space axis.
       num_blocks: rectangles of an input (default 1).
       fill: what hidden positions hold: a number (default 0), one for each channel, or "mean".
@@ -38,7 +39,7 @@ class Cutout(Regularizer):
     Cutout, 2017, https://arxiv.org/abs/1708.04552
     """
 
-    rate: Rate
+    rate: Rate | None
     block_size: int | Sequence[int] = 16
     num_blocks: int = 1
     fill: Fill = 0.0

@@ -20,7 +20,8 @@ class DropBlock(Regularizer):
     call, which may be traced.
 
     Attributes:
-      rate: the share of positions to drop, in [0, 1]; a number or a scalar array.
+      rate: the share of positions to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       block_size: positions along each side of a block, or a tuple of one for each space axis.
       per_channel: a draw for each channel of its own; False for one that all channels share.
       normalize: "expected" (default), "sample", "batch" or None.
@@ -42,7 +43,7 @@ class DropBlock(Regularizer):
     https://arxiv.org/abs/1810.12890
     """
 
-    rate: Rate
+    rate: Rate | None
     block_size: int | Sequence[int] = 7
     per_channel: bool = True
     normalize: Normalize = "expected"

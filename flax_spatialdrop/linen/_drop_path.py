@@ -20,7 +20,7 @@ from .._drop_path import (
 )
 from .._module_call import key_and_rate
 from .._typing import Array, Key, PathMode, Rate
-from ._call import find_key, is_deterministic, where
+from ._call import Stochastic, find_key, is_deterministic, where
 from ._regularizer import Regularizer
 
 
@@ -33,7 +33,8 @@ class DropPath(Regularizer):
     run where the whole batch is dropped.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
       batch_axis: the axis of samples, or several; negative axes count from the end.
       scale: False leaves kept values as they are, in place of x / (1 - rate).
@@ -59,7 +60,7 @@ class DropPath(Regularizer):
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
     """
 
-    rate: Rate
+    rate: Rate | None
     mode: PathMode = "row"
     batch_axis: int | Sequence[int] = 0
     scale: bool = True
@@ -71,7 +72,7 @@ class DropPath(Regularizer):
         return path_choices(inputs, self.mode, self.batch_axis, self.scale)
 
 
-class ResidualDropPath(nn.Module):
+class ResidualDropPath(Stochastic):
     """A residual block with drop path, which with mode="batch" does not run a dropped branch.
 
         y = x + drop_path(branch(x))
@@ -82,7 +83,8 @@ class ResidualDropPath(nn.Module):
 
     Attributes:
       branch: a module from x to what is added to x.
-      rate: probability to drop the branch, in [0, 1]; a number or a scalar array.
+      rate: probability to drop the branch, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
       batch_axis: the axis of samples, or several; negative axes count from the end.
       scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).
@@ -110,7 +112,7 @@ class ResidualDropPath(nn.Module):
     """
 
     branch: nn.Module
-    rate: Rate
+    rate: Rate | None
     mode: PathMode = "row"
     batch_axis: int | Sequence[int] = 0
     scale: bool = True
@@ -135,7 +137,8 @@ class ResidualDropPath(nn.Module):
           deterministic: as the attribute; just one of the two must be given. The branch is not
             told.
           rng: the key to draw with, in place of the stream's.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
+          rate: in place of the attribute (which may be None then), such as a schedule's value; may
+            be traced.
           **kwargs: as args.
 
         Returns:

@@ -28,7 +28,8 @@ class Dropout(Regularizer):
     integer inputs and a rate outside [0, 1] among them, even where nothing would be dropped.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       broadcast_dims: the axes of x that share a draw; negative axes count from the end.
       deterministic: True returns the inputs as they are; to be given here or at the call.
       rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
@@ -51,7 +52,7 @@ class Dropout(Regularizer):
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
 
-    rate: Rate
+    rate: Rate | None
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
@@ -71,7 +72,8 @@ class TimestepDropout(LayoutDropout):
     The module of `flax_spatialdrop.timestep_dropout`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.
@@ -103,7 +105,8 @@ class FeatureDropout(LayoutDropout):
     The module of `flax_spatialdrop.feature_dropout`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.
@@ -135,7 +138,8 @@ class SampleDropout(LayoutDropout):
     The module of `flax_spatialdrop.sample_dropout`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.

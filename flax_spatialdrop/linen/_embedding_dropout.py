@@ -5,10 +5,10 @@ import jax
 
 from .._embedding_dropout import embedding_choices, look_up
 from .._typing import Array, Key, Rate
-from ._call import draw_mask, regularize
+from ._call import Stochastic, draw_mask, regularize
 
 
-class EmbeddingDropout(nn.Module):
+class EmbeddingDropout(Stochastic):
     """Drops words of the vocabulary: one draw per row of the table, for all occurrences of a word.
 
         y[v, f] = table[v, f] * m[v] / (1 - rate),   m[vocab] ~ Bernoulli(1 - rate)
@@ -18,7 +18,8 @@ class EmbeddingDropout(nn.Module):
     `nn.Embed` was given for its outputs is for `embed.embedding.astype` then.)
 
     Attributes:
-      rate: probability to drop a word, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a word, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       per_sample: whether each sample of ids draws on its own.
       deterministic: True drops nothing, and looks up ids alone; to be given here or at the call.
       rng_collection: the name of the stream that the key is asked of (default "dropout").
@@ -42,7 +43,7 @@ class EmbeddingDropout(nn.Module):
     Optimizing LSTM Language Models, 2018, https://arxiv.org/abs/1708.02182
     """
 
-    rate: Rate
+    rate: Rate | None
     per_sample: bool = False
     deterministic: bool | None = None
     rng_collection: str = "dropout"
@@ -65,7 +66,8 @@ class EmbeddingDropout(nn.Module):
           deterministic: as the attribute; just one of the two must be given.
           rng: the key to draw with, in place of the stream's.
           ids: the words to look up; None for the whole table.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
+          rate: in place of the attribute (which may be None then), such as a schedule's value; may
+            be traced.
           mask: bool, in noise shape, [vocab, 1] or [*batch, vocab] per sample, else in the shape of
             the output, used in place of a draw. `sample_mask` gives one.
 

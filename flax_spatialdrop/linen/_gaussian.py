@@ -18,7 +18,7 @@ class GaussianDropout(NoiseShapeDropout):
 
     Attributes:
       rate: sets the noise's variance, as if it were the probability to drop, in [0, 1); a number
-        or a scalar array.
+        or a scalar array; None if each call gives one.
       noise_shape: the shape of the noise, one entry per axis of x: None for a draw per index, 1 for
         a shared one (default None: a draw per element).
       broadcast_dims: the same, said with the axes that share a draw; negative axes count from the

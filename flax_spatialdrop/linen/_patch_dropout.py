@@ -8,10 +8,10 @@ import jax
 from .._module_call import drop_patches
 from .._patch_dropout import count_patches
 from .._typing import Array, Key
-from ._call import find_key, is_deterministic, where
+from ._call import Stochastic, find_key, is_deterministic, where
 
 
-class PatchDropout(nn.Module):
+class PatchDropout(Stochastic):
     """Keeps a number of patches of each sample, drawn without replacement, and drops the others.
 
         y = concatenate(x[:, :prefix], x[:, prefix + indices]),   indices = k of n patches, sorted

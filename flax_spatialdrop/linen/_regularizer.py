@@ -8,10 +8,10 @@ import jax
 
 from .._choices import Choices
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
-from ._call import draw_mask, regularize
+from ._call import Stochastic, draw_mask, regularize
 
 
-class Regularizer(nn.Module, abc.ABC):
+class Regularizer(Stochastic, abc.ABC):
     """What a module can do whose inputs alone say what drops; a subclass has the attributes.
 
     It has at least `rate`, `deterministic` and `rng_collection`, and makes its choices.
@@ -38,7 +38,8 @@ class Regularizer(nn.Module, abc.ABC):
           inputs: an array of a dtype and rank that the class takes.
           deterministic: as the attribute; just one of the two must be given.
           rng: the key to draw with, in place of the stream's.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
+          rate: in place of the attribute (which may be None then), such as a schedule's value; may
+            be traced.
           mask: bool, in noise shape or in the shape of inputs, used in place of a draw; it changes
             nothing when deterministic or where the rate is the number 0 (an array's value is not
             looked at). `sample_mask` gives one.
@@ -109,7 +110,8 @@ class LayoutDropout(Regularizer):
     """The attributes of modules that know the layout of x: batch, space and channel axes.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" for [*batch, *space, channel], or "channels_first" for
         [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
@@ -117,7 +119,7 @@ class LayoutDropout(Regularizer):
       rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
     """
 
-    rate: Rate
+    rate: Rate | None
     data_format: DataFormat = "channels_last"
     batch_dims: int = 1
     deterministic: bool | None = None
@@ -128,14 +130,15 @@ class NoiseShapeDropout(Regularizer):
     """The attributes of modules that are told which axes of x share a draw.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes that share a draw.
       deterministic: True returns the inputs as they are; to be given here or at the call.
       rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
     """
 
-    rate: Rate
+    rate: Rate | None
     noise_shape: NoiseShape | None = None
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None

@@ -16,7 +16,8 @@ class SpatialDropout(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.
@@ -48,7 +49,8 @@ class SpatialDropout1D(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout_1d`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.
@@ -80,7 +82,8 @@ class SpatialDropout2D(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout_2d`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.
@@ -112,7 +115,8 @@ class SpatialDropout3D(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout_3d`.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; to be given here or at the call.

@@ -18,7 +18,8 @@ class TokenDropout(Regularizer):
     mask given at the call leaves special tokens as they are, too.
 
     Attributes:
-      rate: probability to replace a token, in [0, 1]; a number or a scalar array.
+      rate: probability to replace a token, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       mask_id: the id that is put in.
       special_ids: the ids that are never replaced.
       vocab_size: how many ids there are; if given, mask_id and special_ids are checked by it.
@@ -38,7 +39,7 @@ class TokenDropout(Regularizer):
     https://arxiv.org/abs/1511.06349
     """
 
-    rate: Rate
+    rate: Rate | None
     mask_id: int
     special_ids: Sequence[int] = ()
     vocab_size: int | None = None

@@ -30,7 +30,8 @@ class HeadDropout(Regularizer):
     and so is the mode.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -62,7 +63,7 @@ class HeadDropout(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         head_axis: int = -2,
         batch_dims: int = 1,
@@ -70,9 +71,9 @@ class HeadDropout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.head_axis = head_axis
         self.batch_dims = batch_dims
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _choices(self, inputs):
         shape = check_input(inputs).shape

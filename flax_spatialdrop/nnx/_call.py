@@ -1,4 +1,4 @@
-"""What a call of an NNX module settles first: whether to drop, where the key is, who it is."""
+"""What an NNX module settles first: its options, whether to drop, where the key is, who it is."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 PATH = "path_in_summary"
 """The attribute in which `summarize` tells a module where it is."""
 
+_IF_TRACED = (
+    "name it in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
+    "nnx.view(model, deterministic=...)"
+)
+
 
 def regularize(
     module: "Stochastic",
     inputs: Array,
     choices: Choices,
     *,
-    rate: Rate,
+    rate: Rate | None,
     deterministic: bool | None,
     rngs: Any,
     mask: Array | None,
@@ -46,7 +51,7 @@ def draw_mask(
     module: "Stochastic",
     choices: Choices,
     *,
-    rate: Rate,
+    rate: Rate | None,
     deterministic: bool | None,
     rngs: Any,
 ) -> jax.Array:
@@ -62,7 +67,7 @@ def draw_mask(
 def forked(module: Any, rngs: Any) -> Any:
     """The stream of a module, forked from what its constructor was given; None without."""
     if isinstance(rngs, nnx.Rngs):
-        rngs = rngs[module.rng_collection]
+        rngs = _stream_of(rngs, module)
     if not isinstance(rngs, nnx.RngStream | None):
         raise TypeError(
             f"{type(module).__name__} takes nnx.Rngs, an nnx.RngStream or None as "
@@ -77,7 +82,7 @@ def find_key(module: Any, rngs: Any) -> Key:
     if rngs is None:
         rngs = module.rngs
     if isinstance(rngs, nnx.Rngs):
-        return rngs[module.rng_collection]()
+        return _stream_of(rngs, module)()
     if isinstance(rngs, nnx.RngStream):
         return rngs()
     if isinstance(rngs, jax.Array | np.ndarray):
@@ -92,6 +97,18 @@ def find_key(module: Any, rngs: Any) -> Key:
         f"{type(module).__name__} takes nnx.Rngs, an nnx.RngStream or a JAX PRNG key as rngs: "
         f"got {shown(rngs)}"
     )
+
+
+def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
+    stream = module.rng_collection
+    try:
+        return rngs[stream]
+    except KeyError:
+        got = f"those of {', '.join(map(repr, rngs))}" if len(rngs) else "none at all"
+        raise KeyError(
+            f"{type(module).__name__} draws a mask with a key of the stream {stream!r} of rngs: "
+            f"got {got}; pass nnx.Rngs({stream}=...)"
+        ) from None
 
 
 def where(module: Any, rngs: Any) -> Where:
@@ -114,9 +131,9 @@ def is_deterministic(module: Any, deterministic: Any) -> bool:
             f"{type(module).__name__} needs to know whether to drop: got deterministic=None; give "
             "a bool to the constructor or the call, or use nnx.view(model, deterministic=...)"
         )
-    return check_switch(
-        chosen,
-        "deterministic",
-        "name it in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
-        "nnx.view(model, deterministic=...)",
-    )
+    return check_switch(chosen, "deterministic", _IF_TRACED)
+
+
+def check_options(module: Any) -> None:
+    """Raises for what is wrong with a module's attributes, whatever the input will be."""
+    _module_call.check_options(module, _IF_TRACED)

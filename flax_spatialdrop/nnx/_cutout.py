@@ -18,7 +18,8 @@ class Cutout(Regularizer):
     The module of `flax_spatialdrop.cutout`. Kept values are not scaled.
 
     Args:
-      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array.
+      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       block_size: positions along each side of a rectangle, or a tuple of one for each space axis.
       num_blocks: rectangles of an input (default 1).
       fill: what hidden positions hold: a number (default 0), one for each channel, or "mean".
@@ -43,7 +44,7 @@ class Cutout(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         block_size: int | Sequence[int] = 16,
         num_blocks: int = 1,
@@ -54,12 +55,12 @@ class Cutout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.block_size = hashable(block_size)
         self.num_blocks = num_blocks
         self.fill = hashable(fill)
         self.data_format = data_format
         self.batch_dims = batch_dims
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _choices(self, inputs):
         return cutout_choices(

@@ -20,7 +20,8 @@ class DropBlock(Regularizer):
     call, which may be traced.
 
     Args:
-      rate: the share of positions to drop, in [0, 1]; a number or a scalar array.
+      rate: the share of positions to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       block_size: positions along each side of a block, or a tuple of one for each space axis.
       per_channel: a draw for each channel of its own; False for one that all channels share.
       normalize: "expected" (default), "sample", "batch" or None.
@@ -46,7 +47,7 @@ class DropBlock(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         block_size: int | Sequence[int] = 7,
         per_channel: bool = True,
@@ -57,12 +58,12 @@ class DropBlock(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.block_size = hashable(block_size)
         self.per_channel = per_channel
         self.normalize = normalize
         self.data_format = data_format
         self.batch_dims = batch_dims
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _choices(self, inputs):
         return block_choices(

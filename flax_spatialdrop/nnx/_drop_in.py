@@ -67,7 +67,6 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
         else:
             # The class and not the object is swapped: attributes and stream stay where they are.
             layer.__class__ = Dropout
-            layer.noise_shape = None  # type: ignore[attr-defined]
     return tuple(path for path, _ in found)
 
 

@@ -33,7 +33,8 @@ class DropPath(Regularizer):
     run where the whole batch is dropped.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
       batch_axis: the axis of samples, or several; negative axes count from the end.
       scale: False leaves kept values as they are, in place of x / (1 - rate).
@@ -65,7 +66,7 @@ class DropPath(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         mode: PathMode = "row",
         batch_axis: int | Sequence[int] = 0,
@@ -74,10 +75,10 @@ class DropPath(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.mode = mode
         self.batch_axis = hashable(batch_axis)
         self.scale = scale
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _choices(self, inputs):
         return path_choices(inputs, self.mode, self.batch_axis, self.scale)
@@ -97,7 +98,8 @@ class ResidualDropPath(Stochastic):
       branch: a module, or a function, from x to what is added to x. With mode="batch" a function
         must not write to modules or streams that it closes over: make it a module, or hand them
         over as arguments.
-      rate: probability to drop the branch, in [0, 1]; a number or a scalar array.
+      rate: probability to drop the branch, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
       batch_axis: the axis of samples, or several; negative axes count from the end.
       scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).
@@ -128,7 +130,7 @@ class ResidualDropPath(Stochastic):
     def __init__(
         self,
         branch: Callable[..., jax.Array],
-        rate: Rate,
+        rate: Rate | None,
         *,
         mode: PathMode = "row",
         batch_axis: int | Sequence[int] = 0,
@@ -137,13 +139,13 @@ class ResidualDropPath(Stochastic):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(deterministic, rng_collection, rngs)
         check_branch(branch)
         self.branch = branch
         self.rate = rate
         self.mode = mode
         self.batch_axis = hashable(batch_axis)
         self.scale = scale
+        super().__init__(deterministic, rng_collection, rngs)
 
     def __call__(
         self,
@@ -162,7 +164,8 @@ class ResidualDropPath(Stochastic):
           deterministic: in place of the attribute. The branch is not told.
           rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the block's stream. The
             branch is not told.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
+          rate: in place of the attribute (which may be None then), such as a schedule's value; may
+            be traced.
           **kwargs: as args.
 
         Returns:

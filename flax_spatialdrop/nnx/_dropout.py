@@ -18,7 +18,7 @@ from ._regularizer import LayoutDropout, Regularizer, hashable
 
 # Flax's own is a base so that filters by its class, as of nnx.view, find this one too; nothing of
 # it runs, and a test holds that its attributes are here.
-class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
+class Dropout(Regularizer, nnx.Dropout):
     """Drops values at random, each on its own or in groups that share one draw.
 
         y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), spread over x
@@ -29,7 +29,8 @@ class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
     among them, even where nothing would be dropped.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       broadcast_dims: the axes of x that share a draw; negative axes count from the end.
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
         overruled at the call.
@@ -59,7 +60,7 @@ class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         broadcast_dims: Sequence[int] = (),
         deterministic: bool | None = False,
@@ -67,9 +68,9 @@ class Dropout(Regularizer, nnx.Dropout):  # type: ignore[misc]
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         noise_shape: NoiseShape | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.broadcast_dims = hashable(broadcast_dims)
         self.noise_shape = hashable(noise_shape)
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _choices(self, inputs):
         shape = check_input(inputs).shape
@@ -84,7 +85,8 @@ class TimestepDropout(LayoutDropout):
     The module of `flax_spatialdrop.timestep_dropout`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -118,7 +120,8 @@ class FeatureDropout(LayoutDropout):
     The module of `flax_spatialdrop.feature_dropout`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -152,7 +155,8 @@ class SampleDropout(LayoutDropout):
     The module of `flax_spatialdrop.sample_dropout`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and

@@ -21,7 +21,8 @@ class EmbeddingDropout(Stochastic):
     the `nnx.Embed` was given for its outputs is for `embed.embedding[...].astype` then.)
 
     Args:
-      rate: probability to drop a word, in [0, 1]; a number or a scalar array.
+      rate: probability to drop a word, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       per_sample: whether each sample of ids draws on its own.
       deterministic: True drops nothing, and looks up ids alone; set by `train()` and `eval()`, and
         overruled at the call.
@@ -50,7 +51,7 @@ class EmbeddingDropout(Stochastic):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         per_sample: bool = False,
         deterministic: bool | None = False,
@@ -58,8 +59,8 @@ class EmbeddingDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         self.rate = rate
-        super().__init__(deterministic, rng_collection, rngs)
         self.per_sample = per_sample
+        super().__init__(deterministic, rng_collection, rngs)
 
     def __call__(
         self,
@@ -78,7 +79,8 @@ class EmbeddingDropout(Stochastic):
           deterministic: in place of the attribute.
           rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream.
           ids: the words to look up; None for the whole table.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
+          rate: in place of the attribute (which may be None then), such as a schedule's value; may
+            be traced.
           mask: bool, in noise shape, [vocab, 1] or [*batch, vocab] per sample, else in the shape of
             the output, used in place of a draw. `sample_mask` gives one.
 
@@ -88,7 +90,7 @@ class EmbeddingDropout(Stochastic):
         Raises:
           ValueError: for inputs that are no table, a mask or rate that does not fit, per_sample
             without ids of a batch; no `deterministic` anywhere; a mask to be drawn and no key.
-          KeyError: from Flax, for nnx.Rngs without the stream.
+          KeyError: for nnx.Rngs without the stream.
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
         """
         inputs = _value_of(inputs)

@@ -54,10 +54,10 @@ class PatchDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         self.rate = rate
-        super().__init__(deterministic, rng_collection, rngs)
         self.num_keep = num_keep
         self.num_prefix_tokens = num_prefix_tokens
         self.batch_dims = batch_dims
+        super().__init__(deterministic, rng_collection, rngs)
 
     def __call__(
         self,
@@ -82,7 +82,7 @@ class PatchDropout(Stochastic):
         Raises:
           ValueError: for inputs of the wrong rank, a prefix that leaves no patch, a k of 0 or
             above the number of patches; no `deterministic` anywhere; patches to be drawn, no key.
-          KeyError: from Flax, for nnx.Rngs without the stream.
+          KeyError: for nnx.Rngs without the stream.
           TypeError: for a rate that is an array, a traced `deterministic`, another type.
         """
         patches = count_patches(

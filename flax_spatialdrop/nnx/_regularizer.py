@@ -1,24 +1,31 @@
 """The bases of the modules: the calls that all share, and how most say who shares a draw."""
 
 import abc
+import types
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from .._choices import Choices
 from .._typing import Array, DataFormat, NoiseShape, Rate
-from ._call import draw_mask, forked, regularize
+from ._call import check_options, draw_mask, forked, regularize
 
 
 def hashable(value: Any) -> Any:
-    """A list as a tuple: attributes are part of a graphdef, which JAX hashes."""
+    """Axes or sizes as a tuple: attributes are part of a graphdef, which JAX hashes."""
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
+        return tuple(value.tolist())
     return tuple(value) if isinstance(value, list) else value
 
 
 class Stochastic(nnx.Module):
     """The mode and the stream that every module of this package has.
+
+    The defaults of a constructor's keywords are attributes of its class too: a derived class may
+    set its attributes without calling our constructor.
 
     Attributes:
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`.
@@ -26,6 +33,16 @@ class Stochastic(nnx.Module):
       rngs: the stream forked from the constructor's `rngs`; None without, and then the module
         holds no state.
     """
+
+    rate: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(f"{__package__}."):
+            if "__init__" not in vars(cls):
+                setattr(cls, "__init__", _named_after(cls))  # noqa: B010
+            for name, default in (cls.__init__.__kwdefaults__ or {}).items():
+                setattr(cls, name, default)
 
     def __init__(
         self,
@@ -35,6 +52,7 @@ class Stochastic(nnx.Module):
     ):
         self.deterministic = deterministic
         self.rng_collection = rng_collection
+        check_options(self)
         self.rngs = forked(self, rngs)
 
     def set_view(self, deterministic: bool | None = None):
@@ -47,16 +65,28 @@ class Stochastic(nnx.Module):
             self.deterministic = deterministic
 
 
+def _named_after(cls: type[nnx.Module]) -> Any:
+    """An inherited constructor under the name of the class, which Python's errors then say."""
+    ours: Any = cls.__init__
+    copy = types.FunctionType(
+        ours.__code__, ours.__globals__, ours.__name__, ours.__defaults__, ours.__closure__
+    )
+    copy.__kwdefaults__, copy.__annotations__ = ours.__kwdefaults__, ours.__annotations__
+    copy.__qualname__ = f"{cls.__name__}.__init__"
+    return copy
+
+
 class Regularizer(Stochastic, abc.ABC):
     """What a module whose inputs alone say what drops can do; a subclass makes its choices.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
     """
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         deterministic: bool | None,
         rng_collection: str,
         rngs: nnx.Rngs | nnx.RngStream | None,
@@ -85,7 +115,8 @@ class Regularizer(Stochastic, abc.ABC):
           rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream. A
             key is used as it is: give each layer one of its own, or give all the same
             nnx.Rngs(dropout=key), of which each draws another.
-          rate: in place of the attribute, such as a schedule's value; may be traced.
+          rate: in place of the attribute (which may be None then), such as a schedule's value; may
+            be traced.
           mask: bool, in noise shape or in the shape of inputs, used in place of a draw; it changes
             nothing when deterministic or where the rate is the number 0 (an array's value is not
             looked at). `sample_mask` gives one.
@@ -96,7 +127,7 @@ class Regularizer(Stochastic, abc.ABC):
         Raises:
           ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
             no `deterministic` anywhere; a mask to be drawn and no key.
-          KeyError: from Flax, for nnx.Rngs without the stream.
+          KeyError: for nnx.Rngs without the stream.
           TypeError: for inputs of another dtype, a traced `deterministic`, another type.
         """
         return regularize(
@@ -155,7 +186,8 @@ class LayoutDropout(Regularizer):
     """The arguments of modules that know the layout of x: batch, space and channel axes.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" for [*batch, *space, channel], or "channels_first" for
         [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
@@ -166,7 +198,7 @@ class LayoutDropout(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         data_format: DataFormat = "channels_last",
         batch_dims: int = 1,
@@ -174,16 +206,17 @@ class LayoutDropout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.data_format = data_format
         self.batch_dims = batch_dims
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
 
 class NoiseShapeDropout(Regularizer):
     """The arguments of modules that are told which axes of x share a draw.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
       broadcast_dims: the same, said with the axes that share a draw.
       deterministic: True returns the inputs as they are.
@@ -193,7 +226,7 @@ class NoiseShapeDropout(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         noise_shape: NoiseShape | None = None,
         broadcast_dims: Sequence[int] = (),
@@ -201,6 +234,6 @@ class NoiseShapeDropout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.noise_shape = hashable(noise_shape)
         self.broadcast_dims = hashable(broadcast_dims)
+        super().__init__(rate, deterministic, rng_collection, rngs)

@@ -14,7 +14,8 @@ class SpatialDropout(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -48,7 +49,8 @@ class SpatialDropout1D(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout_1d`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -82,7 +84,8 @@ class SpatialDropout2D(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout_2d`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -116,7 +119,8 @@ class SpatialDropout3D(LayoutDropout):
     The module of `flax_spatialdrop.spatial_dropout_3d`.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       data_format: "channels_last" (default) or "channels_first".
       batch_dims: how many leading axes are batch axes (default 1).
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and

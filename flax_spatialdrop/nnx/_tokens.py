@@ -18,7 +18,8 @@ class TokenDropout(Regularizer):
     mask given at the call leaves special tokens as they are, too.
 
     Args:
-      rate: probability to replace a token, in [0, 1]; a number or a scalar array.
+      rate: probability to replace a token, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
       mask_id: the id that is put in.
       special_ids: the ids that are never replaced.
       vocab_size: how many ids there are; if given, mask_id and special_ids are checked by it.
@@ -42,7 +43,7 @@ class TokenDropout(Regularizer):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: Rate | None,
         *,
         mask_id: int,
         special_ids: Sequence[int] = (),
@@ -51,10 +52,10 @@ class TokenDropout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        super().__init__(rate, deterministic, rng_collection, rngs)
         self.mask_id = mask_id
         self.special_ids = hashable(special_ids)
         self.vocab_size = vocab_size
+        super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _choices(self, inputs):
         return token_choices(inputs, self.mask_id, self.special_ids, self.vocab_size)

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -278,7 +279,7 @@ def test_mutable_is_not_needed():
 
 
 def test_the_model_s_errors_pass_through():
-    with pytest.raises(Exception, match='needs PRNG for "dropout"'):
+    with pytest.raises(flax.errors.InvalidRngError, match="needs a key of the stream 'dropout'"):
         summarize(Dropout(0.5, deterministic=False), X, rngs={})
     with pytest.raises(ValueError, match="1D spatial dropout takes x with 3 axes"):
         summarize(SpatialDropout1D(0.5, deterministic=False), X[0], rngs=RNGS)

@@ -1,0 +1,156 @@
+"""What a module refuses where it is made, in Linen and NNX alike, and what it needs at a call."""
+
+import inspect
+from functools import partial
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
+
+X = jnp.ones((2, 3, 4))
+FACES = {"linen": flax_spatialdrop.linen, "nnx": flax_spatialdrop.nnx}
+NEEDED = {"TokenDropout": {"mask_id": 0}, "ResidualDropPath": {"branch": jnp.tanh}}
+MODULES = {
+    f"{face}.{name}": (cls, NEEDED.get(name, {}))
+    for face, package in FACES.items()
+    for name, cls in vars(package).items()
+    if inspect.isclass(cls)
+    and {"rate", "rng_collection"} <= {*inspect.signature(cls.__init__).parameters}
+}
+each_module = pytest.mark.parametrize(("cls", "needed"), MODULES.values(), ids=MODULES)
+
+
+def test_all_modules_are_here():
+    assert len(MODULES) == 2 * 19
+
+
+@each_module
+def test_a_number_that_is_no_rate(cls, needed):
+    for rate in (-0.1, 1.5, 2, np.float32(7), float("nan")):
+        with pytest.raises(ValueError, match=r"\Arate is the probability to drop and must be in"):
+            cls(rate=rate, **needed)
+    with pytest.raises(TypeError, match=r"\Arate is .* scalar array: got '0.5'\Z"):
+        cls(rate="0.5", **needed)
+
+
+@each_module
+def test_rates_that_a_call_may_give_or_know(cls, needed):
+    for rate in (None, 0, 1.0, np.float32(0.5), jnp.float32(7)):
+        module = cls(rate=rate, **needed)
+        assert module.rate is rate
+        if "linen" in cls.__module__:
+            assert module.clone().rate is rate
+    jax.eval_shape(lambda rate: cls(rate=rate, **needed) and rate, jnp.float32(0.5))
+
+
+SWITCHES = ["deterministic", "scale", "per_channel", "per_sample"]
+
+
+@each_module
+def test_what_is_no_branch(cls, needed):
+    if needed.keys() == {"branch"}:
+        with pytest.raises(TypeError, match=r"\Abranch must be a function of x .*: got 0.5\Z"):
+            cls(0.5, jnp.tanh)
+
+
+@each_module
+def test_options_of_another_kind(cls, needed):
+    options = inspect.signature(cls.__init__).parameters
+    for name in options.keys() & {*SWITCHES}:
+        for value in ("False", b"False", 0, 0.5, {}, object()):
+            with pytest.raises(TypeError, match=rf"\A{name} must be True or False: got "):
+                cls(rate=0.5, **needed, **{name: value})
+    for name in options.keys() & {"noise_shape", "broadcast_dims"}:
+        for value in ("abc", 3, {1}, 0.5):
+            with pytest.raises(TypeError, match=rf"\A{name} must be a tuple .*: got "):
+                cls(rate=0.5, **needed, **{name: value})
+    for name in options.keys() & {"data_format", "mode", "normalize"}:
+        for value in ("last", 3, X):
+            with pytest.raises((TypeError, ValueError), match=rf"\A{name} must be '"):
+                cls(rate=0.5, **needed, **{name: value})
+    with pytest.raises(TypeError, match=r"\Arng_collection must be a string: got 3\Z"):
+        cls(rate=0.5, **needed, rng_collection=3)
+
+
+@each_module
+def test_a_traced_deterministic_is_refused_where_the_module_is_made(cls, needed):
+    with pytest.raises(TypeError, match=r"\Adeterministic must be a Python bool, known when trac"):
+        jax.eval_shape(lambda off: cls(rate=0.5, deterministic=off, **needed) and off, True)
+
+
+@each_module
+def test_an_error_of_python_s_names_the_class(cls, needed):
+    with pytest.raises(TypeError, match=rf"\A{cls.__name__}.__init__\(\) got an unexpected"):
+        cls(rate=0.5, **needed, p=0.5)
+    if "nnx" in cls.__module__:  # in Linen, Flax's own constructor says it, without a class
+        with pytest.raises(TypeError, match=rf"\A{cls.__name__}.__init__\(\) takes"):
+            cls(0.5, *range(20))
+
+
+def test_numpy_s_noise_shapes_are_no_state():
+    module = flax_spatialdrop.nnx.Dropout(0.5, noise_shape=np.array([2, 1, 4]))
+    assert module.noise_shape == (2, 1, 4)
+    assert jax.tree.leaves(nnx.state(module)) == []
+
+
+class Rate(flax_spatialdrop.nnx.Dropout):
+    """As others derive from Flax's: the constructor is not called."""
+
+    def __init__(self, rate, rngs):
+        self.rate = rate
+        self.rngs = rngs
+
+
+class Layout(flax_spatialdrop.nnx.SpatialDropout1D):
+    def __init__(self, rate, rngs):
+        self.rate = rate
+        self.rngs = rngs
+
+
+class Blocks(flax_spatialdrop.nnx.DropBlock):
+    def __init__(self, rate, rngs):
+        self.rate = rate
+        self.rngs = rngs
+
+
+@pytest.mark.parametrize("cls", [Rate, Layout, Blocks])
+def test_a_derived_class_that_does_not_call_our_constructor(cls):
+    x, (base,) = jnp.ones((2, 9, 8, 4) if cls is Blocks else X.shape), cls.__bases__
+    y = cls(0.5, nnx.Rngs(dropout=0))(x)
+    np.testing.assert_array_equal(y, base(0.5)(x, rngs=nnx.Rngs(dropout=0)))
+    layer = cls(0.5, None)
+    layer.eval()
+    assert layer(x) is x
+
+
+def test_linen_says_what_to_pass_for_a_missing_stream():
+    message = (
+        "SpatialDropout1D draws a mask and needs a key of the stream 'noise': got none; pass "
+        "rngs={'noise': key} to apply, or rng=key at the call, or set deterministic=True"
+    )
+    layer = flax_spatialdrop.linen.SpatialDropout1D(0.5, rng_collection="noise")
+    for method in ("__call__", "sample_mask"):
+        with pytest.raises(flax.errors.InvalidRngError) as caught:
+            layer.apply({}, X, False, method=method)
+        (told,) = str(caught.value).splitlines()  # with a link, which Flax adds
+        assert told.startswith(message)
+        assert len(told) < 400
+
+
+def test_nnx_says_what_to_pass_for_a_missing_stream():
+    cls = flax_spatialdrop.nnx.SpatialDropout1D
+    told = "SpatialDropout1D draws a mask with a key of the stream 'dropout' of rngs: got "
+    for rngs, got in (
+        (nnx.Rngs(params=0, noise=1), "those of 'params', 'noise'"),
+        (nnx.Rngs(), "none at all"),
+    ):
+        for call in (partial(cls, 0.5, rngs=rngs), partial(cls(0.5), X, rngs=rngs)):
+            with pytest.raises(KeyError) as caught:
+                call()
+            assert caught.value.args == (f"{told}{got}; pass nnx.Rngs(dropout=...)",)
