@@ -2,6 +2,7 @@
 
 from . import fuzz
 
+
 def test_every_public_name_has_a_valid_call():
     with fuzz.settings():
         found = {
