@@ -5,7 +5,7 @@
 Each input is a valid call of which one or two arguments are replaced. A refusal is well said if it
 is a ValueError or TypeError that this package raises on purpose, in one line of less than 400
 characters that names a replaced argument. Every input depends on the seed and its number alone:
-`--only 123` runs one, with its traceback.
+`--only 123` runs one, with its traceback (and with the same `--match`, if there was one).
 """
 
 import argparse
@@ -332,12 +332,12 @@ class Group:
     kinds: Any = dataclasses.field(default_factory=collections.Counter)
 
 
-def fuzz(inputs, seed=0, only=None):
+def fuzz(inputs, seed=0, only=None, match=""):
     """Counts of the classes, groups of errors by class and kind, and which values were taken."""
     counts, groups = collections.Counter(), collections.defaultdict(dict)
     accepted = collections.Counter()
     with settings():
-        targets = all_targets()
+        targets = [target for target in all_targets() if re.search(match, target.name)]
         for index in range(inputs) if only is None else [only]:
             given = make_input(targets, seed, index)
             kind, error = classify(given)
@@ -394,13 +394,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int)
+    parser.add_argument("--only", type=int, help="the number of one input to repeat")
+    parser.add_argument("--match", default="", help="a regular expression for names: ^fs, RNN")
     parser.add_argument("--most", type=int, default=60, help="groups to list of each class")
     parser.add_argument("--accepted", action="store_true", help="list which values were taken")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     start = time.monotonic()
-    counts, groups, accepted = fuzz(options.inputs, options.seed, options.only)
+    counts, groups, accepted = fuzz(options.inputs, options.seed, options.only, options.match)
     print(report(counts, groups, options.most))
     if options.accepted:
         for (name, kind), count in sorted(accepted.items()):
