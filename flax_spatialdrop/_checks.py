@@ -18,6 +18,11 @@ from ._typing import Array, Rate
 _LEGACY_SHAPES = {"threefry2x32": (2,), "rbg": (4,), "unsafe_rbg": (4,)}
 """The shape of a legacy key, by the implementation that is JAX's default."""
 
+_KINDS = jnp.bool_, jnp.number, jax.dtypes.prng_key
+_WIDE_OR_TIME = "gGmM"  # NumPy's longdouble, clongdouble, timedelta64 and datetime64
+
+_TEXT = str | bytes | bytearray | memoryview
+
 _LONGEST = 60
 """How many characters of a value an error shows."""
 
@@ -27,6 +32,9 @@ def check_array(x: Any, name: str = "x") -> Array:
     x = _unboxed(x)
     if not isinstance(x, jax.Array | np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
+    is_known = any(jnp.issubdtype(x.dtype, kind) for kind in _KINDS)
+    if not is_known or getattr(x.dtype, "char", "") in _WIDE_OR_TIME:
+        raise TypeError(f"{name} must have a dtype that JAX has: got dtype {x.dtype}")
     return x
 
 
@@ -45,11 +53,10 @@ def check_input(x: Any, name: str = "x") -> Array:
             f"{name} must have a floating or complex dtype, since kept values are scaled by "
             f"1 / (1 - rate): got dtype {x.dtype}{advice}"
         )
-    if jnp.finfo(x.dtype).bits > 64 or x.dtype == jnp.float8_e8m0fnu:
-        reason = "which has no zero" if x.dtype == jnp.float8_e8m0fnu else "which JAX does not have"
+    if x.dtype == jnp.float8_e8m0fnu:
         raise TypeError(
-            f"{name} must have a dtype that JAX computes with and that holds 0: "
-            f"got dtype {x.dtype}, {reason}"
+            f"{name} must have a dtype that holds 0, which dropped values become: "
+            f"got dtype {x.dtype}"
         )
     return x
 
@@ -203,8 +210,8 @@ def check_sequence(value: Any, name: str, what: str, advice: str = "") -> tuple[
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether it is a tuple or the like, which a string is not."""
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    """Whether it is a tuple or the like, which text is not."""
+    return isinstance(value, Sequence) and not isinstance(value, _TEXT)
 
 
 def check_axes(axes: Iterable[Any], name: str, role: str, shape: tuple[int, ...]) -> set[int]:

@@ -121,6 +121,11 @@ def check_shape(shape: Any, what: str) -> Shape:
     return tuple(operator.index(size) if is_whole(size) else size for size in sizes)
 
 
+def check_size(size: Any, name: str) -> int:
+    """Returns the length of an axis."""
+    return check_whole(size, name, least=0) if is_whole(size) or not _is_size(size) else size
+
+
 def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None:
     """Raises unless a block lies in a mask of `shape`; where it begins may be known or not."""
     if not len(start) == len(sizes) == len(shape):
@@ -243,7 +248,10 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
         return f"leave out {plural(-missing, 'entry')}"
     full = (None,) * missing + noise_shape
     where = "the batch axis" if missing == 1 else f"the {missing} leading axes"
-    fits = all(entry in (None, 1, size) for entry, size in zip(full, shape, strict=True))
+    fits = all(
+        entry is None or (_is_size(entry) and entry in (1, size))
+        for entry, size in zip(full, shape, strict=True)
+    )
     if fits and noise_shape:
         return f"write None for {where}: {full}"
     return (

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from ._checks import check_input, check_rate, is_static
+from ._checks import check_input, check_rate, check_switch, is_static
 from ._choices import Choices, drop
 from ._mask import sample_mask
-from ._noise_shape import check_shape
+from ._noise_shape import check_size
 from ._rates import keep_probability
 from ._recurrent_step import mean_of_zoneout
 from ._typing import Array, Key, Rate
@@ -45,8 +45,9 @@ def recurrent_masks(
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
-    shape = (batch, features) if gates is None else (gates, batch, features)
-    return sample_mask(key, rate, check_shape(shape, "the shape of a recurrent mask"))
+    own = () if gates is None else (check_size(gates, "gates"),)
+    shape = (*own, check_size(batch, "batch"), check_size(features, "features"))
+    return sample_mask(key, rate, shape)
 
 
 def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
@@ -114,17 +115,17 @@ def zoneout(
     Activations, 2017, https://arxiv.org/abs/1606.01305
     """
     rate = check_rate(rate)
-    x, previous = jnp.asarray(check_input(x)), jnp.asarray(check_input(previous))
+    x, previous = jnp.asarray(check_input(x)), jnp.asarray(check_input(previous, "previous"))
     if x.shape != previous.shape:
         raise ValueError(
-            "zoneout takes a previous state of the shape of x: "
+            "previous must have the shape of x: "
             f"got previous.shape={previous.shape} for x.shape={x.shape}"
         )
     if x.dtype != previous.dtype:
         raise TypeError(
-            f"zoneout takes a previous state of the dtype of x: got {previous.dtype} for {x.dtype}"
+            f"previous must have the dtype of x: got {previous.dtype} for x of {x.dtype}"
         )
-    if deterministic:
+    if check_switch(deterministic, "deterministic"):
         keep = jnp.asarray(keep_probability(rate), jnp.float32)
         return mean_of_zoneout(keep, previous, x)
     if is_static(rate, 0.0):

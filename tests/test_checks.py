@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flax_spatialdrop import _checks, dropout, sample_mask
+from flax_spatialdrop import (
+    _checks,
+    dropout,
+    embedding_dropout,
+    patch_dropout,
+    sample_mask,
+)
 from flax_spatialdrop._noise_shape import check_shape, resolve_noise_shape
 from tests.errors import exactly
 
@@ -112,17 +118,27 @@ def test_boxes_are_opened():
     assert (y == dropout(jax.random.clone(key), X, jnp.float32(0.5))).all()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "why"),
-    [
-        (ml_dtypes.float8_e8m0fnu, "float8_e8m0fnu, which has no zero"),
-        (np.longdouble, "float128, which JAX does not have"),
-    ],
-)
-def test_dtypes_that_cannot_be_dropped_from(dtype, why):
-    message = f"x must have a dtype that JAX computes with and that holds 0: got dtype {why}"
+@pytest.mark.parametrize("dtype", ["longdouble", "clongdouble", "O", "U1", "m8[s]", "f4,i4"])
+def test_dtypes_that_jax_does_not_have(dtype):
+    ids, dtype = np.zeros((2, 3, 1), dtype), np.dtype(dtype)
+    for name, function in (("x", dropout), ("x", patch_dropout), ("table", embedding_dropout)):
+        message = f"{name} must have a dtype that JAX has: got dtype {dtype}"
+        with pytest.raises(TypeError, match=exactly(message)):
+            function(jax.random.key(0), ids, 0.5)
+
+
+def test_a_dtype_without_0():
+    message = (
+        "x must have a dtype that holds 0, which dropped values become: got dtype float8_e8m0fnu"
+    )
     with pytest.raises(TypeError, match=exactly(message)):
-        dropout(jax.random.key(0), np.ones(3).astype(dtype), 0.5)
+        dropout(jax.random.key(0), np.ones(3, ml_dtypes.float8_e8m0fnu), 0.5)
+
+
+@pytest.mark.parametrize("value", ["11", b"11", bytearray(b"11"), memoryview(np.ones((1, 1)))])
+def test_text_is_no_sequence(value):
+    with pytest.raises(TypeError, match="noise_shape must be a tuple"):
+        resolve_noise_shape((3, 4), value)
 
 
 def test_swapped_arguments():

@@ -24,8 +24,12 @@ def test_recurrent_masks():
     mask = recurrent_masks(clone(KEY), 0.3, 8, 16)
     np.testing.assert_array_equal(mask, sample_mask(clone(KEY), 0.3, (8, 16)))
     assert recurrent_masks(clone(KEY), 0.3, 8, 16, GATES["LSTM"]).shape == (4, 8, 16)
-    with pytest.raises(TypeError, match="the shape of a recurrent mask must hold whole numbers"):
+    with pytest.raises(TypeError, match="features must be a whole number: got"):
         recurrent_masks(clone(KEY), 0.3, 8, 1.5)
+    with pytest.raises(ValueError, match="batch must be at least 0: got -1"):
+        recurrent_masks(clone(KEY), 0.3, -1, 8)
+    with pytest.raises(TypeError, match="gates must be a whole number: got True"):
+        recurrent_masks(clone(KEY), 0.3, 8, 8, True)
 
 
 def test_recurrent_dropout_is_dropout():
@@ -55,7 +59,11 @@ def test_zoneout_lets_nothing_of_what_it_leaves_through():
 
 
 def test_zoneout_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="takes a previous state of the shape of x: got"):
+    with pytest.raises(ValueError, match="previous must have the shape of x: got"):
         zoneout(KEY, jnp.ones(3), 0.5, previous=jnp.ones(4))
-    with pytest.raises(TypeError, match="takes a previous state of the dtype of x: got float16"):
+    with pytest.raises(TypeError, match="previous must have the dtype of x: got float16"):
         zoneout(KEY, jnp.ones(3), 0.5, previous=jnp.ones(3, jnp.float16))
+    with pytest.raises(TypeError, match="previous must be a JAX or NumPy array: got None"):
+        zoneout(KEY, jnp.ones(3), 0.5, previous=None)
+    with pytest.raises(TypeError, match="deterministic must be True or False: got 'False'"):
+        zoneout(KEY, jnp.ones(3), 0.5, previous=jnp.ones(3), deterministic="False")
