@@ -18,8 +18,8 @@ from ._typing import Array, Rate
 _LEGACY_SHAPES = {"threefry2x32": (2,), "rbg": (4,), "unsafe_rbg": (4,)}
 """The shape of a legacy key, by the implementation that is JAX's default."""
 
-_KINDS = jnp.bool_, jnp.number, jax.dtypes.prng_key
-_WIDE_OR_TIME = "gGmM"  # NumPy's longdouble, clongdouble, timedelta64 and datetime64
+_KINDS = jnp.bool_, jnp.number, jax.dtypes.extended
+_WIDE_OR_TIME = {*"gGmM"}  # NumPy's longdouble, clongdouble, timedelta64 and datetime64
 
 _TEXT = str | bytes | bytearray | memoryview
 
@@ -33,7 +33,7 @@ def check_array(x: Any, name: str = "x") -> Array:
     if not isinstance(x, jax.Array | np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
     is_known = any(jnp.issubdtype(x.dtype, kind) for kind in _KINDS)
-    if not is_known or getattr(x.dtype, "char", "") in _WIDE_OR_TIME:
+    if not is_known or getattr(x.dtype, "char", None) in _WIDE_OR_TIME:
         raise TypeError(f"{name} must have a dtype that JAX has: got dtype {x.dtype}")
     return x
 
