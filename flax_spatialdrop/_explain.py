@@ -4,8 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ._checks import check_name, check_sequence, shown
 from ._noise_shape import check_mask_spreads, check_shape, resolve_noise_shape
 from ._typing import Array, NoiseShape
 
@@ -102,6 +105,7 @@ def plot_mask(
     Raises:
       ValueError: for an array without axes or elements, a shape that the mask does not spread
         over, another number of names than axes.
+      TypeError: for an argument of another type, or a traced array.
       ImportError: without matplotlib.
 
     Example:
@@ -122,14 +126,19 @@ def plot_mask(
             "pip install 'flax-spatialdrop[plot]'"
         ) from error
 
-    kept = np.asarray(mask_or_output) != 0
-    if kept.size == 0 or kept.ndim == 0:
-        raise ValueError(
-            f"plot_mask needs an array with an axis and an element: got shape {kept.shape}"
+    if not hasattr(ax, "pcolormesh") and ax is not None:
+        raise TypeError(
+            f"ax must be one matplotlib Axes, or None for a new figure: got {shown(ax)}"
         )
+    if title is not None:
+        check_name(title, "title")
+    kept = _check_numbers(mask_or_output, "mask_or_output") != 0
+    if kept.size == 0 or kept.ndim == 0:
+        raise ValueError(f"mask_or_output must have an axis and an element: got shape {kept.shape}")
     if shape is not None:
-        check_mask_spreads(kept.shape, check_shape(shape, "shape"))
-        kept = np.broadcast_to(kept, tuple(shape))
+        shape = check_shape(shape, "shape")
+        check_mask_spreads(kept.shape, shape, "mask_or_output", "shape")
+        kept = np.broadcast_to(kept, shape)
     names = _names(kept.ndim, axis_names)
     rows, columns = (1, *kept.shape)[-2:]
     grids = kept.reshape(-1, rows, columns)
@@ -179,14 +188,34 @@ def _multiples(each: int, flips: int, most: int = 17) -> str:
     return f"0, {each}, {2 * each}, ..., {each * flips}, the multiples of {each}"
 
 
+def _check_numbers(values: Any, name: str) -> np.ndarray:
+    """Returns numbers or bools, an array of them or nested lists, as a NumPy array."""
+    if isinstance(values, jax.core.Tracer):
+        raise TypeError(
+            f"{name} must be known, to be drawn: got a traced array; call plot_mask outside jax.jit"
+        )
+    if isinstance(values, jax.Array | np.ndarray):
+        is_number = jnp.issubdtype(values.dtype, jnp.number) or values.dtype == jnp.bool_
+        array = np.asarray(values) if is_number else None
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError:  # lists of lists of several lengths
+            array = None
+    if array is None or not (array.dtype.kind in "biufc" or isinstance(values, jax.Array)):
+        raise TypeError(f"{name} must be an array of bools or numbers: got {shown(values)}")
+    return array
+
+
 def _names(ndim: int, axis_names: Sequence[str] | None) -> tuple[str, ...]:
     if axis_names is None:
         return _AXIS_NAMES.get(ndim) or tuple(f"axis {axis}" for axis in range(ndim))
-    if len(axis_names) != ndim:
+    names = check_sequence(axis_names, "axis_names", "a tuple of one name per axis")
+    if len(names) != ndim:
         raise ValueError(
-            f"axis_names needs one name per axis: got {tuple(axis_names)} for {ndim} axes"
+            f"axis_names needs one name per axis: got {shown(axis_names)} for {ndim} axes"
         )
-    return tuple(axis_names)
+    return tuple(check_name(name, f"axis_names[{axis}]") for axis, name in enumerate(names))
 
 
 def _grid_name(grid: int, shape: tuple[Any, ...], names: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """Many stochastic passes: what a network with dropout left on is sure of."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -50,6 +51,7 @@ def monte_carlo(
     Python loop over them (and its values, where XLA rounds a batch of products as it rounds one).
     Put `jax.jit` around the call, and it is one vmapped program, compiled once. The outputs of all
     passes are held until they are averaged; a `batch_size` spares what the model needs beside.
+    Passes that all agree are warned of, but not inside `jax.jit`, where they are not known.
 
     Args:
       apply: from a key to a floating or complex array, or a tree of them: the model with its
@@ -105,9 +107,15 @@ def monte_carlo(
     if not jax.tree.leaves(samples):
         raise TypeError(f"apply must return an array, or a tree of them: got {shown(samples)}")
     samples = jax.tree.map(_check_output, samples)
-    if outputs == "values":
-        return _spread(samples)
-    return _spread_of_classes(_check_probabilities(samples, outputs))
+    if outputs != "values":
+        samples = _check_probabilities(samples, outputs)
+    if _is_known_to_agree(samples):
+        warnings.warn(
+            f"all {num_samples} passes of monte_carlo agree: nothing drops in apply, or not by the "
+            "key that it is given; is its dropout on?",
+            stacklevel=2,
+        )
+    return _spread(samples) if outputs == "values" else _spread_of_classes(samples)
 
 
 @jax.jit
@@ -140,11 +148,19 @@ def _check_output(y: jax.Array) -> jax.Array:
     return y.astype(jnp.float32) if jnp.finfo(y.dtype).bits < 32 else y
 
 
+def _is_known_to_agree(samples: Any) -> bool:
+    leaves = jax.tree.leaves(samples)
+    if any(isinstance(y, jax.core.Tracer) or y.size == 0 for y in leaves):
+        return False
+    return all(bool((y == y[:1]).all()) for y in leaves)
+
+
 def _check_probabilities(samples: Any, outputs: Outputs) -> jax.Array:
     if not isinstance(samples, jax.Array) or jnp.iscomplexobj(samples) or samples.ndim < 2:
+        got = str(jax.tree.map(lambda y: f"{y.dtype}{list(y.shape[1:])}", samples))
         raise TypeError(
             f"with outputs={outputs!r} apply must return one real array with the classes on its "
-            f"last axis: got {jax.tree.map(lambda y: f'{y.dtype}{list(y.shape[1:])}', samples)}"
+            f"last axis: got {got if len(got) < 99 and got.isprintable() else shown(samples)}"
         )
     return jax.nn.softmax(samples) if outputs == "logits" else samples
 

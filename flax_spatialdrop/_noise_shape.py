@@ -143,14 +143,16 @@ def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None
             )
 
 
-def check_mask_spreads(mask_shape: Shape, shape: Shape) -> None:
-    """Raises unless a mask of `mask_shape` spreads over x of `shape`."""
+def check_mask_spreads(
+    mask_shape: Shape, shape: Shape, name: str = "mask", x: str = "x.shape"
+) -> None:
+    """Raises unless a mask of `mask_shape` spreads over x of `shape`, by the user's names."""
     if len(mask_shape) != len(shape) or any(
         m not in (1, n) for m, n in zip(mask_shape, shape, strict=True)
     ):
         raise ValueError(
-            "mask must have as many axes as x, each of x's size or 1: "
-            f"got mask.shape={mask_shape} for x.shape={shape}"
+            f"{name} must have as many axes as x, each of x's size or 1: "
+            f"got {name}.shape={mask_shape} for {x}={shape}"
         )
 
 

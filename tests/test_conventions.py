@@ -2,6 +2,7 @@
 
 import inspect
 import pathlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -193,6 +194,16 @@ def check_docstring(module, heading):
         assert part in doc, part
     for name in arguments(module):
         assert f"  {name}: " in doc, name
+
+
+@pytest.mark.parametrize(
+    "package", [flax_spatialdrop, flax_spatialdrop.linen, flax_spatialdrop.nnx]
+)
+def test_all_is_written_out_and_help_shows_every_name(package):
+    told = pydoc.plain(pydoc.render_doc(package))
+    assert sorted(package.__all__) == sorted(public(package, lambda v: not inspect.ismodule(v)))
+    for name in package.__all__:
+        assert re.search(rf"(?m)^    (class )?{name}\(", told), name
 
 
 def test_the_package_is_typed_and_knows_its_version():

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -156,17 +157,17 @@ def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
 @pytest.mark.parametrize(
     ("array", "options", "message"),
     [
-        (np.ones(()), {}, "plot_mask needs an array with an axis and an element: got shape ()"),
+        (np.ones(()), {}, "mask_or_output must have an axis and an element: got shape ()"),
         (
             np.ones((0, 3)),
             {},
-            "plot_mask needs an array with an axis and an element: got shape (0, 3)",
+            "mask_or_output must have an axis and an element: got shape (0, 3)",
         ),
         (
             np.ones((2, 1, 3)),
             {"shape": (2, 3)},
-            "mask must have as many axes as x, each of x's size or 1: got "
-            "mask.shape=(2, 1, 3) for x.shape=(2, 3)",
+            "mask_or_output must have as many axes as x, each of x's size or 1: got "
+            "mask_or_output.shape=(2, 1, 3) for shape=(2, 3)",
         ),
         (
             np.ones((2, 3)),
@@ -178,6 +179,53 @@ def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
 def test_bad_plots(array, options, message):
     with pytest.raises(ValueError, match=exactly(message)):
         plot_mask(array, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("abc",), "mask_or_output must be an array of bools or numbers: got 'abc'"),
+        ((None,), "mask_or_output must be an array of bools or numbers: got None"),
+        (
+            ([[], [1]],),
+            "mask_or_output must be an array of bools or numbers: got [[], [1]]",
+        ),
+        (
+            (jax.random.key(0),),
+            "mask_or_output must be an array of bools or numbers: got an array of shape () and "
+            "dtype key<fry>",
+        ),
+        (
+            (np.ones(2), {"ax": np.array([None, None])}),
+            "ax must be one matplotlib Axes, or None for a new figure: got an array of shape (2,) "
+            "and dtype object",
+        ),
+        ((np.ones(2), {"title": 3}), "title must be a string: got 3"),
+        (
+            (np.ones(2), {"axis_names": "x"}),
+            "axis_names must be a tuple of one name per axis: got 'x'",
+        ),
+        ((np.ones(2), {"axis_names": (1,)}), "axis_names[0] must be a string: got 1"),
+    ],
+)
+def test_plots_of_other_things(arguments, message):
+    array, *options = arguments
+    with pytest.raises(TypeError, match=exactly(message)):
+        plot_mask(array, **(options[0] if options else {}))
+
+
+def test_plots_inside_jit():
+    with pytest.raises(TypeError, match=r"\Amask_or_output must be known, to be drawn: got a tr"):
+        jax.jit(lambda x: plot_mask(x) and x)(np.ones(3))
+
+
+def test_plots_of_lists_and_half_precision():
+    import matplotlib.pyplot as plt
+
+    for array in ([[1, 0], [0, 2]], jnp.array([[1, 0], [0, 2]], jnp.bfloat16)):
+        ax = plot_mask(array)
+        np.testing.assert_array_equal(cells(ax), [True, False, False, True])
+        plt.close(ax.figure)
 
 
 def test_without_matplotlib_it_says_what_to_install():

@@ -214,10 +214,28 @@ def test_a_classifier_s_uncertainty(outputs):
     np.testing.assert_allclose(result.mutual_information, shared, rtol=1e-4, atol=1e-6)
 
 
+AGREE = (
+    "all 5 passes of monte_carlo agree: nothing drops in apply, or not by the key that it is "
+    "given; is its dropout on?"
+)
+
+
 def test_passes_that_agree_share_all_information():
-    result = monte_carlo(lambda key: jnp.eye(3), clone(KEY), 5, outputs="probabilities")
+    with pytest.warns(UserWarning, match=exactly(AGREE)) as caught:
+        result = monte_carlo(lambda key: jnp.eye(3), clone(KEY), 5, outputs="probabilities")
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(result.entropy, np.zeros(3))
     np.testing.assert_array_equal(result.mutual_information, np.zeros(3))
+
+
+def test_only_passes_that_all_agree_are_warned_of():
+    def apply(key):
+        return {"same": jnp.full(3, 0.1), "drop": dropout(key, X, 0.5)}
+
+    monte_carlo(apply, clone(KEY), 5)
+    jax.jit(lambda key: monte_carlo(lambda key: jnp.ones(3), key, 5))(clone(KEY))
+    with pytest.warns(UserWarning, match=exactly(AGREE)):
+        monte_carlo(lambda key: jnp.full(3, 0.1), clone(KEY), 5, batch_size=2)
 
 
 def test_trees_and_half_precision():
