@@ -31,8 +31,23 @@ class Recorder:
     """Collects the sites of one forward pass, made inside `recording`."""
 
     def __init__(self) -> None:
+        self.place: tuple[Any, ...] = ("(not in the model)",)
+        self._told: dict[str, None] = {}
         self._sites: list[Site] = []
         self._runs: list[list[tuple[float, bytes]]] = []
+
+    @contextlib.contextmanager
+    def at(self, path: tuple[Any, ...]) -> Iterator[None]:
+        """Has functions, and modules that do not know where they are, noted at this place."""
+        before, self.place = self.place, path
+        try:
+            yield
+        finally:
+            self.place = before
+
+    def remark(self, text: str) -> None:
+        """Adds a remark, once."""
+        self._told[text] = None
 
     def note(
         self,
@@ -45,8 +60,13 @@ class Recorder:
         active: bool,
         key: Key,
         mask: Array | None,
+        shape: tuple[int, ...] | None = None,
+        kept: int | None = None,
     ) -> None:
-        """Notes a call that is `run(inputs)`, and has the program tell its rate and key or mask."""
+        """Notes a call that is `run(inputs)`, and has the program tell its rate and key or mask.
+
+        `shape` is of what is dropped, if that is not inputs; `kept` the bytes, if run cannot tell.
+        """
         path, module, stream = where
         words: Any = np.zeros(0, np.uint32)
         if active and mask is not None:
@@ -56,10 +76,9 @@ class Recorder:
         else:
             is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
             words = jax.random.key_data(key) if is_typed else key
-        name, kept = "/".join(map(str, path)), kept_for_backward(run, inputs)
-        self._sites.append(
-            Site(name, module, inputs.shape, noise_shape, (), stream, active, 0, 0, kept)
-        )
+        name, shape = "/".join(map(str, path)), inputs.shape if shape is None else shape
+        kept = kept_for_backward(run, inputs) if kept is None else kept
+        self._sites.append(Site(name, module, shape, noise_shape, (), stream, active, 0, 0, kept))
         runs: list[tuple[float, bytes]] = []
         self._runs.append(runs)
         # Tied to the inputs, so that it runs where they come by: in each step of a scan, for each
@@ -94,7 +113,7 @@ class Recorder:
             )
             sites.append(found)
             draws.append(words)
-        return Summary(tuple(sites), tuple(remarks(sites, draws)))
+        return Summary(tuple(sites), (*remarks(sites, draws), *self._told))
 
 
 def _tell(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +13,8 @@ class Site:
     Attributes:
       path: where the module is, "" for the model itself; a second call from the same place ends
         in " (call 2)".
-      module: the module's class; Flax's own with its full name.
+      module: the module's class; Flax's own with its full name, followed by ", run here" where
+        `linen.drop_in` runs it; "attention weights" for those of an attention function.
       shape: of the inputs.
       noise_shape: of the mask.
       rates: every rate it ran with, sorted; more than one where a traced rate moves.
@@ -68,12 +70,12 @@ class Summary:
             return "No regularizer was called."
         table = Table(box=None, pad_edge=False, header_style=None)
         for heading in ("site", "module", "mask", "of x", "rate", "stream", "active"):
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading)
         for heading in ("flips", "kept", "runs"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right")
         for site in self.sites:
             table.add_row(
-                str(site),
+                _folded(str(site)),
                 site.module,
                 str(list(site.noise_shape)),
                 str(list(site.shape)),
@@ -85,7 +87,8 @@ class Summary:
                 str(site.runs),
             )
         text = io.StringIO()
-        Console(file=text, width=120, markup=False, highlight=False).print(table)
+        # So wide that no name is cut; a terminal wraps what it has no room for.
+        Console(file=text, width=10_000, markup=False, highlight=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         kept = _bytes(sum(site.kept_bytes for site in self.sites))
         lines.append(f"kept for the backward pass: {kept}")
@@ -120,6 +123,16 @@ def remarks(sites: list[Site], draws: list[set[bytes]]) -> list[str]:
             found.append(f"{site} shares its {'mask' if given or same else 'key'} with {other}")
         first |= {(given, word): site for word in words if (given, word) not in first}
     return found
+
+
+def _folded(path: str, width: int = 40) -> str:
+    """A path in lines that end between two names."""
+    lines = [""]
+    for name in re.findall(r"[^/]+/?", path):
+        if lines[-1] and len(lines[-1] + name) > width:
+            lines.append("")
+        lines[-1] += name
+    return "\n".join(lines)
 
 
 def _plural(count: int, noun: str) -> str:

@@ -5,8 +5,8 @@ to the values, and one that is the same for all keys to the outputs. Neither has
 elements, and what is dropped there is selected away: no NaN or Inf in it reaches an output.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from ._mask import keep_threshold
 from ._mask_block import words_and_rounds
 from ._noise_shape import resolve_noise_shape
 from ._rates import keep_probability, scale_of
+from ._recorder import Where, current_recorder
 from ._typing import Array, Key, NoiseShape, Rate, Shape
 from ._weights_mask import MaskSource
 
@@ -33,11 +34,13 @@ class WeightsDropout(NamedTuple):
       key: None will do at a rate of exactly 1.
       rate: the probability to drop, checked and not the number 0.
       spans: the mask's noise shape, and the spans of keys that share a fate.
+      shape: of the weights.
     """
 
     key: Key
     rate: Rate
     spans: Blocks
+    shape: Shape
 
     @property
     def place(self) -> str:
@@ -55,25 +58,37 @@ class WeightsDropout(NamedTuple):
             return value
         if self.spans.noise_shape[-3] not in (1, value.shape[-2]):
             value = jnp.repeat(value, heads // value.shape[-2], axis=-2)
-        mask = _from_keys(sample_blocks(self.key, self.rate, self.spans))
-        if not self.spans.long_axes:
-            return apply_mask(value, mask, self.rate)
-        return by_mask(kept_or_zero, mask, value, _from_keys(self._scale_of_spans()))
+
+        def run(value: jax.Array) -> jax.Array:
+            mask = _from_keys(sample_blocks(self.key, self.rate, self.spans))
+            if not self.spans.long_axes:
+                return apply_mask(value, mask, self.rate)
+            return by_mask(kept_or_zero, mask, value, _from_keys(self._scale_of_spans()))
+
+        return self._noted(run, value)
 
     def of_outputs(self, y: jax.Array) -> jax.Array:
         """Outputs [*batch, queries, heads, features], dropped where that is the place."""
         if self.place != "outputs":
             return y
-        if is_static(self.rate, 1.0):
-            return jnp.zeros_like(y)
-        mask = sample_blocks(self.key, self.rate, self.spans)
-        return apply_mask(y, jnp.swapaxes(mask, -2, -3), self.rate)
+
+        def run(y: jax.Array) -> jax.Array:
+            if is_static(self.rate, 1.0):
+                return jnp.zeros_like(y)
+            mask = sample_blocks(self.key, self.rate, self.spans)
+            return apply_mask(y, jnp.swapaxes(mask, -2, -3), self.rate)
+
+        return self._noted(run, y)
 
     def of_weights(self, weights: jax.Array) -> jax.Array:
         """Whole weights, dropped where that is the place."""
         if self.place != "weights":
             return weights
-        return drop(self.key, weights, self.rate, choices_of(self.spans, "expected", weights))
+
+        def run(weights: jax.Array) -> jax.Array:
+            return drop(self.key, weights, self.rate, choices_of(self.spans, "expected", weights))
+
+        return self._noted(run, weights)
 
     def take_source(self) -> tuple[MaskSource, int]:
         """What draws any block of the mask of weights, and the hash's rounds; consumes the key."""
@@ -85,9 +100,22 @@ class WeightsDropout(NamedTuple):
 
     def scaled(self, value: jax.Array) -> jax.Array:
         """Values scaled as the weights would be, which are dropped block by block."""
-        if not self.spans.long_axes:
-            return times(value, scale_of(keep_probability(self.rate)))
-        return times(value, _from_keys(self._scale_of_spans()))
+
+        def run(value: jax.Array) -> jax.Array:
+            if not self.spans.long_axes:
+                return times(value, scale_of(keep_probability(self.rate)))
+            return times(value, _from_keys(self._scale_of_spans()))
+
+        # The backward pass draws each block again, from the words of the key.
+        return self._noted(run, value, kept=jax.random.key_data(check_key(self.key)).nbytes)
+
+    def _noted(
+        self, run: Callable[[jax.Array], jax.Array], x: jax.Array, kept: int | None = None
+    ) -> jax.Array:
+        """run(x), where the weights are dropped; a summary that is being made notes it."""
+        key = None if is_static(self.rate, 1.0) else self.key
+        _note(run, x, self.spans.noise_shape, self.shape, self.rate, key, kept)
+        return run(x)
 
     def _scale_of_spans(self):
         return scale_by_position(unseeded_probability(self.rate, self.spans), self.spans)
@@ -115,13 +143,41 @@ def weights_dropout(
         broadcast_dims = range(len(shape) - 2)
     spans = _spans(resolve_noise_shape(shape, noise_shape, broadcast_dims), span, shape[-1])
     if deterministic or is_static(rate, 0.0):
+        _note(jnp.asarray, query, spans.noise_shape, shape, rate, active=False)
         return None
     if dropout_rng is None and not is_static(rate, 1.0):
         raise ValueError(
             "attention weights are dropped with a PRNG key unless the rate is the number 0 or 1: "
             "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
         )
-    return WeightsDropout(dropout_rng, rate, spans)
+    return WeightsDropout(dropout_rng, rate, spans, shape)
+
+
+def _note(
+    run: Callable[[Any], jax.Array],
+    x: Array,
+    noise_shape: Shape,
+    shape: Shape,
+    rate: Rate,
+    key: Key = None,
+    kept: int | None = None,
+    *,
+    active: bool = True,
+) -> None:
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.note(
+            Where(recorder.place, "attention weights", "a key"),
+            run,
+            x,
+            noise_shape,
+            rate=rate,
+            active=active,
+            key=key,
+            mask=None,
+            shape=shape,
+            kept=kept,
+        )
 
 
 def _spans(noise_shape: Shape, span: int, keys: int) -> Blocks:

@@ -26,6 +26,17 @@ def test_the_table():
     assert repr(summary) == TABLE
 
 
+def test_long_paths_end_their_lines_between_names():
+    names = [f"encoder_layer_{i}" for i in range(9)]
+    long = Site("/".join(names), "N" * 50, (2,) * 30, (2,) * 30, (0.1,), "dropout", True, 1, 1, 8)
+    head, *lines = str(Summary((long,), ())).splitlines()
+    sites = [line[: head.index("module")].strip() for line in lines[:-1]]
+    assert "".join(sites) == long.path
+    assert all(set(site.strip("/").split("/")) <= {*names} for site in sites)
+    assert "N" * 50 in lines[0]
+    assert str([2] * 30) in lines[0]
+
+
 def test_nothing_to_show():
     assert str(Summary((), ())) == "No regularizer was called."
 

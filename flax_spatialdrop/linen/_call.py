@@ -84,7 +84,7 @@ def find_key(module: nn.Module, rng: Key) -> Key:
 def where(module: nn.Module, rng: Key) -> Where:
     """What a summary says of the module."""
     cls = type(module)
-    name = f"flax.linen.{cls.__name__}" if cls is nn.Dropout else cls.__name__
+    name = "flax.linen.Dropout, run here" if cls is nn.Dropout else cls.__name__
     return Where(module.path, name, module.rng_collection if rng is None else "a key")
 
 

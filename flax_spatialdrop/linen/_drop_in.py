@@ -1,6 +1,7 @@
 """One line for a model that exists: the dropout of Flax's own layers, run by this package."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +17,7 @@ from ._call import regularize
 from ._intercept import intercept
 
 
-@contextlib.contextmanager
-def drop_in() -> Iterator[None]:
+def drop_in() -> contextlib.AbstractContextManager[None]:
     """Runs the dropout of Flax's own layers, where they are called inside, by this package.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
@@ -39,10 +39,15 @@ def drop_in() -> Iterator[None]:
         `flax.linen.dot_product_attention` itself: for the time of the call it is the one of
         `flax_spatialdrop.linen`. One of your own, a functools.partial of Flax's too, is left alone.
 
-    Not reached are functions of Flax that are called without such a layer.
+    Not reached are functions of Flax that are called without such a layer, and NNX layers inside
+    Linen (`flax.nnx.bridge.to_linen`): `flax_spatialdrop.nnx.drop_in` is for those, in the
+    constructor of the module that is wrapped.
+
+    The context is that of the thread: in a coroutine, others that run during an `await` inside are
+    in it too, so leave it before.
 
     Returns:
-      A context manager.
+      A context manager, which may be entered again, inside itself too, and decorates functions.
 
     Raises:
       ValueError, TypeError: from calls inside, as `linen.Dropout` and `linen.dot_product_attention`
@@ -60,8 +65,20 @@ def drop_in() -> Iterator[None]:
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    with intercept(_run_here):
-        yield
+    return _DropIn()
+
+
+class _DropIn(contextlib.ContextDecorator, threading.local):
+    def __init__(self) -> None:
+        self._entered: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        entered = intercept(_run_here)
+        entered.__enter__()
+        self._entered.append(entered)
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
 
 
 def _run_here(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:

@@ -1,13 +1,13 @@
 """What drops in a Linen model: a forward pass, watched."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from .._checks import check_input, check_rate, shown
+from .._checks import check_callable, check_input, check_key, check_name, check_rate, shown
 from .._choices import Choices
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
@@ -19,7 +19,10 @@ from ._intercept import intercept
 
 
 def summarize(
-    model: nn.Module, *args: Any, rngs: dict[str, jax.Array] | jax.Array, **kwargs: Any
+    model: nn.Module,
+    *args: Any,
+    rngs: Mapping[str, jax.Array] | jax.Array | None = None,
+    **kwargs: Any,
 ) -> Summary:
     """Lists every regularizer that a forward pass of a model runs, and what it does there.
 
@@ -28,12 +31,15 @@ def summarize(
     The pass is `model.apply(variables, *args, rngs=rngs, **kwargs)`, with variables of zeros. It
     is compiled and run, but of what it computes only the keys are needed, and XLA leaves the rest
     out. Listed are the modules of this package and `flax.linen.Dropout`, and classes derived from
-    them; dropout inside Flax's attention layers, and functions called without a module, are not.
+    them, and the dropout of weights in the attention functions of this package. Not listed are
+    the dropout inside Flax's attention layers (but for those that `drop_in` hands to this
+    package), other functions that are called without a module, and Flax's own layers in NNX modules
+    inside the model (`flax.nnx.bridge.to_linen`), which a remark names.
 
     Args:
       model: any Linen module, not bound.
       *args: what the model is called with: arrays, jax.ShapeDtypeStruct in their place, anything.
-      rngs: keys by stream, as for `apply`; the parameters need none.
+      rngs: keys by stream, as for `apply`; the parameters need none. None: no keys.
       **kwargs: as args; of `apply` itself `method` may be among them, and `mutable`, which is
         not needed.
 
@@ -41,7 +47,7 @@ def summarize(
       A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
 
     Raises:
-      TypeError: if model is not a Linen module, or anything is traced.
+      TypeError: if model is not a Linen module or cannot be called, or anything is traced.
       ValueError, TypeError, flax.errors.InvalidRngError: as the model's own call.
 
     Example:
@@ -57,9 +63,20 @@ def summarize(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"summarize takes an instance of flax.linen.Module: got {shown(model)}")
+    if kwargs.get("method") is None:
+        check_callable(model, "model", "a module with a __call__, or be given a method=")
+    if model.scope is not None:
+        raise ValueError(
+            f"model must not be bound to variables: got a bound {type(model).__name__}; pass "
+            "model.unbind()[0]"
+        )
     kwargs.pop("mutable", None)
-    if not isinstance(rngs, dict):
-        rngs = {"params": rngs}  # as Flax reads one key
+    if not isinstance(rngs, Mapping):  # as Flax reads one key
+        rngs = {} if rngs is None else {"params": check_key(rngs, "rngs")}
+    rngs = {
+        check_name(stream, "a stream of rngs"): check_key(key, f"rngs[{stream!r}]")
+        for stream, key in rngs.items()
+    }
 
     def forward(given: Any) -> None:
         args, kwargs, rngs = given
@@ -67,7 +84,7 @@ def summarize(
         shapes = jax.eval_shape(lambda: model.init(keys, *args, **kwargs))
         model.apply(with_zeros(shapes), *args, rngs=rngs, mutable=True, **kwargs)
 
-    with recording() as recorder, intercept(_note_flax_s_own):
+    with recording() as recorder, intercept(_watch):
         run_with_arrays(forward, (args, kwargs, rngs))
     return recorder.summary()
 
@@ -75,10 +92,21 @@ def summarize(
 _FLAX_S_OWN = inspect.unwrap(nn.Dropout.__call__)
 
 
-def _note_flax_s_own(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    if getattr(context.orig_method, "func", None) is _FLAX_S_OWN:
-        return _noted(context.module, *args, **kwargs)
-    return call(*args, **kwargs)
+def _watch(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    recorder, module = current_recorder(), context.module
+    if recorder is None or module.scope is None:
+        return call(*args, **kwargs)
+    if type(module).__module__.startswith("flax.nnx.bridge"):
+        where = "/".join(module.path) or "the model"
+        recorder.remark(f"not seen, in NNX inside Linen: flax.nnx.Dropout in {where}")
+    with recorder.at(module.path):
+        if getattr(context.orig_method, "func", None) is _FLAX_S_OWN:
+            return _noted(module, *args, **kwargs)
+        return call(*args, **kwargs)
+
+
+def _name_of(module: nn.Dropout) -> str:
+    return "flax.linen.Dropout" if type(module) is nn.Dropout else type(module).__name__
 
 
 def _noted(
@@ -96,7 +124,7 @@ def _noted(
     recorder = current_recorder()
     if recorder is not None:
         recorder.note(
-            where(module, rng),
+            where(module, rng)._replace(module=_name_of(module)),
             run,
             inputs,
             noise_shape,

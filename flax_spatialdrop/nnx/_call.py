@@ -10,7 +10,7 @@ from flax import nnx
 from .. import _module_call
 from .._checks import check_switch, shown
 from .._choices import Choices
-from .._recorder import Where
+from .._recorder import Where, current_recorder
 from .._typing import Array, Key, Rate
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def where(module: Any, rngs: Any) -> Where:
         stream = "a key"
     else:
         stream = getattr(module.rngs if rngs is None else rngs, "tag", "")
-    path = getattr(module, PATH, ("(not in the model)",))
+    recorder = current_recorder()
+    path = getattr(module, PATH, recorder.place if recorder is not None else ())
     return Where(path, type(module).__name__, stream)
 
 

@@ -1,11 +1,13 @@
 """What drops in an NNX model: a forward pass of a copy, watched."""
 
+import functools
+import types
 from typing import Any
 
 import jax
 from flax import nnx
 
-from .._checks import check_input, check_rate, shown
+from .._checks import check_callable, check_input, check_rate, shown
 from .._choices import Choices
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
@@ -24,9 +26,11 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
 
     The pass is that of `model(*args, **kwargs)`, by a copy: streams and statistics stay as they
     are. It is compiled and run, but of what it computes only the keys are needed, and XLA leaves
-    the rest out. Listed are the modules of this package, classes derived from them, and the
-    `flax.nnx.Dropout` layers of the model; dropout inside Flax's attention layers, and functions
-    called without a module, are not.
+    the rest out. Listed are the modules of this package and the `flax.nnx.Dropout` layers of the
+    model, classes derived from them, and the dropout of weights in the attention functions of
+    this package. Not listed are the dropout inside Flax's attention layers (but for those that
+    `drop_in` hands to this package), other functions that are called without a module, and Flax's
+    own layers in Linen modules inside the model (`flax.nnx.bridge.ToNNX`), which a remark names.
 
     Args:
       model: any NNX module.
@@ -38,7 +42,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
       A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
 
     Raises:
-      TypeError: if model is not an NNX module, or anything is traced.
+      TypeError: if model is not an NNX module or cannot be called, or anything is traced.
       ValueError, TypeError: as the model's own call.
 
     Example:
@@ -56,15 +60,19 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"summarize takes an instance of nnx.Module: got {shown(model)}")
+    check_callable(model, "model", "a module with a __call__")
     graph, state = nnx.split((model, args, kwargs))
 
     def forward(state: Any) -> None:
         copy, args, kwargs = nnx.merge(graph, state)
         for path, module in nnx.iter_modules(copy):
-            if type(module) is nnx.Dropout:
-                module.__class__ = _FlaxDropout
-            if isinstance(module, Stochastic | RecurrentLayer | _FlaxDropout):
+            if not isinstance(module, Stochastic):
+                module.__class__ = _watched(type(module))
+            if isinstance(module, Stochastic | RecurrentLayer | _FlaxDropout | _FlaxAttention):
                 setattr(module, PATH, path)
+            if isinstance(module, nnx.bridge.ToNNX):
+                where = "/".join(map(str, path)) or "the model"
+                recorder.remark(f"not seen, in Linen inside NNX: flax.linen.Dropout in {where}")
         args, kwargs = with_zeros((args, kwargs))
         copy(*args, **kwargs)
 
@@ -86,8 +94,9 @@ class _FlaxDropout(nnx.Dropout):
 
         recorder = current_recorder()
         if recorder is not None:
+            name = "flax.nnx.Dropout" if type(self) is _FlaxDropout else type(self).__name__
             recorder.note(
-                where(self, rngs)._replace(module="flax.nnx.Dropout"),
+                where(self, rngs)._replace(module=name),
                 run,
                 inputs,
                 noise_shape,
@@ -97,3 +106,25 @@ class _FlaxDropout(nnx.Dropout):
                 mask=None,
             )
         return run(inputs)
+
+
+class _FlaxAttention(nnx.MultiHeadAttention):
+    """Flax's own layer, where an attention function of this package may be called."""
+
+    def __call__(self, *args, **kwargs):
+        recorder = current_recorder()
+        if recorder is None:
+            return super().__call__(*args, **kwargs)
+        with recorder.at(getattr(self, PATH)):
+            return super().__call__(*args, **kwargs)
+
+
+@functools.cache
+def _watched(cls: Any) -> Any:
+    """A class that notes its calls: the watched layer stands between a derived class and Flax's."""
+    for theirs, watched in ((nnx.Dropout, _FlaxDropout), (nnx.MultiHeadAttention, _FlaxAttention)):
+        if cls is theirs:
+            return watched
+        if issubclass(cls, theirs):
+            return types.new_class(cls.__name__, (cls, watched))
+    return cls

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 
+import flax
 import flax.linen as nn
 import jax
 import numpy as np
@@ -207,3 +208,22 @@ def test_bad_arguments_are_refused_inside():
     message = "rate is the probability to drop and must be in [0, 1]: got rate=-0.5"
     with linen.drop_in(), pytest.raises(ValueError, match=exactly(message)):
         nn.Dropout(-0.5, deterministic=True).apply({}, X)
+
+
+def test_one_object_entered_again_in_itself_and_as_a_decorator():
+    context, layer = linen.drop_in(), nn.Dropout(0.5, deterministic=False)
+
+    def is_run_here():
+        with pytest.raises((TypeError, flax.errors.InvalidRngError)) as caught:
+            layer.apply({}, np.ones((2, 3), np.float32))
+        return "draws a mask" in str(caught.value)
+
+    for _ in range(2):
+        with context:
+            assert is_run_here()
+            with context:
+                assert is_run_here()
+            assert is_run_here()
+        assert not is_run_here()
+    assert context(is_run_here)()
+    assert not is_run_here()

@@ -1,6 +1,7 @@
 """What a forward pass of a Linen model really uses."""
 
 import contextlib
+from functools import partial
 
 import flax
 import flax.linen as nn
@@ -8,9 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_spatialdrop.nnx
 from flax_spatialdrop import linear_rates
-from flax_spatialdrop.linen import Dropout, FeatureDropout, SpatialDropout1D, drop_in, summarize
+from flax_spatialdrop.linen import (
+    Dropout,
+    FeatureDropout,
+    SpatialDropout1D,
+    blockwise_attention,
+    dot_product_attention,
+    drop_in,
+    summarize,
+)
 
 from ..errors import exactly
 
@@ -283,3 +294,95 @@ def test_the_model_s_errors_pass_through():
         summarize(Dropout(0.5, deterministic=False), X, rngs={})
     with pytest.raises(ValueError, match="1D spatial dropout takes x with 3 axes"):
         summarize(SpatialDropout1D(0.5, deterministic=False), X[0], rngs=RNGS)
+
+
+def test_no_keys_and_what_is_no_key():
+    (site,) = summarize(Dropout(0.5, deterministic=True), X).sites
+    assert summarize(Dropout(0.5, deterministic=True), X, rngs=None).sites == (site,)
+    with pytest.raises(TypeError, match=exactly(NO_KEY.format("rngs['dropout']", 3))):
+        summarize(Dropout(0.5), X, rngs={"dropout": 3})
+    with pytest.raises(TypeError, match=exactly(NO_KEY.format("rngs", "[1]"))):
+        summarize(Dropout(0.5), X, rngs=[1])
+
+
+NO_KEY = "{} must be a JAX PRNG key, such as jax.random.key(0): got {}"
+
+
+def test_what_cannot_be_called_or_is_bound():
+    class Model(nn.Module):
+        def encode(self, x):
+            return x
+
+    message = "model must be a module with a __call__, or be given a method=: got a value of type "
+    with pytest.raises(TypeError, match=exactly(f"{message}Model")):
+        summarize(Model(), X)
+    assert summarize(Model(), X, method="encode").sites == ()
+    message = "model must not be bound to variables: got a bound Dense; pass model.unbind()[0]"
+    with pytest.raises(ValueError, match=exactly(message)):
+        summarize(nn.Dense(3).bind({}), X)
+
+
+def attention(**options):
+    return nn.MultiHeadDotProductAttention(2, deterministic=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("attention_fn", "options", "noise_shape", "kept"),
+    [
+        (dot_product_attention, {"broadcast_dropout": False}, (4, 2, 6, 6), 8),
+        (dot_product_attention, {}, (1, 1, 6, 6), 36),
+        (partial(dot_product_attention, broadcast_dims=(-2,)), {}, (4, 2, 1, 6), 4 * 2 * 6),
+        (partial(dot_product_attention, broadcast_dims=(-1,)), {}, (4, 2, 6, 1), 4 * 2 * 6),
+        (blockwise_attention, {"broadcast_dropout": False}, (4, 2, 6, 6), 8),
+        (blockwise_attention, {}, (1, 1, 6, 6), 8),
+    ],
+)
+def test_attention_weights_are_listed(attention_fn, options, noise_shape, kept):
+    layer = attention(attention_fn=attention_fn, dropout_rate=0.2, **options)
+    sites, remarks = by_path(nn.Sequential([nn.Dense(8), layer]), X)
+    site = sites["layers_1"]
+    assert (site.module, site.shape, site.noise_shape) == (
+        "attention weights",
+        (4, 2, 6, 6),
+        noise_shape,
+    )
+    assert (site.rates, site.stream, site.active) == ((0.2,), "a key", True)
+    assert (site.kept_bytes, remarks) == (kept, ())
+
+
+def test_attention_that_drops_nothing_or_everything():
+    for rate, active in ((0.0, False), (1.0, True)):
+        layer = attention(attention_fn=blockwise_attention, dropout_rate=rate)
+        (site,) = summarize(layer, X, rngs=RNGS).sites
+        assert (site.path, site.active, site.kept_bytes) == ("", active, 0)
+
+
+def test_which_layers_drop_in_runs():
+    model = nn.Sequential([attention(dropout_rate=0.2), nn.Dropout(0.5, deterministic=False)])
+    with drop_in():
+        sites, _ = by_path(model, X)
+    assert [(path, site.module) for path, site in sites.items()] == [
+        ("layers_0", "attention weights"),
+        ("layers_1", "flax.linen.Dropout, run here"),
+    ]
+    sites, _ = by_path(model, X)
+    assert [site.module for site in sites.values()] == ["flax.linen.Dropout"]
+
+
+def test_nnx_inside_linen_is_named_and_our_modules_in_it_are_listed():
+    class Inner(nnx.Module):
+        def __init__(self, rngs):
+            self.ours = flax_spatialdrop.nnx.Dropout(0.5)
+            self.theirs = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.theirs(self.ours(x, rngs=jax.random.key(0)))
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nnx.bridge.to_linen(Inner, name="inner")(x)
+
+    sites, remarks = by_path(Model(), X)
+    assert [(path, site.module) for path, site in sites.items()] == [("inner", "Dropout")]
+    assert remarks == ("not seen, in NNX inside Linen: flax.nnx.Dropout in inner",)

@@ -2,15 +2,19 @@
 
 import gc
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import flax_spatialdrop.nnx
 from flax_spatialdrop import linear_rates
 from flax_spatialdrop._recorder import Recorder
 from flax_spatialdrop.nnx import Dropout, FeatureDropout, SpatialDropout1D, summarize
+
+from ..errors import exactly
 
 X = jnp.ones((4, 6, 8))
 
@@ -238,3 +242,71 @@ def test_the_model_s_errors_pass_through():
         summarize(Dropout(0.5), X)
     with pytest.raises(ValueError, match="1D spatial dropout takes x with 3 axes"):
         summarize(SpatialDropout1D(0.5), X[0])
+
+
+def test_classes_derived_from_flax_s_own_are_noted_once():
+    class Louder(nnx.Dropout):
+        def __call__(self, inputs, factor):
+            return factor * super().__call__(inputs)
+
+    class Plain(nnx.Dropout):
+        pass
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.louder, self.plain = Louder(0.5, rngs=rngs), Plain(0.25, rngs=rngs)
+
+        def __call__(self, x):
+            return self.plain(self.louder(x, 2.0))
+
+    kept = Model(nnx.Rngs(0))
+    for _ in range(2):
+        sites = summarize(kept, X).sites
+        assert [(site.path, site.module, site.rates) for site in sites] == [
+            ("louder", "Louder", (0.5,)),
+            ("plain", "Plain", (0.25,)),
+        ]
+    assert (type(kept.louder), type(kept.plain)) == (Louder, Plain)
+
+
+@pytest.mark.parametrize("attention_fn", ["dot_product_attention", "blockwise_attention"])
+def test_attention_weights_are_listed(attention_fn):
+    class Attention(nnx.MultiHeadAttention):
+        pass
+
+    for cls in (nnx.MultiHeadAttention, Attention):
+        layer = cls(
+            2,
+            X.shape[-1],
+            dropout_rate=0.2,
+            broadcast_dropout=False,
+            decode=False,
+            attention_fn=getattr(flax_spatialdrop.nnx, attention_fn),
+            rngs=nnx.Rngs(0),
+        )
+        layer.train()
+        (site,) = summarize(nnx.Sequential(layer), X).sites
+        assert (site.path, site.module) == ("layers/0", "attention weights")
+        assert (site.rates, site.stream, site.kept_bytes) == ((0.2,), "a key", 8)
+        layer.eval()
+        (site,) = summarize(nnx.Sequential(layer), X).sites
+        assert (site.active, site.stream, site.kept_bytes) == (False, "", 0)
+
+
+def test_linen_inside_nnx_is_named():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.inner = nnx.bridge.ToNNX(nn.Dropout(0.5, deterministic=False), rngs=rngs)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    summary = summarize(Model(nnx.Rngs(0)), X)
+    assert summary.remarks == ("not seen, in Linen inside NNX: flax.linen.Dropout in inner",)
+
+
+def test_what_cannot_be_called():
+    message = "model must be a module with a __call__: got a value of type Model"
+    model = type("Model", (nnx.Module,), {})()
+    with pytest.raises(TypeError, match=exactly(message)):
+        summarize(model, X)
