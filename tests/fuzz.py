@@ -42,7 +42,7 @@ from .fuzz_values import BY_NAME, HINTS, KEY, NETWORKS, OTHERS, POOL, RECURRENT,
 PACKAGE = str(pathlib.Path(flax_spatialdrop.__file__).parent)
 LONGEST = 400
 LIMIT_S, MEMORY = 5, 10 * 2**30  # of an input, and of the whole run
-BAD = ("several lines", "too long", "argument not named", "foreign error", "wrong output")
+REFUSALS = ValueError | TypeError | KeyError | flax.errors.FlaxError  # two for missing streams
 
 # What messages may call an argument of a module: the function's word for it.
 ALSO = {
@@ -277,7 +277,7 @@ def class_of(error, replaced):
     is_refused = where.startswith(PACKAGE) and is_raised
     if not is_refused and any(is_users_function(*item) for item in replaced.items()):
         return "the user's own function failed"
-    if not (is_refused and isinstance(error, ValueError | TypeError | flax.errors.FlaxError)):
+    if not (is_refused and isinstance(error, REFUSALS)):
         return "foreign error"
     message = str(error)
     if "\n" in message.strip():

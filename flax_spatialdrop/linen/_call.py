@@ -8,7 +8,7 @@ import jax
 from flax.errors import InvalidRngError
 
 from .. import _module_call
-from .._checks import check_switch
+from .._checks import check_name, check_switch
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -70,7 +70,7 @@ def find_key(module: nn.Module, rng: Key) -> Key:
     """The key given, else one of the module's stream."""
     if rng is not None:
         return rng
-    stream = module.rng_collection
+    stream = check_name(module.rng_collection, "rng_collection")
     try:
         return module.make_rng(stream)
     except InvalidRngError:
@@ -90,5 +90,10 @@ def where(module: nn.Module, rng: Key) -> Where:
 
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
     """Merges the module's `deterministic` and the call's, of which just one must be given."""
-    merged = nn.merge_param("deterministic", module.deterministic, deterministic)
-    return check_switch(merged, "deterministic", _IF_TRACED)
+    given = [value for value in (module.deterministic, deterministic) if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"deterministic must be given to the constructor or to the call of "
+            f"{type(module).__name__}, just once: got {'it twice' if given else 'neither'}"
+        )
+    return check_switch(given[0], "deterministic", _IF_TRACED)

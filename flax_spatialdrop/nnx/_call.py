@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from .. import _module_call
-from .._checks import check_switch, shown
+from .._checks import check_name, check_switch, shown
 from .._choices import Choices
 from .._recorder import Where, current_recorder
 from .._typing import Array, Key, Rate
@@ -100,7 +100,7 @@ def find_key(module: Any, rngs: Any) -> Key:
 
 
 def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
-    stream = module.rng_collection
+    stream = check_name(module.rng_collection, "rng_collection")
     try:
         return rngs[stream]
     except KeyError:
