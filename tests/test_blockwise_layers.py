@@ -157,7 +157,7 @@ def test_a_scan_over_layers_that_are_rematerialised():
 
         return jax.jit(jax.grad(loss, has_aux=True))(variables)
 
-    check(run(ours, None), run(theirs, tril), atol=2e-4)  # gradients reach 2000
+    check(run(ours, None), run(theirs, tril), atol=1e-3)  # gradients reach 2000
 
 
 def test_weights_cannot_be_sown():

@@ -67,10 +67,13 @@ def test_a_block_is_x_plus_its_dropped_branch_and_so_is_its_gradient(options):
 
 
 @pytest.mark.usefixtures("optimized")
-def test_eager_equals_the_composition_bit_for_bit():
+def test_eager_equals_the_composition_jitted_bit_for_bit():
+    f = partial(composed, mode="batch")
     for key in KEYS[:4]:
         y = block(clone(key), X, W, mode="batch")
-        np.testing.assert_array_equal(y, composed(clone(key), X, W, mode="batch"))
+        np.testing.assert_array_equal(y, jax.jit(f)(clone(key), X, W))
+        # Op by op the parts are programs of their own, which need not round as one does.
+        np.testing.assert_array_max_ulp(y, f(clone(key), X, W))
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5, jnp.float32(0.5)])
@@ -147,7 +150,8 @@ def test_what_is_inside_of_a_branch_stays_inside_of_its_conditional():
         return residual_drop_path(clone(KEPT), x, branch, 0.5, mode="batch").sum()
 
     gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(X, jnp.ones((6, 50)))
-    assert set(outputs_of_conditionals(gradient.jaxpr)) == {X.shape, (6, 50), (1, 1)}  # the mask
+    mask = {(1, 1)}  # which JAX before 0.11 hands through
+    assert set(outputs_of_conditionals(gradient.jaxpr)) - mask == {X.shape, (6, 50)}
 
 
 def test_vmap_over_keys_and_inputs_equals_a_loop():
@@ -160,26 +164,26 @@ def test_vmap_over_keys_and_inputs_equals_a_loop():
     assert_close(jax.jit(jax.vmap(f, in_axes=(0, None)))(xs, clone(KEPT)), looped)
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("remat", [lambda f: f, jax.checkpoint])
 def test_scan_over_layers_equals_a_loop(remat):
-    ws = jnp.stack([W, W / 2, W / 3])
-    rates = jnp.array([0.25, 0.5, 0.75])
-
-    def scanned(x, ws, keys):
+    def scanned(x, ws, rates, keys):
         def layer(x, now):
             return block(now[2], x, now[0], now[1], mode="batch"), None
 
         return (jax.lax.scan(remat(layer), x, (ws, rates, keys))[0] ** 2).sum()
 
-    def looped(x, ws, keys):
+    def looped(x, ws, rates, keys):
         for w, rate, key in zip(ws, rates, keys, strict=True):
             x = composed(key, x, w, rate, mode="batch")
         return (x**2).sum()
 
-    one, two = (jax.jit(jax.grad(f, argnums=(0, 1))) for f in (scanned, looped))
-    for keys in jax.random.split(jax.random.key(9), (3, 3)):
-        assert_close(one(X, ws, clone(keys)), two(X, ws, clone(keys)))
+    with jax.enable_x64(True):  # so that what is left is no rounding
+        x, w = X.astype(float), W.astype(float)
+        ws, rates = jnp.stack([w, w / 2, w / 3]), jnp.array([0.25, 0.5, 0.75])
+        one, two = (jax.jit(jax.grad(f, argnums=(0, 1))) for f in (scanned, looped))
+        for keys in jax.random.split(jax.random.key(9), (3, 3)):
+            gradients = (f(x, ws, rates, clone(keys)) for f in (one, two))
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), *gradients)
 
 
 @pytest.mark.parametrize("key", [KEPT, DROPPED], ids=["kept", "dropped"])
