@@ -117,7 +117,7 @@ def test_a_noise_shape_takes_the_place_of_broadcast_dropout(host, shared):
 
 
 @each_host
-@pytest.mark.parametrize("rate", [0.3, jnp.float32(0.3)], ids=["number", "array"])
+@pytest.mark.parametrize("rate", [0.3, 1, jnp.float32(0.3)], ids=["number", "one", "array"])
 def test_deterministic_or_a_rate_of_0_is_flax_s_own(host, rate):
     options = {"bias": BIAS, "mask": MASK}
     theirs = FLAX[host](*QKV, dropout_rate=0.3, deterministic=True, **options)

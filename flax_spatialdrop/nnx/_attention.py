@@ -176,14 +176,15 @@ def dot_product_attention(
         span=span,
     )
     if dropout is None:
+        # At 0 Flax takes another way. It refuses 1, and any other number will do.
+        is_zero = isinstance(dropout_rate, numbers.Real) and dropout_rate == 0
         return nnx.dot_product_attention(
             query,
             key,
             value,
             bias,
             mask,
-            # At 0 Flax takes another way, and a traced rate cannot tell.
-            dropout_rate=float(dropout_rate) if isinstance(dropout_rate, numbers.Real) else 1.0,
+            dropout_rate=0.0 if is_zero else 0.5,
             deterministic=True,
             dtype=dtype,
             precision=precision,
