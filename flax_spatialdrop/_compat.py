@@ -4,6 +4,7 @@ Nothing here is public. What is of Flax is imported when it is asked for: the co
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "Literal",
     "as_linear",
     "define_prng_impl",
+    "is_trial_of_scan",
     "jaxpr_as_fun",
     "threefry_prng_impl",
     "vary",
@@ -59,6 +61,19 @@ def varying_axes(x: Any) -> frozenset[str]:
     """The axes of a shard_map's mesh along which devices have arrays of their own, by x's type."""
     kind = jax.typeof(x)
     return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+
+
+def is_trial_of_scan() -> bool:
+    """Whether this runs in the trace of an nn.scan that Flax makes only to find its constants.
+
+    After Flax 0.12.8 a callback in that trace, which cannot be left out, makes it fail.
+    """
+    frame = sys._getframe()
+    while frame := frame.f_back:  # type: ignore[assignment]
+        is_flax_s_scan = frame.f_globals.get("__name__") == "flax.core.axes_scan"
+        if is_flax_s_scan and frame.f_locals.get("init_mode"):
+            return True
+    return False
 
 
 _OF_FLAX = {

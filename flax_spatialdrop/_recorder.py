@@ -82,8 +82,7 @@ class Recorder:
         runs: list[tuple[float, bytes]] = []
         self._runs.append(runs)
         # Tied to the inputs, so that it runs where they come by: in each step of a scan, for each
-        # example of a vmap, and not in a trace that Flax makes of what does not depend on them.
-        # XLA sees that it is False, and computes nothing for it.
+        # example of a vmap. XLA sees that it is False, and computes nothing for it.
         tie = jnp.logical_and(jnp.any(inputs != inputs), np.False_)
         if isinstance(rate, float):  # and not through the program, which would round it
             jax.debug.callback(partial(_tell, runs, rate), words, tie)
@@ -135,6 +134,11 @@ def recording() -> Iterator[Recorder]:
             yield recorder
     finally:
         del _ACTIVE[token]
+
+
+def unrecorded() -> contextlib.AbstractContextManager:
+    """Has nothing that is called inside noted."""
+    return _TOKEN(None)
 
 
 def current_recorder() -> Recorder | None:

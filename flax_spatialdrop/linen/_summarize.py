@@ -9,9 +9,10 @@ import jax
 
 from .._checks import check_callable, check_input, check_key, check_name, check_rate, shown
 from .._choices import Choices
+from .._compat import is_trial_of_scan
 from .._module_call import draws, is_active
 from .._noise_shape import resolve_noise_shape
-from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
+from .._recorder import current_recorder, recording, run_with_arrays, unrecorded, with_zeros
 from .._summary import Summary
 from .._typing import Array, Key
 from ._call import find_key, is_deterministic, where
@@ -96,6 +97,9 @@ def _watch(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
     recorder, module = current_recorder(), context.module
     if recorder is None or module.scope is None:
         return call(*args, **kwargs)
+    if is_trial_of_scan():
+        with unrecorded():
+            return call(*args, **kwargs)
     if type(module).__module__.startswith("flax.nnx.bridge"):
         where = "/".join(module.path) or "the model"
         recorder.remark(f"not seen, in NNX inside Linen: flax.nnx.Dropout in {where}")

@@ -149,7 +149,7 @@ class Body(nn.Module):
 
 
 @pytest.mark.parametrize(("split", "draws"), [(True, 3), (False, 1)])
-@pytest.mark.parametrize("wrap", [lambda body: body, nn.remat])
+@pytest.mark.parametrize("wrap", [lambda body: body, nn.remat, nn.jit])
 def test_layers_of_a_scan(split, draws, wrap):
     rngs = {"dropout": split, "params": True}
     scan = nn.scan(wrap(Body), variable_axes={"params": 0}, split_rngs=rngs, length=3)
