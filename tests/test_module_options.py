@@ -93,6 +93,16 @@ def test_an_error_of_python_s_names_the_class(cls, needed):
             cls(0.5, *range(20))
 
 
+@pytest.mark.parametrize("name", ["rate", "noise_shape", "deterministic", "rng_collection"])
+def test_nnx_says_which_argument_holds_arrays(name):
+    message = rf"\A{name} must not be arrays in a container: got a tuple of 2 entries\Z"
+    with pytest.raises(TypeError, match=message):
+        flax_spatialdrop.nnx.Dropout(**{"rate": 0.5, name: (X, X)})
+    derived = flax_spatialdrop.nnx.Dropout(0.5)
+    with pytest.raises(ValueError, match="Found data on value"):  # Flax's long advice
+        derived.of_the_user = (X, X)
+
+
 def test_numpy_s_noise_shapes_are_no_state():
     module = flax_spatialdrop.nnx.Dropout(0.5, noise_shape=np.array([2, 1, 4]))
     assert module.noise_shape == (2, 1, 4)

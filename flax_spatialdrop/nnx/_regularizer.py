@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from .._checks import shown
 from .._choices import Choices
 from .._typing import Array, DataFormat, NoiseShape, Rate
 from ._call import check_options, draw_mask, forked, regularize
@@ -54,6 +55,16 @@ class Stochastic(nnx.Module):
         self.rng_collection = rng_collection
         check_options(self)
         self.rngs = forked(self, rngs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValueError:  # Flax's words are several lines, without the name of the argument
+            if not hasattr(type(self), name):  # an attribute of a derived class
+                raise
+            raise TypeError(
+                f"{name} must not be arrays in a container: got {shown(value)}"
+            ) from None
 
     def set_view(self, deterministic: bool | None = None):
         """Class method used by ``nnx.view``.
