@@ -10,8 +10,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from ._checks import is_symbolic
 from ._cut import visited
 from ._weights_block import (
     Operands,
@@ -68,7 +70,7 @@ def _forward(plan, x):
 
     y = _zeros(x.query, (*x.query.shape[:-1], features), x.value.dtype)
     log_sums = jnp.zeros_like(jnp.swapaxes(x.query[..., 0], -1, -2), wide)
-    return lax.fori_loop(0, plan.queries.number, query_block, (y, log_sums))
+    return lax.fori_loop(0, _count(plan.queries), query_block, (y, log_sums))
 
 
 def _forward_and_kept(plan, x):
@@ -117,7 +119,7 @@ def _backward(plan, kept, d_y):
     d_query = jnp.zeros_like(jnp.swapaxes(x.query, -2, -3), wide)
     d_bias = None if x.bias is None else jnp.zeros_like(x.bias, wide)
     carry = (d_query, d_bias, *map(jnp.zeros_like, (x.key, x.value)))
-    d_query, d_bias, d_key, d_value = lax.fori_loop(0, plan.keys.number, key_block, carry)
+    d_query, d_bias, d_key, d_value = lax.fori_loop(0, _count(plan.keys), key_block, carry)
     d_query = jnp.swapaxes(d_query, -2, -3).astype(x.query.dtype)
     d_bias = None if x.bias is None else d_bias.astype(x.bias.dtype)
     nothing = x._replace(**dict.fromkeys(x._fields))
@@ -129,7 +131,12 @@ attend.defvjp(_forward_and_kept, _backward)
 
 def _loop(visits, cut, block, body, state):
     """Runs body(t, state) for as many others as there are for a block: all, or those to visit."""
-    return lax.fori_loop(0, cut.number if visits is None else visits.number[block], body, state)
+    return lax.fori_loop(0, _count(cut) if visits is None else visits.number[block], body, state)
+
+
+def _count(cut):
+    """How many blocks there are, as the bound of a loop, which a symbolic size cannot be."""
+    return jnp.asarray(cut.number, np.int32) if is_symbolic(cut.number) else cut.number
 
 
 def _take(cut, array, block):

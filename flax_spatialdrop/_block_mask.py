@@ -83,6 +83,7 @@ def unseeded_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
     keep = keep_probability(rate)
     if not blocks.long_axes or is_static(rate, 1.0):
         return keep
+    blocks.check_sizes()
     if isinstance(rate, float):
         return _solve_once(min(rate, float(_BELOW_1)), blocks)
     counts, shares = _histogram(blocks)
@@ -99,7 +100,12 @@ def _solve_once(rate: float, blocks: Blocks) -> np.float32:
 @functools.lru_cache(maxsize=64)
 def _histogram(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     """The n(i) that there are, and the share of positions that has each."""
-    counts, times = np.unique(_counts(np, blocks), return_counts=True)
+    counts: np.ndarray = np.ones(1, np.int64)
+    times: np.ndarray = np.ones(1)
+    for axis, size in blocks.long_axes:  # each alone: the whole map may not fit into memory
+        along, repeats = np.unique(_reach(np, blocks.noise_shape[axis], size), return_counts=True)
+        counts, places = np.unique(np.outer(counts, along), return_inverse=True)
+        times = np.bincount(places.ravel(), np.outer(times, repeats).ravel())
     return counts, times / times.sum()
 
 
@@ -122,7 +128,7 @@ def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.A
 
     By squaring: products are the same in every program, powers and logarithms are not.
     """
-    counts = _counts(jnp, blocks)  # a constant of NumPy's would be kept for the derivative
+    counts = _counts(blocks)
     base = np.float32(1) / jnp.where(unseeded > 0, unseeded, np.float32(1))
     scale = jnp.ones(counts.shape, np.float32)
     for bit in range(math.prod(blocks.sizes).bit_length()):
@@ -131,12 +137,17 @@ def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.A
     return lax.optimization_barrier(jnp.minimum(scale, _LARGEST_SCALE))
 
 
-def _counts(xp: ModuleType, blocks: Blocks) -> Any:
-    """How many blocks cover each position: n(i), 1 along all axes but those of space."""
+def _counts(blocks: Blocks) -> jax.Array:
+    """How many blocks cover each position: n(i), 1 along all axes but those of long blocks."""
     ndim = len(blocks.noise_shape)
-    counts = xp.ones((1,) * ndim, np.int32)
-    for axis, size, block in zip(blocks.axes, blocks.space, blocks.sizes, strict=True):
-        i = xp.arange(size, dtype=np.int32)
-        along = xp.minimum(i, size - block) - xp.maximum(0, i - block + 1) + 1
-        counts = counts * xp.expand_dims(along, [a for a in range(ndim) if a != axis])
+    counts = jnp.ones((1,) * ndim, np.int32)  # NumPy's would be kept for the derivative
+    for axis, block in blocks.long_axes:
+        along = _reach(jnp, blocks.noise_shape[axis], block)
+        counts = counts * jnp.expand_dims(along, [a for a in range(ndim) if a != axis])
     return counts
+
+
+def _reach(xp: ModuleType, size: int, block: int) -> Any:
+    """How many blocks cover each position along one axis."""
+    i = xp.arange(size, dtype=np.int32)
+    return xp.minimum(i, size - block) - xp.maximum(0, i - block + 1) + 1

@@ -4,7 +4,16 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._checks import check_switch, is_sequence, is_whole, plural, shown
+from ._checks import (
+    check_batch_dims,
+    check_sequence,
+    check_switch,
+    is_at_most,
+    is_symbolic,
+    is_whole,
+    plural,
+    shown,
+)
 from ._noise_shape import axis_roles
 from ._typing import DataFormat, Shape
 
@@ -42,6 +51,15 @@ class Blocks(NamedTuple):
         """The axes along which a block is longer than 1, each with its length."""
         return [(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True) if size > 1]
 
+    def check_sizes(self) -> None:
+        """Raises unless it is known how many blocks reach each position."""
+        for axis, size in self.long_axes:
+            if is_symbolic(self.noise_shape[axis]):
+                raise ValueError(
+                    "block_size must be 1 along an axis of symbolic size, where blocks are drawn: "
+                    f"got {size} along axis {axis} of size {shown(self.noise_shape[axis])}"
+                )
+
     @property
     def seed_shape(self) -> Shape:
         """One seed for each place where a whole block fits: its corner of lowest indices."""
@@ -61,6 +79,7 @@ def resolve_blocks(
     batch_dims: int,
 ) -> Blocks:
     """The blocks that lie in x of `shape`; `what` names who asks."""
+    batch_dims = check_batch_dims(batch_dims)
     roles = axis_roles(shape, data_format, batch_dims)
     axes = tuple(axis for axis, role in enumerate(roles) if role == "space")
     if not 1 <= len(axes) <= 3:
@@ -75,23 +94,22 @@ def resolve_blocks(
         for role, size in zip(roles, shape, strict=True)
     ]
     for i, axis in enumerate(axes):
-        if sizes[i] >= noise_shape[axis]:
+        if is_at_most(noise_shape[axis], sizes[i]):
             sizes[i] = noise_shape[axis] = 1
     return Blocks(tuple(noise_shape), axes, tuple(sizes), batch_dims)
 
 
 def _one_per_axis(block_size: Any, num_space: int) -> Shape:
-    sizes = tuple(block_size) if is_sequence(block_size) else (block_size,) * num_space
-    for size in sizes:
-        if not is_whole(size):
-            raise TypeError(
-                "block_size must be a whole number of positions, or a tuple of one for each "
-                f"space axis: got {shown(block_size)}"
-            )
-        if size < 1:
-            raise ValueError(
-                f"block_size must be at least 1 along every axis: got {shown(block_size)}"
-            )
+    what = "a whole number of positions, or a tuple of one for each space axis"
+    sizes = (
+        (block_size,) * num_space
+        if is_whole(block_size)
+        else check_sequence(block_size, "block_size", what)
+    )
+    if not all(map(is_whole, sizes)):
+        raise TypeError(f"block_size must be {what}: got {shown(block_size)}")
+    if min(sizes, default=1) < 1:
+        raise ValueError(f"block_size must be at least 1 along every axis: got {shown(block_size)}")
     if len(sizes) != num_space:
         raise ValueError(
             f"block_size needs one entry per space axis of x, {num_space} in all: "

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ._apply import CHECKPOINT_NAME
-from ._attention_input import of_full_rank, weights_shape
+from ._attention_input import over_weights, weights_shape
 from ._checks import check_switch, check_whole
-from ._cut import Cut, find_visits
+from ._cut import cut, find_visits
 from ._query_shards import attend_by_shards
 from ._typing import Array
 from ._weights_block import Operands, Plan
@@ -24,7 +24,7 @@ def blockwise(
     mask: Array | None,
     dropout: WeightsDropout | None,
     *,
-    is_causal: bool,
+    is_causal: Any,
     query_block_size: int,
     key_block_size: int,
     precision: Any,
@@ -34,25 +34,24 @@ def blockwise(
     Of arguments with a common dtype; `dropout` is None where nothing is dropped.
     """
     shape = weights_shape(query, key)
-    sizes = {"query_block_size": query_block_size, "key_block_size": key_block_size}
-    for name, size in sizes.items():
-        if check_whole(size, name) < 1:
-            raise ValueError(f"{name} must be at least 1: got {name}={size}")
-    check_switch(is_causal, "is_causal")
-    bias, mask = of_full_rank(bias, "bias", shape), of_full_rank(mask, "mask", shape)
+    query_block_size = check_whole(query_block_size, "query_block_size", least=1, unit="query")
+    key_block_size = check_whole(key_block_size, "key_block_size", least=1, unit="key")
+    is_causal = check_switch(is_causal, "is_causal")
+    bias, mask = over_weights(bias, mask, shape)
     _check_real(query=query, key=key, value=value, bias=bias)
+    if bias is not None and not jnp.issubdtype(bias.dtype, jnp.floating):
+        bias = bias.astype(query.dtype)  # so that it may have a derivative
     if query.shape[-1] == 0:
         raise ValueError(f"query and key must have features: got query.shape={query.shape}")
     *_, heads, queries, keys = shape
-    if is_causal and queries == 1 < keys:
+    if is_causal and queries == 1 != keys:
         raise ValueError(
             "is_causal lets the first query attend to the first key alone, and a layer that "
             f"decodes masks by itself: got one query and {keys} keys; leave is_causal out"
         )
     if 0 in (*shape, value.shape[-1]):
         return jnp.zeros((*query.shape[:-1], value.shape[-1]), value.dtype)
-    queries_cut = Cut(queries, min(query_block_size, queries))
-    keys_cut = Cut(keys, min(key_block_size, keys))
+    queries_cut, keys_cut = cut(queries, query_block_size), cut(keys, key_block_size)
     source, rounds, spans = None, 0, None
     if dropout is not None:
         value = dropout.of_values(value, heads)

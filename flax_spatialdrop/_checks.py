@@ -29,7 +29,7 @@ _LONGEST = 60
 
 def check_array(x: Any, name: str = "x") -> Array:
     """Returns an array; of a box, such as an nnx.Variable, the one inside."""
-    x = _unboxed(x)
+    x = unboxed(x)
     if not isinstance(x, jax.Array | np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
     is_known = any(jnp.issubdtype(x.dtype, kind) for kind in _KINDS)
@@ -38,7 +38,8 @@ def check_array(x: Any, name: str = "x") -> Array:
     return x
 
 
-def _unboxed(x: Any) -> Any:
+def unboxed(x: Any) -> Any:
+    """What is inside of a box, such as an nnx.Variable; else x."""
     is_box = not isinstance(x, jax.Array) and hasattr(type(x), "__jax_array__")
     return x.__jax_array__() if is_box else x
 
@@ -63,7 +64,7 @@ def check_input(x: Any, name: str = "x") -> Array:
 
 def check_mask(mask: Any, name: str = "mask") -> Array:
     """Returns a bool array."""
-    mask = _unboxed(mask)
+    mask = unboxed(mask)
     is_array = isinstance(mask, jax.Array | np.ndarray | np.bool_)
     if not is_array or isinstance(mask, np.ma.MaskedArray) or mask.dtype != jnp.bool_:
         got = f"dtype {mask.dtype}" if is_array else shown(mask)
@@ -105,6 +106,7 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 
 def check_rate(rate: Any, name: str = "rate") -> Rate:
     """Returns a number as a float in [0, 1] and a scalar array as it is."""
+    rate = rate if isinstance(rate, np.generic) else unboxed(rate)
     if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
         is_in_range = bool(0 <= rate <= 1)  # type: ignore[operator]
         if not is_in_range:  # before the cast, which a whole number may be too large for
@@ -114,7 +116,6 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
             )
         return float(rate)
     if not isinstance(rate, np.generic):
-        rate = _unboxed(rate)
         if callable(rate):
             raise TypeError(
                 f"{name} must be a number or a scalar array; of a schedule, what it returns for a "
@@ -200,6 +201,16 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def is_symbolic(size: Any) -> bool:
+    """Whether it is a size of jax.export that is known only when the program is called."""
+    return jax.export.is_symbolic_dim(size)
+
+
+def is_at_most(size: Any, limit: Any) -> bool:
+    """Whether size <= limit; of symbolic sizes, whether that is certain."""
+    return bool(jax.core.min_dim(size, limit) == size)
+
+
 def check_sequence(value: Any, name: str, what: str, advice: str = "") -> tuple[Any, ...]:
     """Returns as a tuple what is one, or a list, or a NumPy array with one axis."""
     if isinstance(value, np.ndarray) and value.ndim == 1:
@@ -262,6 +273,8 @@ def shown(value: Any) -> str:
         text = f"{left}{inside}{comma}{right}"
         is_whole_text = len(value) <= 8 and len(text) <= _LONGEST
         return text if is_whole_text else f"a {kind} of {len(value)} entries"
+    if is_symbolic(value):
+        return _shortened(str(value))
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):

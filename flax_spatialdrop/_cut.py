@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._checks import is_symbolic
 from ._typing import Array
 
 
 class Cut(NamedTuple):
-    """An axis cut into blocks of one size; the last one reaches back where it would reach out.
+    """An axis cut into blocks of one size; the last is shifted to lie inside.
+
+    Length and size may be symbolic sizes of jax.export.
 
     Attributes:
       length: of the axis.
@@ -33,11 +36,11 @@ class Cut(NamedTuple):
 
     def first_new(self, index: jax.Array) -> jax.Array:
         """The first place of a block that the one before has not."""
-        return jnp.asarray(index * self.size, np.int32)
+        return jnp.asarray(index, np.int32) * jnp.asarray(self.size, np.int32)
 
     def start(self, index: jax.Array) -> jax.Array:
         """The first place of a block."""
-        return jnp.minimum(self.first_new(index), np.int32(self.length - self.size))
+        return jnp.minimum(self.first_new(index), jnp.asarray(self.length - self.size, np.int32))
 
     def places(self, index: jax.Array) -> jax.Array:
         """All places of a block, int32[size]."""
@@ -63,6 +66,11 @@ class Cut(NamedTuple):
         return self.put(array, (old.astype(part.dtype) + part).astype(old.dtype), index, axis)
 
 
+def cut(length: int, size: int) -> Cut:
+    """An axis cut into blocks of `size`, or into one of its own length if that is less."""
+    return Cut(length, jax.core.min_dim(size, length))
+
+
 class Visits(NamedTuple):
     """Which blocks along one axis are to be computed for each block along the other.
 
@@ -85,10 +93,12 @@ def find_visits(
 ) -> tuple[Visits, Visits] | None:
     """The blocks of keys that some query of each block attends to, and the other way round.
 
-    None: all are to be computed. A mask tells where it is a NumPy array, or the same for the whole
-    batch and all heads: of others, devices that each have a part of the batch would have to ask one
-    another.
+    None: all are to be computed, as where their number is a symbolic size. A mask tells where it
+    is a NumPy array, or the same for the whole batch and all heads: of others, devices that each
+    have a part of the batch would have to ask one another.
     """
+    if is_symbolic(queries.number) or is_symbolic(keys.number):
+        return None
     needed: Any = np.ones((queries.number, keys.number), bool)
     if is_causal:
         last = np.minimum((np.arange(queries.number) + 1) * queries.size, queries.length) - 1

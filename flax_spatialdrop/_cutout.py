@@ -1,5 +1,6 @@
 """Cutout: DropBlock's sibling for inputs, which hides rectangles of an image."""
 
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -15,7 +16,17 @@ import numpy as np
 from ._apply import Values, by_mask
 from ._block_mask import dilate
 from ._block_shape import Blocks, resolve_blocks
-from ._checks import check_array, check_input, check_key, check_whole, is_sequence, is_static, shown
+from ._checks import (
+    check_array,
+    check_input,
+    check_key,
+    check_whole,
+    is_at_most,
+    is_sequence,
+    is_static,
+    shown,
+    unboxed,
+)
 from ._choices import Choices, drop
 from ._mask import sample_mask
 from ._sharding import sharding_of_part
@@ -52,7 +63,8 @@ def cutout(
       block_size: positions along each side of a rectangle, or a tuple of one for each space axis;
         where it is larger than the image, the whole of it.
       num_blocks: rectangles of an input, at least 1.
-      fill: what hidden positions hold: a number, one number for each channel, or "mean", the mean
+      fill: what hidden positions hold: a number, one number for each channel (complex only where
+        x is, and finite in x's dtype unless inf or NaN is given), or "mean", the mean
         of the positions of the channel that are not hidden (0 if all are).
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
@@ -92,7 +104,8 @@ def cutout_choices(
     batch_dims: int,
 ) -> Choices:
     """The choices of cutout for x, which is checked."""
-    if jnp.issubdtype(check_array(x, "x").dtype, jnp.integer):
+    x = check_array(x)
+    if jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
             f"x must have a floating or complex dtype: got dtype {x.dtype}; of an image of bytes "
             "give x.astype(jnp.float32) / 255"
@@ -106,12 +119,11 @@ def cutout_choices(
         data_format=data_format,
         batch_dims=batch_dims,
     )
-    if check_whole(num_blocks, "num_blocks") < 1:
-        raise ValueError(f"num_blocks must be at least 1 rectangle: got {num_blocks}")
-    channel = batch_dims if data_format == "channels_first" else len(shape) - 1
+    num_blocks = check_whole(num_blocks, "num_blocks", least=1, unit="rectangle")
+    channel = blocks.batch_dims if data_format == "channels_first" else len(shape) - 1
     return Choices(
         blocks.noise_shape,
-        sample=partial(_sample, blocks, int(num_blocks), sharding_of_part(x, blocks.noise_shape)),
+        sample=partial(_sample, blocks, num_blocks, sharding_of_part(x, blocks.noise_shape)),
         apply=partial(_apply, *_values_of(fill, x.dtype, shape, channel, blocks.axes)),
         redraw=None,
         draws_at_1=True,
@@ -133,6 +145,11 @@ def _sample(
     batch = noise_shape[: blocks.batch_dims]
     is_there = ~sample_mask(for_presence, rate, (num_blocks, *batch))
     space = [size if axis in blocks.axes else 1 for axis, size in enumerate(blocks.seed_shape)]
+    if not is_at_most(math.prod(space), 2**31 - 1):
+        raise ValueError(
+            "x must have a known number of places for a rectangle, below 2^31: "
+            f"got {shown(math.prod(space))}"
+        )
     places = jnp.arange(math.prod(space), dtype=np.int32).reshape(space)
     place = jax.random.randint(for_place, is_there.shape, 0, places.size, np.int32)
     seeds = jnp.zeros(blocks.seed_shape, bool)
@@ -173,21 +190,43 @@ def _values_of(
     """What hidden positions become, and its constants."""
     if isinstance(fill, str) and fill == "mean":
         return _KeptOrMean(space), ()
-    message = f"fill must be a number, one number for each channel, or 'mean': got {shown(fill)}"
-    if isinstance(fill, str):
-        raise ValueError(message)
-    numbers_given = fill if is_sequence(fill) else (fill,)
-    if not isinstance(fill, jax.Array | np.ndarray) and not all(map(_is_number, numbers_given)):
-        raise TypeError(message)
-    values = jnp.asarray(fill, jax.dtypes.canonicalize_dtype(dtype))
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    values = _numbers_of(fill, dtype)
     if values.shape not in ((), (shape[channel],)):
         raise ValueError(
             f"fill must be one number, or one for each of the {shape[channel]} channels of x: "
             f"got fill={shown(fill)}"
         )
+    if not isinstance(values, jax.core.Tracer) and not _can_hold(dtype, values):
+        raise ValueError(f"fill must be finite in x's dtype, {dtype}: got {shown(fill)}")
     along = [values.size if axis == channel else 1 for axis in range(len(shape))]
-    return _kept_or_fill, (values.reshape(along),)
+    return _kept_or_fill, (jnp.asarray(values, dtype).reshape(along),)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Number) and not isinstance(value, bool)
+def _numbers_of(fill: Any, dtype: Any) -> Array:
+    """The numbers to fill with, in any dtype; complex ones only where x is."""
+    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+    fill = unboxed(fill)
+    given = fill if is_sequence(fill) else (fill,)
+    kind = numbers.Complex if is_complex else numbers.Real
+    if all(isinstance(number, kind) and not isinstance(number, bool) for number in given):
+        with contextlib.suppress(OverflowError, TypeError):
+            return np.asarray(fill, complex if is_complex else float)
+        raise ValueError(f"fill must be finite in x's dtype, {dtype}: got {shown(fill)}")
+    is_array = isinstance(fill, jax.Array | np.ndarray) and not isinstance(fill, np.ma.MaskedArray)
+    if not is_array or not (
+        jnp.issubdtype(fill.dtype, jnp.integer)
+        or jnp.issubdtype(fill.dtype, jnp.inexact if is_complex else jnp.floating)
+    ):
+        what = "complex number" if is_complex else "real number"
+        kind_of_error = ValueError if isinstance(fill, str) else TypeError
+        raise kind_of_error(
+            f"fill must be a {what}, one for each channel, or 'mean': got {shown(fill)}"
+        )
+    return fill
+
+
+def _can_hold(dtype: Any, values: Array) -> bool:
+    """Whether no finite number becomes infinite."""
+    parts = np.asarray(values, complex).reshape(-1).view(float)
+    return not np.any(np.isfinite(parts) & (np.abs(parts) > float(jnp.finfo(dtype).max)))

@@ -100,9 +100,10 @@ def block_choices(
     batch_dims: int,
 ) -> Choices:
     """The choices of DropBlock for x, which is checked."""
+    x = check_input(x)
     blocks = resolve_blocks(
         "DropBlock",
-        check_input(x).shape,
+        x.shape,
         block_size,
         per_channel=per_channel,
         data_format=data_format,

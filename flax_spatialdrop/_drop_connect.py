@@ -1,5 +1,6 @@
 """DropConnect: dropout of a model's weights, chosen by their paths, in place of its activations."""
 
+import itertools
 import re
 import zlib
 from collections import Counter
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import check_key, check_rate, needs_no_key, shown
+from ._checks import check_callable, check_key, check_rate, needs_no_key, shown
 from ._choices import Choices, drop
 from ._typing import Key, Rate
 
@@ -22,8 +23,8 @@ Paths: TypeAlias = str | re.Pattern[str] | Callable[[str], bool] | None
 _BOX = jax.tree_util.GetAttrKey("value")
 """The last step to a value in one of Flax's boxes: an NNX Variable or a Linen Partitioned."""
 
-_SHOWN = 20
-"""How many paths an error lists."""
+_LONGEST = 200
+"""How many characters of paths an error lists."""
 
 
 def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None) -> Weights:
@@ -54,8 +55,8 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
       they are.
 
     Raises:
-      ValueError: for paths that choose no weight or are no regular expression, a number for rate
-        outside [0, 1], a missing key.
+      ValueError: for paths that choose no weight or are no regular expression, two chosen weights
+        with the same path, a number for rate outside [0, 1], a missing key.
       TypeError: for a chosen weight that is not a floating or complex array, or an argument of
         another type.
 
@@ -89,9 +90,15 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
             "paths must choose at least one of the weights: "
             f"got paths={shown(paths)}, and weights at {_listed([path for path, _ in named])}"
         )
-    for (path, leaf), is_dropped in zip(named, chosen, strict=True):
-        if is_dropped:
-            _check_weight(path, leaf)
+    to_drop = [both for both, is_dropped in zip(named, chosen, strict=True) if is_dropped]
+    for path, leaf in to_drop:
+        _check_weight(path, leaf)
+    twins = [path for path, count in Counter(path for path, _ in to_drop).items() if count > 1]
+    if twins:
+        raise ValueError(
+            "each of the weights must have a path of its own, since its mask depends on it: "
+            f"got several at {_listed(twins)}"
+        )
     if needs_no_key(rate):
         key = None
     else:
@@ -125,18 +132,16 @@ def _predicate(paths: Paths) -> Callable[[str], object]:
             raise ValueError(
                 f"paths must be a regular expression: got paths={shown(paths)}, {error}"
             ) from None
-    if not callable(paths):
-        raise TypeError(
-            f"paths must be a regular expression or a function of a path: got {shown(paths)}"
-        )
-    return paths
+    return check_callable(paths, "paths", "a regular expression or a function of a path")
 
 
 def _listed(names: list[str]) -> str:
     if not names:
         return "no path at all"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more
+    lengths = itertools.accumulate(len(shown(name)) + 2 for name in names)
+    count = max(1, sum(length <= _LONGEST for length in lengths))
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(shown, names[:count])) + more
 
 
 def _check_weight(path: str, leaf: Any) -> None:

@@ -36,9 +36,11 @@ def dropout(
 
     Args:
       key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
-      x: any shape, floating or complex.
+      x: any shape, floating or complex. In types of 8 bits, scaled values that are too large become
+        what such a type makes of them: inf, NaN or its largest value.
       rate: probability to drop, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+        (clipped to [0, 1]; NaN drops all). Draws have 23 bits: a keep probability between 0 and
+        2^-23 is drawn as 2^-23.
       noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
         for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
       broadcast_dims: the same, said with the axes that share a draw; negative axes count from the

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,7 +38,7 @@ def embedding_dropout(
       table: [vocab, features], floating or complex.
       rate: probability to drop a word, in [0, 1]; a number or a scalar array
         (clipped to [0, 1]; NaN drops all).
-      ids: the words to look up, integers of any shape; None for the whole table.
+      ids: the words to look up, integers of any shape and size; None for the whole table.
       per_sample: whether each sample draws on its own, for ids of [*batch, time]: the mask is
         [*batch, vocab] then, and a word shares its draw within a sample. False: the mask is
         [vocab, 1], the same for the batch.
@@ -71,17 +72,18 @@ def embedding_dropout(
 
 def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choices:
     """A draw per word, for the table or for the rows of ids, both of which are checked."""
-    check_switch(per_sample, "per_sample")
-    if len(check_input(table, "table").shape) != 2:
+    per_sample = check_switch(per_sample, "per_sample")
+    table = check_input(table, "table")
+    if len(table.shape) != 2:
         raise ValueError(f"table must be [vocab, features]: got table.shape={table.shape}")
     vocab_size = table.shape[0]
     if ids is None:
         if per_sample:
             raise ValueError("per_sample=True draws for each sample of ids: got ids=None")
         return Choices((vocab_size, 1))
-    if per_sample and len(check_ids(ids).shape) < 2:
+    ids = _widened(ids)
+    if per_sample and len(ids.shape) < 2:
         raise ValueError(f"per_sample=True needs ids of [*batch, time]: got ids.shape={ids.shape}")
-    ids = jnp.asarray(check_ids(ids))
     noise_shape = (*ids.shape[:-1], vocab_size) if per_sample else (vocab_size, 1)
 
     def apply(rows: Array, mask: Array, rate: Rate) -> jax.Array:
@@ -94,18 +96,30 @@ def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choi
 
 def look_up(table: Array, ids: Array | None) -> Array:
     """What is dropped from: the table itself, or the rows of ids."""
-    return table if ids is None else _rows_of(jnp.asarray(ids), table)
+    table = check_input(table, "table")
+    return table if ids is None else _rows_of(_widened(ids), table)
+
+
+def _widened(ids):
+    """Ids that are checked, in a dtype that holds the size of a vocabulary."""
+    ids = jnp.asarray(check_ids(ids))
+    return ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
 
 
 @jax.jit
 def _rows_of(ids, table):
     """table[ids], [*ids.shape, features]; outside the vocabulary NaN, or True of a mask."""
+    if len(table) == 0:  # a gather needs a row
+        outside = True if table.dtype == jnp.bool_ else jnp.nan
+        return jnp.full((*ids.shape, table.shape[1]), outside, table.dtype)
     return table.at[ids].get(mode=_mode(len(table)), out_sharding=_lookup_sharding(ids, table))
 
 
 @jax.jit
 def _draws_of(ids, mask):
     """The draw of each id in its own sample's row of [*batch, vocab], as [*batch, time, 1]."""
+    if mask.shape[-1] == 0:
+        return jnp.ones((*ids.shape, 1), bool)
     look_up = partial(jnp.take_along_axis, axis=-1, mode=_mode(mask.shape[-1]))
     sharding = explicit_sharding(ids)
     if sharding is not None:  # of time too, which it would not follow

@@ -62,8 +62,8 @@ def explain(
     shape = check_shape(shape, "shape")
     resolved = resolve_noise_shape(shape, noise_shape, broadcast_dims)
     flips, size = math.prod(resolved), math.prod(shape)
-    each = size // flips if flips else 0
     shared = [a for a, (n, s) in enumerate(zip(resolved, shape, strict=True)) if n != s]
+    each = math.prod(shape[a] for a in shared) if flips != 0 else 0
     own = [a for a in range(len(shape)) if a not in shared]
     return "\n".join(
         [
@@ -183,7 +183,7 @@ def _axes(axes: list[int]) -> str:
 def _multiples(each: int, flips: int, most: int = 17) -> str:
     if each == 0:
         return "0"
-    if flips < most:
+    if isinstance(flips, int) and flips < most:
         return ", ".join(str(each * n) for n in range(flips + 1))
     return f"0, {each}, {2 * each}, ..., {each * flips}, the multiples of {each}"
 

@@ -8,11 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import check_key, check_rate, is_sequence, is_static, is_whole, needs_no_key, shown
+from ._checks import (
+    check_key,
+    check_rate,
+    is_at_most,
+    is_sequence,
+    is_static,
+    is_symbolic,
+    is_whole,
+    needs_no_key,
+    shown,
+    unboxed,
+)
 from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_block_fits, check_shape
 from ._rates import keep_probability
-from ._threefry import Words, is_unrollable, rounds_of
+from ._threefry import Words, has_places, is_unrollable, rounds_of
 from ._typing import Array, Key, Rate, Shape
 
 _THREEFRY_ROUNDS = 20
@@ -44,7 +55,7 @@ def mask_block(
       rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
         clipped to [0, 1]; NaN drops everything.
       noise_shape: the shape of the whole mask, whole numbers only; it may have more than 2^32
-        elements.
+        elements. (The first may be a symbolic size of `jax.export`.)
       start: where the block begins, one entry per axis: whole numbers or integer scalars, traced or
         not (the index of a loop, of a device, of a kernel's program), or one array of them. What is
         traced cannot be checked, and is clipped so that the block lies inside the mask.
@@ -77,7 +88,7 @@ def mask_block(
     first = _check_start(start, sizes, shape)
     if needs_no_key(rate):
         return jnp.full(sizes, is_static(rate, 0.0))
-    words, rounds = words_and_rounds(key, shape)
+    words, rounds = words_and_rounds(key, shape, "key")
     indices = tuple(
         np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - part)
         for entry, size, part in zip(first, shape, sizes, strict=True)
@@ -85,20 +96,28 @@ def mask_block(
     return _draw(words, keep_threshold(keep_probability(rate)), indices, rounds, shape, sizes)
 
 
-def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape) -> tuple[Words, int]:
+def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) -> tuple[Words, int]:
     """What draws a part of a mask of `shape`, of a key that can; the key is not consumed."""
+    if not has_places(shape):
+        rule = "no axis but the first has a symbolic size"
+        if not any(map(is_symbolic, shape)):
+            rule = "every axis is shorter than 2^32"
+        raise ValueError(
+            f"a part of a mask can be drawn alone where {rule}: got a mask of shape {shown(shape)}"
+        )
     if isinstance(key, tuple):
-        words = _check_words(key)
-        if max(shape, default=0) >= 2**32:
-            raise ValueError(f"every axis of the mask must be shorter than 2^32: got {shape}")
-        return words, _THREEFRY_ROUNDS
-    key = check_key(key)
+        return _check_words(key), _THREEFRY_ROUNDS
+    key = check_key(key, name)
+    if rounds_of(key) == 0:
+        raise ValueError(
+            f"{name} must be a key of threefry2x32 or of fast_key, since a part of a mask is "
+            f"drawn alone: got a key of {_implementation(key)}; "
+            "write jax.random.key(seed, impl='threefry2x32')"
+        )
     if not is_unrollable(key, shape):
         raise ValueError(
-            "a part of a mask can be drawn alone with keys of threefry2x32, as "
-            "jax.random.key(0, impl='threefry2x32'), while jax_threefry_partitionable is on, and "
-            "with those of fast_key, where every axis is shorter than 2^32: "
-            f"got a key of {_implementation(key)} and a mask of shape {shape}"
+            "jax_threefry_partitionable must be on, since a part of a mask is drawn alone: "
+            f"got False; turn it on or make {name} a fast_key"
         )
     return jax.random.key_data(key), rounds_of(key)
 
@@ -118,11 +137,11 @@ def _check_words(words: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
     for word in words:
         if getattr(word, "dtype", None) != jnp.uint32 or word.shape != ():
             raise TypeError(
-                "a key given by its words must be a tuple of uint32 scalars: "
+                "key must be a JAX PRNG key or a tuple of two uint32 scalars: "
                 f"got {shown(word)} in it"
             )
     if len(words) != 2:
-        raise ValueError(f"a key of threefry has two words: got a tuple of {len(words)}")
+        raise ValueError(f"key must have the two words of threefry: got a tuple of {len(words)}")
     return words
 
 
@@ -141,6 +160,7 @@ def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[int | jax.Arra
 
 
 def _check_index(entry: Any) -> int | jax.Array:
+    entry = unboxed(entry)
     if not isinstance(entry, jax.Array | np.ndarray) or entry.shape != ():
         raise TypeError(f"start must hold whole numbers or integer scalars: got {shown(entry)}")
     if not jnp.issubdtype(entry.dtype, jnp.integer):
@@ -152,5 +172,6 @@ def _check_index(entry: Any) -> int | jax.Array:
 
 def _clipped(index: jax.Array, last: int) -> jax.Array:
     """An index of any integer dtype as uint32, from 0 to `last`."""
-    last = min(last, int(jnp.iinfo(index.dtype).max))
-    return jnp.clip(index, index.dtype.type(0), index.dtype.type(last)).astype(np.uint32)
+    if is_at_most(last, largest := int(jnp.iinfo(index.dtype).max)):
+        largest = last
+    return jnp.clip(index, index.dtype.type(0), jnp.asarray(largest, index.dtype)).astype(np.uint32)

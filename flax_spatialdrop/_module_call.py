@@ -135,8 +135,7 @@ def drop_patches(
     where: Callable[[], Where],
 ) -> tuple[jax.Array, jax.Array]:
     """Keeps some of the patches, or all; a summary that is being made notes it."""
-    rate = (patches.num_patches - patches.num_keep) / patches.num_patches
-    active = is_active(rate, deterministic)
+    active = not deterministic and not patches.are_all_kept
     key = find_key() if active else None
     kept = patches if active else patches._replace(num_keep=patches.num_patches)
 
@@ -147,7 +146,7 @@ def drop_patches(
     if recorder is not None:
         noise_shape = (*patches.batch_shape, patches.num_patches, 1)
         recorder.note(
-            where(), run, inputs, noise_shape, rate=rate, active=active, key=key, mask=None
+            where(), run, inputs, noise_shape, rate=patches.rate, active=active, key=key, mask=None
         )
     return run(inputs)
 

@@ -14,7 +14,9 @@ from ._checks import (
     check_choice,
     check_sequence,
     check_whole,
+    is_at_most,
     is_sequence,
+    is_symbolic,
     is_whole,
     plural,
     shown,
@@ -131,15 +133,15 @@ def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None
     if not len(start) == len(sizes) == len(shape):
         raise ValueError(
             "start and sizes need one entry per axis of the mask: "
-            f"got {len(start)} and {len(sizes)} for noise_shape={shape}"
+            f"got {len(start)} and {len(sizes)} for noise_shape={shown(shape)}"
         )
     for axis, (first, size, whole) in enumerate(zip(start, sizes, shape, strict=True)):
         begins = first if isinstance(first, int) else 0
-        if begins < 0 or begins + size > whole:
-            where = f"from {begins} to {begins + size}" if isinstance(first, int) else f"of {size}"
+        if begins < 0 or not is_at_most(begins + size, whole):
+            got = f"from {begins} to {begins + size}" if isinstance(first, int) else f"{size}"
             raise ValueError(
-                f"a block must lie in the mask, which has {whole} along axis {axis}: "
-                f"got {where} there"
+                f"start and sizes must lie in the mask, which has {whole} along axis {axis}: "
+                f"got {got} there"
             )
 
 
@@ -262,5 +264,4 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    # The second is a symbolic size of jax.export, no whole number until the program is called.
-    return is_whole(value) or hasattr(value, "dimension_as_value")
+    return is_whole(value) or is_symbolic(value)

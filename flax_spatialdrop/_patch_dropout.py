@@ -1,5 +1,6 @@
 """Patch dropout: fewer tokens for the layers that follow, not zeros in their place."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,17 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ._checks import check_array, check_batch_dims, check_key, check_rate, check_whole, plural
+from ._checks import (
+    check_array,
+    check_batch_dims,
+    check_key,
+    check_rate,
+    check_whole,
+    is_at_most,
+    is_symbolic,
+    plural,
+    shown,
+)
 from ._noise_shape import shape_given
 from ._sharding import explicit_sharding
 from ._typing import Array, Key
@@ -39,7 +50,8 @@ def patch_dropout(
       key: one JAX PRNG key; consumed. None will do where all patches are kept.
       x: [batch, tokens, features], of any dtype; the tokens are a prefix and n patches.
       rate: the part of the patches to drop, in [0, 1]; k is round((1 - rate) * n). It decides the
-        shape of y and so must be a number, known when tracing.
+        shape of y and so must be a number, known when tracing. (So must the number of tokens,
+        where any are dropped.)
       num_keep: k itself, in place of rate: from 1 to n.
       num_prefix_tokens: how many tokens in front are no patches; 0 for none.
       batch_dims: how many leading axes are batch axes; 0 for one example.
@@ -77,18 +89,28 @@ class Patches(NamedTuple):
     batch_shape: tuple[int, ...]
     num_prefix: int
     num_patches: int
-    num_keep: int
+    num_keep: int | None  # None where it depends on a symbolic number of patches
 
     @property
     def are_all_kept(self) -> bool:
         """Whether nothing is dropped, and so nothing drawn."""
         return self.num_keep == self.num_patches
 
+    @property
+    def rate(self) -> float:
+        """The part of the patches that is dropped."""
+        return math.nan if self.num_keep is None else 1 - self.num_keep / self.num_patches
+
 
 def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
     """The tokens kept, and which patches they are."""
     if patches.are_all_kept:
         return jnp.asarray(x), _numbers(jnp.asarray(x), patches)
+    if patches.num_keep is None:
+        raise ValueError(
+            "x must have a known number of tokens where patches are dropped: "
+            f"got the symbolic size {shown(x.shape[-2])}"
+        )
     return _keep(check_key(key), jnp.asarray(x), patches)
 
 
@@ -97,7 +119,7 @@ def count_patches(
 ) -> Patches:
     """Says how many patches x has and how many are kept, or what is wrong with the arguments."""
     shape = check_array(x, "x").shape
-    check_batch_dims(batch_dims)
+    batch_dims = check_batch_dims(batch_dims)
     if len(shape) != batch_dims + 2:
         raise ValueError(
             f"patch dropout takes x with {batch_dims + 2} axes "
@@ -106,7 +128,7 @@ def count_patches(
         )
     num_prefix_tokens = check_whole(num_prefix_tokens, "num_prefix_tokens")
     num_patches = shape[-2] - num_prefix_tokens
-    if num_prefix_tokens < 0 or num_patches < 1:
+    if num_prefix_tokens < 0 or is_at_most(num_patches, 0):
         raise ValueError(
             f"num_prefix_tokens must be at least 0 and leave a patch of the {shape[-2]} tokens: "
             f"got num_prefix_tokens={num_prefix_tokens} for x.shape={shape}"
@@ -114,13 +136,15 @@ def count_patches(
     if (rate is None) == (num_keep is None):
         raise ValueError(
             "one of rate and num_keep says how many patches are kept, and just one must be given: "
-            f"got rate={rate} and num_keep={num_keep}"
+            f"got rate={shown(rate)} and num_keep={shown(num_keep)}"
         )
     if num_keep is None:
         kept = _num_kept(rate, num_patches)
     else:
         kept = check_whole(num_keep, "num_keep")
-        if not 1 <= kept <= num_patches:
+        if is_symbolic(num_patches) and kept >= 1:
+            kept = None
+        elif not 1 <= kept <= num_patches:
             raise ValueError(
                 f"num_keep must be from 1 to {num_patches}, the patches of x: "
                 f"got num_keep={kept} for x.shape={shape}"
@@ -128,13 +152,17 @@ def count_patches(
     return Patches(shape[:-2], num_prefix_tokens, num_patches, kept)
 
 
-def _num_kept(rate: Any, num_patches: int) -> int:
+def _num_kept(rate: Any, num_patches: int) -> int | None:
     rate = check_rate(rate)
     if not isinstance(rate, float):
         raise TypeError(
             "the rate of patch dropout decides the shape of y and must be a number, known when "
             f"tracing: got an array of dtype {rate.dtype}"
         )
+    if rate == 0:
+        return num_patches
+    if is_symbolic(num_patches):
+        return None
     kept = round((1 - rate) * num_patches)
     if kept == 0:
         raise ValueError(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._checks import is_at_most, shown
 from ._compat import define_prng_impl, threefry_prng_impl
 from ._sharding import explicit_sharding
 
@@ -50,7 +51,17 @@ def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
     counts_as_we_do = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     if rounds == 0 or (rounds != _FAST_ROUNDS and not counts_as_we_do):
         return False
-    return all(isinstance(size, int) and size < 2**32 for size in shape)
+    return has_places(shape)
+
+
+def has_places(shape: tuple[int, ...]) -> bool:
+    """Whether the place of each element is known as two words of 32 bits.
+
+    The first axis may have a symbolic size of jax.export, since no stride depends on it.
+    """
+    return all(
+        size < 2**32 if isinstance(size, int) else axis == 0 for axis, size in enumerate(shape)
+    )
 
 
 def random_bits(
@@ -98,8 +109,11 @@ def _fast_bits(words, bit_width, shape):
     Unrolled they would fuse with what uses them, and a mask that many elements share would be
     hashed for each of them.
     """
-    if not all(isinstance(size, int) and size < 2**32 for size in shape):
-        raise TypeError(f"a fast key draws shapes of whole numbers below 2^32: got {shape}")
+    if not has_places(shape):
+        raise TypeError(
+            "a fast key draws shapes of whole numbers below 2^32, of which the first may be "
+            f"symbolic: got {shown(shape)}"
+        )
     high, low = _positions(jnp.zeros(shape), None, shape)
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
     state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])
@@ -135,7 +149,7 @@ FAST = define_prng_impl(
 
 def _positions(like, start, shape):
     """The place of each element of `like` in `shape`, row by row, as two 32-bit words."""
-    wide = math.prod(shape) > 2**32
+    wide = not is_at_most(math.prod(shape), 2**32)
     out_sharding = explicit_sharding(like)
     high = np.uint32(0)
     low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._apply import by_key, by_mask
-from ._checks import check_array, check_whole, is_sequence, shown
+from ._checks import check_array, check_sequence, check_whole
 from ._choices import Choices, drop
 from ._typing import Array, Key, Rate
 
@@ -69,17 +69,16 @@ def token_choices(
     ids: Array, mask_id: int, special_ids: Sequence[int], vocab_size: int | None
 ) -> Choices:
     """A draw for each token, and mask_id in the place of those dropped that are not special."""
-    dtype = jax.dtypes.canonicalize_dtype(check_ids(ids).dtype)
-    if not is_sequence(special_ids):
-        raise TypeError(f"special_ids must be a tuple of ids: got {shown(special_ids)}")
+    ids = check_ids(ids)
+    dtype = jax.dtypes.canonicalize_dtype(ids.dtype)
+    special_ids = check_sequence(special_ids, "special_ids", "a tuple of ids")
     if vocab_size is not None:
-        check_whole(vocab_size, "vocab_size")
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1: got {vocab_size}")
-    _check_id(mask_id, "mask_id", dtype, vocab_size)
-    for special_id in special_ids:
-        _check_id(special_id, "each of special_ids", dtype, vocab_size)
-    constants = [np.asarray(number, dtype) for number in (mask_id, *special_ids)]
+        vocab_size = check_whole(vocab_size, "vocab_size", least=1, unit="id")
+    numbers = [
+        _check_id(mask_id, "mask_id", dtype, vocab_size),
+        *(_check_id(number, "each of special_ids", dtype, vocab_size) for number in special_ids),
+    ]
+    constants = [np.asarray(number, dtype) for number in numbers]
 
     def apply(ids: Array, mask: Array, rate: Rate) -> jax.Array:
         return by_mask(_kept_or_replaced, mask, ids, *constants)
@@ -92,15 +91,16 @@ def token_choices(
 
 def check_ids(ids: Any) -> Array:
     """Returns ids if they are an array of integers, or says what they are."""
-    if not jnp.issubdtype(check_array(ids, "ids").dtype, jnp.integer):
+    ids = check_array(ids, "ids")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
             f"ids must have an integer dtype, being the names of tokens: got dtype {ids.dtype}"
         )
     return ids
 
 
-def _check_id(number: Any, name: str, dtype: Any, vocab_size: int | None) -> None:
-    check_whole(number, name)
+def _check_id(number: Any, name: str, dtype: Any, vocab_size: int | None) -> int:
+    number = check_whole(number, name)
     largest = int(jnp.iinfo(dtype).max)
     if not 0 <= number <= largest:
         raise ValueError(
@@ -111,6 +111,7 @@ def _check_id(number: Any, name: str, dtype: Any, vocab_size: int | None) -> Non
         raise ValueError(
             f"{name} must be an id of the vocabulary, from 0 to {vocab_size - 1}: got {number}"
         )
+    return number
 
 
 def _kept_or_replaced(mask, ids, mask_id, *special_ids):

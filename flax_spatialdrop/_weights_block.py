@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ._block_shape import Blocks
@@ -105,8 +106,9 @@ def add_to_bias(plan, total, d_scores, i, j):
     spread = [axis for axis, size in enumerate(total.shape) if size == 1]
     part = _part(plan, total, i, j) + d_scores.sum(spread, keepdims=True)
     place = plan.queries.start(i), plan.keys.start(j)
-    start = [0 if size == 1 else at for size, at in zip(total.shape[-2:], place, strict=True)]
-    return lax.dynamic_update_slice(total, part, [0] * (total.ndim - 2) + start)
+    zero = np.int32(0)
+    start = [zero if size == 1 else at for size, at in zip(total.shape[-2:], place, strict=True)]
+    return lax.dynamic_update_slice(total, part, [zero] * (total.ndim - 2) + start)
 
 
 def product(plan, a, b, axis_a, axis_b):

@@ -15,7 +15,7 @@ from ._apply import apply_mask, by_mask, kept_or_zero, times
 from ._attention_input import weights_shape
 from ._block_mask import sample_blocks, scale_by_position, unseeded_probability
 from ._block_shape import Blocks
-from ._checks import check_key, check_rate, check_whole, is_static
+from ._checks import check_key, check_switch, check_whole, is_at_most, is_static, is_symbolic
 from ._choices import drop
 from ._drop_block import choices_of
 from ._mask import keep_threshold
@@ -92,8 +92,8 @@ class WeightsDropout(NamedTuple):
 
     def take_source(self) -> tuple[MaskSource, int]:
         """What draws any block of the mask of weights, and the hash's rounds; consumes the key."""
-        key = check_key(self.key)
-        words, rounds = words_and_rounds(key, self.spans.seed_shape)
+        key = check_key(self.key, "dropout_rng")
+        words, rounds = words_and_rounds(key, self.spans.seed_shape, "dropout_rng")
         jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
         threshold = keep_threshold(unseeded_probability(self.rate, self.spans))
         return MaskSource(words, threshold), rounds
@@ -127,30 +127,40 @@ def weights_dropout(
     dropout_rng: Key,
     rate: Rate,
     *,
-    deterministic: bool,
-    broadcast_dropout: bool,
+    deterministic: Any,
+    broadcast_dropout: Any,
     noise_shape: NoiseShape | None,
     broadcast_dims: Sequence[int] | None,
     span: int,
 ) -> WeightsDropout | None:
     """What drops weights [*batch, heads, queries, keys], by Flax's words and ours; None if nothing.
 
-    The mask's shape is Flax's own unless one of ours is given.
+    The mask's shape is Flax's own unless one of ours is given. The rate is checked.
     """
-    rate = check_rate(rate)
     shape = weights_shape(query, key)
+    broadcast_dropout = check_switch(broadcast_dropout, "broadcast_dropout")
     if noise_shape is None and broadcast_dims is None and broadcast_dropout:
         broadcast_dims = range(len(shape) - 2)
-    spans = _spans(resolve_noise_shape(shape, noise_shape, broadcast_dims), span, shape[-1])
-    if deterministic or is_static(rate, 0.0):
-        _note(jnp.asarray, query, spans.noise_shape, shape, rate, active=False)
+    noise_shape = resolve_noise_shape(shape, noise_shape, broadcast_dims)
+    span = check_whole(span, "span", least=1, unit="key")
+    if span > 1 and noise_shape[-1] != shape[-1]:
+        raise ValueError(
+            "span counts keys that share a fate, so the mask must have draws of its own for them: "
+            f"got span={span} with the noise shape {noise_shape} of the weights"
+        )
+    if span > 1 and is_at_most(noise_shape[-1], span):
+        noise_shape, span = (*noise_shape[:-1], 1), 1
+    if check_switch(deterministic, "deterministic") or is_static(rate, 0.0):
+        _note(jnp.asarray, query, noise_shape, shape, rate, active=False)
         return None
     if dropout_rng is None and not is_static(rate, 1.0):
         raise ValueError(
             "attention weights are dropped with a PRNG key unless the rate is the number 0 or 1: "
             "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
         )
-    return WeightsDropout(dropout_rng, rate, spans, shape)
+    if not is_static(rate, 1.0):
+        dropout_rng = check_key(dropout_rng, "dropout_rng")
+    return WeightsDropout(dropout_rng, rate, _spans(noise_shape, span), shape)
 
 
 def _note(
@@ -180,23 +190,15 @@ def _note(
         )
 
 
-def _spans(noise_shape: Shape, span: int, keys: int) -> Blocks:
-    """The spans of keys in weights of a noise shape; of one as long as all of them, that is 1."""
-    if check_whole(span, "span") < 1:
-        raise ValueError(f"span must be at least 1 key: got span={span}")
+def _spans(noise_shape: Shape, span: int) -> Blocks:
+    """The spans of keys in weights of a noise shape."""
     *others, draws = noise_shape
-    if span > 1 and draws < keys:
+    if span > 1 and is_symbolic(draws):
         raise ValueError(
-            "span counts keys that share a fate, so the mask must have draws of its own for them: "
-            f"got span={span} with the noise shape {noise_shape} of the weights"
+            "span must be 1 where the number of keys is a symbolic size, on which the share of "
+            f"spans depends: got span={span} for {draws} keys"
         )
-    is_whole = span >= draws
-    return Blocks(
-        (*others, 1 if is_whole else draws),
-        axes=(len(others),),
-        sizes=(1 if is_whole else span,),
-        batch_dims=len(others),
-    )
+    return Blocks(noise_shape, axes=(len(others),), sizes=(span,), batch_dims=len(others))
 
 
 def _from_keys(array):

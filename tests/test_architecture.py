@@ -14,8 +14,8 @@ PACKAGE = ROOT / "flax_spatialdrop"
 LAYERS = [
     {"_compat", "_typing"},
     {"_sharding"},
-    {"_checks", "_cut"},
-    {"_attention_input", "_noise_shape", "_rates", "_threefry"},
+    {"_checks"},
+    {"_attention_input", "_cut", "_noise_shape", "_rates", "_threefry"},
     {"_block_shape"},
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_noise", "_recorder"},

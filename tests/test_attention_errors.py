@@ -20,7 +20,7 @@ from .test_attention import KEY, OURS, QKV, attend, each_host, either_broadcast,
 BAD = {
     "rate": (
         {"dropout_rate": 1.5},
-        "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+        "dropout_rate is the probability to drop and must be in [0, 1]: got dropout_rate=1.5",
     ),
     "rank": (
         {"noise_shape": (1, 1, None)},
@@ -74,11 +74,22 @@ def test_a_key_used_twice_is_caught(host, broadcast):
 def test_einsums_that_flax_refuses_in_linen(rate):
     names = ("qk_attn_weights_einsum", "attn_weights_value_einsum")
     for name in names:
-        with pytest.raises(ValueError, match="must be specified together"):
+        message = (
+            "qk_attn_weights_einsum and attn_weights_value_einsum must be specified together: "
+            f"got {name} alone"
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
             attend(OURS["linen"], rate=rate, **{name: jnp.einsum})
     both = dict.fromkeys(names, jnp.einsum)
-    with pytest.raises(ValueError, match="are mutually exclusive"):
+    message = (
+        "qk_attn_weights_einsum and attn_weights_value_einsum are mutually exclusive with "
+        "precision and einsum_dot_general: got both"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
         attend(OURS["linen"], rate=rate, precision="highest", **both)
+    message = "einsum_dot_general must be None or a function: got 3"
+    with pytest.raises(TypeError, match=exactly(message)):
+        attend(OURS["linen"], rate=rate, einsum_dot_general=3)
 
 
 @either_broadcast
@@ -161,3 +172,84 @@ def test_a_softmax_in_float32_in_linen():
     assert ours.dtype == theirs.dtype == jnp.float32
     np.testing.assert_allclose(ours, theirs, rtol=2**-6, atol=2**-6)
     assert np.abs(ours - exact).max() < 2**-6
+
+
+WRONG = {
+    "query": ({"query": [1.0]}, TypeError, "query must be a JAX or NumPy array: got [1.0]"),
+    "key": (
+        {"key": jax.random.key(0)},
+        TypeError,
+        "key must have a dtype of numbers: got dtype key<fry>; a PRNG key is passed as dropout_rng",
+    ),
+    "value": (
+        {"value": np.array([["a"]])},
+        TypeError,
+        "value must have a dtype that JAX has: got dtype <U1",
+    ),
+    "dtype": (
+        {"dtype": "float33"},
+        TypeError,
+        "dtype must be None or a floating or complex dtype of JAX: got 'float33'",
+    ),
+    "whole dtype": (
+        {"dtype": jnp.dtype("int32")},
+        TypeError,
+        "dtype must be None or a floating or complex dtype of JAX: got a value of type Int32DType",
+    ),
+    "precision": (
+        {"precision": "best"},
+        ValueError,
+        "precision must be None, a jax.lax.Precision, its name, or a pair of them: got 'best'",
+    ),
+    "deterministic": (
+        {"deterministic": "False"},
+        TypeError,
+        "deterministic must be True or False: got 'False'",
+    ),
+    "broadcast_dropout": (
+        {"broadcast_dropout": "False"},
+        TypeError,
+        "broadcast_dropout must be True or False: got 'False'",
+    ),
+    "dropout_rng": (
+        {"dropout_rng": 3, "dropout_rate": 0.5},
+        TypeError,
+        "dropout_rng must be a JAX PRNG key, such as jax.random.key(0): got 3",
+    ),
+    "mask": (
+        {"mask": jnp.ones((3, 2, 1, 1, 7), bool)},
+        ValueError,
+        "mask must spread over the weights, [*batch, heads, queries, keys], which are "
+        "(2, 4, 5, 7): got mask.shape=(3, 2, 1, 1, 7)",
+    ),
+    "bias": ({"bias": "b"}, TypeError, "bias must be a JAX or NumPy array: got 'b'"),
+}
+EVERY = {**OURS, "linen in blocks": linen.blockwise_attention}
+EVERY["nnx in blocks"] = ours_nnx.blockwise_attention
+
+
+@pytest.mark.parametrize("attention", EVERY.values(), ids=list(EVERY))
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG.values(), ids=list(WRONG))
+def test_each_argument_is_named(attention, wrong, error, message):
+    with pytest.raises(error, match=exactly(message)):
+        attention(**{**dict(zip(("query", "key", "value"), QKV, strict=True)), **wrong})
+
+
+@pytest.mark.parametrize("attention", EVERY.values(), ids=list(EVERY))
+def test_boxes_are_opened_and_whole_numbers_converted(attention):
+    box = nnx.Variable
+    bias, mask = jnp.ones((5, 7)), np.arange(35).reshape(5, 7) % 3 > 0
+    options = {"dropout_rng": clone(KEY), "span": np.int64(2), "broadcast_dropout": False}
+    boxed = attention(
+        *map(box, QKV), bias=box(bias), mask=box(mask), dropout_rate=box(0.5), **options
+    )
+    options["dropout_rng"] = clone(KEY)
+    plain = attention(*QKV, bias=bias, mask=mask, dropout_rate=0.5, **options)
+    np.testing.assert_array_equal(boxed, plain)
+
+
+def test_modules_that_cannot_sow():
+    for attention in OURS.values():
+        message = "module must be None or a Flax module, which sows the weights: got 3"
+        with pytest.raises(TypeError, match=exactly(message)):
+            attention(*QKV, module=3)

@@ -340,3 +340,19 @@ def test_float64_is_summed_in_float64():
         fused = run(FUSED["linen"], qkv, **options)
         assert ours[0].dtype == jnp.float64
         check(ours, fused, rtol=1e-6, grad=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(QUERIES, KEYS), (1, HEADS, 1, KEYS)])
+def test_the_gradient_of_a_bias_in_64_bits(shape):
+    with jax.enable_x64(True):
+        bias = jnp.zeros(shape, jnp.float32)
+        blocks = {"query_block_size": 4, "key_block_size": np.uint8(8)}
+        ours = jax.grad(lambda b: OURS["linen"](*QKV, bias=b, **blocks).sum())(bias)
+        whole = jax.grad(lambda b: FUSED["linen"](*QKV, bias=b).sum())(bias)
+    np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_of_whole_numbers():
+    bias = np.arange(KEYS)
+    y = OURS["nnx"](*QKV, bias=bias)
+    np.testing.assert_array_equal(y, OURS["nnx"](*QKV, bias=bias.astype(np.float32)))

@@ -26,7 +26,7 @@ MISFITS = {
     "rank": (1, (KEYS, HEADS, 8), "must have the same axes, [*batch, length, heads, features]"),
     "batch": (2, (3, KEYS, HEADS, 6), "must have the same batch axes"),
     "lengths": (2, (BATCH, KEYS - 1, HEADS, 6), "must have the same length"),
-    "features": (1, (BATCH, KEYS, HEADS, 7), "must have as many features"),
+    "features": (1, (BATCH, KEYS, HEADS, 7), "must have the same number of features"),
     "heads": (1, (BATCH, KEYS, 3, 8), "must divide those of query"),
     "no heads": (2, (BATCH, KEYS, 0, 6), "must divide those of query"),
 }
@@ -40,7 +40,7 @@ WHO = {
 
 GROUPED = ("heads", "no heads")
 GROUPED_MESSAGE = (
-    "query, key and value must have as many heads: "
+    "query, key and value must have the same number of heads: "
     "got query.shape={}, key.shape={} and value.shape={}"
 )
 
@@ -66,7 +66,7 @@ BAD = {
     "no block": (
         {"query_block_size": 0},
         ValueError,
-        "query_block_size must be at least 1: got query_block_size=0",
+        "query_block_size must be at least 1 query: got 0",
     ),
     "half a block": (
         {"key_block_size": 2.5},
@@ -74,7 +74,7 @@ BAD = {
         "key_block_size must be a whole number: got 2.5",
     ),
     "causal": ({"is_causal": 1}, TypeError, "is_causal must be True or False: got 1"),
-    "span": ({"span": 0}, ValueError, "span must be at least 1 key: got span=0"),
+    "span": ({"span": 0}, ValueError, "span must be at least 1 key: got 0"),
     "span of what": (
         {"span": 2, "broadcast_dims": (-1,)},
         ValueError,
@@ -84,7 +84,7 @@ BAD = {
     "rate": (
         {"dropout_rate": 1.5},
         ValueError,
-        "rate is the probability to drop and must be in [0, 1]: got rate=1.5",
+        "dropout_rate is the probability to drop and must be in [0, 1]: got dropout_rate=1.5",
     ),
     "noise shape": (
         {"noise_shape": (None, 3, 1, None)},
@@ -107,7 +107,7 @@ BAD = {
     "mask of what": (
         {"mask": [True]},
         TypeError,
-        "mask must be an array: got [True]",
+        "mask must be a JAX or NumPy array: got [True]",
     ),
     "complex bias": (
         {"bias": jnp.ones((QUERIES, KEYS), complex)},
@@ -123,10 +123,8 @@ BAD = {
     "kind of key": (
         {"dropout_rng": jax.random.key(0, impl="rbg")},
         ValueError,
-        "a part of a mask can be drawn alone with keys of threefry2x32, as "
-        "jax.random.key(0, impl='threefry2x32'), while jax_threefry_partitionable is on, and with "
-        "those of fast_key, where every axis is shorter than 2^32: got a key of rbg and a mask of "
-        f"shape {(1, 1, QUERIES, KEYS)}",
+        "dropout_rng must be a key of threefry2x32 or of fast_key, since a part of a mask is drawn "
+        "alone: got a key of rbg; write jax.random.key(seed, impl='threefry2x32')",
     ),
     "sown weights": (
         {"module": object()},

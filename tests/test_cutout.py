@@ -131,7 +131,40 @@ def test_a_rate_of_1_still_needs_a_key():
         (
             {"fill": "median"},
             ValueError,
-            "fill must be a number, one number for each channel, or 'mean': got 'median'",
+            "fill must be a real number, one for each channel, or 'mean': got 'median'",
+        ),
+        (
+            {"fill": 1j},
+            TypeError,
+            "fill must be a real number, one for each channel, or 'mean': got 1j",
+        ),
+        (
+            {"fill": np.ones(3, complex)},
+            TypeError,
+            "fill must be a real number, one for each channel, or 'mean': got an array of shape "
+            "(3,) and dtype complex128",
+        ),
+        (
+            {"fill": np.array(["a", "b", "c"])},
+            TypeError,
+            "fill must be a real number, one for each channel, or 'mean': got an array of shape "
+            "(3,) and dtype <U1",
+        ),
+        (
+            {"fill": (0.0, 1e39, 0.0)},
+            ValueError,
+            "fill must be finite in x's dtype, float32: got (0.0, 1e+39, 0.0)",
+        ),
+        (
+            {"fill": np.full(3, -1e39)},
+            ValueError,
+            "fill must be finite in x's dtype, float32: got an array of shape (3,) and dtype "
+            "float64",
+        ),
+        (
+            {"fill": 10**400},
+            ValueError,
+            "fill must be finite in x's dtype, float32: got a whole number of 401 digits",
         ),
         (
             {"block_size": 0},
@@ -149,3 +182,20 @@ def test_bad_arguments(options, error, message):
 def test_bytes_are_refused():
     with pytest.raises(TypeError, match="got dtype uint8"):
         cutout(clone(KEY), np.zeros((2, 8, 8, 3), np.uint8), 0.5)
+
+
+def test_what_fills_may_be():
+    whole = {"block_size": 8}
+    x = jnp.ones((1, 3, 2), jnp.float16)
+    for fill in (2, np.int64(2), (2, 2.0), jnp.array([2, 2]), np.full(2, 2, np.uint8)):
+        np.testing.assert_array_equal(cutout(clone(KEY), x, 1.0, fill=fill, **whole), 2)
+    np.testing.assert_array_equal(cutout(clone(KEY), x, 1.0, fill=np.inf, **whole), np.inf)
+    y = cutout(clone(KEY), x.astype(np.complex64), 1.0, fill=1 + 2j, **whole)
+    np.testing.assert_array_equal(y, 1 + 2j)
+
+
+def test_places_are_counted_in_32_bits():
+    x = jax.ShapeDtypeStruct((1, 2**17, 2**17, 1), jnp.float32)
+    message = "x must have a known number of places for a rectangle, below 2^31: got 17175937249"
+    with pytest.raises(ValueError, match=exactly(message)):
+        jax.eval_shape(lambda x: cutout(clone(KEY), x, 0.5, block_size=16), x)

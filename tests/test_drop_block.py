@@ -250,3 +250,10 @@ def test_bad_arguments(shape, options, error, message):
     for rate in (0.0, 0.5):
         with pytest.raises(error, match=exactly(message)):
             drop_block(clone(KEY), jnp.ones(shape), rate, **options)
+
+
+@pytest.mark.parametrize("rate", [0.1, jnp.float32(0.1)])
+def test_a_map_too_large_to_count_position_by_position(rate):
+    x = jax.ShapeDtypeStruct((1, 2**17, 2**17, 1), jnp.float32)
+    y = jax.eval_shape(lambda x: drop_block(jax.random.key(0), x, rate), x)
+    assert y.shape == x.shape

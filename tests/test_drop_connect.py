@@ -349,8 +349,21 @@ def test_errors(rate):
 
 def test_an_error_lists_so_many_paths_and_no_more():
     weights = {f"layer_{i:02}": jnp.ones(1) for i in range(30)}
-    with pytest.raises(ValueError, match=r"'layer_00', .*'layer_19' and 10 more\Z"):
+    with pytest.raises(ValueError, match=r"'layer_00', .*'layer_15' and 14 more\Z"):
         drop_connect(KEY, weights, 0.5, paths="kernel")
+
+
+def test_weights_with_the_same_path_are_refused():
+    """Their masks would be the same."""
+    weights = {"a/b": jnp.ones((4, 4)), "a": {"b": jnp.ones((4, 4))}, "c": jnp.ones(4)}
+    message = (
+        "each of the weights must have a path of its own, since its mask depends on it: "
+        "got several at 'a/b'"
+    )
+    for rate in (0.0, 0.5):
+        with pytest.raises(ValueError, match=exactly(message)):
+            drop_connect(clone(KEY), weights, rate)
+    assert drop_connect(clone(KEY), weights, 0.5, paths="c")["a/b"] is weights["a/b"]
 
 
 def test_a_missing_key_and_a_wrong_rate_are_refused():

@@ -294,3 +294,38 @@ def test_errors_even_where_nothing_drops(face, change, error, message):
     for rate in (0.0, 0.5):
         with pytest.raises(error, match=exactly(message)):
             f(clone(KEY), arguments["table"], rate, arguments["ids"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_ids_of_few_bits_in_a_large_vocabulary(dtype, per_sample):
+    table = jnp.arange(2.0**16)[:, None]
+    narrow, wide = (
+        embedding_dropout(
+            jax.random.key(0), table, 0.5, ids=jnp.array([[1, 100]], dt), per_sample=per_sample
+        )
+        for dt in (dtype, jnp.int32)
+    )
+    np.testing.assert_array_equal(narrow, wide)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_table_without_rows(per_sample):
+    """Every id is outside of it."""
+    table = jnp.ones((0, 3))
+    for ids in (jnp.array([[0, 1]]), jnp.zeros((2, 0), jnp.int32)):
+        y = embedding_dropout(jax.random.key(0), table, 0.5, ids=ids, per_sample=per_sample)
+        assert y.shape == (*ids.shape, 3)
+        assert np.isnan(y).all()
+    assert embedding_dropout(jax.random.key(0), table, 0.5).shape == (0, 3)
+
+
+def test_boxes_are_opened_everywhere():
+    table, ids = nnx.Param(jnp.ones((5, 2))), nnx.Variable(jnp.array([[1, 2]]))
+    for per_sample in (False, True):
+        y = embedding_dropout(
+            jax.random.key(0), table, nnx.Variable(0.5), ids=ids, per_sample=per_sample
+        )
+        assert y.shape == (1, 2, 2)
+    layer = flax_spatialdrop.linen.EmbeddingDropout(0.5, deterministic=True)
+    assert layer.apply({}, table, ids=ids).shape == (1, 2, 2)

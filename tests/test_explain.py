@@ -240,3 +240,18 @@ def test_without_matplotlib_it_says_what_to_install():
         "plot_mask draws with matplotlib, which is not installed: "
         "pip install 'flax-spatialdrop[plot]'\n"
     )
+
+
+def test_sizes_of_numpy_do_not_overflow():
+    text = explain((np.int32(50000),) * 2, np.array([1, 50000]))
+    assert "50000 independent coin flips, each for 50000 of the 2500000000 elements" in text
+
+
+def test_symbolic_sizes_are_explained():
+    batch, time = jax.export.symbolic_shape("b, t")
+    assert explain((batch, time, 8), (None, 1, None)).splitlines() == [
+        "x.shape (b, t, 8), noise_shape (b, 1, 8)",
+        "axis 1 shares its draw; axes 0, 2 have draws of their own",
+        "8*b independent coin flips, each for t of the 8*b*t elements",
+        "zeros possible 0, t, 2*t, ..., 8*b*t, the multiples of t",
+    ]

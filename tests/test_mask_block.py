@@ -232,27 +232,28 @@ BAD = {
     "outside": (
         {"start": (4, 0, 0)},
         ValueError,
-        "a block must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
+        "start and sizes must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
     ),
     "before": (
         {"start": (0, 0, -1)},
         ValueError,
-        "a block must lie in the mask, which has 10 along axis 2: got from -1 to 3 there",
+        "start and sizes must lie in the mask, which has 10 along axis 2: got from -1 to 3 there",
     ),
     "too large": (
         {"sizes": (1, 2, 1)},
         ValueError,
-        "a block must lie in the mask, which has 1 along axis 1: got from 0 to 2 there",
+        "start and sizes must lie in the mask, which has 1 along axis 1: got from 0 to 2 there",
     ),
     "outside, by an array": (
         {"start": jnp.array([4, 0, 0])},
         ValueError,
-        "a block must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
+        "start and sizes must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
     ),
     "words of a long mask": (
         {"key": tuple(WORDS), "noise_shape": (2**33, 1, 10), "start": (2**32, 0, 0)},
         ValueError,
-        f"every axis of the mask must be shorter than 2^32: got {(2**33, 1, 10)}",
+        "a part of a mask can be drawn alone where every axis is shorter than 2^32: "
+        f"got a mask of shape {(2**33, 1, 10)}",
     ),
     "no start": (
         {"start": 3},
@@ -289,20 +290,18 @@ BAD = {
     "one word": (
         {"key": (np.uint32(1),)},
         ValueError,
-        "a key of threefry has two words: got a tuple of 1",
+        "key must have the two words of threefry: got a tuple of 1",
     ),
     "signed words": (
         {"key": (np.int32(1), np.int32(2))},
         TypeError,
-        f"a key given by its words must be a tuple of uint32 scalars: got {np.int32(1)!r} in it",
+        f"key must be a JAX PRNG key or a tuple of two uint32 scalars: got {np.int32(1)!r} in it",
     ),
     "rbg": (
         {"key": jax.random.key(0, impl="rbg")},
         ValueError,
-        "a part of a mask can be drawn alone with keys of threefry2x32, as "
-        "jax.random.key(0, impl='threefry2x32'), while jax_threefry_partitionable is on, and with "
-        "those of fast_key, where every axis is shorter than 2^32: got a key of rbg and a mask of "
-        "shape (6, 1, 10)",
+        "key must be a key of threefry2x32 or of fast_key, since a part of a mask is drawn alone: "
+        "got a key of rbg; write jax.random.key(seed, impl='threefry2x32')",
     ),
 }
 
@@ -315,7 +314,7 @@ def test_what_is_refused(bad, error, message):
 
 
 def test_a_block_that_fits_nowhere():
-    message = "a block must lie in the mask, which has 6 along axis 0: got of 7 there"
+    message = "start and sizes must lie in the mask, which has 6 along axis 0: got 7 there"
     with pytest.raises(ValueError, match=exactly(message)):
         jax.jit(lambda i: mask_block(KEY, 0.4, SHAPE, (i, 0, 0), (7, 1, 1)))(0)
 
@@ -326,9 +325,19 @@ def test_sizes_that_are_traced():
 
 
 def test_keys_and_axes_of_which_no_part_can_be_drawn_alone():
-    with pytest.raises(ValueError, match="can be drawn alone with keys of threefry2x32"):
+    message = (
+        "a part of a mask can be drawn alone where every axis is shorter than 2^32: got a mask "
+    )
+    with pytest.raises(ValueError, match=exactly(f"{message}of shape {(2**32, 2)}")):
         mask_block(KEY, 0.4, (2**32, 2), (2**32 - 1, 0), (1, 1))
-    with jax.threefry_partitionable(False), pytest.raises(ValueError, match="partitionable is on"):
+    message = (
+        "jax_threefry_partitionable must be on, since a part of a mask is drawn alone: got False; "
+        "turn it on or make key a fast_key"
+    )
+    with (
+        jax.threefry_partitionable(False),
+        pytest.raises(ValueError, match=exactly(message)),
+    ):
         mask_block(KEY, 0.4, SHAPE, (0, 0, 0), SHAPE)
     with jax.default_prng_impl("rbg"), pytest.raises(ValueError, match="got a key of rbg"):
         mask_block(jax.random.PRNGKey(0), 0.4, SHAPE, (0, 0, 0), SHAPE)
@@ -339,3 +348,13 @@ def test_the_mean_of_blocks_is_the_rate():
     draws = jax.jit(lambda i: mask_block(KEY, 0.3, (2**20, 2**20), (i, i), (512, 512)).mean())
     for i in (0, 2**19 + 1, 2**20 - 512):
         assert abs(float(draws(i)) - 0.7) < 5.5 * math.sqrt(0.3 * 0.7 / 2**18)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_whole_numbers_of_numpy_do_not_overflow(dtype):
+    message = (
+        "start and sizes must lie in the mask, which has 100 along axis 0: got from 100 to 200"
+    )
+    for start in ((dtype(100),), np.array([100], dtype)):
+        with pytest.raises(ValueError, match=exactly(f"{message} there")):
+            mask_block(KEY, 0.4, (dtype(100),), start, (dtype(100),))

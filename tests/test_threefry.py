@@ -128,7 +128,7 @@ def test_the_older_counters_of_threefry_use_the_draw_of_jax():
     assert is_unrollable(KEY, (4, 5))
 
 
-def test_symbolic_dimensions_use_the_draw_of_jax():
+def test_symbolic_dimensions_draw_the_same():
     (batch,) = jax.export.symbolic_shape("b")
     x = jax.ShapeDtypeStruct((batch, 4), jnp.float32)
     exported = jax.export.export(jax.jit(lambda k, x: dropout(k, x, 0.5)))(WORDS, x)

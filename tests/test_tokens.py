@@ -214,7 +214,7 @@ ERRORS = [
         "each of special_ids must be an id that dtype int32 of ids can hold, from 0 to "
         "2147483647: got -100",
     ),
-    ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1: got 0"),
+    ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1 id: got 0"),
     ({"vocab_size": 9.5}, TypeError, "vocab_size must be a whole number: got 9.5"),
 ]
 

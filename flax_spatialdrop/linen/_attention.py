@@ -8,8 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._attention_input import check_attention
-from .._checks import check_input
+from .._attention_input import (
+    check_attention,
+    check_operands,
+    check_sown,
+    over_weights,
+    weights_shape,
+)
+from .._checks import check_callable, check_input, check_rate, check_switch
 from .._choices import Choices
 from .._compat import linen_promote_dtype as promote_dtype
 from .._noise_shape import head_noise_shape
@@ -150,8 +156,19 @@ def dot_product_attention(
     Networks, 2019, https://arxiv.org/abs/1907.11065 (of keys and spans of them; there the weights
     are normalized again)
     """
+    query, key, value = check_operands(query, key, value, dtype=dtype, precision=precision)
     query, key, value = promote_dtype(query, key, value, dtype=dtype)
     check_attention(query, key, value, grouped=False)
+    bias, mask = over_weights(bias, mask, weights_shape(query, key))
+    force_fp32_for_softmax = check_switch(force_fp32_for_softmax, "force_fp32_for_softmax")
+    _check_einsums(
+        precision,
+        einsum_dot_general=einsum_dot_general,
+        qk_attn_weights_einsum=qk_attn_weights_einsum,
+        attn_weights_value_einsum=attn_weights_value_einsum,
+    )
+    check_sown(module)
+    dropout_rate = check_rate(dropout_rate, "dropout_rate")
     dropout = weights_dropout(
         query,
         key,
@@ -188,6 +205,23 @@ def dot_product_attention(
         attn_weights_value_einsum=attn_weights_value_einsum,
     )
     return y if dropout is None else dropout.of_outputs(y)
+
+
+def _check_einsums(precision: Any, **functions: Callable[..., jax.Array] | None) -> None:
+    given = [name for name, function in functions.items() if function is not None]
+    for name in given:
+        check_callable(functions[name], name, "None or a function")
+    own = [name for name in given if name != "einsum_dot_general"]
+    if len(own) == 1:
+        raise ValueError(
+            "qk_attn_weights_einsum and attn_weights_value_einsum must be specified together: "
+            f"got {own[0]} alone"
+        )
+    if own and (precision is not None or len(given) > len(own)):
+        raise ValueError(
+            "qk_attn_weights_einsum and attn_weights_value_einsum are mutually exclusive with "
+            "precision and einsum_dot_general: got both"
+        )
 
 
 def _after(

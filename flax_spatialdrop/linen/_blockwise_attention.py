@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 
 from .._apply import widened
-from .._attention_input import check_attention
+from .._attention_input import check_attention, check_operands
 from .._blockwise_attention import blockwise, refuse_whole_weights
+from .._checks import check_rate, check_switch
 from .._compat import linen_promote_dtype as promote_dtype
 from .._typing import Key, NoiseShape, Rate
 from .._weights_dropout import weights_dropout
@@ -126,10 +127,12 @@ def blockwise_attention(
         qk_attn_weights_einsum=qk_attn_weights_einsum,
         attn_weights_value_einsum=attn_weights_value_einsum,
     )
+    query, key, value = check_operands(query, key, value, dtype=dtype, precision=precision)
     query, key, value = promote_dtype(query, key, value, dtype=dtype)
-    if force_fp32_for_softmax:
+    if check_switch(force_fp32_for_softmax, "force_fp32_for_softmax"):
         value = widened(value)
     check_attention(query, key, value, grouped=True)
+    dropout_rate = check_rate(dropout_rate, "dropout_rate")
     dropout = weights_dropout(
         query,
         key,

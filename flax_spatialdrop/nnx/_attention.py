@@ -1,6 +1,5 @@
 """Dropout in attention: the module that drops heads, and Flax's attention with a noise shape."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import PromoteDtypeFn
 
-from .._attention_input import check_attention
-from .._checks import check_input
+from .._attention_input import (
+    check_attention,
+    check_operands,
+    check_sown,
+    over_weights,
+    weights_shape,
+)
+from .._checks import check_callable, check_input, check_rate, check_switch, is_static
 from .._choices import Choices
 from .._compat import nnx_attention_weights as dot_product_attention_weights
 from .._compat import nnx_promote_dtype as promote_as_flax_does
@@ -162,8 +167,14 @@ def dot_product_attention(
     Networks, 2019, https://arxiv.org/abs/1907.11065 (of keys and spans of them; there the weights
     are normalized again)
     """
+    check_callable(promote_dtype, "promote_dtype", "a function of arrays and dtype=")
+    query, key, value = check_operands(query, key, value, dtype=dtype, precision=precision)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
     check_attention(query, key, value, grouped=True)
+    bias, mask = over_weights(bias, mask, weights_shape(query, key))
+    is_causal = check_switch(is_causal, "is_causal")
+    check_sown(module)
+    dropout_rate = check_rate(dropout_rate, "dropout_rate")
     dropout = weights_dropout(
         query,
         key,
@@ -176,8 +187,9 @@ def dot_product_attention(
         span=span,
     )
     if dropout is None:
-        # At 0 Flax takes another way. It refuses 1, and any other number will do.
-        is_zero = isinstance(dropout_rate, numbers.Real) and dropout_rate == 0
+        # At 0 Flax takes another way, of fewer shapes. It refuses 1, and any other number will do.
+        shares_shape = query.shape[-1] == value.shape[-1] and key.shape[-2] == value.shape[-2]
+        is_zero = is_static(dropout_rate, 0.0) and shares_shape
         return nnx.dot_product_attention(
             query,
             key,

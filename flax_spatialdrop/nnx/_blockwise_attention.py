@@ -7,8 +7,9 @@ import jax
 from flax import nnx
 from flax.typing import PromoteDtypeFn
 
-from .._attention_input import check_attention
+from .._attention_input import check_attention, check_operands
 from .._blockwise_attention import blockwise, refuse_whole_weights
+from .._checks import check_callable, check_rate
 from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._typing import Key, NoiseShape, Rate
 from .._weights_dropout import weights_dropout
@@ -119,8 +120,11 @@ def blockwise_attention(
     Need O(n^2) Memory, 2021, https://arxiv.org/abs/2112.05682
     """
     refuse_whole_weights(module=module)
+    check_callable(promote_dtype, "promote_dtype", "a function of arrays and dtype=")
+    query, key, value = check_operands(query, key, value, dtype=dtype, precision=precision)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
     check_attention(query, key, value, grouped=True)
+    dropout_rate = check_rate(dropout_rate, "dropout_rate")
     dropout = weights_dropout(
         query,
         key,

@@ -1,7 +1,5 @@
 """The module of embedding dropout, which takes ids beside its inputs."""
 
-from typing import Any
-
 import jax
 from flax import nnx
 
@@ -93,7 +91,6 @@ class EmbeddingDropout(Stochastic):
           KeyError: for nnx.Rngs without the stream.
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
         """
-        inputs = _value_of(inputs)
         choices = embedding_choices(inputs, ids, self.per_sample)
         return regularize(
             self,
@@ -131,12 +128,8 @@ class EmbeddingDropout(Stochastic):
         """
         return draw_mask(
             self,
-            embedding_choices(_value_of(inputs), ids, self.per_sample),
+            embedding_choices(inputs, ids, self.per_sample),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,
         )
-
-
-def _value_of(table: Any) -> Any:
-    return table[...] if isinstance(table, nnx.Variable) else table
