@@ -8,7 +8,7 @@ what comes of the dropped state, and all others what comes of the state itself.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,48 @@ from jax import lax
 from ._compat import CALLS, REMATS, ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from ._recurrent_arguments import Kind
 from ._recurrent_step import Carry, Drop, Fixed, Stepwise, dropped, settled, unpadded
+from ._sharding import vary_alike
 
-Step = Callable[[Any, jax.Array], tuple[Any, Any]]
+Step = Callable[[Any, jax.Array], tuple[Any, Any, Any]]
+
+
+class Variables(NamedTuple):
+    """What a cell holds, as lists of arrays.
+
+    Attributes:
+      fixed: what is the same in every step.
+      carried: what a step leaves for the next one.
+      scanned: what has an axis of time, which comes first.
+    """
+
+    fixed: list[Any]
+    carried: list[Any]
+    scanned: list[Any]
+
 
 _PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
 _PROGRAMS = (Jaxpr, ClosedJaxpr)
 _LOOPS = {"scan", "while", "cond"}
 
 
+def step_of_cell(
+    step: Step, structure: Any, carry: Carry, x: jax.Array, fixed: Fixed, each: Stepwise
+) -> tuple[Carry, jax.Array, Any]:
+    """Runs `step(carry, x) -> carry, y, rest`, and drops of its input and of the state it reads.
+
+    `structure` is that of the carry, whose parts are given and returned. What is dropped of the
+    state is dropped of its last part. `rest` is returned as it is.
+    """
+    x = dropped(unpadded(x, each), fixed.inputs)
+    new, y, place, rest = _run_step(step, structure, carry, x, fixed.state)
+    after = settled(carry, new, fixed, each)
+    return after, unpadded(y if place is None else after[place], each), rest
+
+
 def scan_cell(
-    step: Step,
+    step: Callable[..., Any],
     structure: Any,
+    variables: Variables,
     inputs: jax.Array,
     carry: Carry,
     fixed: Fixed,
@@ -35,23 +66,34 @@ def scan_cell(
     *,
     time_axis: int,
     unroll: int = 1,
-) -> tuple[Carry, jax.Array]:
-    """Runs `step(carry, x) -> carry, y` over inputs [batch, time, ...], or with time first.
+) -> tuple[Carry, jax.Array, Variables]:
+    """Runs `step(variables, carry, x) -> carry, y, variables` over the steps of the inputs.
 
-    `structure` is that of the carry, whose parts are given and returned. What is dropped of the
-    state is dropped of its last part.
+    Returns the last carry, the outputs, and the variables after the last step.
     """
+    still, inputs, carry, fixed, stepwise = vary_alike(
+        (variables.fixed, inputs, carry, fixed, stepwise)
+    )
+    variables = variables._replace(fixed=still)
 
-    def run(carry: Carry, part: Any) -> tuple[Carry, jax.Array]:
-        x, each = part
-        x = dropped(unpadded(x, each), fixed.inputs)
-        new, y, place = _run_step(step, structure, carry, x, fixed.state)
-        after = settled(carry, new, fixed, each)
-        return after, unpadded(y if place is None else after[place], each)
+    def run(state: Any, part: Any) -> Any:
+        (carry, carried), (x, each, scanned) = state, part
+        before = variables._replace(carried=carried, scanned=scanned)
+        carry, y, after = step_of_cell(partial(step, before), structure, carry, x, fixed, each)
+        return (carry, after.carried), (y, after.scanned)
 
-    xs = jnp.moveaxis(inputs, time_axis, 0)
-    last, outputs = lax.scan(run, carry, (xs, stepwise), unroll=unroll)
-    return last, jnp.moveaxis(outputs, 0, time_axis)
+    xs = jnp.moveaxis(inputs, time_axis, 0), stepwise, variables.scanned
+    (last, carried), (outputs, scanned) = lax.scan(
+        run, (carry, variables.carried), xs, unroll=unroll
+    )
+    after = variables._replace(carried=carried, scanned=scanned)
+    return last, jnp.moveaxis(outputs, 0, time_axis), after
+
+
+def is_cell(value: Any) -> bool:
+    """Whether it has what the hosts' loops ask of a cell."""
+    # By its names, since the hosts' base class raises when asked for num_feature_axes.
+    return callable(value) and {"initialize_carry", "num_feature_axes"} <= set(dir(value))
 
 
 def kind_of_cell(first: Any, of_step: tuple[int, ...], feature_axes: int) -> Kind:
@@ -73,30 +115,31 @@ def kind_of_cell(first: Any, of_step: tuple[int, ...], feature_axes: int) -> Kin
 
 
 def _run_step(step: Step, structure: Any, carry: Carry, x: jax.Array, drop: Drop | None) -> Any:
-    """The new parts of the carry; the output; and which part of the carry that is, if any."""
+    """The new parts of the carry; the output; which part of the carry that is, if any; the rest."""
 
-    def flat_step(carry: Carry, x: jax.Array) -> tuple[list[Any], list[Any]]:
-        new, y = step(jax.tree.unflatten(structure, carry), x)
-        return jax.tree.leaves(new), jax.tree.leaves(y)
+    def flat_step(carry: Carry, x: jax.Array) -> tuple[list[Any], list[Any], Any]:
+        new, y, rest = step(jax.tree.unflatten(structure, carry), x)
+        return jax.tree.leaves(new), jax.tree.leaves(y), rest
 
-    closed, (new, outputs) = jax.make_jaxpr(flat_step, return_shape=True)(carry, x)
+    closed, (new, outputs, rest) = jax.make_jaxpr(flat_step, return_shape=True)(carry, x)
     if len(new) != len(carry) or len(outputs) != 1:
         raise ValueError(
             f"RNN takes a cell that returns a carry like the one it is given, of {len(carry)} "
             f"arrays, and one array of outputs: got {len(new)} and {len(outputs)}"
         )
-    *parts, output = closed.jaxpr.outvars
+    parts, output = closed.jaxpr.outvars[: len(carry)], closed.jaxpr.outvars[len(carry)]
     place = parts.index(output) if output in parts else None
     program = _Program()
     seen = (*carry[:-1], dropped(carry[-1], drop), x)
-    *after, y = program.run(closed.jaxpr, closed.consts, (*carry, x), seen)[0]
+    results = program.run(closed.jaxpr, closed.consts, (*carry, x), seen)[0]
     if drop is not None and not program.products:
         raise ValueError(
             "RNN drops what a cell's dense layers and convolutions see of its state, the last part "
             "of its carry, and in this cell none sees it; use variant='zoneout', or set "
             "recurrent_dropout=0"
         )
-    return tuple(after), y, place
+    rest = jax.tree.unflatten(jax.tree.structure(rest), results[len(carry) + 1 :])
+    return tuple(results[: len(carry)]), results[len(carry)], place, rest
 
 
 class _Program:

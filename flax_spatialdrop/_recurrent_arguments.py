@@ -1,12 +1,23 @@
 """What a recurrent layer is given, and what is wrong with it."""
 
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import check_choice, check_rate, is_static, shown
+from ._checks import (
+    check_array,
+    check_choice,
+    check_rate,
+    check_switch,
+    check_whole,
+    is_sequence,
+    is_static,
+    is_whole,
+    shown,
+)
 from ._typing import Array, Rate
 
 Variant: TypeAlias = Literal["variational", "no_memory_loss", "zoneout"]
@@ -76,7 +87,12 @@ class Layer(NamedTuple):
 
 
 def check_layer(layer: Layer, name: str) -> Layer:
-    """Returns the layer with its rates checked, or says what does not go together."""
+    """Returns the layer with its arguments checked, or says what does not go together."""
+    layer = layer._replace(
+        dropout=check_rate(layer.dropout, "dropout"),
+        recurrent_dropout=check_rate(layer.recurrent_dropout, "recurrent_dropout"),
+        per_gate=check_switch(layer.per_gate, "per_gate"),
+    )
     check_choice(layer.variant, "variant", get_args(Variant))
     if layer.variant == "no_memory_loss" and not layer.kind.remembers:
         raise ValueError(
@@ -88,19 +104,28 @@ def check_layer(layer: Layer, name: str) -> Layer:
             f"per_gate=True draws a mask for each gate, and {name} {layer.kind.lack}; "
             "use LSTM or GRU"
         )
-    return layer._replace(
-        dropout=check_rate(layer.dropout, "dropout"),
-        recurrent_dropout=check_rate(layer.recurrent_dropout, "recurrent_dropout"),
-    )
+    return layer
 
 
-def check_inputs(inputs: Any, feature_axes: int, time_major: bool) -> tuple[Array, tuple[int, ...]]:
+def pick_switch(layer: Any, name: str, given: Any) -> bool:
+    """A switch of a call, else the layer's own."""
+    return check_switch(getattr(layer, name) if given is None else given, name)
+
+
+def check_unroll(unroll: Any) -> int | bool:
+    """Returns how many steps of the loop are written out; True for all of them."""
+    return unroll if isinstance(unroll, bool) else check_whole(unroll, "unroll", least=1)
+
+
+def check_inputs(
+    inputs: Any, feature_axes: int, time_major: bool, dtypes: Any
+) -> tuple[Array, tuple[int, ...]]:
     """Returns the inputs and the shape of one step of them, or says that they are no sequence."""
-    if not isinstance(inputs, jax.Array | np.ndarray) or not jnp.issubdtype(
-        inputs.dtype, jnp.floating
-    ):
-        got = f"dtype {inputs.dtype}" if hasattr(inputs, "dtype") else shown(inputs)
-        raise TypeError(f"a recurrent layer takes inputs of a floating dtype: got {got}")
+    inputs = check_array(inputs, "inputs")
+    if not jnp.issubdtype(inputs.dtype, dtypes):
+        raise TypeError(
+            f"a recurrent layer takes inputs of a floating dtype: got dtype {inputs.dtype}"
+        )
     if inputs.ndim < 1 + feature_axes:
         features = ", ".join(["features"] * feature_axes)
         order = f"[time, *batch, {features}]" if time_major else f"[*batch, time, {features}]"
@@ -110,8 +135,11 @@ def check_inputs(inputs: Any, feature_axes: int, time_major: bool) -> tuple[Arra
 
 
 def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Array:
-    """Returns the lengths, or says why they are none; those that are traced are not looked at."""
-    lengths = jnp.asarray(seq_lengths)
+    """Returns the lengths, or says why they are none; those that are traced are clipped."""
+    given = seq_lengths
+    if is_whole(given) or (is_sequence(given) and all(map(is_whole, given))):
+        given = np.asarray(given, object if not given else None)
+    lengths = check_array(given, "seq_lengths")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"seq_lengths must be whole numbers: got dtype {lengths.dtype}")
     if lengths.shape != batch:
@@ -119,45 +147,30 @@ def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Ar
             f"seq_lengths needs one length for each sequence, of shape {batch}: "
             f"got shape {lengths.shape}"
         )
-    if not isinstance(seq_lengths, jax.core.Tracer) and lengths.size:
-        known = np.asarray(seq_lengths)
+    is_known = not isinstance(lengths, jax.core.Tracer) and isinstance(time, int)
+    if is_known and lengths.size:
+        known = np.asarray(lengths)
         if known.min() < 0 or known.max() > time:
             raise ValueError(
                 f"seq_lengths must be from 0 to the {time} steps of the sequence: got from "
                 f"{known.min()} to {known.max()}"
             )
-    return lengths.astype(jnp.int32)
+    if lengths.dtype.itemsize < 4:  # which may not hold the number of steps
+        lengths = lengths.astype(np.int32)
+    return jnp.clip(lengths, 0, time).astype(np.int32)
 
 
 def check_carry(carry: Any, expected: Any) -> Any:
     """Returns a carry, or says why it has not the shapes of the one expected."""
-    leaves, needed = jax.tree.leaves(carry), jax.tree.leaves(expected)
-    shapes, expected_shapes = (list(map(np.shape, found)) for found in (leaves, needed))
+    carry = jax.tree.map(partial(check_array, name="initial_carry"), carry)
+    shapes, needed = (jax.tree.map(lambda part: part.shape, tree) for tree in (carry, expected))
     same_tree = jax.tree.structure(carry) == jax.tree.structure(expected)  # type: ignore[operator]
-    if not same_tree or shapes != expected_shapes:
-        raise ValueError(
-            f"initial_carry must have the shapes {_shapes(expected)}: got {_shapes(carry)}"
-        )
-    dtypes, expected_dtypes = ([jnp.result_type(x) for x in found] for found in (leaves, needed))
-    if dtypes != expected_dtypes:
+    if not same_tree or shapes != needed:
+        raise ValueError(f"initial_carry must have the shapes {shown(needed)}: got {shown(shapes)}")
+    dtypes, needed = ([str(part.dtype) for part in jax.tree.leaves(t)] for t in (carry, expected))
+    if dtypes != needed:
         raise TypeError(
-            f"initial_carry must have the dtypes {', '.join(map(str, expected_dtypes))}, those of "
-            f"the parameters: got {', '.join(map(str, dtypes))}"
+            f"initial_carry must have the dtypes {', '.join(needed)}, those of the parameters: "
+            f"got {', '.join(dtypes)}"
         )
     return jax.tree.map(jnp.asarray, carry)
-
-
-def _shapes(carry: Any) -> Any:
-    return jax.tree.map(np.shape, carry)
-
-
-def check_directions(forward: Any, backward: Any, base: type) -> None:
-    """Raises unless these are two recurrent layers of this package, derived from `base`."""
-    for layer in (forward, backward):
-        if not isinstance(layer, base):
-            raise TypeError(
-                "Bidirectional takes recurrent layers of this package (RNN(cell) for any cell): "
-                f"got {type(layer).__module__}.{type(layer).__name__}"
-            )
-    if forward is backward:
-        raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")

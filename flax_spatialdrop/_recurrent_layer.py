@@ -46,11 +46,16 @@ def run_layer(
     batch = layer.batch(inputs.shape)
     time = inputs.shape[layer.time_axis(inputs.shape)]
     fixed, stepwise = _dropping(layer, inputs, masks, find_key, where, deterministic)
+    if not jnp.issubdtype(inputs.dtype, jnp.inexact) and not is_static(layer.dropout, 0.0):
+        raise TypeError(
+            "dropout scales inputs, which must be of a floating dtype for it: got dtype "
+            f"{inputs.dtype}; set dropout=0"
+        )
     first = int(layer.time_major)
     xs = flat(inputs, first, len(batch))
     lengths = None if seq_lengths is None else check_lengths(seq_lengths, batch, time).reshape(-1)
     if lengths is not None:
-        padding = jnp.arange(time)[:, None] >= lengths[None]
+        padding = jnp.arange(time, dtype=lengths.dtype)[:, None] >= lengths[None]
         stepwise = stepwise._replace(padding=padding[..., None])
     if reverse:
         xs = _flipped(xs, lengths, 1 - first)

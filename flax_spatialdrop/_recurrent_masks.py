@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ._apply import apply_mask
-from ._checks import check_key, check_mask, is_static
+from ._checks import check_key, check_mask, is_static, shown
 from ._mask import sample_mask
 from ._rates import keep_probability, scale_of
 from ._recorder import Where, current_recorder
@@ -50,7 +51,9 @@ def sample_masks(
     Each has a key of its own, whatever the others do.
     """
     draws = draws_of(layer, shape)
-    active = [not deterministic and not is_static(draw.rate, 0.0) for draw in draws]
+    if deterministic:
+        return [None] * len(draws), [None] * len(draws)
+    active = [not is_static(draw.rate, 0.0) for draw in draws]
     keys: list[Any] = [None] * len(draws)
     if any(on and not is_static(draw.rate, 1.0) for on, draw in zip(active, draws, strict=True)):
         of_inputs, of_state = jax.random.split(check_key(find_key()))
@@ -78,7 +81,7 @@ def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
     """The inverse, of masks given; raises unless they have the shapes that would be drawn."""
     if not isinstance(masks, RecurrentMasks):
         raise TypeError(
-            f"masks must be RecurrentMasks, as sample_masks returns: got {type(masks).__name__}"
+            f"masks must be RecurrentMasks, as sample_masks returns: got {shown(masks)}"
         )
     draws = draws_of(layer, shape)
     needed = as_value(layer, [draw.shape for draw in draws])
@@ -89,7 +92,7 @@ def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
             given = jax.tree.map(lambda _: None, expected, is_leaf=_is_shape)
         elif given is None:
             raise ValueError(f"masks.{name} is needed where its rate is not the number 0: got None")
-        elif jax.tree.map(lambda mask: check_mask(mask).shape, given) != expected:
+        elif jax.tree.map(partial(_shape_of, name=f"masks.{name}"), given) != expected:
             shapes = jax.tree.map(lambda mask: mask.shape, given)
             if name == "state" and layer.variant == "zoneout":
                 raise ValueError(
@@ -100,6 +103,10 @@ def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
         found.append(given)
     inputs, state = found
     return [inputs, *(state if layer.variant == "zoneout" else [state])]
+
+
+def _shape_of(mask: Any, name: str) -> tuple[int, ...]:
+    return check_mask(mask, name).shape
 
 
 def _is_shape(tree: Any) -> bool:

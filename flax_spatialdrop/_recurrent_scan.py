@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ._compat import Layout, as_linear, with_layout_constraint
@@ -31,6 +32,7 @@ from ._recurrent_step import (
     project,
     unpadded,
 )
+from ._sharding import vary_alike
 
 PIECE = 8
 """Steps to a piece: their products are large enough to be fast, and what they hold is small."""
@@ -70,6 +72,10 @@ def scan_sequence(
     Returns the last carry, and h of every step with the axes of the inputs.
     """
     time = inputs.shape[time_axis]
+    weights, inputs, carry, fixed, stepwise = vary_alike((weights, inputs, carry, fixed, stepwise))
+    if not isinstance(time, int):  # symbolic, of which no pieces can be cut
+        plan = Plan(time_axis, 0, time, 1)
+        return _scan_plainly(cell, plan, weights, inputs, carry, fixed, stepwise)
     if not time:
         return carry, jnp.zeros((*inputs.shape[:-1], carry[-1].shape[-1]), carry[-1].dtype)
     rest = time % PIECE if time > PIECE else 0
@@ -83,10 +89,12 @@ def scan_sequence(
     return carry, outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, time_axis)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _scan(cell, plan, weights, inputs, carry, fixed, stepwise):
+def _scan_plainly(cell, plan, weights, inputs, carry, fixed, stepwise):
     carry, states, _ = _forward(cell, plan, False, weights, inputs, carry, fixed, stepwise)
     return carry, unpadded(states, stepwise).swapaxes(0, plan.time_axis)
+
+
+_scan = jax.custom_jvp(_scan_plainly, nondiff_argnums=(0, 1))
 
 
 @_scan.defjvp
@@ -133,11 +141,11 @@ def _scan_jvp(cell, plan, primals, tangents):
             return lax.scan(step, dcarry, (z, before, cell.join(da, du), each), unroll=plan.unroll)
 
         dxs = _fold(plan.steps_of(dinputs, 0, plan.steps), plan.piece)
-        parts = (jnp.arange(len(starts[0])), z, starts, rest, each, dxs)
+        parts = (jnp.arange(len(starts[0]), dtype=np.int32), z, starts, rest, each, dxs)
         return lax.scan(run_piece, dcarry, parts)
 
     dlast, dstates = as_linear(derivative)(dweights, dinputs, dcarry)
-    dstates = dstates.reshape(-1, *dstates.shape[2:])
+    dstates = dstates.reshape(plan.steps, *dstates.shape[2:])
     return (last, outputs), (dlast, dstates.swapaxes(0, plan.time_axis))
 
 
@@ -163,7 +171,7 @@ def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):
         def step_input(t, each):
             return of_inputs(plan.steps_of(inputs, t, 1)[0], each)
 
-        return run(step_input, jnp.arange(plan.steps))
+        return run(step_input, jnp.arange(plan.steps, dtype=np.int32))
 
     def all_at_once():
         a = of_inputs(plan.steps_of(inputs, 0, plan.steps), stepwise)
@@ -177,4 +185,4 @@ def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):
 
 def _fold(tree, piece):
     """[time, ...] -> [time / piece, piece, ...]."""
-    return jax.tree.map(lambda a: a.reshape(-1, piece, *a.shape[1:]), tree)
+    return jax.tree.map(lambda a: a.reshape(len(a) // piece, piece, *a.shape[1:]), tree)

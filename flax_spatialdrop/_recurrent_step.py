@@ -1,5 +1,6 @@
 """One step of a recurrent network: its weights, what is dropped in it, and its arithmetic."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -87,7 +88,7 @@ def settled(carry, new, fixed, each):
 
 def _like(padding, v):
     """[..., batch, 1] with as many axes of features as v."""
-    return padding.reshape(*padding.shape, *(1,) * (v.ndim - padding.ndim))
+    return padding.reshape(*padding.shape[:-1], *(1,) * (v.ndim - padding.ndim + 1))
 
 
 def mean_of_zoneout(keep, previous, new):
@@ -123,7 +124,7 @@ def _matmul(v, kernel):
     # As a product of two matrices, since one that sums over two axes is slow on a CPU; with the
     # batch in front, so that one that is divided over devices stays so.
     v = v.swapaxes(0, 1)
-    product = v.reshape(-1, v.shape[-1]) @ kernel
+    product = v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) @ kernel
     return product.reshape(*v.shape[:-1], kernel.shape[-1]).swapaxes(0, 1)
 
 

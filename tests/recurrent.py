@@ -51,6 +51,7 @@ class NNXLayer:
 
     def __init__(self, kind, seed=0, **options):
         cls = getattr(flax_spatialdrop.nnx, kind)
+        options = {"dropout_rngs": False, **options}
         self.layer = cls(FEATURES, HIDDEN, rngs=nnx.Rngs(seed), **options)
         cell = getattr(nnx, CELLS[kind])(FEATURES, HIDDEN, rngs=nnx.Rngs(seed))
         self.host = nnx.RNN(cell, rngs=False)

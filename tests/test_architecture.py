@@ -15,7 +15,7 @@ LAYERS = [
     {"_compat", "_typing"},
     {"_sharding"},
     {"_checks"},
-    {"_attention_input", "_cut", "_noise_shape", "_rates", "_threefry"},
+    {"_attention_input", "_cut", "_noise_shape", "_rates", "_recurrent_directions", "_threefry"},
     {"_block_shape"},
     {"_mask", "_summary"},
     {"_apply", "_fast_key", "_monte_carlo", "_noise", "_recorder"},

@@ -10,6 +10,7 @@ from jax.random import clone
 
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
+from flax_spatialdrop import RecurrentMasks
 
 from .errors import exactly
 from .recurrent import BOTH, FEATURES, HIDDEN, KEY, LENGTHS, X, assert_close
@@ -87,10 +88,63 @@ def test_one_layer_for_both_directions_is_refused():
 
 
 def test_layers_of_flax_are_refused():
-    message = r"layers of this package \(RNN\(cell\) for any cell\): got flax\.\w+\.[\w.]+\.RNN"
+    message = r"this package \(RNN\(cell\) for any cell\): got forward_rnn=flax\.\w+\.[\w.]+\.RNN"
     layers = [nn.RNN(nn.GRUCell(HIDDEN)) for _ in range(2)]
     with pytest.raises(TypeError, match=message):
         flax_spatialdrop.linen.Bidirectional(*layers).init(jax.random.key(0), X)
     layers = [nnx.RNN(nnx.GRUCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))) for _ in range(2)]
     with pytest.raises(TypeError, match=message):
         flax_spatialdrop.nnx.Bidirectional(*layers)
+
+
+@pytest.mark.parametrize("name", ["masks", "initial_carry"])
+@pytest.mark.parametrize("wrong", [(), {}, False, 0, RecurrentMasks()])
+def test_what_is_no_pair_is_refused(name, wrong):
+    message = f"{name} must be a pair, one for each direction: got "
+    model = linen_layer()
+    for run in (nnx_layer(), lambda x, **k: model.init(jax.random.key(0), x, **k)):
+        with pytest.raises((TypeError, ValueError), match=message):
+            run(X, **{name: wrong})
+
+
+def test_the_second_direction_is_made_from_the_first():
+    """With parameters and a stream of its own, also of a cell that is a module."""
+    first = flax_spatialdrop.nnx.GRU(FEATURES, HIDDEN, **BOTH, rngs=nnx.Rngs(0), unroll=2)
+    layer = flax_spatialdrop.nnx.Bidirectional(first)
+    kernels = [each.cell.dense_i.kernel[...] for each in (first, layer.backward_rnn)]
+    assert (kernels[0] != kernels[1]).any()
+    assert layer.backward_rnn.unroll == 2
+    masks = layer.sample_masks(X)
+    assert (masks[0].inputs != masks[1].inputs).any()
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            cell = flax_spatialdrop.linen.RNN(nn.GRUCell(HIDDEN))
+            return flax_spatialdrop.linen.Bidirectional(cell)(x)
+
+    params = Model().init(jax.random.key(0), X)["params"]
+    backward = params["Bidirectional_0"]["backward_rnn"]["cell"]
+    forward = params["GRUCell_0"]
+    assert jax.tree.map(jnp.shape, forward) == jax.tree.map(jnp.shape, backward)
+    assert (forward["in"]["kernel"] != backward["in"]["kernel"]).any()
+    cell = nnx.GRUCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="got RNN, whose parameters it cannot draw anew; pass"):
+        flax_spatialdrop.nnx.Bidirectional(flax_spatialdrop.nnx.RNN(cell))
+
+
+def test_keras_words_for_merging():
+    layer = nnx_layer()
+    a, b = flax_spatialdrop.nnx.Bidirectional(layer.forward_rnn, layer.backward_rnn, merge_fn=None)(
+        X
+    )
+    expected = {"concat": jnp.concatenate([a, b], -1), "sum": a + b, "mul": a * b}
+    for word, value in {**expected, "ave": (a + b) / 2}.items():
+        layer.merge_fn = word
+        np.testing.assert_array_equal(layer(X), value)
+    message = exactly(
+        "merge_fn must be a function of the outputs of both directions, or 'concat', 'sum', 'mul', "
+        "'ave' or None: got 'max'"
+    )
+    with pytest.raises(ValueError, match=message):
+        flax_spatialdrop.nnx.Bidirectional(layer.forward_rnn, layer.backward_rnn, merge_fn="max")

@@ -1,12 +1,18 @@
 """Recurrent layers at the edges of what they take: dtypes, lengths, empty sequences, masks."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 from jax.random import clone
+from jax.sharding import PartitionSpec as P
 
+import flax_spatialdrop.linen
 from flax_spatialdrop import RecurrentMasks, apply_mask, zoneout
 
 from .errors import exactly
@@ -152,3 +158,74 @@ def test_time_first_with_two_batch_axes(face, options):
         state = tuple(jnp.moveaxis(mask, 0, 2) for mask in state)
     last = layer(jnp.moveaxis(x, 0, 2), masks=RecurrentMasks(masks.inputs, state))
     assert_close(found, jnp.moveaxis(last, 2, 0))
+
+
+@one_face
+def test_traced_lengths_out_of_range_are_clipped(face):
+    layer = face("GRU")
+    wild, tame = np.array([99, -5, 11, 3]), np.array([11, 0, 11, 3])
+    options = {"reverse": True, "keep_order": True, "return_carry": True}
+    found = jax.jit(lambda n: layer(X, seq_lengths=n, **options))(wild)
+    assert_close(found, layer(X, seq_lengths=tame, **options))
+
+
+@each_face
+def test_gradients_of_an_empty_batch_and_without_features(face):
+    layer = face("LSTM", **BOTH)
+    masks = layer.masks(X[:0], clone(KEY))
+    gradient = jax.grad(lambda p: layer(X[:0], p, masks=masks).sum())(layer.params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+    bare = flax_spatialdrop.linen.GRU(HIDDEN, kernel_init=nn.initializers.zeros)
+    params = bare.init(jax.random.key(0), X[..., :0])
+    assert jax.grad(lambda p: bare.apply(p, X[..., :0]).sum())(params)
+
+
+@one_face
+def test_lengths_and_zoneout_with_x64_and_strict_dtypes(face):
+    with jax.enable_x64(True):
+        layer = face("GRU", **BOTH, variant="zoneout")
+        x = X.astype(jnp.float32)
+        options = {"rngs": clone(KEY), "seq_lengths": jnp.asarray(LENGTHS, jnp.int64)}
+        gradient = jax.grad(lambda x: layer(x, reverse=True, **options).sum())(x)
+    assert gradient.dtype == jnp.float32
+
+
+def test_a_symbolic_time_takes_one_scan():
+    """In training, evaluation and for gradients, with lengths and from both ends."""
+    layers = [flax_spatialdrop.linen.LSTM(HIDDEN, **BOTH), flax_spatialdrop.linen.GRU(HIDDEN)]
+    layer = flax_spatialdrop.linen.Bidirectional(*layers)
+    params = layer.init(jax.random.key(0), X, deterministic=True)
+
+    def run(x, lengths, off):
+        def loss(x):
+            rngs = None if off else {"dropout": jax.random.key(1)}
+            return layer.apply(params, x, seq_lengths=lengths, deterministic=off, rngs=rngs)
+
+        return loss(x), jax.grad(lambda x: loss(x).sum())(x)
+
+    batch, time = jax.export.symbolic_shape("b, t")
+    x = jax.ShapeDtypeStruct((batch, time, FEATURES), jnp.float32)
+    lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    for off in (True, False):
+        exported = jax.export.export(jax.jit(partial(run, off=off)))(x, lengths)
+        assert_close(exported.call(X, LENGTHS), run(X, LENGTHS, off), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "RNN"])
+def test_a_first_carry_inside_shard_map(name):
+    cells = {"LSTM": flax_spatialdrop.linen.LSTM(HIDDEN, **BOTH, deterministic=False)}
+    cells["RNN"] = flax_spatialdrop.linen.RNN(nn.GRUCell(HIDDEN), **BOTH, deterministic=False)
+    layer = cells[name]
+    params = layer.init(dict.fromkeys(("params", "dropout"), clone(KEY)), X)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def run(params, x):
+        return layer.apply(params, x, rng=jax.random.key(1))
+
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"))
+
+    def gradient(f):
+        return jax.jit(jax.grad(lambda params: (f(params, X) ** 2).sum()))(params)
+
+    halves = gradient(lambda p, x: jnp.concatenate([run(p, x[:2]), run(p, x[2:])]))
+    assert_close(gradient(mapped), halves, 1e-4)

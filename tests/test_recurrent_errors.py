@@ -1,8 +1,11 @@
 """What recurrent layers say of arguments that do not fit."""
 
+import re
+
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -125,3 +128,54 @@ def test_a_key_for_the_stream_of_an_nnx_layer_is_refused():
     message = "LSTM takes nnx.Rngs, an nnx.RngStream or None as dropout_rngs: got"
     with pytest.raises(TypeError, match=message):
         flax_spatialdrop.nnx.LSTM(2, 3, rngs=nnx.Rngs(0), dropout_rngs=jax.random.key(0))
+
+
+SWITCHES = ("time_major", "return_carry", "reverse", "keep_order")
+
+
+@each_face
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switches_are_true_or_false(face, name):
+    message = exactly(f"{name} must be True or False: got 'False'")
+    with pytest.raises(TypeError, match=message):
+        face("GRU")(X, **{name: "False"})
+    with pytest.raises(TypeError, match=message):
+        face("GRU", **{name: "False"})(X)
+    with pytest.raises(TypeError, match=f"{name} must be a Python bool, known when tracing"):
+        jax.jit(lambda value: face("GRU")(X, **{name: value}))(True)
+    np.testing.assert_array_equal(face("GRU", time_major=np.bool_(False))(X), face("GRU")(X))
+
+
+@each_face
+def test_per_gate_and_unroll_are_checked(face):
+    with pytest.raises(TypeError, match=exactly("per_gate must be True or False: got 1")):
+        face("GRU", per_gate=1)(X)
+    with pytest.raises(ValueError, match=exactly("unroll must be at least 1: got 0")):
+        face("GRU", unroll=0)(X)
+
+
+@each_face
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"seq_lengths": "a"}, "seq_lengths must be a JAX or NumPy array: got 'a'"),
+        ({"initial_carry": 0}, "initial_carry must be a JAX or NumPy array: got 0"),
+        ({"masks": {}, "dropout": 0.5}, "masks must be RecurrentMasks, as sample_masks returns"),
+        (
+            {"masks": RecurrentMasks(jnp.ones((4, 5))), "dropout": 0.5},
+            "masks.inputs must be a bool array, True where a value is kept: got dtype float32",
+        ),
+        ({"inputs": [1.0]}, "inputs must be a JAX or NumPy array: got [1.0]"),
+    ],
+)
+def test_a_message_names_the_argument(face, call, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        face("GRU")(**{"x": X, **{"x" if k == "inputs" else k: v for k, v in call.items()}})
+
+
+def test_keys_are_named_as_they_are_written():
+    message = "must be a JAX PRNG key, such as jax.random.key(0): got an array of shape (3,)"
+    with pytest.raises(TypeError, match=re.escape(f"rngs {message}")):
+        FACES["nnx"]("GRU", **BOTH)(X, rngs=jnp.ones(3))
+    with pytest.raises(TypeError, match=re.escape(f"rng {message}")):
+        FACES["linen"]("GRU", **BOTH)(X, rng=jnp.ones(3), deterministic=False)

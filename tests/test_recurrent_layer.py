@@ -1,5 +1,7 @@
 """LSTM, GRU and SimpleRNN: as the host's without dropout, as the papers' loops with it."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,10 +65,13 @@ def test_linen_parameters_are_those_of_the_host(kind):
 
 
 @each_kind
-def test_nnx_parameters_are_those_of_the_host_and_there_is_no_other_state(kind):
-    layer = getattr(flax_spatialdrop.nnx, kind)(FEATURES, HIDDEN, **BOTH, rngs=nnx.Rngs(3))
+def test_nnx_parameters_are_those_of_the_host_and_without_a_stream_there_is_no_other_state(kind):
+    make = partial(getattr(flax_spatialdrop.nnx, kind), FEATURES, HIDDEN, **BOTH)
+    layer = make(rngs=nnx.Rngs(3), dropout_rngs=False)
+    with_stream = nnx.state(make(rngs=nnx.Rngs(3)), nnx.Param)
     cell = getattr(nnx, CELLS[kind])(FEATURES, HIDDEN, rngs=nnx.Rngs(3))
     ours, theirs = nnx.state(layer), nnx.state(nnx.RNN(cell, rngs=False))
+    jax.tree.map(np.testing.assert_array_equal, with_stream, theirs)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
@@ -162,10 +167,15 @@ def test_batches_of_any_rank(face):
     assert_close(layer(x[0, 0], masks=one), outputs[0, 0])
 
 
-def test_an_nnx_layer_with_a_stream():
-    layer = flax_spatialdrop.nnx.LSTM(
-        FEATURES, HIDDEN, **BOTH, rngs=nnx.Rngs(0), dropout_rngs=nnx.Rngs(dropout=1)
-    )
+@pytest.mark.parametrize(
+    "rngs",
+    [
+        {"rngs": nnx.Rngs(params=0, dropout=1)},
+        {"rngs": nnx.Rngs(params=0), "dropout_rngs": nnx.Rngs(dropout=1)},
+    ],
+)
+def test_an_nnx_layer_with_a_stream(rngs):
+    layer = flax_spatialdrop.nnx.LSTM(FEATURES, HIDDEN, **BOTH, **rngs)
     assert (layer(X) != layer(X)).any()
     layer.eval()
     np.testing.assert_array_equal(layer(X), layer(X))
@@ -240,3 +250,24 @@ def test_nnx_s_own_bidirectional_takes_them_and_each_direction_has_its_masks():
     assert (y[..., :HIDDEN] != y[:, ::-1, HIDDEN:]).any()
     z = make()(steady)
     assert_close(z[..., :HIDDEN], z[:, ::-1, HIDDEN:])
+
+
+def test_streams_that_an_nnx_layer_takes_and_leaves():
+    """As Flax's layers: none at a rate of 0; and those of `dropout_rngs` rather than of `rngs`."""
+    gru = partial(flax_spatialdrop.nnx.GRU, FEATURES, HIDDEN)
+    assert gru(rngs=nnx.Rngs(0)).rngs is None
+    assert gru(dropout=0.5, rngs=nnx.Rngs(params=0)).rngs is None
+    assert gru(dropout=0.5, rngs=nnx.Rngs(0), dropout_rngs=False).rngs is None
+    first, second = (
+        gru(dropout=0.5, rngs=nnx.Rngs(seed), dropout_rngs=nnx.Rngs(dropout=5)) for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(first.sample_masks(X).inputs, second.sample_masks(X).inputs)
+    cell = nnx.GRUCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    around = flax_spatialdrop.nnx.RNN(cell, dropout=0.5, rngs=nnx.Rngs(carry=0, dropout=5))
+    assert (around(X) != around(X)).any()
+
+
+def test_an_nnx_layer_trains():
+    layer = flax_spatialdrop.nnx.GRU(5, 5, dropout=0.2, rngs=nnx.Rngs(params=0, dropout=1))
+    loss = nnx.jit(nnx.value_and_grad(lambda layer: (layer(X) ** 2).mean()))
+    assert loss(layer)[0] != loss(layer)[0]

@@ -1,19 +1,15 @@
 """A sequence read in both directions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from .._recurrent_arguments import RecurrentMasks, check_directions
+from .._checks import check_key
+from .._recurrent_arguments import RecurrentMasks, pick_switch
+from .._recurrent_directions import Merge, check_directions, check_merge, check_pair
 from .._typing import Array, Key, Rate
 from ._recurrent_layer import RecurrentLayer
-
-
-def _concatenate(forward: jax.Array, backward: jax.Array) -> jax.Array:
-    return jnp.concatenate([forward, backward], axis=-1)
 
 
 class Bidirectional(nn.Module):
@@ -27,15 +23,16 @@ class Bidirectional(nn.Module):
 
     Attributes:
       forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
-      backward_rnn: another.
-      merge_fn: of the outputs of both (default: side by side along the features).
+      backward_rnn: another; None makes one like `forward_rnn`, with parameters of its own.
+      merge_fn: a function of the outputs of both, or as Keras's merge_mode: "concat" (default, side
+        by side along the features), "sum", "mul", "ave", or None for a pair.
       time_major: whether inputs and outputs have time first.
       return_carry: whether both final carries are returned too.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import GRU, Bidirectional
-      >>> layer = Bidirectional(GRU(16, recurrent_dropout=0.2), GRU(16, recurrent_dropout=0.2))
+      >>> layer = Bidirectional(GRU(16, recurrent_dropout=0.2))
       >>> x = jnp.ones((4, 10, 8))
       >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
       >>> rngs = {"dropout": jax.random.key(1)}
@@ -47,10 +44,16 @@ class Bidirectional(nn.Module):
     """
 
     forward_rnn: RecurrentLayer
-    backward_rnn: RecurrentLayer
-    merge_fn: Callable[[jax.Array, jax.Array], jax.Array] = _concatenate
+    backward_rnn: RecurrentLayer | None = None
+    merge_fn: Merge = "concat"
     time_major: bool = False
     return_carry: bool = False
+
+    def __post_init__(self):
+        if self.backward_rnn is None and isinstance(self.forward_rnn, RecurrentLayer):
+            # Deep, since the cell of `RNN` is a module too.
+            self.backward_rnn = self.forward_rnn.clone(_deep_clone=True, name=None)
+        super().__post_init__()
 
     def __call__(
         self,
@@ -88,14 +91,16 @@ class Bidirectional(nn.Module):
         """
         options: dict[str, Any] = {
             "seq_lengths": seq_lengths,
-            "time_major": self.time_major if time_major is None else time_major,
+            "time_major": pick_switch(self, "time_major", time_major),
             "deterministic": deterministic,
             "dropout": dropout,
             "recurrent_dropout": recurrent_dropout,
             "return_carry": True,
         }
-        rngs, init_keys = _for_each(rng), _for_each(init_key)
-        carries, given = (pair or (None, None) for pair in (initial_carry, masks))
+        rngs, init_keys = _for_each(rng, "rng"), _for_each(init_key, "init_key")
+        carries, given = check_pair(initial_carry, "initial_carry"), check_pair(masks, "masks")
+        merge = check_merge(self.merge_fn)
+        return_carry = pick_switch(self, "return_carry", return_carry)
         found = [
             layer(
                 inputs,
@@ -110,10 +115,8 @@ class Bidirectional(nn.Module):
             for i, layer in enumerate(self._layers())
         ]
         (first, forward), (second, backward) = found
-        outputs = self.merge_fn(forward, backward)
-        if self.return_carry if return_carry is None else return_carry:
-            return (first, second), outputs
-        return outputs
+        outputs = merge(forward, backward)
+        return ((first, second), outputs) if return_carry else outputs
 
     def sample_masks(
         self,
@@ -141,20 +144,20 @@ class Bidirectional(nn.Module):
         first, second = (
             layer.sample_masks(
                 inputs,
-                time_major=self.time_major if time_major is None else time_major,
+                time_major=pick_switch(self, "time_major", time_major),
                 deterministic=deterministic,
                 rng=key,
                 dropout=dropout,
                 recurrent_dropout=recurrent_dropout,
             )
-            for layer, key in zip(layers, _for_each(rng), strict=True)
+            for layer, key in zip(layers, _for_each(rng, "rng"), strict=True)
         )
         return first, second
 
     def _layers(self) -> tuple[RecurrentLayer, RecurrentLayer]:
         check_directions(self.forward_rnn, self.backward_rnn, RecurrentLayer)
-        return self.forward_rnn, self.backward_rnn
+        return self.forward_rnn, self.backward_rnn  # type: ignore[return-value]
 
 
-def _for_each(key: Key) -> Any:
-    return (None, None) if key is None else jax.random.split(key)
+def _for_each(key: Key, name: str) -> Any:
+    return (None, None) if key is None else jax.random.split(check_key(key, name))

@@ -8,7 +8,7 @@ import jax
 from flax.errors import InvalidRngError
 
 from .. import _module_call
-from .._checks import check_name, check_switch
+from .._checks import check_key, check_name, check_switch
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -69,7 +69,7 @@ def draw_mask(
 def find_key(module: nn.Module, rng: Key) -> Key:
     """The key given, else one of the module's stream."""
     if rng is not None:
-        return rng
+        return check_key(rng, "rng")
     stream = check_name(module.rng_collection, "rng_collection")
     try:
         return module.make_rng(stream)

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_whole
 from .._compat import linen_promote_dtype as promote_dtype
-from .._recurrent_arguments import Kind
+from .._recurrent_arguments import Kind, check_unroll
 from .._recurrent_cells import gru, lstm, simple
 from .._recurrent_scan import scan_sequence
 from .._recurrent_step import Cell, Weights
@@ -64,14 +65,22 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
 
     @nn.nowrap
     def _kind(self, of_step):
-        cell = self._cell()
-        return Kind(cell.gates, cell.remembers, ((self.features,),) * cell.parts)
+        cell, features = self._cell(), check_whole(self.features, "features", least=0)
+        return Kind(cell.gates, cell.remembers, ((features,),) * cell.parts)
 
     @nn.nowrap
     def _loop(self, cell, inputs, carry):
+        if not self.is_initializing():
+            # Computes nothing, but says in Flax's words which parameter is missing or misfits.
+            *batch, _ = jax.tree.leaves(carry)[-1].shape
+            step = jax.ShapeDtypeStruct((*batch, inputs.shape[-1]), inputs.dtype)
+            with jax.numpy_dtype_promotion("standard"):  # which Flax's cells rely on
+                jax.eval_shape(cell, carry, step)
         weights = self._weights(nn.unbox(cell.variables["params"]))
         promoted, *kernels = promote_dtype(inputs, *weights, dtype=self.dtype)
-        loop = partial(scan_sequence, self._cell(), Weights(*kernels), unroll=self.unroll)
+        loop = partial(
+            scan_sequence, self._cell(), Weights(*kernels), unroll=check_unroll(self.unroll)
+        )
         return jnp.asarray(promoted), loop
 
     @nn.nowrap

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_key
 from .._recurrent_arguments import (
     Kind,
     Layer,
@@ -16,6 +17,7 @@ from .._recurrent_arguments import (
     check_carry,
     check_inputs,
     check_layer,
+    pick_switch,
 )
 from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Key, Rate
@@ -65,6 +67,11 @@ class RecurrentLayer(nn.Module, abc.ABC):
     def _feature_axes(self) -> int:
         return 1
 
+    @nn.nowrap
+    def _dtypes(self) -> Any:
+        """The kind of dtype that inputs may have."""
+        return jnp.floating
+
     @abc.abstractmethod
     def _loop(self, cell: nn.RNNCellBase, inputs: Array, carry: Any) -> tuple[jax.Array, Loop]:
         """The inputs in the precision of the computation, and the loop over them."""
@@ -94,7 +101,7 @@ class RecurrentLayer(nn.Module, abc.ABC):
           initial_carry: what another run returned; None starts from carry_init.
           init_key: for carry_init.
           seq_lengths: [*batch] whole numbers: what comes after is padding, which changes nothing
-            and for which the outputs are 0.
+            and for which the outputs are 0. Traced ones are clipped to [0, time].
           return_carry, time_major, reverse, keep_order: in place of the attributes.
           deterministic: as the attribute; just one of the two must be given, if a rate is not 0.
           rng: the key to draw with, in place of the stream's.
@@ -110,19 +117,16 @@ class RecurrentLayer(nn.Module, abc.ABC):
           TypeError: for inputs that are not floating, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when masks are to be drawn and the stream is missing.
         """
-        time_major = self.time_major if time_major is None else time_major
-        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        time_major = pick_switch(self, "time_major", time_major)
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major, self._dtypes())
         layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
+        return_carry = pick_switch(self, "return_carry", return_carry)
         cell = self._flax_cell()
-        key = jax.random.key(0) if init_key is None else init_key
+        key = jax.random.key(0) if init_key is None else check_key(init_key, "init_key")
         first = cell.initialize_carry(key, of_step)
         carry = first if initial_carry is None else check_carry(initial_carry, first)
-        step = jnp.zeros(of_step, inputs.dtype)
         if self.is_initializing():
-            cell(carry, step)
-        else:  # computes nothing, but says in Flax's words which parameter is missing or misfits
-            with jax.numpy_dtype_promotion("standard"):  # which Flax's cells rely on
-                jax.eval_shape(cell, carry, step)
+            cell(carry, jnp.zeros(of_step, inputs.dtype))
         inputs, loop = self._loop(cell, inputs, carry)
         carry, outputs = run_layer(
             layer,
@@ -134,12 +138,10 @@ class RecurrentLayer(nn.Module, abc.ABC):
             where=partial(where, self, rng),
             deterministic=self._is_off(layer, deterministic),
             seq_lengths=seq_lengths,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
+            reverse=pick_switch(self, "reverse", reverse),
+            keep_order=pick_switch(self, "keep_order", keep_order),
         )
-        if self.return_carry if return_carry is None else return_carry:
-            return carry, outputs
-        return outputs
+        return (carry, outputs) if return_carry else outputs
 
     def sample_masks(
         self,
@@ -166,8 +168,8 @@ class RecurrentLayer(nn.Module, abc.ABC):
         Raises:
           ValueError, TypeError, flax.errors.InvalidRngError: as the call.
         """
-        time_major = self.time_major if time_major is None else time_major
-        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        time_major = pick_switch(self, "time_major", time_major)
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major, self._dtypes())
         layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
         off = self._is_off(layer, deterministic)
         return draw_masks(layer, partial(find_key, self, rng), inputs.shape, deterministic=off)

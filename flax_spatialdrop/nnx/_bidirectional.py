@@ -1,20 +1,16 @@
 """A sequence read in both directions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .._recurrent_arguments import RecurrentMasks, check_directions
+from .._checks import check_key
+from .._recurrent_arguments import RecurrentMasks, pick_switch
+from .._recurrent_directions import Merge, check_directions, check_merge, check_pair
 from .._typing import Array, Rate
-from ._recurrent_layer import RecurrentLayer
-
-
-def _concatenate(forward: jax.Array, backward: jax.Array) -> jax.Array:
-    return jnp.concatenate([forward, backward], axis=-1)
+from ._recurrent_layer import RecurrentLayer, another
 
 
 class Bidirectional(nnx.Module):
@@ -28,19 +24,19 @@ class Bidirectional(nnx.Module):
 
     Args:
       forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
-      backward_rnn: another.
-      merge_fn: of the outputs of both (default: side by side along the features).
+      backward_rnn: another; None makes one like `forward_rnn` (not of `RNN`), with parameters of
+        its own, drawn from the same `rngs`.
+      merge_fn: a function of the outputs of both, or as Keras's merge_mode: "concat" (default, side
+        by side along the features), "sum", "mul", "ave", or None for a pair.
       time_major: whether inputs and outputs have time first.
       return_carry: whether both final carries are returned too.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from flax_spatialdrop.nnx import GRU, Bidirectional
-      >>> rngs = nnx.Rngs(0)
-      >>> layers = [GRU(8, 16, recurrent_dropout=0.2, rngs=rngs) for _ in range(2)]
-      >>> layer = Bidirectional(*layers)
-      >>> layer(jnp.ones((4, 10, 8)), rngs=jax.random.key(1)).shape
+      >>> layer = Bidirectional(GRU(8, 16, recurrent_dropout=0.2, rngs=nnx.Rngs(0)))
+      >>> layer(jnp.ones((4, 10, 8))).shape
       (4, 10, 32)
 
     Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
@@ -50,13 +46,16 @@ class Bidirectional(nnx.Module):
     def __init__(
         self,
         forward_rnn: RecurrentLayer,
-        backward_rnn: RecurrentLayer,
+        backward_rnn: RecurrentLayer | None = None,
         *,
-        merge_fn: Callable[[jax.Array, jax.Array], jax.Array] = _concatenate,
+        merge_fn: Merge = "concat",
         time_major: bool = False,
         return_carry: bool = False,
     ):
+        if backward_rnn is None and isinstance(forward_rnn, RecurrentLayer):
+            backward_rnn = another(forward_rnn)
         check_directions(forward_rnn, backward_rnn, RecurrentLayer)
+        check_merge(merge_fn)
         self.forward_rnn = forward_rnn
         self.backward_rnn = backward_rnn
         self.merge_fn = merge_fn
@@ -96,14 +95,16 @@ class Bidirectional(nnx.Module):
         """
         options: dict[str, Any] = {
             "seq_lengths": seq_lengths,
-            "time_major": self.time_major if time_major is None else time_major,
+            "time_major": pick_switch(self, "time_major", time_major),
             "deterministic": deterministic,
             "dropout": dropout,
             "recurrent_dropout": recurrent_dropout,
             "return_carry": True,
         }
         keys = _for_each(rngs)
-        carries, given = (pair or (None, None) for pair in (initial_carry, masks))
+        carries, given = check_pair(initial_carry, "initial_carry"), check_pair(masks, "masks")
+        merge = check_merge(self.merge_fn)
+        return_carry = pick_switch(self, "return_carry", return_carry)
         found = [
             layer(
                 inputs,
@@ -117,10 +118,8 @@ class Bidirectional(nnx.Module):
             for i, layer in enumerate((self.forward_rnn, self.backward_rnn))
         ]
         (first, forward), (second, backward) = found
-        outputs = self.merge_fn(forward, backward)
-        if self.return_carry if return_carry is None else return_carry:
-            return (first, second), outputs
-        return outputs
+        outputs = merge(forward, backward)
+        return ((first, second), outputs) if return_carry else outputs
 
     def sample_masks(
         self,
@@ -148,7 +147,7 @@ class Bidirectional(nnx.Module):
         first, second = (
             layer.sample_masks(
                 inputs,
-                time_major=self.time_major if time_major is None else time_major,
+                time_major=pick_switch(self, "time_major", time_major),
                 deterministic=deterministic,
                 rngs=key,
                 dropout=dropout,
@@ -162,4 +161,4 @@ class Bidirectional(nnx.Module):
 def _for_each(rngs: Any) -> Any:
     """What each direction draws from: a stream gives each a key of its own, a key must be split."""
     is_key = isinstance(rngs, jax.Array | np.ndarray)
-    return jax.random.split(rngs) if is_key else (rngs, rngs)
+    return jax.random.split(check_key(rngs, "rngs")) if is_key else (rngs, rngs)

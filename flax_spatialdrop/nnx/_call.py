@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from .. import _module_call
-from .._checks import check_name, check_switch, shown
+from .._checks import check_key, check_name, check_switch, shown
 from .._choices import Choices
 from .._recorder import Where, current_recorder
 from .._typing import Array, Key, Rate
@@ -86,7 +86,7 @@ def find_key(module: Any, rngs: Any) -> Key:
     if isinstance(rngs, nnx.RngStream):
         return rngs()
     if isinstance(rngs, jax.Array | np.ndarray):
-        return rngs  # type: ignore[return-value]
+        return check_key(rngs, "rngs")
     if rngs is None:
         raise ValueError(
             f"{type(module).__name__} draws a mask and needs a key: got no rngs; pass "

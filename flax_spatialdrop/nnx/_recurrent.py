@@ -2,17 +2,18 @@
 
 import abc
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
+from .._checks import check_whole
 from .._recurrent_arguments import Kind, Variant
 from .._recurrent_cells import gru, lstm, simple
 from .._recurrent_scan import scan_sequence
 from .._recurrent_step import Cell, Weights
 from .._typing import Rate
-from ._recurrent_layer import RecurrentLayer
+from ._recurrent_layer import RecurrentLayer, check_rngs, made
 
 
 class FusedLayer(RecurrentLayer, abc.ABC):
@@ -21,7 +22,7 @@ class FusedLayer(RecurrentLayer, abc.ABC):
     Args:
       in_features: size of the inputs.
       hidden_features: size of the hidden state.
-      rngs: for the parameters.
+      rngs: for the parameters, and for masks as of `RecurrentLayer`.
       dropout, recurrent_dropout, variant, per_gate, time_major, return_carry, reverse, keep_order,
         unroll, deterministic, rng_collection, dropout_rngs: as of `RecurrentLayer`.
       **cell_options: of Flax's cell: gate_fn, activation_fn, kernel_init, dtype and so on.
@@ -44,11 +45,14 @@ class FusedLayer(RecurrentLayer, abc.ABC):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs,
-        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
+        dropout_rngs: nnx.Rngs | nnx.RngStream | Literal[False] | None = None,
         **cell_options: Any,
     ):
+        sizes = {"in_features": in_features, "hidden_features": hidden_features}
+        sizes = {name: check_whole(size, name, least=0) for name, size in sizes.items()}
+        make_cell = partial(self._flax_cell, **sizes, rngs=check_rngs(rngs), **cell_options)
         super().__init__(
-            self._flax_cell(in_features, hidden_features, rngs=rngs, **cell_options),
+            made(self, make_cell),
             dropout=dropout,
             recurrent_dropout=recurrent_dropout,
             variant=variant,
@@ -60,11 +64,13 @@ class FusedLayer(RecurrentLayer, abc.ABC):
             unroll=unroll,
             deterministic=deterministic,
             rng_collection=rng_collection,
+            rngs=rngs,
             dropout_rngs=dropout_rngs,
         )
 
+    @staticmethod
     @abc.abstractmethod
-    def _flax_cell(self, in_features: int, hidden_features: int, **options: Any) -> Any:
+    def _flax_cell(in_features: int, hidden_features: int, **options: Any) -> Any:
         """Flax's own cell, which holds the parameters and computes nothing."""
 
     @abc.abstractmethod
@@ -110,10 +116,11 @@ class LSTM(FusedLayer):
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
       deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
         `eval()`, overruled at the call.
-      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
-      rngs: for the parameters.
-      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
-        and takes `rngs=` (a key will do) at the call.
+      rng_collection: the name of the stream that keys are taken from.
+      rngs: for the parameters; and if a rate is not the number 0, a stream for the masks is forked
+        from it, as in Flax's own layers with dropout.
+      dropout_rngs: where that stream is forked from, in place of `rngs`; False for a layer that
+        holds no RNG state and takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
       **cell_options: as of `nnx.LSTMCell`: gate_fn, activation_fn, kernel_init, dtype and so on.
 
     Example:
@@ -128,7 +135,8 @@ class LSTM(FusedLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def _flax_cell(self, in_features, hidden_features, **options):
+    @staticmethod
+    def _flax_cell(in_features, hidden_features, **options):
         return nnx.LSTMCell(in_features, hidden_features, **options)
 
     def _cell(self):
@@ -169,10 +177,11 @@ class GRU(FusedLayer):
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
       deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
         `eval()`, overruled at the call.
-      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
-      rngs: for the parameters.
-      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
-        and takes `rngs=` (a key will do) at the call.
+      rng_collection: the name of the stream that keys are taken from.
+      rngs: for the parameters; and if a rate is not the number 0, a stream for the masks is forked
+        from it, as in Flax's own layers with dropout.
+      dropout_rngs: where that stream is forked from, in place of `rngs`; False for a layer that
+        holds no RNG state and takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
       **cell_options: as of `nnx.GRUCell`: gate_fn, activation_fn, kernel_init, dtype and so on.
 
     Example:
@@ -187,7 +196,8 @@ class GRU(FusedLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def _flax_cell(self, in_features, hidden_features, **options):
+    @staticmethod
+    def _flax_cell(in_features, hidden_features, **options):
         return nnx.GRUCell(in_features, hidden_features, **options)
 
     def _cell(self):
@@ -218,10 +228,11 @@ class SimpleRNN(FusedLayer):
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
       deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
         `eval()`, overruled at the call.
-      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
-      rngs: for the parameters.
-      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
-        and takes `rngs=` (a key will do) at the call.
+      rng_collection: the name of the stream that keys are taken from.
+      rngs: for the parameters; and if a rate is not the number 0, a stream for the masks is forked
+        from it, as in Flax's own layers with dropout.
+      dropout_rngs: where that stream is forked from, in place of `rngs`; False for a layer that
+        holds no RNG state and takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
       **cell_options: as of `nnx.SimpleCell`: activation_fn, kernel_init, dtype and so on.
 
     Example:
@@ -236,7 +247,8 @@ class SimpleRNN(FusedLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def _flax_cell(self, in_features, hidden_features, **options):
+    @staticmethod
+    def _flax_cell(in_features, hidden_features, **options):
         return nnx.SimpleCell(in_features, hidden_features, **options)
 
     def _cell(self):

@@ -1,12 +1,16 @@
 """The base of the recurrent layers: how they drop, and their call."""
 
 import abc
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from .._checks import check_name, check_rate, is_static, shown
 from .._recurrent_arguments import (
     Kind,
     Layer,
@@ -15,10 +19,15 @@ from .._recurrent_arguments import (
     check_carry,
     check_inputs,
     check_layer,
+    check_unroll,
+    pick_switch,
 )
 from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Rate
 from ._call import find_key, forked, is_deterministic, where
+
+_MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
+"""How the cell of a layer was made. It holds the user's nnx.Rngs, so it is no part of the layer."""
 
 
 class RecurrentLayer(nnx.Module, abc.ABC):
@@ -37,9 +46,11 @@ class RecurrentLayer(nnx.Module, abc.ABC):
       keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
       unroll: how many steps of the loop are written out.
       deterministic: True drops nothing (for zoneout the mean is taken); set by `train()`, `eval()`.
-      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
-      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
-        and takes `rngs=` at the call.
+      rng_collection: the name of the stream that keys are taken from.
+      rngs: if a rate is not the number 0, a stream for the masks is forked from its
+        `rng_collection` stream, if it has one.
+      dropout_rngs: where that stream is forked from, in place of `rngs`; False for a layer without
+        a stream, which takes `rngs=` at the call.
     """
 
     RNGS = "dropout_rngs"
@@ -60,8 +71,13 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         unroll: int = 1,
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
-        dropout_rngs: nnx.Rngs | nnx.RngStream | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        dropout_rngs: nnx.Rngs | nnx.RngStream | Literal[False] | None = None,
     ):
+        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout}
+        is_dropping = any(not is_static(check_rate(r, name), 0.0) for name, r in rates.items())
+        if dropout_rngs is None and is_dropping:
+            dropout_rngs = source_of(rngs, check_name(rng_collection, "rng_collection"))
         self.cell = cell
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
@@ -71,10 +87,10 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         self.return_carry = return_carry
         self.reverse = reverse
         self.keep_order = keep_order
-        self.unroll = unroll
+        self.unroll = check_unroll(unroll)
         self.deterministic = deterministic
         self.rng_collection = rng_collection
-        self.rngs = forked(self, dropout_rngs)
+        self.rngs = forked(self, None if dropout_rngs is False else dropout_rngs)
 
     @abc.abstractmethod
     def _kind(self, of_step: tuple[int, ...]) -> Kind:
@@ -86,6 +102,13 @@ class RecurrentLayer(nnx.Module, abc.ABC):
 
     def _feature_axes(self) -> int:
         return 1
+
+    def _dtypes(self) -> Any:
+        """The kind of dtype that inputs may have."""
+        return jnp.floating
+
+    def _first_carry(self, of_step: tuple[int, ...]) -> Any:
+        return self.cell.initialize_carry(of_step, nnx.Rngs(0))
 
     def __call__(
         self,
@@ -109,7 +132,7 @@ class RecurrentLayer(nnx.Module, abc.ABC):
           inputs: [*batch, time, features], or with time first; floating.
           initial_carry: what another run returned; None starts from 0.
           seq_lengths: [*batch] whole numbers: what comes after is padding, which changes nothing
-            and for which the outputs are 0.
+            and for which the outputs are 0. Traced ones are clipped to [0, time].
           return_carry, time_major, reverse, keep_order, deterministic: in place of the arguments
             of the constructor.
           rngs: nnx.Rngs, a stream of it or a key for the masks, in place of the layer's stream.
@@ -124,11 +147,15 @@ class RecurrentLayer(nnx.Module, abc.ABC):
             cell has not got, a rate outside [0, 1]; masks to be drawn and no key.
           TypeError: for inputs that are not floating, a traced `deterministic`, another type.
         """
-        time_major = self.time_major if time_major is None else time_major
-        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        time_major = pick_switch(self, "time_major", time_major)
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major, self._dtypes())
         layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
-        first = self.cell.initialize_carry(of_step, nnx.Rngs(0))
-        carry = first if initial_carry is None else check_carry(initial_carry, first)
+        if initial_carry is None:
+            carry = self._first_carry(of_step)
+        else:
+            first = jax.eval_shape(lambda: self.cell.initialize_carry(of_step, nnx.Rngs(0)))
+            carry = check_carry(initial_carry, first)
+        return_carry = pick_switch(self, "return_carry", return_carry)
         inputs, loop = self._loop(inputs, carry)
         carry, outputs = run_layer(
             layer,
@@ -140,12 +167,10 @@ class RecurrentLayer(nnx.Module, abc.ABC):
             where=partial(where, self, rngs),
             deterministic=self._is_off(layer, deterministic),
             seq_lengths=seq_lengths,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
+            reverse=pick_switch(self, "reverse", reverse),
+            keep_order=pick_switch(self, "keep_order", keep_order),
         )
-        if self.return_carry if return_carry is None else return_carry:
-            return carry, outputs
-        return outputs
+        return (carry, outputs) if return_carry else outputs
 
     def sample_masks(
         self,
@@ -172,8 +197,8 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         Raises:
           ValueError, TypeError: as the call.
         """
-        time_major = self.time_major if time_major is None else time_major
-        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major)
+        time_major = pick_switch(self, "time_major", time_major)
+        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major, self._dtypes())
         layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
         off = self._is_off(layer, deterministic)
         return draw_masks(layer, partial(find_key, self, rngs), inputs.shape, deterministic=off)
@@ -210,3 +235,35 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         """
         if deterministic is not None:
             self.deterministic = deterministic
+
+
+def check_rngs(rngs: Any) -> nnx.Rngs | nnx.RngStream:
+    """Returns what a layer takes as `rngs`."""
+    if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
+        raise TypeError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0): got {shown(rngs)}")
+    return rngs
+
+
+def source_of(rngs: Any, name: str) -> nnx.RngStream | None:
+    """A stream of nnx.Rngs, or its default one; None if it has neither."""
+    return getattr(rngs, name, None) if isinstance(rngs, nnx.Rngs) else rngs
+
+
+def made(layer: RecurrentLayer, make_cell: Callable[[], Any]) -> Any:
+    """The cell of a layer, which `another` can make anew."""
+    _MAKERS[layer] = make_cell
+    return make_cell()
+
+
+def another(layer: RecurrentLayer) -> RecurrentLayer:
+    """A layer like this one, with parameters and a stream of its own."""
+    if layer not in _MAKERS:
+        raise ValueError(
+            "Bidirectional makes the second direction of LSTM, GRU and SimpleRNN as they were "
+            f"constructed: got {type(layer).__name__}, whose parameters it cannot draw anew; pass "
+            "a layer for each direction"
+        )
+    twin = nnx.clone(layer)
+    twin.cell = made(twin, _MAKERS[layer])
+    twin.rngs = forked(twin, layer.rngs)
+    return twin

@@ -1,13 +1,18 @@
 """Any recurrent cell over whole sequences, with dropout of inputs and state."""
 
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from .._recurrent_any_cell import kind_of_cell, scan_cell
-from ._recurrent_layer import RecurrentLayer
+from .._checks import shown
+from .._recurrent_any_cell import is_cell, kind_of_cell, scan_cell
+from ._call import forked
+from ._cell_state import CellState
+from ._recurrent_layer import RecurrentLayer, check_rngs, source_of
 
 
 class RNN(RecurrentLayer):
@@ -24,11 +29,13 @@ class RNN(RecurrentLayer):
     was, if it is that part itself. `LSTM`, `GRU` and `SimpleRNN` do the
     same for theirs, faster and with more variants.
 
-    The cell is called as a function of its parameters: what it writes to its variables in a step
-    is lost.
+    As in `nnx.RNN`, a cell may draw random numbers and write to its variables, such as those of
+    Dropout and BatchNorm inside it: each step goes on from the one before, and the last step's
+    variables stay in the cell.
 
     Args:
-      cell: an `nnx.RNNCellBase`.
+      cell: an `nnx.RNNCellBase`, or a module that has its methods. Its inputs may be integers, if
+        `dropout` is 0.
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
       recurrent_dropout: the same of the state, in the way that `variant` says.
       variant: "variational" (default) or "zoneout", which keeps values of the carry as they were.
@@ -36,9 +43,17 @@ class RNN(RecurrentLayer):
       time_major, return_carry, reverse, keep_order, unroll: as of `nnx.RNN`.
       deterministic: True drops nothing (for zoneout the mean is taken); set by `train()` and
         `eval()`, overruled at the call.
-      rng_collection: the name of the stream of `dropout_rngs` that the key is asked of.
-      dropout_rngs: a stream for the masks is forked from it; without, the layer holds no RNG state
-        and takes `rngs=` (a key will do) at the call.
+      rng_collection: the name of the stream that keys are taken from.
+      state_axes: which variables of the cell are carried from step to step (nnx.Carry, which is
+        the default for all), are the same in every step (None) or have an axis of time (its
+        number), as of `nnx.RNN`.
+      broadcast_rngs: a filter of the streams of the cell that draw the same in every step of a
+        call (default: none of them).
+      rngs: nnx.Rngs or a stream. Its "carry" stream draws the first carry, and its `rng_collection`
+        stream draws masks if a rate is not the number 0. With a bool the layer holds neither, and
+        takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
+      dropout_rngs: where the stream for masks is forked from, in place of `rngs`; False for a layer
+        without a stream, which takes `rngs=` at the call.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -53,23 +68,62 @@ class RNN(RecurrentLayer):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    def __init__(self, cell: nnx.RNNCellBase, **options: Any):
-        if not isinstance(cell, nnx.RNNCellBase):
-            got = getattr(type(cell), "__name__", cell)
-            raise TypeError(f"RNN takes an instance of nnx.RNNCellBase: got {got}")
-        super().__init__(cell, **options)
+    def __init__(
+        self,
+        cell: nnx.RNNCellBase,
+        *,
+        state_axes: Mapping[Any, Any] | None = None,
+        broadcast_rngs: nnx.filterlib.Filter = None,
+        rngs: nnx.Rngs | nnx.RngStream | bool = True,
+        **options: Any,
+    ):
+        if not isinstance(cell, nnx.Module) or not is_cell(cell):
+            raise TypeError(
+                "RNN takes a cell, such as an instance of nnx.RNNCellBase: a module with "
+                f"initialize_carry and num_feature_axes: got {shown(cell)}"
+            )
+        if not isinstance(state_axes, Mapping | None):
+            raise TypeError(f"state_axes must be a dict, as of nnx.RNN: got {shown(state_axes)}")
+        source = None if isinstance(rngs, bool) else check_rngs(rngs)
+        super().__init__(cell, rngs=source, **options)
+        axes: Any = {...: nnx.Carry} if state_axes is None else state_axes
+        self.state_axes = nnx.StateAxes(axes)
+        self.broadcast_rngs = broadcast_rngs
+        self.carry_rngs = forked(self, source_of(source, "carry"))
 
     def _feature_axes(self):
         return self.cell.num_feature_axes
+
+    def _dtypes(self):
+        return np.generic
+
+    def _first_carry(self, of_step):
+        rngs = nnx.Rngs(0) if self.carry_rngs is None else self.carry_rngs
+        return self.cell.initialize_carry(of_step, rngs)
 
     def _kind(self, of_step):
         first = jax.eval_shape(lambda: self.cell.initialize_carry(of_step, nnx.Rngs(0)))
         return kind_of_cell(first, of_step, self._feature_axes())
 
     def _loop(self, inputs, carry):
-        graph, state = nnx.split(self.cell)
+        structure = jax.tree.structure(carry)
 
-        def step(carry: Any, x: jax.Array) -> Any:
-            return nnx.merge(graph, state, copy=True)(carry, x)
+        def loop(xs, parts, *masks, time_axis):
+            with nnx.split_rngs(self.cell, splits=1, only=self.broadcast_rngs, squeeze=True):
+                broadcast = nnx.All(nnx.RngState, self.broadcast_rngs)
+                state = CellState(self.cell, nnx.StateAxes({broadcast: None, **self.state_axes}))
+                state.carry_what_is_written(carry, xs, time_axis)
+                last, outputs, after = scan_cell(
+                    state.step,
+                    structure,
+                    state.variables(),
+                    xs,
+                    parts,
+                    *masks,
+                    time_axis=time_axis,
+                    unroll=self.unroll,
+                )
+                state.write(after)
+            return last, outputs
 
-        return inputs, partial(scan_cell, step, jax.tree.structure(carry), unroll=self.unroll)
+        return jnp.asarray(inputs), loop
