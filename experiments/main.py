@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from . import figure, report, settings
 from .errors import InputError, say
+from .files import replace_figure
 from .grid import Grid
 from .output import Console
 from .progress import Display
@@ -94,7 +95,7 @@ def finish(task: Task, results: dict[str, Any], workdir: Path, console: Console)
         if results["regularizers"]:
             report.save(results, workdir)
             for name, draw in {"results.png": figure.draw, **task.figures}.items():
-                report.save_figure(draw(results), workdir / name)
+                replace_figure(workdir / name, draw(results))
     finally:
         report.show(results, console)
     if results["regularizers"]:

@@ -1,8 +1,6 @@
 """The results as a table, as JSON and as Markdown."""
 
-import contextlib
 import datetime
-import io
 import itertools
 import json
 import os
@@ -13,11 +11,11 @@ from typing import Any
 
 import flax
 import jax
-from matplotlib.figure import Figure
 from rich.table import Table
 
 import flax_spatialdrop
 
+from .files import replace_text
 from .grid import Grid
 from .output import Console
 from .statistics import Estimate, Row, over_baseline, rows, sentence
@@ -61,14 +59,7 @@ def save(results: dict[str, Any], workdir: Path) -> None:
     """Writes results.json and results.md; a crash leaves the old files or the new, never half."""
     texts = json.dumps(results, indent=1, allow_nan=False) + "\n", markdown(results)
     for name, text in zip(FILES, texts, strict=True):
-        _replace(workdir / name, text.encode("utf-8", "replace"))
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG, in one step as well."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    _replace(path, picture.getvalue())
+        replace_text(workdir / name, text)
 
 
 def set_aside(workdir: Path, names: Iterable[str]) -> None:
@@ -272,15 +263,3 @@ def _text(value: Estimate | None, metric: Metric, form: str) -> str:
     if value.half_width is None:
         return mean
     return f"{mean} ± {format(metric.scale * value.half_width, form.lstrip('+'))}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error

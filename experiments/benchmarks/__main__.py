@@ -10,17 +10,24 @@ Results are DEVICE.json, saved after every row, DEVICE.md and (of layers) DEVICE
 rows that are there already stay unless they are measured anew.
 """
 
+import sys
+
+from ..interrupt import INTERRUPTED, deferred_interrupt, leave, leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c("Interrupted before the first row.")  # the imports below take seconds
+
 import itertools
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 from absl import flags
-from rich.console import Console
 
-from ..errors import InputError
+from ..errors import InputError, say
+from ..files import replace_text
+from ..output import Console
 from ..settings import prepare
 from . import (
     attention,
@@ -62,12 +69,12 @@ def main(argv: list[str]) -> int:
             run(*large_layers(only, values.seconds), workdir)
         else:
             run(*on_this_machine(only, values.seconds), workdir)
-    except (InputError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError, flags.Error) as error:
+        say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("Interrupted: finished rows are saved.", file=sys.stderr)
-        return 130
+        say("Interrupted: finished rows are saved.")
+        return INTERRUPTED
     return 0
 
 
@@ -81,25 +88,28 @@ def pattern(text: str) -> re.Pattern[str]:
 
 def run(results: Results, records: Iterator[Record], workdir: Path) -> None:
     """Measures record after record and saves after each of them."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console()
     prepare(workdir)
     for name in results.missing:
         console.print(f"{name} is not installed and is left out.")
     path = workdir / f"{results.stem}.json"
     results.join(path)
     measured = False
-    try:
-        for record in records:
-            measured = True
-            results.add(record)
-            results.save(path)
-            console.print(line(record))
-    finally:
-        if measured:
-            path.with_suffix(".md").write_text(table.report(results))
-            path.with_suffix(".png").unlink(missing_ok=True)
-            figure.save(results, path.with_suffix(".png"))
-            console.print(f"Results are in {path} and .md.")
+    with deferred_interrupt() as check:
+        check("this row")
+        try:
+            for record in records:
+                measured = True
+                results.add(record)
+                results.save(path)
+                console.print(line(record))
+                check("this row")
+        finally:
+            if measured:
+                replace_text(path.with_suffix(".md"), table.report(results))
+                if not figure.save(results, path.with_suffix(".png")):
+                    path.with_suffix(".png").unlink(missing_ok=True)
+                console.print(f"Results are in {path} and .md.")
     if not measured:
         raise InputError(
             "no row matches --only, a regular expression for names such as "
@@ -158,4 +168,4 @@ def line(record: Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

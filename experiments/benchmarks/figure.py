@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..files import replace_figure
 from .cases import COPY, DTYPES, PASSES, describe
 from .here import TIME
 from .libraries import LIBRARIES, OURS, OURS_FAST
@@ -48,7 +49,7 @@ def save(results: Results, path: Path) -> bool:
     if any(PYTORCH in row.values for row in shown):
         note += "; PyTorch over its own copy, its pullback with the forward pass"
     canvas.supxlabel(f"{results.device}, {results.date} ({note})", size=9)
-    canvas.savefig(path, dpi=150)
+    replace_figure(path, canvas)
     return True
 
 

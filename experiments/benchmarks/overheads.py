@@ -136,7 +136,11 @@ def import_time() -> Record:
     samples = []
     for _ in range(ROUNDS):
         done = subprocess.run(
-            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
+            [sys.executable, "-c", IMPORT],
+            capture_output=True,
+            text=True,
+            check=True,
+            start_new_session=True,  # Ctrl-C is for this program alone
         )
         samples.append(float(done.stdout))
     return _record("import, beyond jax and chex", {OURS: samples})

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from ..errors import InputError
+from ..files import replace_text
 from . import libraries
 from .libraries import FLAX, FLAX_AGAIN, OURS
 from .timing import Time
@@ -112,9 +113,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Writes all as JSON, in one step: a reader finds the old file or the new one, whole."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
-        partial.replace(path)
+        replace_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def this_device() -> str:

@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 
@@ -67,6 +68,22 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):
     assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only]) == 130
     assert len(json.loads((tmp_path / "cpu.json").read_text())["records"]) == 2
     assert "spatial f32[2, 8, 8, 128] pullback" in (tmp_path / "cpu.md").read_text()
+
+
+def test_ctrl_c_waits_for_the_row(tmp_path, monkeypatch, capsys):
+    def measure(case, seconds):
+        yield from original(case, seconds)
+        signal.raise_signal(signal.SIGINT)
+
+    original = benchmarks.here.measure
+    monkeypatch.setattr(benchmarks.here, "measure", measure)
+    only = r"--only=spatial .*\[2, 8, 8, 128\]"
+    assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only]) == 130
+    assert len(json.loads((tmp_path / "cpu.json").read_text())["records"]) >= 1
+    assert capsys.readouterr().err.splitlines() == [
+        "Stopping after this row; Ctrl-C again stops at once.",
+        "Interrupted: finished rows are saved.",
+    ]
 
 
 def test_help_says_how(capsys):

@@ -1,0 +1,32 @@
+"""Files that are written in one step: a crash leaves the old one or the new one, whole."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file; an OSError says which could not be written."""
+    part = path.with_suffix(path.suffix + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text, in the encoding that every machine reads; a character never costs it."""
+    replace(path, text.encode("utf-8", "replace"))
+
+
+def replace_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as a PNG."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    replace(path, picture.getvalue())
