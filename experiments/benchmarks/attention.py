@@ -108,12 +108,15 @@ def _training(row: str, seconds: float) -> Iterator[Record]:
     }
     characters = np.random.default_rng(0).integers(VOCABULARY, size=TOKENS)
     optimizer = optax.adam(1e-3)
+    models = {
+        name: LanguageModel(VOCABULARY, **MODEL, attention=attention, form=form)
+        for name, (attention, form) in contenders.items()
+    }
+    params = models[NO_DROPOUT].init(jax.random.key(0), characters, RATE, deterministic=True)
+    arguments = jax.random.key(1), (params, optimizer.init(params)), characters
     programs: dict[str, Any] = {}
     calls: dict[str, timing.Call] = {}
-    for name, (attention, form) in contenders.items():
-        model = LanguageModel(VOCABULARY, **MODEL, attention=attention, form=form)
-        params = model.init(jax.random.key(0), characters, RATE, deterministic=True)
-        arguments = jax.random.key(1), (params, optimizer.init(params)), characters
+    for name, model in models.items():
         programs[name] = jax.jit(_step(model, optimizer)).lower(*arguments).compile()
         calls[name] = partial(programs[name], *arguments)
     yield timed(SECTION, row, TIME, timing.times(calls, seconds), baseline=NO_DROPOUT)

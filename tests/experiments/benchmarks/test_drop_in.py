@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ from experiments.benchmarks import drop_in
 from experiments.benchmarks.architectures import ResNet, TransformerLM
 from experiments.benchmarks.libraries import FLAX, OURS
 
-MODELS = {"text": (TransformerLM, drop_in.text_batches), "image": (ResNet, drop_in.image_batches)}
+MODELS = {
+    "text": (partial(TransformerLM, layers=1, features=32), drop_in.text_batches),
+    "image": (partial(ResNet, stages=(8, 16)), drop_in.image_batches),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
