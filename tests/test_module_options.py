@@ -157,10 +157,31 @@ def test_nnx_says_what_to_pass_for_a_missing_stream():
     cls = flax_spatialdrop.nnx.SpatialDropout1D
     told = "SpatialDropout1D draws a mask with a key of the stream 'dropout' of rngs: got "
     for rngs, got in (
-        (nnx.Rngs(params=0, noise=1), "those of 'params', 'noise'"),
+        (nnx.Rngs(params=0, noise=1), "those of ('params', 'noise')"),
         (nnx.Rngs(), "none at all"),
     ):
         for call in (partial(cls, 0.5, rngs=rngs), partial(cls(0.5), X, rngs=rngs)):
             with pytest.raises(KeyError) as caught:
                 call()
-            assert caught.value.args == (f"{told}{got}; pass nnx.Rngs(dropout=...)",)
+            assert caught.value.args == (f"{told}{got}; pass nnx.Rngs of that stream",)
+
+
+def test_what_is_no_key_at_a_call_is_named_as_the_host_names_it():
+    keys = jax.random.split(jax.random.key(0))
+    message = r"\A{} must be one PRNG key: got keys of shape \(2,\)"
+    with pytest.raises(ValueError, match=message.format("rng")):
+        flax_spatialdrop.linen.Dropout(0.5).apply({}, X, False, keys)
+    with pytest.raises(ValueError, match=message.format("rngs")):
+        flax_spatialdrop.nnx.Dropout(0.5)(X, rngs=keys)
+
+
+def test_long_names_are_shortened():
+    stream = "stream" * 100
+    with pytest.raises(flax.errors.InvalidRngError) as caught:
+        flax_spatialdrop.linen.Dropout(0.5, rng_collection=stream).apply({}, X, False)
+    assert len(str(caught.value)) < 400
+    with pytest.raises(KeyError) as missing:
+        flax_spatialdrop.nnx.Dropout(0.5, rng_collection=stream)(X, rngs=nnx.Rngs(params=0))
+    assert len(str(missing.value)) < 400
+    with pytest.raises(ValueError, match="num_keep=a value of type Linear"):
+        flax_spatialdrop.nnx.PatchDropout(0.5, num_keep=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))(X)

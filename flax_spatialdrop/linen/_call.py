@@ -8,7 +8,7 @@ import jax
 from flax.errors import InvalidRngError
 
 from .. import _module_call
-from .._checks import check_key, check_name, check_switch
+from .._checks import check_key, check_name, check_switch, shown
 from .._choices import Choices
 from .._recorder import Where
 from .._typing import Array, Key, Rate
@@ -74,9 +74,10 @@ def find_key(module: nn.Module, rng: Key) -> Key:
     try:
         return module.make_rng(stream)
     except InvalidRngError:
+        name = shown(stream)
         raise InvalidRngError(
-            f"{type(module).__name__} draws a mask and needs a key of the stream {stream!r}: got "
-            f"none; pass rngs={{{stream!r}: key}} to apply, or rng=key at the call, or set "
+            f"{type(module).__name__} draws a mask and needs a key of the stream {name}: "
+            f"got none; pass rngs={{{name}: key}} to apply, or rng=key at the call, or set "
             "deterministic=True"
         ) from None
 

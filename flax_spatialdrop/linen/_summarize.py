@@ -63,7 +63,7 @@ def summarize(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"summarize takes an instance of flax.linen.Module: got {shown(model)}")
+        raise TypeError(f"model must be an instance of flax.linen.Module: got {shown(model)}")
     if kwargs.get("method") is None:
         check_callable(model, "model", "a module with a __call__, or be given a method=")
     if model.scope is not None:

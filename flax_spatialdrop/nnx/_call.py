@@ -104,10 +104,10 @@ def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
     try:
         return rngs[stream]
     except KeyError:
-        got = f"those of {', '.join(map(repr, rngs))}" if len(rngs) else "none at all"
+        got = f"those of {shown(tuple(rngs))}" if len(rngs) else "none at all"
         raise KeyError(
-            f"{type(module).__name__} draws a mask with a key of the stream {stream!r} of rngs: "
-            f"got {got}; pass nnx.Rngs({stream}=...)"
+            f"{type(module).__name__} draws a mask with a key of the stream {shown(stream)} of "
+            f"rngs: got {got}; pass nnx.Rngs of that stream"
         ) from None
 
 

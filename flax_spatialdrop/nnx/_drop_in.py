@@ -59,7 +59,7 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"drop_in swaps the layers of an nnx.Module instance: got {shown(model)}")
+        raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
     found = [(path, module) for path, module in nnx.iter_modules(model) if _is_reached(module)]
     for _, layer in found:
         if isinstance(layer, nnx.MultiHeadAttention):

@@ -59,7 +59,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"summarize takes an instance of nnx.Module: got {shown(model)}")
+        raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
     check_callable(model, "model", "a module with a __call__")
     graph, state = nnx.split((model, args, kwargs))
 

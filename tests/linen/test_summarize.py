@@ -280,7 +280,7 @@ def test_a_derived_class_is_noted_once_whatever_it_takes(base):
 
 def test_what_is_no_model():
     with pytest.raises(
-        TypeError, match=r"summarize takes an instance of flax.linen.Module: got the class"
+        TypeError, match=r"model must be an instance of flax.linen.Module: got the class"
     ):
         summarize(Dropout, X, rngs=RNGS)
 

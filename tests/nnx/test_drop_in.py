@@ -109,7 +109,7 @@ def test_derived_classes_are_not_reached():
 
 def test_what_is_no_module():
     with pytest.raises(
-        TypeError, match=exactly("drop_in swaps the layers of an nnx.Module instance: got 'model'")
+        TypeError, match=exactly("model must be an instance of nnx.Module: got 'model'")
     ):
         drop_in("model")
 

@@ -231,9 +231,7 @@ def test_a_derived_class_is_noted_once_whatever_it_takes():
 
 
 def test_what_is_no_model():
-    with pytest.raises(
-        TypeError, match=r"summarize takes an instance of nnx.Module: got the class"
-    ):
+    with pytest.raises(TypeError, match=r"model must be an instance of nnx.Module: got the class"):
         summarize(Dropout, X)
 
 
