@@ -182,9 +182,8 @@ def test_gradients_of_an_empty_batch_and_without_features(face):
 
 @one_face
 def test_lengths_and_zoneout_with_x64_and_strict_dtypes(face):
+    layer, x = face("GRU", **BOTH, variant="zoneout"), X.astype(jnp.float32)
     with jax.enable_x64(True):
-        layer = face("GRU", **BOTH, variant="zoneout")
-        x = X.astype(jnp.float32)
         options = {"rngs": clone(KEY), "seq_lengths": jnp.asarray(LENGTHS, jnp.int64)}
         gradient = jax.grad(lambda x: layer(x, reverse=True, **options).sum())(x)
     assert gradient.dtype == jnp.float32
