@@ -1,25 +1,23 @@
 """Every test runs with JAX's strictest settings, on 8 CPU devices, and compiles quickly."""
 
+import os
+
+import hypothesis
 import jax
-import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a compile takes what it takes
+hypothesis.settings.load_profile("untimed")
 
-@pytest.fixture
-def optimized():
-    """For a test that asks two programs for the same bits: compiled as a user's are.
-
-    Without optimizations a product and a sum that follows are rounded once in one program, and
-    twice in another.
-    """
-    jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
+# Compiling is most of what the tests do. XLA reads its flags once, before the first program.
+AS_USERS_DO = "TESTS_COMPILE_AS_USERS_DO"
+if AS_USERS_DO not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
-    jax.clear_caches()
+    if jax.__version_info__ < (0, 11):  # the flags of later versions differ
+        flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"

@@ -195,7 +195,6 @@ def test_vmap_over_keys_draws_for_each_example():
     np.testing.assert_allclose(y, jnp.stack(looped), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("optimized")
 def test_scan_and_remat_equal_eager():
     """A network of layers in a scan, each with weights of its own."""
     weights = {"kernel": jax.random.normal(jax.random.key(1), (3, 16, 16))}

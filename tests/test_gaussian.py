@@ -35,14 +35,6 @@ def test_narrow_floats_are_multiplied_in_float32_by_the_same_noise(dtype, noise_
     np.testing.assert_array_equal(y.astype(jnp.float32), expected.astype(jnp.float32))
 
 
-@pytest.mark.usefixtures("optimized")
-def test_float64_is_multiplied_in_float64():
-    with jax.enable_x64(True):
-        x = jnp.full((50,), 1 + 1e-12)
-        y = gaussian_dropout(clone(KEY), x, 0.3)
-        np.testing.assert_array_equal(y, np.asarray(x) * promise(KEY, 0.3, (50,)).astype(float))
-
-
 def test_complex_is_multiplied_by_parts():
     x = jnp.full((50,), complex(np.inf, 1), jnp.complex64)
     y = gaussian_dropout(clone(KEY), x, 0.01)

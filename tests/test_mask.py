@@ -48,7 +48,7 @@ def test_vmap_over_keys_and_rates():
     np.testing.assert_array_equal(masks, jnp.stack(looped))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0, 1), st.lists(st.integers(0, 5), max_size=4), st.integers(0, 2**32 - 1))
 def test_any_rate_shape_and_seed(rate, shape, seed):
     mask = sample_mask(jax.random.key(seed), rate, tuple(shape))

@@ -35,7 +35,7 @@ axes = st.integers(0, 6).flatmap(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(axes, max_size=4), st.sampled_from([0, 0.3, 1.0]))
 def test_any_block_is_that_part_of_the_mask(axes, rate):
     shape, sizes, start = (tuple(a[i] for a in axes) for i in range(3))

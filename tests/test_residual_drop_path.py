@@ -66,16 +66,6 @@ def test_a_block_is_x_plus_its_dropped_branch_and_so_is_its_gradient(options):
         assert_close(gradients, expected)
 
 
-@pytest.mark.usefixtures("optimized")
-def test_eager_equals_the_composition_jitted_bit_for_bit():
-    f = partial(composed, mode="batch")
-    for key in KEYS[:4]:
-        y = block(clone(key), X, W, mode="batch")
-        np.testing.assert_array_equal(y, jax.jit(f)(clone(key), X, W))
-        # Op by op the parts are programs of their own, which need not round as one does.
-        np.testing.assert_array_max_ulp(y, f(clone(key), X, W))
-
-
 @pytest.mark.parametrize("rate", [1.0, 0.5, jnp.float32(0.5)])
 @pytest.mark.parametrize("jit", [lambda f: f, jax.jit])
 def test_where_the_branch_is_dropped_the_block_is_the_identity(rate, jit):

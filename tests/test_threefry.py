@@ -21,7 +21,7 @@ KEY = jax.random.key(11)
 WORDS = jax.random.key_data(clone(KEY))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 5), max_size=5))
 def test_bits_are_those_of_jax(shape):
     bits = random_bits(WORDS, 20, jnp.zeros(shape))

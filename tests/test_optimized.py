@@ -1,0 +1,21 @@
+"""Runs the tests of optimized.py in a process that compiles as a user's does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from .conftest import AS_USERS_DO
+
+
+def test_programs_compiled_as_a_user_s_return_the_same_bits():
+    tests = pathlib.Path(__file__).parent / "optimized.py"
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [*pytest, "-x", str(tests)],
+        env=environment | {AS_USERS_DO: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
