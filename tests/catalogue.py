@@ -1,4 +1,9 @@
-"""One table of every regularizer; the contracts in test_contracts.py run over all of it."""
+"""One table of every regularizer.
+
+A new regularizer joins as a line of `CASES`. test_programs.py compares the program of every case,
+through its function and its modules, without running it: to that of a function that is known to be
+right, if its kind is `like` one. test_contracts.py runs what is left.
+"""
 
 import dataclasses
 import re
@@ -44,9 +49,11 @@ class Kind(NamedTuple):
     needs_rate_below_1: bool = False
     draws_at_1: bool = False  # needs a key at a rate of 1 too
     is_solved: bool = False  # something is solved for, of a traced rate by the program
+    # like(key, x, rate, noise_shape=...) has the very program; None where no such function is
+    like: Callable[..., jax.Array] | None = None
 
 
-BERNOULLI = Kind()
+BERNOULLI = Kind(like=fs.dropout)
 UNSCALED = Kind(affine=lambda mask, rate, **_: (np.asarray(mask, np.float64), 0.0))
 
 
@@ -109,7 +116,7 @@ def alpha_s_affine(mask, rate, **_):
     return a * np.asarray(mask), a * limit * ~np.asarray(mask) + b
 
 
-ALPHA = Kind(affine=alpha_s_affine)
+ALPHA = Kind(affine=alpha_s_affine, like=fs.alpha_dropout)
 
 
 def noise(key, rate, shape, **_):
@@ -126,6 +133,7 @@ GAUSSIAN = Kind(
     ),
     is_bernoulli=False,
     needs_rate_below_1=True,
+    like=fs.gaussian_dropout,
 )
 
 
@@ -138,6 +146,13 @@ class Case:
     noise_shape: tuple[int, ...]
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     kind: Kind = BERNOULLI
+
+    @property
+    def mechanism(self) -> Any:
+        """What the contracts may depend on: cases that have it in common differ in shapes alone."""
+        if self.kind.like is None:
+            return self.id
+        return self.kind, self.noise_shape == self.shape, 0 in self.shape, self.shape == ()
 
     @property
     def id(self) -> str:
@@ -161,7 +176,7 @@ class Case:
         """The module's class, of Linen or NNX."""
         return getattr(getattr(fs, face), module_name(self.function.__name__))
 
-    def face(self, face: str) -> Callable[..., jax.Array]:
+    def face(self, face: str = "function") -> Callable[..., jax.Array]:
         """The regularizer as f(key, x, rate), through the function or a module."""
         if face == "function":
             return lambda key, x, rate: self.function(key, x, rate, **self.options)
@@ -248,11 +263,5 @@ CASES = [
 ]
 
 FIRST_OF_EACH = list({case.function: case for case in reversed(CASES)}.values())
-FIRST_OF_KIND = list({case.kind: case for case in reversed(CASES)}.values())
-PAIRS = [
-    (case, face) for case in CASES for face in FACES if face == "function" or case in FIRST_OF_KIND
-]
-"""Every case through its function, and the first of each kind through its modules too.
-
-All modules share one call, and test_faces.py holds each to its function, bit for bit.
-"""
+REPRESENTATIVES = list({case.mechanism: case for case in reversed(CASES)}.values())
+"""The first case of each mechanism, for the contracts; test_programs.py holds the others to it."""

@@ -1,4 +1,7 @@
-"""What every regularizer of the catalogue keeps; test_faces.py holds its modules against it."""
+"""What every regularizer of the catalogue keeps, seen at one case of each mechanism.
+
+test_programs.py proves that the other cases, and all modules, run the same programs.
+"""
 
 import math
 
@@ -12,14 +15,13 @@ from scipy import stats
 
 from flax_spatialdrop import apply_mask, sample_mask
 
-from .catalogue import BERNOULLI, PAIRS
+from .catalogue import BERNOULLI, FACES, REPRESENTATIVES
 
 FALSE_ALARM = 1e-9  # the chance that a right library fails one of the tests of chance below
 KEY = jax.random.key(7)
 
-pytestmark = pytest.mark.parametrize(
-    ("case", "face"), PAIRS, ids=[f"{case.id}-{face}" for case, face in PAIRS]
-)
+pytestmark = pytest.mark.parametrize("case", REPRESENTATIVES, ids=lambda case: case.id)
+each_face = pytest.mark.parametrize("face", FACES)
 
 
 def ones(case, dtype=jnp.float32):
@@ -37,32 +39,32 @@ def slope_and_offset(case, rate, key=KEY):
     return case.slope_and_offset(clone(key), rate)
 
 
-def test_is_the_affine_map_of_its_mask(case, face):
+def test_is_the_affine_map_of_its_mask(case):
     x = jax.random.normal(jax.random.key(1), case.shape)
-    y = case.face(face)(clone(KEY), x, 0.3)
+    y = case.face()(clone(KEY), x, 0.3)
     slope, offset = slope_and_offset(case, 0.3)
     np.testing.assert_allclose(y, slope * np.asarray(x) + offset, rtol=1e-6, atol=1e-6)
     assert_is(case, np.asarray(y)[slope == 0], offset[slope == 0])
 
 
-def test_equals_its_mask_applied_bit_for_bit(case, face):
+def test_equals_its_mask_applied_bit_for_bit(case):
     if case.kind != BERNOULLI:
         pytest.skip("not what apply_mask does")
     x = jax.random.normal(jax.random.key(1), case.shape)
-    y = case.face(face)(clone(KEY), x, 0.3)
+    y = case.face()(clone(KEY), x, 0.3)
     expected = apply_mask(x, sample_mask(clone(KEY), 0.3, case.noise_shape), 0.3)
     np.testing.assert_array_equal(y, expected)
 
 
-def test_jit_equals_eager(case, face):
-    f = case.face(face)
+def test_jit_equals_eager(case):
+    f = case.face()
     x = jax.random.normal(jax.random.key(1), case.shape)
     eager = f(clone(KEY), x, 0.3)
     np.testing.assert_array_equal(jax.jit(lambda k, x: f(k, x, 0.3))(clone(KEY), x), eager)
 
 
-def test_traced_rate_equals_number_in_one_compile(case, face):
-    f = case.face(face)
+def test_traced_rate_equals_number_in_one_compile(case):
+    f = case.face()
     x = jax.random.normal(jax.random.key(1), case.shape)
     traces = []
 
@@ -80,8 +82,8 @@ def test_traced_rate_equals_number_in_one_compile(case, face):
     assert len(traces) == 1
 
 
-def test_vmap_over_keys_equals_loop(case, face):
-    f = case.face(face)
+def test_vmap_over_keys_equals_loop(case):
+    f = case.face()
     x = jax.random.normal(jax.random.key(1), case.shape)
     keys = jax.random.split(jax.random.key(2), 3)
     mapped = jax.vmap(lambda k: f(k, x, 0.5))(clone(keys))
@@ -89,15 +91,15 @@ def test_vmap_over_keys_equals_loop(case, face):
     np.testing.assert_array_equal(mapped, looped)
 
 
-def test_vmap_over_x_shares_the_mask(case, face):
-    f = case.face(face)
+def test_vmap_over_x_shares_the_mask(case):
+    f = case.face()
     x = jnp.ones((2, *case.shape))
     mapped = jax.vmap(lambda x: f(clone(KEY), x, 0.5))(x)
     np.testing.assert_array_equal(mapped, jnp.stack([f(clone(KEY), ones(case), 0.5)] * 2))
 
 
-def test_scan_and_remat_equal_eager(case, face):
-    f = case.face(face)
+def test_scan_and_remat_equal_eager(case):
+    f = case.face()
     keys = jax.random.split(jax.random.key(2), 3)
     x = jnp.ones(case.shape)
     body = jax.checkpoint(lambda x, key: (x, f(key, x, 0.5)))
@@ -106,10 +108,10 @@ def test_scan_and_remat_equal_eager(case, face):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
-def test_gradient_is_the_slope(case, face, rate):
+def test_gradient_is_the_slope(case, rate):
     if not rates_of(case, [rate]):
         pytest.skip("takes no rate of 1")
-    f = case.face(face)
+    f = case.face()
     dx = jax.grad(lambda x: f(clone(KEY), x, rate).sum())(ones(case))
     assert_is(case, dx, slope_and_offset(case, rate)[0])
 
@@ -119,8 +121,8 @@ def assert_is(case, actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0 if case.kind == BERNOULLI else 5e-6)
 
 
-def test_gradient_at_a_traced_rate(case, face):
-    f = case.face(face)
+def test_gradient_at_a_traced_rate(case):
+    f = case.face()
     grad = jax.jit(jax.grad(lambda x, rate: f(clone(KEY), x, rate).sum(), argnums=(0, 1)))
     for rate in rates_of(case, (0.0, 0.5, 1.0)):
         dx, drate = grad(ones(case), jnp.float32(rate))
@@ -128,8 +130,8 @@ def test_gradient_at_a_traced_rate(case, face):
         assert drate == 0
 
 
-def test_forward_and_second_derivatives(case, face):
-    f = case.face(face)
+def test_forward_and_second_derivatives(case):
+    f = case.face()
 
     def loss(x):
         return (f(clone(KEY), x, 0.5) ** 3).sum()
@@ -144,8 +146,8 @@ def test_forward_and_second_derivatives(case, face):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
-def test_keeps_dtype_and_mask_in_every_dtype(case, face, dtype):
-    y = case.face(face)(clone(KEY), ones(case, dtype), 0.25)
+def test_keeps_dtype_and_mask_in_every_dtype(case, dtype):
+    y = case.face()(clone(KEY), ones(case, dtype), 0.25)
     assert y.dtype == dtype
     assert y.shape == case.shape
     slope, offset = slope_and_offset(case, 0.25)
@@ -154,20 +156,20 @@ def test_keeps_dtype_and_mask_in_every_dtype(case, face, dtype):
     np.testing.assert_allclose(y, slope + offset, rtol=last_bit, atol=last_bit)
 
 
-def test_keeps_the_mask_under_x64(case, face):
+def test_keeps_the_mask_under_x64(case):
     slope, offset = slope_and_offset(case, 0.3)
     with jax.enable_x64(True):
-        y = case.face(face)(clone(KEY), ones(case, jnp.float64), 0.3)
+        y = case.face()(clone(KEY), ones(case, jnp.float64), 0.3)
         assert y.dtype == jnp.float64
         np.testing.assert_allclose(np.asarray(y), slope + offset, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, jnp.float32(0.5), jnp.float32(1)])
-def test_what_is_dropped_is_gone(case, face, rate):
+def test_what_is_dropped_is_gone(case, rate):
     """No NaN or Inf of a dropped value reaches y, none of its cotangent reaches x."""
     if not rates_of(case, [float(rate)]):
         pytest.skip("takes no rate of 1")
-    f = case.face(face)
+    f = case.face()
     slope, offset = slope_and_offset(case, float(rate))
     if slope.all() and slope.size:
         pytest.skip("drops nothing")
@@ -179,14 +181,14 @@ def test_what_is_dropped_is_gone(case, face, rate):
         assert_is(case, dx, slope)
 
 
-def test_backward_keeps_the_mask_or_the_key_and_nothing_else(case, face):
-    f = case.face(face)
+def test_backward_keeps_the_mask_or_the_key_and_nothing_else(case):
+    f = case.face()
     residuals = jax.tree.leaves(jax.vjp(lambda x: f(clone(KEY), x, 0.3), ones(case))[1])
     assert [(r.dtype, r.shape) for r in residuals] == case.residuals()
 
 
-def test_backward_keeps_two_scalars_more_of_a_traced_rate(case, face):
-    f = case.face(face)
+def test_backward_keeps_two_scalars_more_of_a_traced_rate(case):
+    f = case.face()
     residuals = jax.tree.leaves(jax.vjp(lambda x, r: f(clone(KEY), x, r), ones(case), 0.3)[1])
     large = [r for r in residuals if r.shape != () or r.dtype == jnp.bool_]
     scalars = [r for r in residuals if r.shape == () and r.dtype != jnp.bool_]
@@ -194,8 +196,8 @@ def test_backward_keeps_two_scalars_more_of_a_traced_rate(case, face):
     assert len(scalars) <= 2
 
 
-def test_output_has_a_name_for_remat_policies(case, face, capsys):
-    f = case.face(face)
+def test_output_has_a_name_for_remat_policies(case, capsys):
+    f = case.face()
     saved = {}
     for name in ("flax_spatialdrop", "another"):
         policy = jax.checkpoint_policies.save_only_these_names(name)
@@ -207,7 +209,7 @@ def test_output_has_a_name_for_remat_policies(case, face, capsys):
     assert "output of" not in saved["another"]
 
 
-def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case, face):
+def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case):
     """Exact binomial bounds on at least 1e5 coin flips, false alarm 1e-9 a case."""
     flips = math.prod(case.noise_shape)
     if flips == 0 or not case.kind.is_bernoulli:
@@ -215,7 +217,7 @@ def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case, face):
     runs = -(-100_000 // flips)
     keys = jax.random.split(jax.random.key(3), runs)
     rate = 0.3
-    y = jax.jit(jax.vmap(lambda key: case.face(face)(key, ones(case), rate)))(keys)
+    y = jax.jit(jax.vmap(lambda key: case.face()(key, ones(case), rate)))(keys)
     slopes, offsets = case.kind.affine(np.array([False, True]), rate, **case.options)
     dropped, kept = slopes + offsets
     is_kept = np.isclose(y, kept, rtol=1e-6)
@@ -225,6 +227,7 @@ def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case, face):
     assert low <= kept_flips <= high
 
 
+@each_face
 def test_number_0_returns_x_and_1_drops_all_it_can(case, face):
     x = ones(case)
 
@@ -241,6 +244,7 @@ def test_number_0_returns_x_and_1_drops_all_it_can(case, face):
         np.testing.assert_array_equal(call(rate), (slope + offset).astype(np.float32))
 
 
+@each_face
 def test_a_key_used_twice_is_caught(case, face):
     f = case.face(face)
     key = jax.random.key(11)
@@ -255,12 +259,13 @@ def test_a_key_used_twice_is_caught(case, face):
         jax.jit(twice)(jax.random.key(12), ones(case))
 
 
-def test_a_gradient_uses_its_key_once(case, face):
-    f = case.face(face)
+def test_a_gradient_uses_its_key_once(case):
+    f = case.face()
     dx = jax.grad(lambda x: f(jax.random.key(13), x, 0.5).sum())(ones(case))
     assert_is(case, dx, slope_and_offset(case, 0.5, jax.random.key(13))[0])
 
 
+@each_face
 def test_legacy_and_numpy_input(case, face):
     legacy = jax.random.key_data(clone(KEY))
     y = case.face(face)(legacy, np.ones(case.shape, np.float32), 0.3)
@@ -269,12 +274,14 @@ def test_legacy_and_numpy_input(case, face):
     np.testing.assert_allclose(y, slope + offset, rtol=1e-6, atol=1e-6)
 
 
+@each_face
 def test_integer_input_is_refused_at_every_rate(case, face):
     for rate in (0.0, 0.5, 1.0):
         with pytest.raises(TypeError, match=r"a floating or complex dtype.* got dtype int32"):
             case.face(face)(clone(KEY), ones(case, jnp.int32), rate)
 
 
+@each_face
 def test_rates_outside_0_and_1_are_refused(case, face):
     for rate in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=rf"must be in \[0, 1\]: got rate={rate}"):
