@@ -179,7 +179,7 @@ def check_name(value: Any, name: str) -> str:
 
 def check_callable(value: Any, name: str, what: str) -> Callable[..., Any]:
     """Returns what can be called; `what` says what it must be, as in "a function of a key"."""
-    if not callable(value):
+    if not callable(unboxed(value)):
         raise TypeError(f"{name} must be {what}: got {shown(value)}")
     return value
 

@@ -52,8 +52,7 @@ def resolve_noise_shape(
             f"for x.shape={shape}; {_full_rank_advice(shape, noise_shape)}"
         )
     return tuple(
-        _resolve_entry(axis, entry, size, noise_shape)
-        for axis, (entry, size) in enumerate(zip(noise_shape, shape, strict=True))
+        _resolve_entry(axis, entry, shape, noise_shape) for axis, entry in enumerate(noise_shape)
     )
 
 
@@ -140,7 +139,7 @@ def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None
         if begins < 0 or not is_at_most(begins + size, whole):
             got = f"from {begins} to {begins + size}" if isinstance(first, int) else f"{size}"
             raise ValueError(
-                f"start and sizes must lie in the mask, which has {whole} along axis {axis}: "
+                f"start and sizes must lie in noise_shape, which has {whole} along axis {axis}: "
                 f"got {got} there"
             )
 
@@ -230,12 +229,13 @@ def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
     return tuple(1 if axis in shared else size for axis, size in enumerate(shape))
 
 
-def _resolve_entry(axis: int, entry: Any, size: int, noise_shape: tuple[Any, ...]) -> int:
+def _resolve_entry(axis: int, entry: Any, shape: Shape, noise_shape: tuple[Any, ...]) -> int:
+    size = shape[axis]
     if entry is None:
         return size
     message = (
-        f"noise_shape[{axis}] must be None, 1 or the size of that axis of x, which is {size}: "
-        f"got {shown(entry)} in noise_shape={shown(noise_shape)}"
+        f"noise_shape[{axis}] must be None, 1 or the size of that axis of x: got {shown(entry)} "
+        f"in noise_shape={shown(noise_shape)} for x.shape={shown(shape)}"
     )
     if not _is_size(entry):
         raise TypeError(message)

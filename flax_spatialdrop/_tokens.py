@@ -109,7 +109,7 @@ def _check_id(number: Any, name: str, dtype: Any, vocab_size: int | None) -> int
         )
     if vocab_size is not None and number >= vocab_size:
         raise ValueError(
-            f"{name} must be an id of the vocabulary, from 0 to {vocab_size - 1}: got {number}"
+            f"{name} must be an id of the vocabulary, below vocab_size={vocab_size}: got {number}"
         )
     return number
 

@@ -44,9 +44,11 @@ LONGEST = 400
 LIMIT_S, MEMORY = 5, 10 * 2**30  # of an input, and of the whole run
 REFUSALS = ValueError | TypeError | KeyError | flax.errors.FlaxError  # two for missing streams
 
+CALLABLE = {"function", "class", "dtype", "near: partial", "nnx.Rngs", "nnx module", "linen module"}
 # What messages may call an argument of a module: the function's word for it.
 ALSO = {
     "inputs": ("x", "ids", "table"),
+    "args": ("x",),
     "rng": ("key",),
     "rngs": ("key",),
     "dropout_rng": ("key",),
@@ -248,8 +250,8 @@ def _give_up(*_):
 
 def classify(given: Input) -> tuple[str, BaseException | None]:
     """Runs an input; its class, and the error if it ended in one."""
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S, 1)  # again, where a callback swallows it
+    signal.signal(signal.SIGVTALRM, _give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S, 1)  # again, where a callback swallows it
     try:
         output, arguments = given.run()
     except Hangs as error:
@@ -257,7 +259,7 @@ def classify(given: Input) -> tuple[str, BaseException | None]:
     except Exception as error:
         return class_of(error, given.replaced), error
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return wrong_output(output, arguments, given) or "ok", None
 
 
@@ -294,7 +296,7 @@ def class_of(error, replaced):
 def is_users_function(name, value):
     """Whether an argument that is called was replaced by something that can be called."""
     is_called = name.lstrip(".").endswith(("apply", "branch", "paths", "_init", "_fn", "_einsum"))
-    return is_called and value[0] in {"function", "class", "near: partial"}
+    return is_called and value[0] in CALLABLE
 
 
 def wrong_output(output, arguments, given):

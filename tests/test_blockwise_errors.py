@@ -89,8 +89,8 @@ BAD = {
     "noise shape": (
         {"noise_shape": (None, 3, 1, None)},
         ValueError,
-        "noise_shape[1] must be None, 1 or the size of that axis of x, which is 4: "
-        "got 3 in noise_shape=(None, 3, 1, None)",
+        "noise_shape[1] must be None, 1 or the size of that axis of x: "
+        "got 3 in noise_shape=(None, 3, 1, None) for x.shape=(2, 4, 13, 19)",
     ),
     "mask": (
         {"mask": jnp.ones((BATCH, 1, KEYS, QUERIES), bool)},

@@ -112,6 +112,11 @@ def test_rates_that_no_cast_may_see(rate, error, got):
     assert str(caught.value).endswith(f": got {got}")
 
 
+def test_a_box_of_no_function_is_no_function():
+    with pytest.raises(TypeError, match="branch must be a function: got a value of type Variable"):
+        _checks.check_callable(nnx.Variable(3), "branch", "a function")
+
+
 def test_boxes_are_opened():
     key, rate = jax.random.key(0), nnx.Variable(jnp.float32(0.5))
     y = dropout(key, nnx.Param(X), rate)

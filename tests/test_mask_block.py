@@ -232,22 +232,23 @@ BAD = {
     "outside": (
         {"start": (4, 0, 0)},
         ValueError,
-        "start and sizes must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
+        "start and sizes must lie in noise_shape, which has 6 along axis 0: got from 4 to 7 there",
     ),
     "before": (
         {"start": (0, 0, -1)},
         ValueError,
-        "start and sizes must lie in the mask, which has 10 along axis 2: got from -1 to 3 there",
+        "start and sizes must lie in noise_shape, which has 10 along axis 2: "
+        "got from -1 to 3 there",
     ),
     "too large": (
         {"sizes": (1, 2, 1)},
         ValueError,
-        "start and sizes must lie in the mask, which has 1 along axis 1: got from 0 to 2 there",
+        "start and sizes must lie in noise_shape, which has 1 along axis 1: got from 0 to 2 there",
     ),
     "outside, by an array": (
         {"start": jnp.array([4, 0, 0])},
         ValueError,
-        "start and sizes must lie in the mask, which has 6 along axis 0: got from 4 to 7 there",
+        "start and sizes must lie in noise_shape, which has 6 along axis 0: got from 4 to 7 there",
     ),
     "words of a long mask": (
         {"key": tuple(WORDS), "noise_shape": (2**33, 1, 10), "start": (2**32, 0, 0)},
@@ -314,7 +315,7 @@ def test_what_is_refused(bad, error, message):
 
 
 def test_a_block_that_fits_nowhere():
-    message = "start and sizes must lie in the mask, which has 6 along axis 0: got 7 there"
+    message = "start and sizes must lie in noise_shape, which has 6 along axis 0: got 7 there"
     with pytest.raises(ValueError, match=exactly(message)):
         jax.jit(lambda i: mask_block(KEY, 0.4, SHAPE, (i, 0, 0), (7, 1, 1)))(0)
 
@@ -353,7 +354,7 @@ def test_the_mean_of_blocks_is_the_rate():
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
 def test_whole_numbers_of_numpy_do_not_overflow(dtype):
     message = (
-        "start and sizes must lie in the mask, which has 100 along axis 0: got from 100 to 200"
+        "start and sizes must lie in noise_shape, which has 100 along axis 0: got from 100 to 200"
     )
     for start in ((dtype(100),), np.array([100], dtype)):
         with pytest.raises(ValueError, match=exactly(f"{message} there")):

@@ -75,43 +75,43 @@ BAD_NOISE_SHAPES = [
         (2, 3, 4),
         (2, 2, 4),
         ValueError,
-        "noise_shape[1] must be None, 1 or the size of that axis of x, which is 3: "
-        "got 2 in noise_shape=(2, 2, 4)",
+        "noise_shape[1] must be None, 1 or the size of that axis of x: "
+        "got 2 in noise_shape=(2, 2, 4) for x.shape=(2, 3, 4)",
     ),
     (
         (2, 3, 4),
         (None, 0, None),
         ValueError,
-        "noise_shape[1] must be None, 1 or the size of that axis of x, which is 3: "
-        "got 0 in noise_shape=(None, 0, None)",
+        "noise_shape[1] must be None, 1 or the size of that axis of x: "
+        "got 0 in noise_shape=(None, 0, None) for x.shape=(2, 3, 4)",
     ),
     (
         (2, 3, 4),
         (None, 1, -1),
         ValueError,
-        "noise_shape[2] must be None, 1 or the size of that axis of x, which is 4: "
-        "got -1 in noise_shape=(None, 1, -1)",
+        "noise_shape[2] must be None, 1 or the size of that axis of x: "
+        "got -1 in noise_shape=(None, 1, -1) for x.shape=(2, 3, 4)",
     ),
     (
         (1, 3, 4),
         (True, 1, 1),
         TypeError,
-        "noise_shape[0] must be None, 1 or the size of that axis of x, which is 1: "
-        "got True in noise_shape=(True, 1, 1)",
+        "noise_shape[0] must be None, 1 or the size of that axis of x: "
+        "got True in noise_shape=(True, 1, 1) for x.shape=(1, 3, 4)",
     ),
     (
         (2, 3, 4),
         (2.0, 1, 1),
         TypeError,
-        "noise_shape[0] must be None, 1 or the size of that axis of x, which is 2: "
-        "got 2.0 in noise_shape=(2.0, 1, 1)",
+        "noise_shape[0] must be None, 1 or the size of that axis of x: "
+        "got 2.0 in noise_shape=(2.0, 1, 1) for x.shape=(2, 3, 4)",
     ),
     (
         (2, 3, 4),
         ([2], 1, 1),
         TypeError,
-        "noise_shape[0] must be None, 1 or the size of that axis of x, which is 2: "
-        "got [2] in noise_shape=([2], 1, 1)",
+        "noise_shape[0] must be None, 1 or the size of that axis of x: "
+        "got [2] in noise_shape=([2], 1, 1) for x.shape=(2, 3, 4)",
     ),
     (
         (2, 3, 4),

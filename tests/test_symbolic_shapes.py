@@ -169,7 +169,7 @@ def test_a_part_of_a_mask_with_a_symbolic_first_axis():
     x = jnp.ones((3, 6))
     np.testing.assert_array_equal(exported.call(words, x, row), f(words, x, row))
     message = (
-        "start and sizes must lie in the mask, which has b along axis 0: got from 2 to 3 there"
+        "start and sizes must lie in noise_shape, which has b along axis 0: got from 2 to 3 there"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         core.mask_block(KEY, 0.5, (BATCH, 6), (2, 0), (1, 1))

@@ -194,7 +194,7 @@ ERRORS = [
     (
         {"mask_id": 10},
         ValueError,
-        "mask_id must be an id of the vocabulary, from 0 to 9: got 10",
+        "mask_id must be an id of the vocabulary, below vocab_size=10: got 10",
     ),
     ({"special_ids": 3}, TypeError, "special_ids must be a tuple of ids: got 3"),
     ({"special_ids": "ab"}, TypeError, "special_ids must be a tuple of ids: got 'ab'"),
@@ -206,7 +206,7 @@ ERRORS = [
     (
         {"special_ids": (0, 11)},
         ValueError,
-        "each of special_ids must be an id of the vocabulary, from 0 to 9: got 11",
+        "each of special_ids must be an id of the vocabulary, below vocab_size=10: got 11",
     ),
     (
         {"special_ids": (0, -100)},
