@@ -145,7 +145,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _check_weight(path: str, leaf: Any) -> None:
-    if not isinstance(leaf, jax.Array | np.ndarray):
+    if not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, np.ma.MaskedArray):
         got = shown(leaf)
     elif not jnp.issubdtype(leaf.dtype, jnp.inexact):
         got = f"dtype {leaf.dtype}"

@@ -44,6 +44,7 @@ LONGEST = 400
 LIMIT_S, MEMORY = 5, 10 * 2**30  # of an input, and of the whole run
 REFUSALS = ValueError | TypeError | KeyError | flax.errors.FlaxError  # two for missing streams
 
+NOT_OF_NNX = {"split_rngs", "variable_axes", "variable_broadcast", "variable_carry"}
 CALLABLE = {"function", "class", "dtype", "near: partial", "nnx.Rngs", "nnx module", "linen module"}
 # What messages may call an argument of a module: the function's word for it.
 ALSO = {
@@ -111,8 +112,9 @@ def of_module(name, face, cls, method):
     made, needed = fuzz_values.parameters(cls.__init__)
     called, given = fuzz_values.parameters(getattr(cls, method))
     if face == "nnx" and name in RECURRENT:
-        base = fuzz_values.parameters(flax_spatialdrop.nnx.LSTM.__init__)[0]
-        made = list(dict.fromkeys([*made, *base]))
+        base = flax_spatialdrop.nnx.LSTM if name != "RNN" else flax_spatialdrop.linen.RNN
+        options = [n for n in fuzz_values.parameters(base.__init__)[0] if n not in NOT_OF_NNX]
+        made = list(dict.fromkeys([*made, *options]))
         given = [*given, "rngs"]
     valid = valid_arguments(name, face, made, needed)
     own = valid_arguments(name, face, called, given, ".")

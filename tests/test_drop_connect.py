@@ -335,6 +335,9 @@ def test_errors(rate):
         drop_connect(KEY, weights, rate)
     with pytest.raises(TypeError, match=exactly(message.replace("dtype int32", "1.5"))):
         drop_connect(KEY, {"count": 1.5}, rate)
+    got = "a masked array of shape (3,) and dtype float64"
+    with pytest.raises(TypeError, match=exactly(message.replace("dtype int32", got))):
+        drop_connect(KEY, {"count": np.ma.ones(3)}, rate)
     message = (
         "paths must be a regular expression: got paths='h[', "
         "unterminated character set at position 1"

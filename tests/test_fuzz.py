@@ -1,8 +1,12 @@
 """Awkward arguments: they work, or are refused in one line that names them."""
 
+import os
+
 import pytest
 
 from . import fuzz
+
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))  # 40000 for the long profile: ten minutes
 
 
 def test_every_public_name_has_a_valid_call():
@@ -18,6 +22,14 @@ def test_every_public_name_has_a_valid_call():
 def test_a_name_without_valid_arguments_is_an_error():
     with pytest.raises(LookupError, match="needs a valid value for \\['unheard_of'\\] of new"):
         fuzz.of_function("new", "fs", lambda x, unheard_of: None)
+
+
+def test_awkward_arguments_are_refused_in_one_line_that_names_them():
+    counts, groups, _ = fuzz.fuzz(INPUTS)
+    print(fuzz.report(counts, groups))
+    assert counts.total() == INPUTS
+    assert not counts.keys() & {"several lines", "too long", "argument not named", "wrong output"}
+    assert counts["foreign error"] * 80 < INPUTS  # 500 of 40,000
 
 
 def foreign(x):
