@@ -194,6 +194,6 @@ def test_a_layer_is_itself_again_after_the_call_and_after_an_error():
     with linen.drop_in():
         bound(X)
         assert bound.attention_fn is nn.dot_product_attention
-        with pytest.raises(ValueError, match=r"must be in \[0, 1\]: got rate=1.5"):
+        with pytest.raises(ValueError, match=r"must be in \[0, 1\]: got dropout_rate=1.5"):
             wrong(X, dropout_rng=clone(KEY))
         assert wrong.attention_fn is nn.dot_product_attention
