@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ._apply import by_mask, by_redraw, times
-from ._checks import check_input, check_rate, is_static, shown
+from ._checks import check_array, check_input, check_rate, is_static
 from ._choices import Choices, drop
 from ._noise import noise_law, redraw_noise, sample_noise
 from ._noise_shape import resolve_noise_shape
@@ -99,10 +99,10 @@ def _check_rate_below_1(rate: Any) -> Rate:
 
 
 def _check_noise(noise: Any) -> Array:
-    if getattr(noise, "dtype", None) != jnp.float32:
-        got = f"dtype {noise.dtype}" if hasattr(noise, "dtype") else shown(noise)
+    noise = check_array(noise, "mask")
+    if noise.dtype != jnp.float32:
         raise TypeError(
             "the mask of Gaussian dropout is its noise and must be a float32 array, what x is "
-            f"multiplied by: got {got}"
+            f"multiplied by: got dtype {noise.dtype}"
         )
     return noise

@@ -166,8 +166,8 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
     kept = round((1 - rate) * num_patches)
     if kept == 0:
         raise ValueError(
-            f"patch dropout must keep a patch, and rounds (1 - rate) * {num_patches} to 0: "
-            f"got rate={rate}"
+            f"rate must keep one of the {num_patches} patches after num_prefix_tokens, and "
+            f"(1 - rate) * {num_patches} rounds to 0: got rate={rate}"
         )
     return kept
 

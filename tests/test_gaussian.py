@@ -4,6 +4,7 @@ import os
 from functools import partial
 
 import flax.linen as nn
+import flax.nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,15 +108,19 @@ BAD_MASKS = [
     (np.ones(3), "dtype float64"),
     (jnp.ones(3, jnp.bfloat16), "dtype bfloat16"),
     ([1.0, 1.0, 1.0], "[1.0, 1.0, 1.0]"),
+    (flax.nnx.Rngs(0), "a value of type Rngs"),
+    (np.ma.ones(3, np.float32), "a masked array of shape (3,) and dtype float32"),
 ]
 
 
 @pytest.mark.parametrize(("mask", "got"), BAD_MASKS, ids=[got for _, got in BAD_MASKS])
 def test_masks_that_are_no_noise_are_refused(mask, got):
-    message = (
-        "the mask of Gaussian dropout is its noise and must be a float32 array, what x is "
-        f"multiplied by: got {got}"
-    )
+    message = f"mask must be a JAX or NumPy array: got {got}"
+    if got.startswith("dtype"):
+        message = (
+            "the mask of Gaussian dropout is its noise and must be a float32 array, what x is "
+            f"multiplied by: got {got}"
+        )
     for deterministic in (True, False):
         with pytest.raises(TypeError, match=exactly(message)):
             linen.GaussianDropout(0.3).apply({}, jnp.ones(3), deterministic, mask=mask)

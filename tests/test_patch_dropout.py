@@ -291,7 +291,8 @@ ERRORS = [
     (
         {"rate": 1},
         ValueError,
-        "patch dropout must keep a patch, and rounds (1 - rate) * 8 to 0: got rate=1.0",
+        "rate must keep one of the 8 patches after num_prefix_tokens, and (1 - rate) * 8 rounds "
+        "to 0: got rate=1.0",
     ),
     (
         {"rate": jnp.float32(0.5)},

@@ -173,6 +173,13 @@ def test_a_message_names_the_argument(face, call, message):
         face("GRU")(**{"x": X, **{"x" if k == "inputs" else k: v for k, v in call.items()}})
 
 
+@pytest.mark.parametrize("name", ["kernel_init", "bias_init", "carry_init", "activation_fn"])
+def test_linen_s_initializers_must_be_functions(name):
+    message = f"{name} must be a function: got [0.5]"
+    with pytest.raises(TypeError, match=exactly(message)):
+        flax_spatialdrop.linen.SimpleRNN(3, **{name: [0.5]})
+
+
 def test_keys_are_named_as_they_are_written():
     message = "must be a JAX PRNG key, such as jax.random.key(0): got an array of shape (3,)"
     with pytest.raises(TypeError, match=re.escape(f"rngs {message}")):

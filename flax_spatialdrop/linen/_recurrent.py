@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_whole
+from .._checks import check_callable, check_whole
 from .._compat import linen_promote_dtype as promote_dtype
 from .._recurrent_arguments import Kind, check_unroll
 from .._recurrent_cells import gru, lstm, simple
@@ -54,6 +54,12 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     carry_init: Initializer = nn.initializers.zeros_init()
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name.endswith(("_fn", "_init")):
+                check_callable(value, name, "a function")
+        super().__post_init__()
 
     @abc.abstractmethod
     def _cell(self) -> Cell:
