@@ -36,8 +36,16 @@ def test_an_output_that_takes_nothing_is_named(monkeypatch):
 
 
 def test_a_sentence_needs_no_stderr(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Closed())
+    tried = []
+
+    class Noted(Closed):
+        def write(self, text):
+            tried.append(text)
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Noted())
     errors.say("x")
+    assert "x" in "".join(tried)
 
 
 def test_an_error_is_one_line_of_fewer_than_400_characters():
