@@ -25,6 +25,7 @@ from ._drop_path import check_branch
 from ._noise_shape import check_mask_fits
 from ._patch_dropout import Patches, keep_patches
 from ._recorder import Where, current_recorder
+from ._recurrent_arguments import Variant, check_unroll
 from ._typing import Array, DataFormat, Key, PathMode, Rate
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
@@ -37,9 +38,23 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "mode": partial(check_choice, choices=get_args(PathMode)),
     "normalize": partial(check_choice, choices=get_args(Normalize)),
     "batch_dims": lambda value, _: check_batch_dims(value),
-    "scale": check_switch,
-    "per_channel": check_switch,
-    "per_sample": check_switch,
+    "dropout": check_rate,
+    "recurrent_dropout": check_rate,
+    "variant": partial(check_choice, choices=get_args(Variant)),
+    "unroll": lambda value, _: check_unroll(value),
+    **dict.fromkeys(
+        (
+            "scale",
+            "per_channel",
+            "per_sample",
+            "per_gate",
+            "time_major",
+            "return_carry",
+            "reverse",
+            "keep_order",
+        ),
+        check_switch,
+    ),
 }
 """The check of each argument of a module that needs no input to be checked by."""
 

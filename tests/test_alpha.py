@@ -48,6 +48,7 @@ def test_feature_alpha_dropout_shares_a_channel_s_draw():
         np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
 def test_keeps_mean_and_variance_of_selu_activations(rate):
     """Of 1e6 draws, by the central limit theorem; false alarm 1e-9 a bound.

@@ -90,7 +90,37 @@ def test_an_error_of_python_s_names_the_class(cls, needed):
         cls(rate=0.5, **needed, p=0.5)
     if "nnx" in cls.__module__:  # in Linen, Flax's own constructor says it, without a class
         with pytest.raises(TypeError, match=rf"\A{cls.__name__}.__init__\(\) takes"):
-            cls(0.5, *range(20))
+            cls(0.5, *range(30))
+
+
+RECURRENT = {
+    "linen.GRU": partial(flax_spatialdrop.linen.GRU, 4),
+    "linen.RNN": partial(flax_spatialdrop.linen.RNN, flax.linen.GRUCell(4)),
+    "nnx.GRU": partial(flax_spatialdrop.nnx.GRU, 3, 4, rngs=nnx.Rngs(0)),
+    "nnx.RNN": partial(flax_spatialdrop.nnx.RNN, nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))),
+}
+
+
+@pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
+def test_options_of_recurrent_layers(make):
+    for name in ("dropout", "recurrent_dropout"):
+        with pytest.raises(ValueError, match=rf"\A{name} is the probability to drop and must be"):
+            make(**{name: 1.5})
+    for name in ("per_gate", "time_major", "return_carry", "reverse", "keep_order"):
+        with pytest.raises(TypeError, match=rf"\A{name} must be True or False: got 'False'\Z"):
+            make(**{name: "False"})
+    with pytest.raises(ValueError, match=r"\Avariant must be 'variational', "):
+        make(variant="gal")
+    with pytest.raises(ValueError, match=r"\Aunroll must be at least 1: got 0\Z"):
+        make(unroll=0)
+    with pytest.raises(TypeError, match=r"\Arng_collection must be a string: got 3\Z"):
+        make(rng_collection=3)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_switches_of_a_bidirectional_layer(face):
+    with pytest.raises(TypeError, match=r"\Atime_major must be True or False: got 'False'\Z"):
+        FACES[face].Bidirectional(RECURRENT[f"{face}.GRU"](), time_major="False")
 
 
 @pytest.mark.parametrize("name", ["rate", "noise_shape", "deterministic", "rng_collection"])
@@ -127,6 +157,23 @@ class Blocks(flax_spatialdrop.nnx.DropBlock):
     def __init__(self, rate, rngs):
         self.rate = rate
         self.rngs = rngs
+
+
+class Recurrent(flax_spatialdrop.nnx.GRU):
+    def __init__(self, rate, rngs):
+        self.cell = nnx.GRUCell(4, 4, rngs=nnx.Rngs(0))
+        self.dropout = rate
+        self.rngs = rngs
+
+
+def test_a_derived_recurrent_layer_that_does_not_call_our_constructor():
+    y = Recurrent(0.5, nnx.Rngs(dropout=0))(X)
+    base = flax_spatialdrop.nnx.GRU(4, 4, dropout=0.5, rngs=nnx.Rngs(0), dropout_rngs=False)
+    np.testing.assert_array_equal(y, base(X, rngs=nnx.Rngs(dropout=0)))
+    layer = Recurrent(0.5, None)
+    layer.eval()
+    base.eval()
+    np.testing.assert_array_equal(layer(X), base(X))
 
 
 @pytest.mark.parametrize("cls", [Rate, Layout, Blocks])

@@ -64,6 +64,7 @@ def test_the_gradient_redraws_the_same_noise_or_keeps_it(key):
     assert (kept.dtype, kept.shape) == ((jnp.uint32, (2,)) if is_threefry else (np.float32, shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("noise_shape", [(1000, 1000), (1000, 1, 1000)], ids=str)
 def test_mean_and_variance_of_a_million_draws(rate, noise_shape):

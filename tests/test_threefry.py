@@ -86,6 +86,7 @@ def test_more_elements_than_32_bits_can_count(shape, end):
         assert bits[offsets] == threefry(np.asarray(WORDS), position)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9, 1e-7, 1 - 1e-7, jnp.float32(0.3)])
 def test_the_threshold_is_that_of_bernoulli_to_the_last_of_8_million_draws(rate):
     """Off by one count, it would show once in 2^23 draws: here in 4 of 2^25, as the mean goes."""

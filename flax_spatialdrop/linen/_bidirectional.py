@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from .._checks import check_key
 from .._recurrent_arguments import RecurrentMasks, pick_switch
 from .._recurrent_directions import Merge, check_directions, check_merge, check_pair
 from .._typing import Array, Key, Rate
+from ._call import Stochastic
 from ._recurrent_layer import RecurrentLayer
 
 
-class Bidirectional(nn.Module):
+class Bidirectional(Stochastic):
     """Two recurrent layers over a sequence, one of them from its end.
 
         y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)

@@ -21,10 +21,10 @@ from .._recurrent_arguments import (
 )
 from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Key, Rate
-from ._call import find_key, is_deterministic, where
+from ._call import Stochastic, find_key, is_deterministic, where
 
 
-class RecurrentLayer(nn.Module, abc.ABC):
+class RecurrentLayer(Stochastic, abc.ABC):
     """What all recurrent layers share: everything but the cell.
 
     Attributes:

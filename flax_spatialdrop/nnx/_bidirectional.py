@@ -10,6 +10,7 @@ from .._checks import check_key
 from .._recurrent_arguments import RecurrentMasks, pick_switch
 from .._recurrent_directions import Merge, check_directions, check_merge, check_pair
 from .._typing import Array, Rate
+from ._call import check_options
 from ._recurrent_layer import RecurrentLayer, another
 
 
@@ -61,6 +62,7 @@ class Bidirectional(nnx.Module):
         self.merge_fn = merge_fn
         self.time_major = time_major
         self.return_carry = return_carry
+        check_options(self)
 
     def __call__(
         self,

@@ -127,6 +127,8 @@ class ResidualDropPath(Stochastic):
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016, https://arxiv.org/abs/1603.09382
     """
 
+    rate: Any = None
+
     def __init__(
         self,
         branch: Callable[..., jax.Array],

@@ -1,5 +1,7 @@
 """The module of embedding dropout, which takes ids beside its inputs."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 
@@ -46,6 +48,8 @@ class EmbeddingDropout(Stochastic):
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287; Merity et al., Regularizing and
     Optimizing LSTM Language Models, 2018, https://arxiv.org/abs/1708.02182
     """
+
+    rate: Any = None
 
     def __init__(
         self,

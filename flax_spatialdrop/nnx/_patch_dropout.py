@@ -1,6 +1,7 @@
 """The module of patch dropout, which returns what it kept as well."""
 
 from functools import partial
+from typing import Any
 
 import jax
 from flax import nnx
@@ -41,6 +42,8 @@ class PatchDropout(Stochastic):
     Reference: Liu et al., PatchDropout: Economizing Vision Transformers Using Patch Dropout, 2022,
     https://arxiv.org/abs/2208.07220
     """
+
+    rate: Any = None
 
     def __init__(
         self,

@@ -19,18 +19,18 @@ from .._recurrent_arguments import (
     check_carry,
     check_inputs,
     check_layer,
-    check_unroll,
     pick_switch,
 )
 from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Rate
 from ._call import find_key, forked, is_deterministic, where
+from ._regularizer import Stochastic
 
 _MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
 """How the cell of a layer was made. It holds the user's nnx.Rngs, so it is no part of the layer."""
 
 
-class RecurrentLayer(nnx.Module, abc.ABC):
+class RecurrentLayer(Stochastic, abc.ABC):
     """What all recurrent layers share: everything but the cell.
 
     Args:
@@ -87,10 +87,10 @@ class RecurrentLayer(nnx.Module, abc.ABC):
         self.return_carry = return_carry
         self.reverse = reverse
         self.keep_order = keep_order
-        self.unroll = check_unroll(unroll)
-        self.deterministic = deterministic
-        self.rng_collection = rng_collection
-        self.rngs = forked(self, None if dropout_rngs is False else dropout_rngs)
+        self.unroll = unroll
+        super().__init__(
+            deterministic, rng_collection, None if dropout_rngs is False else dropout_rngs
+        )
 
     @abc.abstractmethod
     def _kind(self, of_step: tuple[int, ...]) -> Kind:
@@ -226,15 +226,6 @@ class RecurrentLayer(nnx.Module, abc.ABC):
             ),
             type(self).__name__,
         )
-
-    def set_view(self, deterministic: bool | None = None):
-        """Class method used by ``nnx.view``.
-
-        Args:
-          deterministic: if True, disables dropping.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
 
 
 def check_rngs(rngs: Any) -> nnx.Rngs | nnx.RngStream:

@@ -35,8 +35,6 @@ class Stochastic(nnx.Module):
         holds no state.
     """
 
-    rate: Any = None
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
@@ -94,6 +92,8 @@ class Regularizer(Stochastic, abc.ABC):
       rate: probability to drop, in [0, 1]; a number or a scalar array;
         None if each call gives one.
     """
+
+    rate: Any = None
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
 from .._summary import Summary
 from .._typing import Array
 from ._call import PATH, find_key, is_deterministic, where
-from ._recurrent_layer import RecurrentLayer
 from ._regularizer import Stochastic
 
 
@@ -68,7 +67,7 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
         for path, module in nnx.iter_modules(copy):
             if not isinstance(module, Stochastic):
                 module.__class__ = _watched(type(module))
-            if isinstance(module, Stochastic | RecurrentLayer | _FlaxDropout | _FlaxAttention):
+            if isinstance(module, Stochastic | _FlaxDropout | _FlaxAttention):
                 setattr(module, PATH, path)
             if isinstance(module, nnx.bridge.ToNNX):
                 where = "/".join(map(str, path)) or "the model"

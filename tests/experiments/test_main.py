@@ -35,6 +35,7 @@ def load(tmp_path):
     return json.loads((tmp_path / "out" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
     assert main.main(args) == 0
     out = capsys.readouterr().out
@@ -164,6 +165,7 @@ def test_what_cannot_be_shown_is_saved(args, capsys, monkeypatch, train_until, t
     assert capsys.readouterr().err == sentence
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so_everywhere(args, tmp_path, capsys):
     assert main.main([*args, "--config.learning_rate=1e30"]) == 0
     out = capsys.readouterr().out
@@ -227,6 +229,7 @@ def run_smoke(config, fields, workdir):
     )
 
 
+@pytest.mark.slow
 def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
     """On the real weather, with all that is saved."""
     workdir = tmp_path / "out"
@@ -246,6 +249,7 @@ def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
     """On the real sentences, with all that is saved."""
     workdir = tmp_path / "out"

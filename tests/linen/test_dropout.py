@@ -38,7 +38,7 @@ def test_every_argument_of_flax_s_own_is_in_its_place():
     assert position[:4] == ["rate", "broadcast_dims", "deterministic", "rng_collection"]
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("broadcast_dims", [(), (1,), (-2,), (0, 2), (1, 1), [1]])
 def test_same_mask_and_values(rate, broadcast_dims):
     def run(cls, key, x):

@@ -28,7 +28,7 @@ def test_has_every_attribute_of_flax_s_own():
     assert theirs <= ours
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("broadcast_dims", [(), (1,), (-2,), (0, 2), [1]])
 def test_same_mask_and_values(rate, broadcast_dims):
     def run(cls, rngs, x):

@@ -14,6 +14,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_training_with_ours_and_in_drop_in_has_flax_s_losses(name, monkeypatch):
     monkeypatch.setattr(drop_in, "STEPS", 3)
