@@ -5,25 +5,24 @@ Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdro
 `rate` is always the probability to drop.
 """
 
-from ._alpha import alpha_dropout, feature_alpha_dropout
 from ._apply import apply_mask
-from ._attention import head_dropout
-from ._cutout import cutout
-from ._drop_block import drop_block
-from ._drop_connect import drop_connect
-from ._drop_path import drop_path, residual_drop_path
-from ._dropout import dropout, feature_dropout, sample_dropout, timestep_dropout
 from ._embedding_dropout import embedding_dropout
-from ._explain import explain, plot_mask
 from ._fast_key import fast_key
-from ._gaussian import gaussian_dropout
-from ._mask import sample_mask
+from ._head_dropout import head_dropout
 from ._mask_block import mask_block
-from ._monte_carlo import MonteCarlo, monte_carlo
-from ._patch_dropout import patch_dropout
+from ._ops.alpha import alpha_dropout, feature_alpha_dropout
+from ._ops.blocks import drop_block
+from ._ops.cutout import cutout
+from ._ops.dropout import dropout, feature_dropout, sample_dropout, timestep_dropout
+from ._ops.gaussian import gaussian_dropout
+from ._ops.patches import patch_dropout
+from ._ops.path import drop_path, residual_drop_path
+from ._ops.tokens import token_dropout
+from ._ops.weights import drop_connect
+from ._random.mask import sample_mask
 from ._rates import linear_rates
-from ._recurrent import recurrent_dropout, recurrent_masks, zoneout
-from ._recurrent_arguments import RecurrentMasks
+from ._recurrent.functions import recurrent_dropout, recurrent_masks, zoneout
+from ._recurrent.spec import RecurrentMasks
 from ._spatial_dropout import (
     spatial_dropout,
     spatial_dropout_1d,
@@ -31,7 +30,8 @@ from ._spatial_dropout import (
     spatial_dropout_3d,
 )
 from ._summary import Site, Summary
-from ._tokens import token_dropout
+from ._tools.explain import explain, plot_mask
+from ._tools.monte_carlo import MonteCarlo, monte_carlo
 
 __version__ = "0.1.0"
 

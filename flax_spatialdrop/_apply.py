@@ -11,10 +11,10 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from ._checks import check_input, check_mask, check_rate
-from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_mask_spreads
+from ._random.mask import keep_threshold, redraw_mask
+from ._random.threefry import rounds_of
 from ._rates import keep_probability, scale_of
-from ._threefry import rounds_of
 from ._typing import Array, Rate
 
 CHECKPOINT_NAME = "flax_spatialdrop"

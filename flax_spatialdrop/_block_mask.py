@@ -14,7 +14,7 @@ from jax import lax
 
 from ._block_shape import Blocks
 from ._checks import is_static, needs_no_key
-from ._mask import draw_in_one_pass
+from ._random.mask import draw_in_one_pass
 from ._rates import keep_probability
 from ._typing import Key, Rate
 

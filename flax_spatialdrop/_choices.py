@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ._apply import apply_mask, apply_redrawn
 from ._checks import check_key, check_mask, check_rate, is_static
-from ._mask import is_redrawn, sample_mask
+from ._random.mask import is_redrawn, sample_mask
 from ._typing import Array, Key, Rate
 
 

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 from ._apply import apply_mask
 from ._checks import check_input, check_switch
 from ._choices import Choices, drop
-from ._sharding import explicit_sharding
-from ._tokens import check_ids
+from ._ops.tokens import check_ids
+from ._random.sharding import explicit_sharding
 from ._typing import Array, Key, Rate
 
 

@@ -3,7 +3,7 @@
 import jax
 
 from ._checks import check_key
-from ._threefry import FAST, rounds_of
+from ._random.threefry import FAST, rounds_of
 from ._typing import Key
 
 

@@ -20,10 +20,10 @@ from ._checks import (
     shown,
     unboxed,
 )
-from ._mask import keep_threshold, redraw_mask
 from ._noise_shape import check_block_fits, check_shape
+from ._random.mask import keep_threshold, redraw_mask
+from ._random.threefry import Words, has_places, is_unrollable, rounds_of
 from ._rates import keep_probability
-from ._threefry import Words, has_places, is_unrollable, rounds_of
 from ._typing import Array, Key, Rate, Shape
 
 _THREEFRY_ROUNDS = 20

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._recurrent_step import Carry, Cell
+from ._recurrent.step import Carry, Cell
 
 cached = lru_cache(maxsize=64)
 """Equal functions give the same cell, so that JAX finds what it has compiled for it."""

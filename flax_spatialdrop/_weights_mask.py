@@ -8,9 +8,9 @@ import numpy as np
 from jax import lax
 
 from ._block_shape import Blocks
-from ._mask import redraw_mask
-from ._sharding import sharding_of_part
-from ._threefry import Words
+from ._random.mask import redraw_mask
+from ._random.sharding import sharding_of_part
+from ._random.threefry import Words
 
 
 class MaskSource(NamedTuple):

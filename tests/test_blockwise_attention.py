@@ -13,7 +13,7 @@ from jax.random import clone
 
 from flax_spatialdrop import linen, mask_block
 from flax_spatialdrop import nnx as ours_nnx
-from flax_spatialdrop._cut import Cut, find_visits
+from flax_spatialdrop._attention.tiling import Cut, find_visits
 
 KEY = jax.random.key(8)
 OURS = {"linen": linen.blockwise_attention, "nnx": ours_nnx.blockwise_attention}

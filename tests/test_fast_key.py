@@ -8,7 +8,7 @@ from jax.random import clone
 from scipy import stats
 
 from flax_spatialdrop import apply_mask, dropout, fast_key, sample_mask
-from flax_spatialdrop._threefry import _hash
+from flax_spatialdrop._random.threefry import _hash
 from flax_spatialdrop.linen import Dropout
 
 from .errors import exactly

@@ -12,7 +12,7 @@ import pytest
 from jax.random import clone
 
 from flax_spatialdrop import gaussian_dropout, linen, nnx
-from flax_spatialdrop._noise import sample_noise
+from flax_spatialdrop._random.noise import sample_noise
 from flax_spatialdrop.linen import GaussianDropout, summarize
 
 from .catalogue import noise

@@ -10,7 +10,7 @@ from jax.random import clone
 from scipy import stats
 
 from flax_spatialdrop import fast_key, gaussian_dropout
-from flax_spatialdrop._noise import sample_noise
+from flax_spatialdrop._random.noise import sample_noise
 
 from .catalogue import noise
 

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.random import clone
 
-from flax_spatialdrop import (
-    RecurrentMasks,
-    _recurrent_scan,
-)
+from flax_spatialdrop import RecurrentMasks
+from flax_spatialdrop._recurrent import scan as _recurrent_scan
 
 from .recurrent import (
     BOTH,

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import dropout, sample_mask
-from flax_spatialdrop._threefry import is_unrollable, random_bits
+from flax_spatialdrop._random.threefry import is_unrollable, random_bits
 
 from .hlo import sizes_of_words
 

@@ -2,10 +2,10 @@
 
 import flax.linen as nn
 
-from .._alpha import alpha_choices
 from .._checks import check_input
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
-from ._regularizer import LayoutDropout, NoiseShapeDropout
+from .._ops.alpha import alpha_choices
+from ._base import LayoutDropout, NoiseShapeDropout
 
 
 class AlphaDropout(NoiseShapeDropout):

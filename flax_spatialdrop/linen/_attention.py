@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .._attention.dropout import weights_dropout
 from .._attention_input import (
     check_attention,
     check_operands,
@@ -20,8 +21,7 @@ from .._choices import Choices
 from .._compat import linen_promote_dtype as promote_dtype
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate
-from .._weights_dropout import weights_dropout
-from ._regularizer import Regularizer
+from ._base import Regularizer
 
 
 class HeadDropout(Regularizer):

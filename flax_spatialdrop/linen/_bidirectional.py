@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from .._checks import check_key
-from .._recurrent_arguments import RecurrentMasks, pick_switch
+from .._recurrent.spec import RecurrentMasks, pick_switch
 from .._recurrent_directions import Merge, check_directions, check_merge, check_pair
 from .._typing import Array, Key, Rate
 from ._call import Stochastic

@@ -7,12 +7,12 @@ import flax.linen as nn
 import jax
 
 from .._apply import widened
+from .._attention.blockwise import blockwise, refuse_whole_weights
+from .._attention.dropout import weights_dropout
 from .._attention_input import check_attention, check_operands
-from .._blockwise_attention import blockwise, refuse_whole_weights
 from .._checks import check_rate, check_switch
 from .._compat import linen_promote_dtype as promote_dtype
 from .._typing import Key, NoiseShape, Rate
-from .._weights_dropout import weights_dropout
 
 
 def blockwise_attention(

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from flax.errors import InvalidRngError
 
-from .. import _module_call
+from .. import _host
 from .._checks import check_key, check_name, check_switch, shown
 from .._choices import Choices
 from .._recorder import Where
@@ -23,7 +23,7 @@ class Stochastic(nn.Module):
     """A module of this package: its options are checked where it is made."""
 
     def __post_init__(self) -> None:
-        _module_call.check_options(self, _IF_TRACED)
+        _host.check_options(self, _IF_TRACED)
         super().__post_init__()
 
 
@@ -38,7 +38,7 @@ def regularize(
     mask: Array | None,
 ) -> jax.Array:
     """Drops with the mask given, else with one drawn from `rng`, else from the module's stream."""
-    return _module_call.regularize(
+    return _host.regularize(
         inputs,
         choices,
         rate=rate,
@@ -58,7 +58,7 @@ def draw_mask(
     rng: Key,
 ) -> jax.Array:
     """The mask that `regularize` would drop with."""
-    return _module_call.draw_mask(
+    return _host.draw_mask(
         choices,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from .._cutout import Fill, cutout_choices
+from .._ops.cutout import Fill, cutout_choices
 from .._typing import DataFormat, Rate
-from ._regularizer import Regularizer
+from ._base import Regularizer
 
 
 class Cutout(Regularizer):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from .._checks import is_static
 from .._compat import CAN_REMAT_INSIDE
-from .._drop_path import (
+from .._host import key_and_rate
+from .._ops.path import (
     check_branch,
     check_branch_fits,
     check_forms_stay,
@@ -18,10 +19,9 @@ from .._drop_path import (
     forms,
     path_choices,
 )
-from .._module_call import key_and_rate
 from .._typing import Array, Key, PathMode, Rate
+from ._base import Regularizer
 from ._call import Stochastic, find_key, is_deterministic, where
-from ._regularizer import Regularizer
 
 
 class DropPath(Regularizer):

@@ -13,7 +13,7 @@ from .._noise_shape import (
     timestep_noise_shape,
 )
 from .._typing import NoiseShape, Rate
-from ._regularizer import LayoutDropout, Regularizer
+from ._base import LayoutDropout, Regularizer
 
 
 class Dropout(Regularizer):

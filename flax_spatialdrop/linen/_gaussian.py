@@ -3,9 +3,9 @@
 import flax.linen as nn
 
 from .._checks import check_input
-from .._gaussian import gaussian_choices
 from .._noise_shape import resolve_noise_shape
-from ._regularizer import NoiseShapeDropout
+from .._ops.gaussian import gaussian_choices
+from ._base import NoiseShapeDropout
 
 
 class GaussianDropout(NoiseShapeDropout):

@@ -5,8 +5,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from .._module_call import drop_patches
-from .._patch_dropout import count_patches
+from .._host import drop_patches
+from .._ops.patches import count_patches
 from .._typing import Array, Key
 from ._call import Stochastic, find_key, is_deterministic, where
 

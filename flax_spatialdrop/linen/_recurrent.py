@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from .._checks import check_callable, check_whole
 from .._compat import linen_promote_dtype as promote_dtype
-from .._recurrent_arguments import Kind, check_unroll
+from .._recurrent.scan import scan_sequence
+from .._recurrent.spec import Kind, check_unroll
+from .._recurrent.step import Cell, Weights
 from .._recurrent_cells import gru, lstm, simple
-from .._recurrent_scan import scan_sequence
-from .._recurrent_step import Cell, Weights
 from ._recurrent_layer import RecurrentLayer
 
 Initializer = nn.initializers.Initializer

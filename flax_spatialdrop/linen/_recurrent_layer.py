@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_key
-from .._recurrent_arguments import (
+from .._recurrent.layer import Loop, draw_masks, run_layer
+from .._recurrent.spec import (
     Kind,
     Layer,
     RecurrentMasks,
@@ -19,7 +20,6 @@ from .._recurrent_arguments import (
     check_layer,
     pick_switch,
 )
-from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Key, Rate
 from ._call import Stochastic, find_key, is_deterministic, where
 

@@ -20,9 +20,9 @@ from flax.linen.transforms import lift_direct_transform
 from flax.typing import InOutScanAxis
 
 from .._checks import shown
-from .._recurrent_any_cell import is_cell, kind_of_cell, step_of_cell
-from .._recurrent_arguments import check_unroll
-from .._sharding import vary_alike
+from .._random.sharding import vary_alike
+from .._recurrent.any_cell import is_cell, kind_of_cell, step_of_cell
+from .._recurrent.spec import check_unroll
 from ._recurrent_layer import RecurrentLayer
 
 

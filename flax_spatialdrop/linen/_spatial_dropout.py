@@ -5,7 +5,7 @@ import flax.linen as nn
 from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import spatial_noise_shape
-from ._regularizer import LayoutDropout
+from ._base import LayoutDropout
 
 
 class SpatialDropout(LayoutDropout):

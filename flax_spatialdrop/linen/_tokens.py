@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from .._tokens import token_choices
+from .._ops.tokens import token_choices
 from .._typing import Rate
-from ._regularizer import Regularizer
+from ._base import Regularizer
 
 
 class TokenDropout(Regularizer):

@@ -3,9 +3,9 @@
 from ._alpha import AlphaDropout, FeatureAlphaDropout
 from ._attention import HeadDropout, dot_product_attention
 from ._bidirectional import Bidirectional
+from ._blocks import DropBlock
 from ._blockwise_attention import blockwise_attention
 from ._cutout import Cutout
-from ._drop_block import DropBlock
 from ._drop_in import drop_in
 from ._drop_path import DropPath, ResidualDropPath
 from ._dropout import Dropout, FeatureDropout, SampleDropout, TimestepDropout
@@ -15,8 +15,8 @@ from ._patch_dropout import PatchDropout
 from ._recurrent import GRU, LSTM, SimpleRNN
 from ._rnn import RNN
 from ._spatial_dropout import SpatialDropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
-from ._summarize import summarize
 from ._tokens import TokenDropout
+from ._tools import summarize
 
 __all__ = [
     "GRU",

@@ -1,9 +1,9 @@
 """Alpha dropout modules, for networks of SELUs."""
 
-from .._alpha import alpha_choices
 from .._checks import check_input
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
-from ._regularizer import LayoutDropout, NoiseShapeDropout
+from .._ops.alpha import alpha_choices
+from ._base import LayoutDropout, NoiseShapeDropout
 
 
 class AlphaDropout(NoiseShapeDropout):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import PromoteDtypeFn
 
+from .._attention.dropout import weights_dropout
 from .._attention_input import (
     check_attention,
     check_operands,
@@ -21,8 +22,7 @@ from .._compat import nnx_attention_weights as dot_product_attention_weights
 from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._noise_shape import head_noise_shape
 from .._typing import Key, NoiseShape, Rate
-from .._weights_dropout import weights_dropout
-from ._regularizer import Regularizer
+from ._base import Regularizer
 
 
 class HeadDropout(Regularizer):

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from .._checks import check_key
-from .._recurrent_arguments import RecurrentMasks, pick_switch
+from .._recurrent.spec import RecurrentMasks, pick_switch
 from .._recurrent_directions import Merge, check_directions, check_merge, check_pair
 from .._typing import Array, Rate
 from ._call import check_options

@@ -7,12 +7,12 @@ import jax
 from flax import nnx
 from flax.typing import PromoteDtypeFn
 
+from .._attention.blockwise import blockwise, refuse_whole_weights
+from .._attention.dropout import weights_dropout
 from .._attention_input import check_attention, check_operands
-from .._blockwise_attention import blockwise, refuse_whole_weights
 from .._checks import check_callable, check_rate
 from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._typing import Key, NoiseShape, Rate
-from .._weights_dropout import weights_dropout
 
 
 def blockwise_attention(

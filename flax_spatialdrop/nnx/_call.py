@@ -7,14 +7,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from .. import _module_call
+from .. import _host
 from .._checks import check_key, check_name, check_switch, shown
 from .._choices import Choices
 from .._recorder import Where, current_recorder
 from .._typing import Array, Key, Rate
 
 if TYPE_CHECKING:
-    from ._regularizer import Stochastic
+    from ._base import Stochastic
 
 PATH = "path_in_summary"
 """The attribute in which `summarize` tells a module where it is."""
@@ -36,7 +36,7 @@ def regularize(
     mask: Array | None,
 ) -> jax.Array:
     """Drops with the mask given, else with one drawn from `rngs`, else from the module's stream."""
-    return _module_call.regularize(
+    return _host.regularize(
         inputs,
         choices,
         rate=rate,
@@ -56,7 +56,7 @@ def draw_mask(
     rngs: Any,
 ) -> jax.Array:
     """The mask that `regularize` would drop with."""
-    return _module_call.draw_mask(
+    return _host.draw_mask(
         choices,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
@@ -137,4 +137,4 @@ def is_deterministic(module: Any, deterministic: Any) -> bool:
 
 def check_options(module: Any) -> None:
     """Raises for what is wrong with a module's attributes, whatever the input will be."""
-    _module_call.check_options(module, _IF_TRACED)
+    _host.check_options(module, _IF_TRACED)

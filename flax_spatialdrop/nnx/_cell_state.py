@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .._compat import vary, varying_axes
-from .._recurrent_any_cell import Variables
+from .._recurrent.any_cell import Variables
 
 
 class CellState:

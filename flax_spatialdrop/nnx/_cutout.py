@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from .._cutout import Fill, cutout_choices
+from .._ops.cutout import Fill, cutout_choices
 from .._typing import DataFormat, Rate
-from ._regularizer import Regularizer, hashable
+from ._base import Regularizer, hashable
 
 
 class Cutout(Regularizer):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .._checks import is_static
-from .._drop_path import (
+from .._host import key_and_rate
+from .._ops.path import (
     check_branch,
     check_branch_fits,
     check_forms_stay,
@@ -18,10 +19,9 @@ from .._drop_path import (
     path_choices,
     run_or_skip,
 )
-from .._module_call import key_and_rate
 from .._typing import Array, PathMode, Rate
+from ._base import Regularizer, Stochastic, hashable
 from ._call import find_key, is_deterministic, where
-from ._regularizer import Regularizer, Stochastic, hashable
 
 
 class DropPath(Regularizer):

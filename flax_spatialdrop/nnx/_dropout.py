@@ -13,7 +13,7 @@ from .._noise_shape import (
     timestep_noise_shape,
 )
 from .._typing import NoiseShape, Rate
-from ._regularizer import LayoutDropout, Regularizer, hashable
+from ._base import LayoutDropout, Regularizer, hashable
 
 
 # Flax's own is a base so that filters by its class, as of nnx.view, find this one too; nothing of

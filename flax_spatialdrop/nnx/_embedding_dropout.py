@@ -7,8 +7,8 @@ from flax import nnx
 
 from .._embedding_dropout import embedding_choices, look_up
 from .._typing import Array, Rate
+from ._base import Stochastic
 from ._call import draw_mask, regularize
-from ._regularizer import Stochastic
 
 
 class EmbeddingDropout(Stochastic):

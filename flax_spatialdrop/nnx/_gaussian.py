@@ -1,9 +1,9 @@
 """The module of Gaussian dropout, which multiplies by noise."""
 
 from .._checks import check_input
-from .._gaussian import gaussian_choices
 from .._noise_shape import resolve_noise_shape
-from ._regularizer import NoiseShapeDropout
+from .._ops.gaussian import gaussian_choices
+from ._base import NoiseShapeDropout
 
 
 class GaussianDropout(NoiseShapeDropout):

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-from .._module_call import drop_patches
-from .._patch_dropout import count_patches
+from .._host import drop_patches
+from .._ops.patches import count_patches
 from .._typing import Array
+from ._base import Stochastic
 from ._call import find_key, is_deterministic, where
-from ._regularizer import Stochastic
 
 
 class PatchDropout(Stochastic):

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .._checks import check_whole
-from .._recurrent_arguments import Kind, Variant
+from .._recurrent.scan import scan_sequence
+from .._recurrent.spec import Kind, Variant
+from .._recurrent.step import Cell, Weights
 from .._recurrent_cells import gru, lstm, simple
-from .._recurrent_scan import scan_sequence
-from .._recurrent_step import Cell, Weights
 from .._typing import Rate
 from ._recurrent_layer import RecurrentLayer, check_rngs, made
 

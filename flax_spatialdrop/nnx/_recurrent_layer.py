@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .._checks import check_name, check_rate, is_static, shown
-from .._recurrent_arguments import (
+from .._recurrent.layer import Loop, draw_masks, run_layer
+from .._recurrent.spec import (
     Kind,
     Layer,
     RecurrentMasks,
@@ -21,10 +22,9 @@ from .._recurrent_arguments import (
     check_layer,
     pick_switch,
 )
-from .._recurrent_layer import Loop, draw_masks, run_layer
 from .._typing import Array, Rate
+from ._base import Stochastic
 from ._call import find_key, forked, is_deterministic, where
-from ._regularizer import Stochastic
 
 _MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
 """How the cell of a layer was made. It holds the user's nnx.Rngs, so it is no part of the layer."""

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from .._checks import shown
-from .._recurrent_any_cell import is_cell, kind_of_cell, scan_cell
+from .._recurrent.any_cell import is_cell, kind_of_cell, scan_cell
 from ._call import forked
 from ._cell_state import CellState
 from ._recurrent_layer import RecurrentLayer, check_rngs, source_of

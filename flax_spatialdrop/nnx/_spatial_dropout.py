@@ -3,7 +3,7 @@
 from .._checks import check_input
 from .._choices import Choices
 from .._noise_shape import spatial_noise_shape
-from ._regularizer import LayoutDropout
+from ._base import LayoutDropout
 
 
 class SpatialDropout(LayoutDropout):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from .._tokens import token_choices
+from .._ops.tokens import token_choices
 from .._typing import Rate
-from ._regularizer import Regularizer, hashable
+from ._base import Regularizer, hashable
 
 
 class TokenDropout(Regularizer):

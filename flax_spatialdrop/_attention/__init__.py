@@ -1,0 +1,1 @@
+"""Dropout of attention weights: of whole weights, and in blocks that never hold them all."""

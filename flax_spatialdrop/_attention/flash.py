@@ -1,0 +1,166 @@
+"""Attention block by block, forward and backward: the weights are never whole.
+
+The forward pass is that of the online softmax (Milakov & Gimelshein, 2018): it walks over blocks of
+keys and keeps, for each query, the largest score so far, and the sums of weights and of values
+relative to it. The backward pass makes each block of weights again from their sum (Dao et al.,
+FlashAttention, 2022), and its mask again from its place.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._checks import is_symbolic
+from .tile import (
+    Operands,
+    Plan,
+    add_to_bias,
+    kept_of,
+    product,
+    scores_of,
+    widened_dtype,
+)
+from .tiling import visited
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(plan: Plan, operands: Operands) -> jax.Array:
+    """softmax(query key^T + bias) value, with weights set to 0 where the mask drops them.
+
+    [*batch, queries, heads, features], of value's dtype; 0 for a query that attends to nothing.
+    """
+    return _forward(plan, operands)[0]
+
+
+def _forward(plan, x):
+    """The output, and the logarithms of the sums of weights, [*batch, heads, queries]."""
+    heads, wide, features = x.query.shape[-2], widened_dtype(x.query), x.value.shape[-1]
+    by_query, _ = x.visits or (None, None)
+
+    def query_block(i, carry):
+        query = _take(plan.queries, x.query, i)
+
+        def key_block(t, state):
+            largest, total, sums = state
+            j = visited(by_query, i, t)
+            key, value = (_spread(_take(plan.keys, a, j), heads) for a in (x.key, x.value))
+            scores = scores_of(plan, x, query, key, i, j)
+            new = lax.max(largest, scores.max(-1))
+            reference = jnp.where(new > -jnp.inf, new, jnp.zeros_like(new))
+            weights = jnp.exp(scores - reference[..., None])
+            faded = jnp.exp(largest - reference)
+            kept = kept_of(plan, x, weights, i, j).astype(value.dtype)
+            sums = sums * faded[..., None] + product(plan, kept, value, -1, -2)
+            return new, total * faded + weights.sum(-1), sums
+
+        # Made of the query, since on a mesh of explicit axes each has its sharding.
+        per_query = jnp.zeros_like(query[..., 0], wide)
+        sums = _zeros(query, (*per_query.shape, features), wide)
+        start = (per_query - jnp.inf, per_query, sums)
+        largest, total, sums = _loop(by_query, plan.keys, i, key_block, start)
+        attends = total != 0  # of NaN, too
+        total = jnp.where(attends, total, jnp.ones_like(total))
+        outputs = jnp.swapaxes(sums / total[..., None], -2, -3).astype(x.value.dtype)
+        log_sums = jnp.where(attends, largest + jnp.log(total), jnp.inf)
+        y, kept_sums = carry
+        return plan.queries.put(y, outputs, i, -3), plan.queries.put(kept_sums, log_sums, i, -1)
+
+    y = _zeros(x.query, (*x.query.shape[:-1], features), x.value.dtype)
+    log_sums = jnp.zeros_like(jnp.swapaxes(x.query[..., 0], -1, -2), wide)
+    return lax.fori_loop(0, _count(plan.queries), query_block, (y, log_sums))
+
+
+def _forward_and_kept(plan, x):
+    y, log_sums = _forward(plan, x)
+    return y, (x, y, log_sums)
+
+
+def _backward(plan, kept, d_y):
+    x, y, log_sums = kept
+    wide, heads = widened_dtype(x.query), x.query.shape[-2]
+    _, by_key = x.visits or (None, None)
+    # FlashAttention's D: of each query, the sum of its weights times their derivatives.
+    deltas = jnp.swapaxes((y.astype(wide) * d_y.astype(wide)).sum(-1), -1, -2)
+
+    def key_block(j, carry):
+        key, value = (_take(plan.keys, array, j) for array in (x.key, x.value))
+        spread_key, spread_value = _spread(key, heads), _spread(value, heads)
+
+        def query_block(t, state):
+            d_query, d_bias, d_key, d_value = state
+            i = visited(by_key, j, t)
+            query, d_out = (_take(plan.queries, array, i) for array in (x.query, d_y))
+            log_sum, delta = (plan.queries.take(array, i, -1) for array in (log_sums, deltas))
+            scores = scores_of(plan, x, query, spread_key, i, j, hides_repeated=True)
+            weights = jnp.exp(scores - log_sum[..., None])
+            # Written down, so that its mask is not drawn again for each that it is used in.
+            kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
+            d_weights = product(plan, d_out, spread_value, -1, -1)
+            d_scores = kept * d_weights - weights * delta[..., None]
+            if d_bias is not None:
+                d_bias = add_to_bias(plan, d_bias, d_scores, i, j)
+            kept, d_scores = kept.astype(value.dtype), d_scores.astype(query.dtype)
+            d_value = d_value + _sum_groups(product(plan, kept, d_out, -2, -2), value.shape)
+            d_key = d_key + _sum_groups(product(plan, d_scores, query, -2, -2), key.shape)
+            part = product(plan, d_scores, spread_key, -1, -2)
+            return plan.queries.add(d_query, part, i, -2), d_bias, d_key, d_value
+
+        d_query, d_bias, all_d_key, all_d_value = carry
+        state = (d_query, d_bias, jnp.zeros_like(key, wide), jnp.zeros_like(value, wide))
+        state = _loop(by_key, plan.queries, j, query_block, state)
+        d_query, d_bias, d_key, d_value = state
+        d_key, d_value = (jnp.swapaxes(d, -2, -3) for d in (d_key, d_value))
+        all_d_key = plan.keys.add(all_d_key, d_key, j, -3)
+        return d_query, d_bias, all_d_key, plan.keys.add(all_d_value, d_value, j, -3)
+
+    d_query = jnp.zeros_like(jnp.swapaxes(x.query, -2, -3), wide)
+    d_bias = None if x.bias is None else jnp.zeros_like(x.bias, wide)
+    carry = (d_query, d_bias, *map(jnp.zeros_like, (x.key, x.value)))
+    d_query, d_bias, d_key, d_value = lax.fori_loop(0, _count(plan.keys), key_block, carry)
+    d_query = jnp.swapaxes(d_query, -2, -3).astype(x.query.dtype)
+    d_bias = None if x.bias is None else d_bias.astype(x.bias.dtype)
+    nothing = x._replace(**dict.fromkeys(x._fields))
+    return (nothing._replace(query=d_query, key=d_key, value=d_value, bias=d_bias),)
+
+
+attend.defvjp(_forward_and_kept, _backward)
+
+
+def _loop(visits, cut, block, body, state):
+    """Runs body(t, state) for as many others as there are for a block: all, or those to visit."""
+    return lax.fori_loop(0, _count(cut) if visits is None else visits.number[block], body, state)
+
+
+def _count(cut):
+    """How many blocks there are, as the bound of a loop, which a symbolic size cannot be."""
+    return jnp.asarray(cut.number, np.int32) if is_symbolic(cut.number) else cut.number
+
+
+def _take(cut, array, block):
+    """A block of [..., places, heads, features] as [..., heads, places, features]."""
+    return jnp.swapaxes(cut.take(array, block, -3), -2, -3)
+
+
+def _spread(array, heads):
+    """[..., own heads, keys, features] to [..., heads, keys, features]: each for its group."""
+    *batch, own, keys, features = array.shape
+    if own == heads:
+        return array
+    groups = jnp.broadcast_to(array[..., None, :, :], (*batch, own, heads // own, keys, features))
+    return groups.reshape(*batch, heads, keys, features)
+
+
+def _sum_groups(array, shape):
+    """The transpose of `_spread`: the sum over each group."""
+    if array.shape == shape:
+        return array
+    *batch, own, keys, features = shape
+    return array.reshape(*batch, own, -1, keys, features).sum(-3)
+
+
+def _zeros(like, shape, dtype):
+    """Zeros that lie as `like` does, of other sizes along its last axis alone."""
+    return jnp.broadcast_to(jnp.zeros_like(like[..., :1], dtype), shape)

@@ -1,0 +1,223 @@
+"""Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._apply import by_mask, kept_or_zero
+from .._checks import check_input, check_switch, is_static, needs_no_key, shown
+from .._choices import Choices, drop
+from .._compat import CAN_REMAT_INSIDE
+from .._noise_shape import path_noise_shape
+from .._recorder import current_recorder
+from .._typing import Array, Key, PathMode, Rate
+
+
+def drop_path(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    mode: PathMode = "row",
+    batch_axis: int | Sequence[int] = 0,
+    scale: bool = True,
+) -> jax.Array:
+    """Drops the output of a residual branch, sample by sample or for the whole batch.
+
+        y = x * m / (1 - rate),   m[batch] ~ Bernoulli(1 - rate), or one m for all of x
+
+    With mode="row" the same as `sample_dropout`, at any place of the batch axis. Use
+    `residual_drop_path` to save the time of a branch that mode="batch" drops.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: any shape, floating or complex.
+      rate: probability to drop, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x, which
+        may then be unbatched.
+      batch_axis: the axis of samples, or several; negative axes count from the end. Only rows
+        need it.
+      scale: False leaves kept values as they are, in place of x / (1 - rate).
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for an unknown mode, a batch_axis that x has not got, a number for rate outside
+        [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import drop_path
+      >>> y = drop_path(jax.random.key(0), jnp.ones((4, 3)), 0.5)
+      >>> bool((y == y[:, :1]).all())  # all of a sample shares its draw
+      True
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
+    https://arxiv.org/abs/1603.09382
+    """
+    return drop(key, x, rate, path_choices(x, mode, batch_axis, scale))
+
+
+def residual_drop_path(
+    key: Key,
+    x: Array,
+    branch: Callable[[jax.Array], jax.Array],
+    rate: Rate,
+    *,
+    mode: PathMode = "row",
+    batch_axis: int | Sequence[int] = 0,
+    scale: bool = True,
+) -> jax.Array:
+    """A residual block with drop path, which with mode="batch" does not run a dropped branch.
+
+        y = x + drop_path(key, branch(x), rate)
+
+    With mode="batch" the branch is one side of `jax.lax.cond`: where it is dropped, nothing of it
+    is computed, neither forward nor backward, and y is x itself, bit for bit. Where it is kept,
+    the gradient computes it once more (as `jax.checkpoint` does), so x is all that is stored. Under
+    `jax.vmap` over keys both sides are computed and one is selected, as of any `cond`.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: any shape, floating or complex.
+      branch: a pure function of x; arrays that it closes over have gradients too. At the number
+        1 for rate it is only asked for its shape.
+      rate: probability to drop the branch, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
+      batch_axis: the axis of samples, or several; only rows need it.
+      scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).
+
+    Returns:
+      An array of x's shape and dtype.
+
+    Raises:
+      ValueError: as `drop_path`, and for a branch whose output has not the shape and dtype of x.
+      TypeError: as `drop_path`.
+
+    Example:
+      Blocks of which deeper ones are dropped more often:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import linear_rates, residual_drop_path
+      >>> def network(key, x, weights):
+      ...     rates = linear_rates(0.5, len(weights))
+      ...     keys = jax.random.split(key, len(weights))
+      ...     for key, w, rate in zip(keys, weights, rates):
+      ...         x = residual_drop_path(key, x, lambda x: jnp.tanh(x @ w), rate, mode="batch")
+      ...     return x
+      >>> weights = [jnp.ones((4, 4))] * 3
+      >>> jax.jit(network)(jax.random.key(0), jnp.ones((2, 4)), weights).shape
+      (2, 4)
+
+    Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
+    https://arxiv.org/abs/1603.09382
+    """
+    check_branch(branch)
+    choices = path_choices(x, mode, batch_axis, scale)
+    rate = choices.check_rate(rate)
+    x = jnp.asarray(x)
+
+    def checked(x: jax.Array) -> jax.Array:
+        return check_branch_fits(branch(x), x)
+
+    if is_static(rate, 1.0):
+        jax.eval_shape(checked, x)
+        return x
+    mask, dropped = draw_branch(key, rate, choices, mode)
+    if mask is None:
+        return x + dropped(checked(x))
+    return run_or_skip(mask, lambda x: x + dropped(checked(x)), lambda x: x, x)
+
+
+def draw_branch(
+    key: Key, rate: Rate, choices: Choices, mode: PathMode
+) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
+    """The mask of one entry that says whether a branch runs, and what its output becomes.
+
+    The mask is None where that is no question of chance, or one for each row; and while a summary
+    is made, which is to list what is in the branch whether or not it is dropped.
+    """
+    is_certain = needs_no_key(rate)
+    if mode == "row" or is_certain or current_recorder() is not None:
+        return None, lambda y: drop(key, y, rate, choices)
+    mask = choices.sample(key, rate, choices.noise_shape)
+    return mask, lambda y: choices.apply(y, mask, rate)
+
+
+def path_choices(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Choices:
+    """The three choices of drop path, for an x that is checked here."""
+    check_switch(scale, "scale")
+    noise_shape = path_noise_shape(check_input(x).shape, mode, batch_axis)
+    if scale:
+        return Choices(noise_shape)
+    return Choices(noise_shape, apply=_apply_unscaled, redraw=None)
+
+
+def check_branch(branch: Any) -> None:
+    """Raises unless a branch can be called."""
+    if not callable(branch):
+        raise TypeError(
+            "branch must be a function of x or a module, and stand before rate: "
+            f"got {shown(branch)}"
+        )
+
+
+def check_branch_fits(output: Any, x: Array) -> jax.Array:
+    """Returns what a branch made of x if it can be added to x, or says what it is."""
+    if getattr(output, "shape", None) != x.shape or getattr(output, "dtype", None) != x.dtype:
+        is_array = hasattr(output, "shape") and hasattr(output, "dtype")
+        got = f"shape {output.shape} and dtype {output.dtype}" if is_array else shown(output)
+        if is_array and output.shape == x.shape:
+            got += "; cast it by .astype(x.dtype), or give its layers a dtype"
+        raise ValueError(
+            "the branch of a residual block must return an array that is added to x, of shape "
+            f"{x.shape} and dtype {x.dtype}: got {got}"
+        )
+    return output
+
+
+def forms(variables: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The shape and dtype of each variable, by its path."""
+    leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: variables))
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+
+
+def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuses a branch, one that may be skipped, that made variables or changed their form."""
+    changed = {path for path, _ in before.items() ^ after.items()}
+    if changed:
+        raise ValueError(
+            "a branch that mode='batch' may skip must make no variables, such as sown or captured "
+            "intermediates, and leave shape and dtype of those it has: got a change of "
+            f"{', '.join(sorted(changed))}"
+        )
+
+
+def run_or_skip(
+    mask: jax.Array, run: Callable[..., Any], skip: Callable[..., Any], *operands: Any
+) -> Any:
+    """run(*operands) where the one entry of the mask is True, else skip(*operands).
+
+    Both checkpoints are needed. The inner one has the derivative of `run` keep nothing but its
+    inputs, which `cond` would have to fill with zeros where it skips; the outer one has it keep
+    them as they are, where `cond` would copy them, all the weights among them.
+    """
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def either(mask: jax.Array, *operands: Any) -> Any:
+        kept = jax.checkpoint(run, prevent_cse=False) if CAN_REMAT_INSIDE else run
+        return jax.lax.cond(mask.reshape(()), kept, skip, *operands)
+
+    return either(mask, *operands)
+
+
+def _apply_unscaled(x: Array, mask: Array, rate: Rate) -> jax.Array:
+    return by_mask(kept_or_zero, mask, x, np.float32(1))

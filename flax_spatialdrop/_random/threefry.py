@@ -1,0 +1,177 @@
+"""JAX's threefry-2x32 draw, unrolled: the same bits, in a form that fuses with what uses them.
+
+`jax.random.bits` of a key is, element by element, a hash of the key and of the element's
+position. JAX's own program for it on the CPU is a loop over memory; written out as plain
+arithmetic it fuses with the select behind it, so that neither bits nor mask are written down.
+
+Threefry is Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JAX takes its 20
+rounds; `FAST` is a key implementation of our own that takes 13.
+"""
+
+import math
+from functools import partial
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._checks import is_at_most, shown
+from .._compat import define_prng_impl, threefry_prng_impl
+from .sharding import explicit_sharding
+
+Index: TypeAlias = np.uint32 | jax.Array
+"""A place along an axis, a uint32 scalar."""
+
+Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
+"""The two words of a key's data, uint32."""
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the rounds, four by four in turns
+_PARITY = np.uint32(0x1BD11BDA)
+_FAST_ROUNDS = 13
+_HALF = np.uint32(16)
+_LOW_HALF = np.uint32(0xFFFF)
+
+
+def rounds_of(key: jax.Array) -> int:
+    """How many rounds of threefry-2x32 a key draws with; 0 for other"""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        implementation = jax.random.key_impl(key)
+    else:
+        implementation = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    if implementation == FAST:
+        return _FAST_ROUNDS
+    return 20 if str(implementation) == "threefry2x32" else 0
+
+
+def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
+    """Whether `random_bits` gives the bits of `jax.random.bits` for this key and shape."""
+    rounds = rounds_of(key)
+    counts_as_we_do = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    if rounds == 0 or (rounds != _FAST_ROUNDS and not counts_as_we_do):
+        return False
+    return has_places(shape)
+
+
+def has_places(shape: tuple[int, ...]) -> bool:
+    """Whether the place of each element is known as two words of 32 bits.
+
+    The first axis may have a symbolic size of jax.export, since no stride depends on it.
+    """
+    return all(
+        size < 2**32 if isinstance(size, int) else axis == 0 for axis, size in enumerate(shape)
+    )
+
+
+def random_bits(
+    words: Words,
+    rounds: int,
+    like: jax.Array,
+    start: tuple[Index, ...] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> jax.Array:
+    """Returns `jax.random.bits(key, like.shape)`; `words` are the two of the key's data.
+
+    With `start` and `shape`, those of the part of `jax.random.bits(key, shape)` that begins there.
+    """
+    high, low = _positions(like, start, like.shape if shape is None else shape)
+    return lax.bitwise_xor(*_hash(words[0], words[1], high, low, rounds))
+
+
+@partial(jax.jit, static_argnums=4)  # so that it is traced once for all layers
+def _hash(key0, key1, x0, x1, rounds):
+    """Threefry-2x32 of the position x0 * 2^32 + x1, as two words.
+
+    In the words of lax, since each operator of jax.numpy costs a traced call of its own.
+    """
+    keys = (key0, key1, lax.bitwise_xor(lax.bitwise_xor(key0, key1), _PARITY))
+    x0, x1 = lax.add(x0, keys[0]), lax.add(x1, keys[1])
+    for done in range(1, rounds + 1):
+        block, turn = divmod(done - 1, 4)
+        x0, x1 = _round(x0, x1, np.uint32(_ROTATIONS[block % 2][turn]))
+        if turn == 3:
+            x0 = lax.add(x0, keys[(block + 1) % 3])
+            x1 = lax.add(x1, lax.add(keys[(block + 2) % 3], np.uint32(block + 1)))
+    return x0, x1
+
+
+def _round(x0, x1, rotation):
+    x0 = lax.add(x0, x1)
+    up = lax.shift_left(x1, rotation)
+    down = lax.shift_right_logical(x1, lax.sub(np.uint32(32), rotation))
+    return x0, lax.bitwise_xor(x0, lax.bitwise_or(up, down))
+
+
+def _fast_bits(words, bit_width, shape):
+    """What `jax.random.bits` draws for a fast key: the same 13 rounds, in a loop over memory.
+
+    Unrolled they would fuse with what uses them, and a mask that many elements share would be
+    hashed for each of them.
+    """
+    if not has_places(shape):
+        raise TypeError(
+            "a fast key draws shapes of whole numbers below 2^32, of which the first may be "
+            f"symbolic: got {shown(shape)}"
+        )
+    high, low = _positions(jnp.zeros(shape), None, shape)
+    keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
+    state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])
+    blocks = np.arange(3)
+    rotations = np.array(_ROTATIONS, np.uint32)[blocks % 2]
+    counts = np.arange(1, 4, dtype=np.uint32)
+    injected = keys[(blocks + 1) % 3], keys[(blocks + 2) % 3] + counts
+
+    def four_rounds(state, constants):
+        rotations, (add0, add1) = constants
+        x0, x1 = state
+        for turn in range(4):
+            x0, x1 = _round(x0, x1, rotations[turn])
+        return (x0 + add0, x1 + add1), None
+
+    (x0, x1), _ = lax.scan(four_rounds, state, (rotations, injected))
+    x0, x1 = _round(x0, x1, np.uint32(_ROTATIONS[1][0]))
+    if bit_width == 64:
+        return x0.astype(np.uint64) << np.uint64(32) | x1.astype(np.uint64)
+    return (x0 ^ x1).astype(f"uint{bit_width}")
+
+
+FAST = define_prng_impl(
+    key_shape=threefry_prng_impl.key_shape,
+    seed=threefry_prng_impl.seed,
+    split=threefry_prng_impl.split,
+    fold_in=threefry_prng_impl.fold_in,
+    random_bits=_fast_bits,
+    name="threefry2x32_13",
+    tag="fry13",
+)
+
+
+def _positions(like, start, shape):
+    """The place of each element of `like` in `shape`, row by row, as two 32-bit words."""
+    wide = not is_at_most(math.prod(shape), 2**32)
+    out_sharding = explicit_sharding(like)
+    high = np.uint32(0)
+    low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)
+    stride = 1
+    for axis in reversed(range(like.ndim)):
+        index = lax.broadcasted_iota(np.uint32, like.shape, axis, out_sharding=out_sharding)
+        if start is not None:
+            index = index + start[axis]
+        term = index * np.uint32(stride % 2**32)
+        if wide:
+            high = high + _high_product(index, stride)
+            high = high + (low + term < low).astype(np.uint32)
+        low = low + term
+        stride *= shape[axis]
+    return high, low
+
+
+def _high_product(index, stride):
+    """The upper 32 bits of index * stride, by halves of 16 bits."""
+    high, low = divmod(stride, 2**32)
+    s1, s0 = (np.uint32(half) for half in divmod(low, 2**16))
+    i1, i0 = index >> _HALF, index & _LOW_HALF
+    middle = (i0 * s0 >> _HALF) + (i0 * s1 & _LOW_HALF) + (i1 * s0 & _LOW_HALF)
+    carried = i1 * s1 + (i0 * s1 >> _HALF) + (i1 * s0 >> _HALF) + (middle >> _HALF)
+    return carried + index * np.uint32(high % 2**32)

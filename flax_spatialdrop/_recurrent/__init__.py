@@ -1,0 +1,1 @@
+"""Dropout in recurrent networks: its masks, and the loop over a sequence."""

@@ -1,0 +1,1 @@
+"""Looking at dropout: what a noise shape does, and many passes with dropout on."""

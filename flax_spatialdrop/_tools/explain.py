@@ -1,0 +1,223 @@
+"""What a noise shape does, in words and as a picture."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_name, check_sequence, shown
+from .._noise_shape import check_mask_spreads, check_shape, resolve_noise_shape
+from .._typing import Array, NoiseShape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_AXIS_NAMES = {
+    1: ("feature",),
+    2: ("sample", "feature"),
+    3: ("sample", "time", "channel"),
+    4: ("sample", "height", "width", "channel"),
+    5: ("sample", "depth", "height", "width", "channel"),
+}
+_KEPT, _DROPPED = "#9ec9e2", "#33363b"
+_GAP = 0.8  # between two grids, in cells
+
+
+def explain(
+    shape: Sequence[int],
+    noise_shape: NoiseShape | None = None,
+    *,
+    broadcast_dims: Sequence[int] = (),
+) -> str:
+    """Says what a noise shape means for x of a shape: who shares a draw, how much can be zero.
+
+        flips = product of noise_shape;   zeros possible multiples of size / flips
+
+    Args:
+      shape: the shape of x.
+      noise_shape: one entry per axis: None or the axis's own size for own draws, 1 for a shared
+        one; None: a draw per element.
+      broadcast_dims: the same, said with the axes that share a draw.
+
+    Returns:
+      Four lines of text.
+
+    Raises:
+      ValueError, TypeError: as `dropout` does.
+
+    Example:
+      >>> from flax_spatialdrop import explain
+      >>> print(explain((2, 2, 2), (1, 2, 2)))
+      x.shape (2, 2, 2), noise_shape (1, 2, 2)
+      axis 0 shares its draw; axes 1, 2 have draws of their own
+      4 independent coin flips, each for 2 of the 8 elements
+      zeros possible 0, 2, 4, 6, 8
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280 (dropping entire feature maps)
+    """
+    shape = check_shape(shape, "shape")
+    resolved = resolve_noise_shape(shape, noise_shape, broadcast_dims)
+    flips, size = math.prod(resolved), math.prod(shape)
+    shared = [a for a, (n, s) in enumerate(zip(resolved, shape, strict=True)) if n != s]
+    each = math.prod(shape[a] for a in shared) if flips != 0 else 0
+    own = [a for a in range(len(shape)) if a not in shared]
+    return "\n".join(
+        [
+            f"x.shape {shape}, noise_shape {resolved}",
+            _sharing(shared, own),
+            f"{flips} independent coin {'flip' if flips == 1 else 'flips'}, "
+            f"each for {each} of the {size} elements",
+            f"zeros possible {_multiples(each, flips)}",
+        ]
+    )
+
+
+def plot_mask(
+    mask_or_output: Array,
+    *,
+    ax: "Axes | None" = None,
+    shape: Sequence[int] | None = None,
+    axis_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> "Axes":
+    """Draws a mask, or the output of a dropout, as a grid of kept and dropped cells.
+
+        cell dropped  <=>  mask == False,  or output == 0
+
+    The last axis runs to the right and the one before it down; each index of the axes before
+    those is a grid of its own, side by side. Needs matplotlib (the extra "plot").
+
+    Args:
+      mask_or_output: a bool mask, in noise shape or spread out, or any numeric array, whose zeros
+        count as dropped. At least one axis.
+      ax: where to draw; None makes a new figure.
+      shape: the shape of x to spread a mask in noise shape over; None draws it as it is.
+      axis_names: what the axes are called, one name each; None guesses from the rank.
+      title: written above; None for none.
+
+    Returns:
+      The matplotlib Axes drawn on.
+
+    Raises:
+      ValueError: for an array without axes or elements, a shape that the mask does not spread
+        over, another number of names than axes.
+      TypeError: for an argument of another type, or a traced array.
+      ImportError: without matplotlib.
+
+    Example:
+      >>> import jax
+      >>> from flax_spatialdrop import plot_mask, sample_mask
+      >>> ax = plot_mask(sample_mask(jax.random.key(0), 0.5, (2, 1, 4)), shape=(2, 3, 4))
+      >>> ax.figure.savefig("mask.png")  # doctest: +SKIP
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280 (its figure 3 shows what is dropped)
+    """
+    try:
+        import matplotlib.pyplot as plt
+        from matplotlib.colors import ListedColormap
+    except ImportError as error:
+        raise ImportError(
+            "plot_mask draws with matplotlib, which is not installed: "
+            "pip install 'flax-spatialdrop[plot]'"
+        ) from error
+
+    if not hasattr(ax, "pcolormesh") and ax is not None:
+        raise TypeError(
+            f"ax must be one matplotlib Axes, or None for a new figure: got {shown(ax)}"
+        )
+    if title is not None:
+        check_name(title, "title")
+    kept = _check_numbers(mask_or_output, "mask_or_output") != 0
+    if kept.size == 0 or kept.ndim == 0:
+        raise ValueError(f"mask_or_output must have an axis and an element: got shape {kept.shape}")
+    if shape is not None:
+        shape = check_shape(shape, "shape")
+        check_mask_spreads(kept.shape, shape, "mask_or_output", "shape")
+        kept = np.broadcast_to(kept, shape)
+    names = _names(kept.ndim, axis_names)
+    rows, columns = (1, *kept.shape)[-2:]
+    grids = kept.reshape(-1, rows, columns)
+    if ax is None:
+        width = len(grids) * (columns + _GAP)
+        _, ax = plt.subplots(figsize=(min(12, 0.5 * width + 1), min(8, 0.5 * rows + 1)))
+    colors = ListedColormap([_DROPPED, _KEPT])
+    for index, grid in enumerate(grids):
+        left = index * (columns + _GAP)
+        edges = left + np.arange(columns + 1), np.arange(rows + 1)
+        ax.pcolormesh(*edges, grid, cmap=colors, vmin=0, vmax=1, edgecolors="white")
+        if kept.ndim > 2:
+            name = _grid_name(index, kept.shape, names)
+            ax.text(left + columns / 2, -0.2, name, ha="center", va="bottom", fontsize="small")
+    ax.set_ylim(rows, -1)  # downwards, with room for the names above
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_frame_on(False)
+    ax.set_xlabel(f"{names[-1]} →")
+    if kept.ndim > 1:
+        ax.set_ylabel(f"← {names[-2]}")
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _sharing(shared: list[int], own: list[int]) -> str:
+    parts = []
+    if shared:
+        parts.append(f"{_axes(shared)} {'shares its' if len(shared) == 1 else 'share their'} draw")
+    if own:
+        verb = "has draws of its own" if len(own) == 1 else "have draws of their own"
+        parts.append(f"{_axes(own)} {verb}")
+    return "; ".join(parts) or "no axes: one draw for the only element"
+
+
+def _axes(axes: list[int]) -> str:
+    return f"{'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
+
+
+def _multiples(each: int, flips: int, most: int = 17) -> str:
+    if each == 0:
+        return "0"
+    if isinstance(flips, int) and flips < most:
+        return ", ".join(str(each * n) for n in range(flips + 1))
+    return f"0, {each}, {2 * each}, ..., {each * flips}, the multiples of {each}"
+
+
+def _check_numbers(values: Any, name: str) -> np.ndarray:
+    """Returns numbers or bools, an array of them or nested lists, as a NumPy array."""
+    if isinstance(values, jax.core.Tracer):
+        raise TypeError(
+            f"{name} must be known, to be drawn: got a traced array; call plot_mask outside jax.jit"
+        )
+    if isinstance(values, jax.Array | np.ndarray):
+        is_number = jnp.issubdtype(values.dtype, jnp.number) or values.dtype == jnp.bool_
+        array = np.asarray(values) if is_number else None
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError:  # lists of lists of several lengths
+            array = None
+    if array is None or not (array.dtype.kind in "biufc" or isinstance(values, jax.Array)):
+        raise TypeError(f"{name} must be an array of bools or numbers: got {shown(values)}")
+    return array
+
+
+def _names(ndim: int, axis_names: Sequence[str] | None) -> tuple[str, ...]:
+    if axis_names is None:
+        return _AXIS_NAMES.get(ndim) or tuple(f"axis {axis}" for axis in range(ndim))
+    names = check_sequence(axis_names, "axis_names", "a tuple of one name per axis")
+    if len(names) != ndim:
+        raise ValueError(
+            f"axis_names needs one name per axis: got {shown(axis_names)} for {ndim} axes"
+        )
+    return tuple(check_name(name, f"axis_names[{axis}]") for axis, name in enumerate(names))
+
+
+def _grid_name(grid: int, shape: tuple[Any, ...], names: tuple[str, ...]) -> str:
+    index = np.unravel_index(grid, shape[:-2])
+    return ", ".join(f"{name} {i}" for name, i in zip(names, index, strict=False))

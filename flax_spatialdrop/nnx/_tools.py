@@ -1,0 +1,129 @@
+"""What drops in an NNX model: a forward pass of a copy, watched."""
+
+import functools
+import types
+from typing import Any
+
+import jax
+from flax import nnx
+
+from .._checks import check_callable, check_input, check_rate, shown
+from .._choices import Choices
+from .._host import draws, is_active
+from .._noise_shape import resolve_noise_shape
+from .._recorder import current_recorder, recording, run_with_arrays, with_zeros
+from .._summary import Summary
+from .._typing import Array
+from ._base import Stochastic
+from ._call import PATH, find_key, is_deterministic, where
+
+
+def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
+    """Lists every regularizer that a forward pass of a model runs, and what it does there.
+
+        kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
+
+    The pass is that of `model(*args, **kwargs)`, by a copy: streams and statistics stay as they
+    are. It is compiled and run, but of what it computes only the keys are needed, and XLA leaves
+    the rest out. Listed are the modules of this package and the `flax.nnx.Dropout` layers of the
+    model, classes derived from them, and the dropout of weights in the attention functions of
+    this package. Not listed are the dropout inside Flax's attention layers (but for those that
+    `drop_in` hands to this package), other functions that are called without a module, and Flax's
+    own layers in Linen modules inside the model (`flax.nnx.bridge.ToNNX`), which a remark names.
+
+    Args:
+      model: any NNX module.
+      *args: what the model is called with: arrays, jax.ShapeDtypeStruct in their place, nnx.Rngs,
+        anything.
+      **kwargs: as args.
+
+    Returns:
+      A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
+
+    Raises:
+      TypeError: if model is not an NNX module or cannot be called, or anything is traced.
+      ValueError, TypeError: as the model's own call.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_spatialdrop.nnx import SpatialDropout1D, summarize
+      >>> rngs = nnx.Rngs(params=0, dropout=1)
+      >>> model = nnx.Sequential(nnx.Linear(5, 4, rngs=rngs), SpatialDropout1D(0.5, rngs=rngs))
+      >>> summary = summarize(model, jnp.ones((2, 3, 5)))
+      >>> summary.sites[0].noise_shape, summary.sites[0].coin_flips
+      ((2, 1, 4), 8)
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
+    check_callable(model, "model", "a module with a __call__")
+    graph, state = nnx.split((model, args, kwargs))
+
+    def forward(state: Any) -> None:
+        copy, args, kwargs = nnx.merge(graph, state)
+        for path, module in nnx.iter_modules(copy):
+            if not isinstance(module, Stochastic):
+                module.__class__ = _watched(type(module))
+            if isinstance(module, Stochastic | _FlaxDropout | _FlaxAttention):
+                setattr(module, PATH, path)
+            if isinstance(module, nnx.bridge.ToNNX):
+                where = "/".join(map(str, path)) or "the model"
+                recorder.remark(f"not seen, in Linen inside NNX: flax.linen.Dropout in {where}")
+        args, kwargs = with_zeros((args, kwargs))
+        copy(*args, **kwargs)
+
+    with recording() as recorder:
+        run_with_arrays(forward, state)
+    return recorder.summary()
+
+
+class _FlaxDropout(nnx.Dropout):
+    """Flax's own layer, which notes its calls."""
+
+    def __call__(self, inputs, *, deterministic=None, rngs=None):
+        rate, off = check_rate(self.rate), is_deterministic(self, deterministic)
+        noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
+        key = find_key(self, rngs) if draws(Choices(noise_shape), rate, off, None) else None
+
+        def run(x: Array) -> jax.Array:
+            return nnx.Dropout.__call__(self, x, deterministic=off, rngs=key)
+
+        recorder = current_recorder()
+        if recorder is not None:
+            name = "flax.nnx.Dropout" if type(self) is _FlaxDropout else type(self).__name__
+            recorder.note(
+                where(self, rngs)._replace(module=name),
+                run,
+                inputs,
+                noise_shape,
+                rate=rate,
+                active=is_active(rate, off),
+                key=key,
+                mask=None,
+            )
+        return run(inputs)
+
+
+class _FlaxAttention(nnx.MultiHeadAttention):
+    """Flax's own layer, where an attention function of this package may be called."""
+
+    def __call__(self, *args, **kwargs):
+        recorder = current_recorder()
+        if recorder is None:
+            return super().__call__(*args, **kwargs)
+        with recorder.at(getattr(self, PATH)):
+            return super().__call__(*args, **kwargs)
+
+
+@functools.cache
+def _watched(cls: Any) -> Any:
+    """A class that notes its calls: the watched layer stands between a derived class and Flax's."""
+    for theirs, watched in ((nnx.Dropout, _FlaxDropout), (nnx.MultiHeadAttention, _FlaxAttention)):
+        if cls is theirs:
+            return watched
+        if issubclass(cls, theirs):
+            return types.new_class(cls.__name__, (cls, watched))
+    return cls
