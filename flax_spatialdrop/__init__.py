@@ -6,29 +6,29 @@ Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdro
 """
 
 from ._apply import apply_mask
-from ._embedding_dropout import embedding_dropout
-from ._fast_key import fast_key
-from ._head_dropout import head_dropout
-from ._mask_block import mask_block
 from ._ops.alpha import alpha_dropout, feature_alpha_dropout
 from ._ops.blocks import drop_block
 from ._ops.cutout import cutout
-from ._ops.dropout import dropout, feature_dropout, sample_dropout, timestep_dropout
-from ._ops.gaussian import gaussian_dropout
-from ._ops.patches import patch_dropout
-from ._ops.path import drop_path, residual_drop_path
-from ._ops.tokens import token_dropout
-from ._ops.weights import drop_connect
-from ._random.mask import sample_mask
-from ._rates import linear_rates
-from ._recurrent.functions import recurrent_dropout, recurrent_masks, zoneout
-from ._recurrent.spec import RecurrentMasks
-from ._spatial_dropout import (
+from ._ops.dropout import (
+    dropout,
+    feature_dropout,
+    head_dropout,
+    sample_dropout,
     spatial_dropout,
     spatial_dropout_1d,
     spatial_dropout_2d,
     spatial_dropout_3d,
+    timestep_dropout,
 )
+from ._ops.gaussian import gaussian_dropout
+from ._ops.patches import patch_dropout
+from ._ops.path import drop_path, residual_drop_path
+from ._ops.tokens import embedding_dropout, token_dropout
+from ._ops.weights import drop_connect
+from ._random.mask import fast_key, mask_block, sample_mask
+from ._rates import linear_rates
+from ._recurrent.functions import recurrent_dropout, recurrent_masks, zoneout
+from ._recurrent.spec import RecurrentMasks
 from ._summary import Site, Summary
 from ._tools.explain import explain, plot_mask
 from ._tools.monte_carlo import MonteCarlo, monte_carlo

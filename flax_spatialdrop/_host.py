@@ -10,6 +10,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
+from ._apply import Choices, drop, needs_key
 from ._checks import (
     check_batch_dims,
     check_choice,
@@ -19,13 +20,12 @@ from ._checks import (
     check_switch,
     is_static,
 )
-from ._choices import Choices, drop, needs_key
 from ._noise_shape import check_mask_fits
 from ._ops.blocks import Normalize
 from ._ops.patches import Patches, keep_patches
 from ._ops.path import check_branch
-from ._recorder import Where, current_recorder
 from ._recurrent.spec import Variant, check_unroll
+from ._summary import Where, current_recorder
 from ._typing import Array, DataFormat, Key, PathMode, Rate
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {

@@ -10,41 +10,25 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "flax_spatialdrop"
 
-# Each file of the core may import those in the rows above its own.
-LAYERS = [
-    {"_compat", "_typing"},
-    {"_sharding"},
-    {"_checks"},
-    {"_attention_input", "_cut", "_noise_shape", "_rates", "_recurrent_directions", "_threefry"},
-    {"_block_shape"},
-    {"_mask", "_summary"},
-    {"_apply", "_fast_key", "_monte_carlo", "_noise", "_recorder"},
-    {"_choices", "_mask_block", "_weights_mask", "_recurrent_step", "_recurrent_arguments"},
-    {"_block_mask", "_weights_block", "_dropout", "_drop_path", "_patch_dropout", "_tokens"},
-    {
-        "_alpha",
-        "_attend",
-        "_cutout",
-        "_drop_block",
-        "_gaussian",
-        "_embedding_dropout",
-        "_spatial_dropout",
-        "_explain",
-        "_drop_connect",
-    },
-    {"_module_call", "_recurrent", "_recurrent_masks", "_query_shards", "_weights_dropout"},
-    {"_attention"},
-    {"_blockwise_attention"},
-    {"_recurrent_cells", "_recurrent_scan", "_recurrent_any_cell"},
-    {"_recurrent_layer"},
+# Each row may import those above its own; a folder imports within itself as it likes.
+ORDER = [
+    {"_typing", "_compat"},
+    {"_checks", "_summary"},
+    {"_noise_shape", "_rates"},
+    {"_random"},
+    {"_apply"},
+    {"_ops", "_recurrent", "_tools"},
+    {"_attention", "_host"},
+    {"linen", "nnx"},
+    {"experiments"},
 ]
-FORBIDDEN = {  # what a part of the project must not import
-    "core": {"flax", "experiments"},
-    "_block_shape": {"jax", "numpy"},
+FORBIDDEN = {  # what a part of the project must not import besides
     "_noise_shape": {"jax", "numpy"},
-    "linen": {"flax.nnx", "flax_spatialdrop.nnx", "experiments"},
-    "nnx": {"flax.linen", "flax_spatialdrop.linen", "experiments"},
+    "linen": {"flax.nnx"},
+    "nnx": {"flax.linen"},
 }
+HOSTS = {"linen", "nnx", "experiments"}
+"""Those who may import Flax."""
 
 
 def imports(path, *, lazy=True):
@@ -67,40 +51,52 @@ def is_within(name, packages):
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def violations(layers, forbidden):
+def part_of(path):
+    """The row's entry that a file belongs to: a file or folder of the package, or experiments."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "experiments" else parts[1]
+
+
+def sources():
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    return [path for path in files if path != PACKAGE / "__init__.py"]
+
+
+def violations(order, forbidden, hosts):
     """Every import that goes against the one way, as "file imports module"."""
-    level = {name: i for i, names in enumerate(layers) for name in names}
+    level = {name: i for i, names in enumerate(order) for name in names}
     found = []
-    for path in PACKAGE.glob("*.py"):
-        if path.stem == "__init__":
-            continue
-        banned = forbidden["core"] | forbidden.get(path.stem, set())
+    for path in sources():
+        part = part_of(path)
+        banned = forbidden.get(part, set()) | ({"flax"} if part not in hosts else set())
         for name in imports(path):
-            parts = name.split(".")
-            if parts[0] == "flax_spatialdrop" and level[parts[1]] >= level[path.stem]:
-                found.append(f"{path.stem} imports {parts[1]}")
-            elif is_within(name, banned):
-                found.append(f"{path.stem} imports {name}")
-        if any(is_within(name, {"matplotlib"}) for name in imports(path, lazy=False)):
-            found.append(f"{path.stem} imports matplotlib")
-    for face in ("linen", "nnx"):
-        for path in (PACKAGE / face).glob("*.py"):
-            for name in imports(path):
-                if is_within(name, forbidden[face]):
-                    found.append(f"{face}/{path.stem} imports {name}")
-    for path in (ROOT / "experiments").rglob("*.py"):
-        for name in imports(path):
-            if name.startswith("flax_spatialdrop") and "._" in name:
-                found.append(f"experiments/{path.stem} imports {name}")
+            ours = part_named_by(name)
+            if part == "experiments":  # which uses the public names only
+                wrong = name.startswith("flax_spatialdrop") and "._" in name
+            else:
+                wrong = ours not in (None, part) and level[ours] >= level[part]
+            if wrong or is_within(name, banned):
+                found.append(f"{part} imports {name}")
+        if part != "experiments" and any(
+            is_within(name, {"matplotlib"}) for name in imports(path, lazy=False)
+        ):
+            found.append(f"{part} imports matplotlib")
     return found
 
 
+def part_named_by(name):
+    parts = name.split(".")
+    if parts[0] == "flax_spatialdrop" and len(parts) > 1:
+        return parts[1]
+    return "experiments" if parts[0] == "experiments" else None
+
+
 def test_only_one_file_draws_masks_and_one_noise():
-    assert files_with("random.bernoulli(") == {"_mask"}
-    assert files_with("random.normal(") == {"_noise"}
-    assert files_with("random.randint(") == {"_cutout"}
-    assert files_with("lots = jax.random.bits(") == {"_patch_dropout"}
-    assert files_with("random_bits") == {"_mask", "_noise", "_threefry"}
+    assert files_with("random.bernoulli(") == {"mask"}
+    assert files_with("random.normal(") == {"noise"}
+    assert files_with("random.randint(") == {"cutout"}
+    assert files_with("lots = jax.random.bits(") == {"patches"}
+    assert files_with("random_bits") == {"mask", "noise", "threefry"}
 
 
 def test_only_one_file_knows_versions_and_what_is_not_public():
@@ -124,36 +120,22 @@ def code_of(path):
     return ast.unparse(tree)
 
 
-def test_every_file_has_its_layer():
-    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert files == set().union(*LAYERS)
+def test_every_part_has_its_row():
+    assert {part_of(path) for path in sources()} == set().union(*ORDER)
 
 
 def test_imports_go_one_way():
-    assert violations(LAYERS, FORBIDDEN) == []
+    assert violations(ORDER, FORBIDDEN, HOSTS) == []
 
 
 def test_the_test_above_can_fail():
-    upside_down = violations(LAYERS[::-1], FORBIDDEN)
-    assert "_dropout imports _choices" in upside_down
-    stricter = {
-        "core": {"jax"},
-        "_noise_shape": {"collections"},
-        "linen": {"flax.linen"},
-        "nnx": {"flax.nnx"},
-    }
-    found = violations(LAYERS, stricter)
-    assert "_mask imports jax" in found
+    upside_down = violations(ORDER[::-1], FORBIDDEN, HOSTS)
+    assert "_ops imports flax_spatialdrop._apply.Choices" in upside_down
+    stricter = {"_noise_shape": {"collections"}, "linen": {"flax.errors"}, "_random": {"jax"}}
+    found = violations(ORDER, stricter, {"nnx", "experiments"})
     assert "_noise_shape imports collections.abc.Sequence" in found
-    assert "linen/_dropout imports flax.linen" in found
-    assert "nnx/_dropout imports flax.nnx" in found
-
-
-@pytest.mark.parametrize("folder", ["flax_spatialdrop", "experiments"])
-def test_files_stay_short(folder):
-    lines = {p: len(p.read_text().splitlines()) for p in (ROOT / folder).rglob("*.py")}
-    assert lines
-    assert max(lines.values()) <= 300
+    assert "linen imports flax.linen" in found
+    assert "_random imports jax" in found
 
 
 def test_top_level_holds_nothing_else():

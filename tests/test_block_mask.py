@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from flax_spatialdrop import drop_block
-from flax_spatialdrop._block_mask import (
+from flax_spatialdrop._ops.blocks import (
     _dilate_by_shifts,
     _dilate_by_windows,
+    resolve_blocks,
     unseeded_probability,
 )
-from flax_spatialdrop._block_shape import resolve_blocks
 
 from .catalogue import covers, no_seed
 

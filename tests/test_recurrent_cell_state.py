@@ -10,7 +10,7 @@ from jax.random import clone
 
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
-from flax_spatialdrop.nnx._cell_state import CellState
+from flax_spatialdrop.nnx._recurrent import CellState
 
 from .recurrent import FEATURES, HIDDEN, KEY, X, assert_close
 

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_spatialdrop import Site, Summary, dropout, spatial_dropout_1d
-from flax_spatialdrop._recorder import kept_for_backward
-from flax_spatialdrop._summary import remarks
+from flax_spatialdrop._summary import kept_for_backward, remarks
 
 DRAWN = Site("drop", "Dropout", (4, 6, 8), (4, 6, 8), (0.1, 0.3), "dropout", True, 3, 2, 2048)
 GIVEN = Site("", "SpatialDropout1D", (4, 6, 8), (4, 1, 8), (0.5,), "a mask", True, 1, 1, 3 << 20)

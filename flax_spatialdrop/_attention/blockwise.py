@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from .._apply import CHECKPOINT_NAME
-from .._attention_input import over_weights, weights_shape
 from .._checks import check_switch, check_whole
 from .._typing import Array
-from .dropout import WeightsDropout
+from .dropout import WeightsDropout, over_weights, weights_shape
 from .sharded import attend_by_shards
 from .tile import Operands, Plan
 from .tiling import cut, find_visits

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import by_key, by_mask, kept_or_zero, times, widened
+from .._apply import Choices, by_key, by_mask, drop, kept_or_zero, times, widened
 from .._checks import check_input
-from .._choices import Choices, drop
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from .._rates import keep_probability
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Values, by_mask
-from .._block_mask import dilate
-from .._block_shape import Blocks, resolve_blocks
+from .._apply import Choices, Values, by_mask, drop
 from .._checks import (
     check_array,
     check_input,
@@ -27,10 +25,10 @@ from .._checks import (
     shown,
     unboxed,
 )
-from .._choices import Choices, drop
 from .._random.mask import sample_mask
 from .._random.sharding import sharding_of_part
 from .._typing import Array, DataFormat, Key, Rate, Shape
+from .blocks import Blocks, dilate, resolve_blocks
 
 Fill: TypeAlias = float | Sequence[float] | Array | Literal["mean"]
 """What is seen in place of what is hidden: a number, one for each channel, or the mean."""

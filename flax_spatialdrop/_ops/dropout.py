@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import jax
 
+from .._apply import Choices, drop
 from .._checks import check_input
-from .._choices import Choices, drop
 from .._noise_shape import (
     feature_noise_shape,
+    head_noise_shape,
     resolve_noise_shape,
     sample_noise_shape,
+    spatial_noise_shape,
     timestep_noise_shape,
 )
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
@@ -199,4 +201,221 @@ def sample_dropout(
     https://arxiv.org/abs/1603.09382
     """
     noise_shape = sample_noise_shape(check_input(x).shape, data_format, batch_dims)
+    return drop(key, x, rate, Choices(noise_shape))
+
+
+def spatial_dropout(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    data_format: DataFormat = "channels_last",
+    batch_dims: int = 1,
+) -> jax.Array:
+    """Drops whole channels: one draw per sample and channel, for all of space, at any rank.
+
+        y[b, s, c] = x[b, s, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: [*batch, *space, channel], floating or complex, with any number of space axes.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for x with fewer than batch_dims + 1 axes, an unknown data_format, a rate
+        outside [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import spatial_dropout
+      >>> spatial_dropout(jax.random.key(1), jnp.ones((2, 4)), 0.5, batch_dims=0)
+      Array([[2., 0., 2., 2.],
+             [2., 0., 2., 2.]], dtype=float32)
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
+    return drop(key, x, rate, Choices(noise_shape))
+
+
+def spatial_dropout_1d(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    data_format: DataFormat = "channels_last",
+    batch_dims: int = 1,
+) -> jax.Array:
+    """Drops whole channels of a sequence: one draw per sample and channel, for all time steps.
+
+        y[b, t, c] = x[b, t, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The same as `dropout` with noise_shape=(None, 1, None).
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: [batch, time, channel], floating or complex.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      data_format: "channels_last", or "channels_first" for [batch, channel, time].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for x of another rank (the message names the function that takes it), an
+        unknown data_format, a number for rate outside [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import spatial_dropout_1d
+      >>> y = spatial_dropout_1d(jax.random.key(0), jnp.ones((2, 3, 4)), 0.5)
+      >>> bool((y == y[:, :1]).all())  # all time steps of a channel share their draw
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 1)
+    return drop(key, x, rate, Choices(noise_shape))
+
+
+def spatial_dropout_2d(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    data_format: DataFormat = "channels_last",
+    batch_dims: int = 1,
+) -> jax.Array:
+    """Drops whole channels of an image: one draw per sample and channel, for all pixels.
+
+        y[b, h, w, c] = x[b, h, w, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The same as `dropout` with noise_shape=(None, 1, 1, None).
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: [batch, height, width, channel], floating or complex.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      data_format: "channels_last", or "channels_first" for [batch, channel, height, width].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for x of another rank (the message names the function that takes it), an
+        unknown data_format, a number for rate outside [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import spatial_dropout_2d
+      >>> y = spatial_dropout_2d(jax.random.key(0), jnp.ones((2, 5, 5, 4)), 0.5)
+      >>> bool((y == y[:, :1, :1]).all())  # all pixels of a channel share their draw
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 2)
+    return drop(key, x, rate, Choices(noise_shape))
+
+
+def spatial_dropout_3d(
+    key: Key,
+    x: Array,
+    rate: Rate,
+    *,
+    data_format: DataFormat = "channels_last",
+    batch_dims: int = 1,
+) -> jax.Array:
+    """Drops whole channels of a volume or a video: one draw per sample and channel, for all voxels.
+
+        y[b, d, h, w, c] = x[b, d, h, w, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The same as `dropout` with noise_shape=(None, 1, 1, 1, None).
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: [batch, depth, height, width, channel], floating or complex.
+      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      data_format: "channels_last", or "channels_first" for [batch, channel, depth, height, width].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for x of another rank (the message names the function that takes it), an
+        unknown data_format, a number for rate outside [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import spatial_dropout_3d
+      >>> y = spatial_dropout_3d(jax.random.key(0), jnp.ones((2, 3, 5, 5, 4)), 0.5)
+      >>> bool((y == y[:, :1, :1, :1]).all())  # all voxels of a channel share their draw
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 3)
+    return drop(key, x, rate, Choices(noise_shape))
+
+
+def head_dropout(
+    key: Key, x: Array, rate: Rate, *, head_axis: int = -2, batch_dims: int = 1
+) -> jax.Array:
+    """Drops whole attention heads: one draw per sample and head.
+
+        y[b, t, h, f] = x[b, t, h, f] * m[b, h] / (1 - rate),   m[b, h] ~ Bernoulli(1 - rate)
+
+    For x = [batch, length, heads, features], what an `attention_fn` of Flax returns, the same as
+    `dropout` with noise_shape=(None, 1, None, 1). Heads are scaled up so that the mean is kept.
+    Zhou et al. scale by heads / (heads kept) of each sample instead, which divides by 0 where all
+    are dropped; here each head is on its own, and what one becomes depends on no other.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      x: [*batch, length, heads, features], floating or complex.
+      rate: probability to drop a head, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
+      batch_dims: how many leading axes are batch axes; 0 for one example.
+
+    Returns:
+      An array of x's shape, dtype and sharding.
+
+    Raises:
+      ValueError: for a head_axis that x has not, or that is a batch axis, a number for rate
+        outside [0, 1], a missing key.
+      TypeError: for integer or bool x, or an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import head_dropout
+      >>> y = head_dropout(jax.random.key(0), jnp.ones((2, 5, 4, 3)), 0.5)
+      >>> bool((y == y[:, :1, :, :1]).all())  # all of a head shares its draw
+      True
+
+    Reference: Zhou et al., Scheduled DropHead: A Regularization Method for Transformer Models,
+    2020, https://arxiv.org/abs/2004.13342; Michel et al., Are Sixteen Heads Really Better than
+    One?, 2019, https://arxiv.org/abs/1905.10650 (which prunes heads after training)
+    """
+    noise_shape = head_noise_shape(check_input(x).shape, head_axis, batch_dims)
     return drop(key, x, rate, Choices(noise_shape))

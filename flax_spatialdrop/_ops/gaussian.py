@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._apply import by_mask, by_redraw, times
+from .._apply import Choices, by_mask, by_redraw, drop, times
 from .._checks import check_array, check_input, check_rate, is_static
-from .._choices import Choices, drop
 from .._noise_shape import resolve_noise_shape
 from .._random.noise import noise_law, redraw_noise, sample_noise
 from .._typing import Array, Key, NoiseShape, Rate

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import by_mask, kept_or_zero
+from .._apply import Choices, by_mask, drop, kept_or_zero
 from .._checks import check_input, check_switch, is_static, needs_no_key, shown
-from .._choices import Choices, drop
 from .._compat import CAN_REMAT_INSIDE
 from .._noise_shape import path_noise_shape
-from .._recorder import current_recorder
+from .._summary import current_recorder
 from .._typing import Array, Key, PathMode, Rate
 
 

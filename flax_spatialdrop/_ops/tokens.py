@@ -1,15 +1,18 @@
 """Token dropout: ids of words replaced by the id of a mask token, before they are embedded."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from .._apply import by_key, by_mask
-from .._checks import check_array, check_sequence, check_whole
-from .._choices import Choices, drop
+from .._apply import Choices, apply_mask, by_key, by_mask, drop
+from .._checks import check_array, check_input, check_sequence, check_switch, check_whole
+from .._random.sharding import explicit_sharding
 from .._typing import Array, Key, Rate
 
 
@@ -118,3 +121,135 @@ def _kept_or_replaced(mask, ids, mask_id, *special_ids):
     for special_id in special_ids:
         mask = mask | (ids == special_id)
     return jnp.where(mask, ids, mask_id)
+
+
+def embedding_dropout(
+    key: Key,
+    table: Array,
+    rate: Rate,
+    *,
+    ids: Array | None = None,
+    per_sample: bool = False,
+) -> jax.Array:
+    """Drops words of the vocabulary: one draw per row of the table, for all occurrences of a word.
+
+        y[v, f] = table[v, f] * m[v] / (1 - rate),   m[vocab] ~ Bernoulli(1 - rate)
+
+    With ids, y[ids] is returned, bit for bit, and the table with words dropped is never written
+    out: the rows of the ids are looked up, and the words' draws for them. Ids are looked up as
+    `nn.Embed` does (`jnp.take`): negative ones count from the end, and one outside the vocabulary
+    has a row of NaN. The derivative keeps the ids and a bool for each of them.
+
+    Args:
+      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      table: [vocab, features], floating or complex.
+      rate: probability to drop a word, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      ids: the words to look up, integers of any shape and size; None for the whole table.
+      per_sample: whether each sample draws on its own, for ids of [*batch, time]: the mask is
+        [*batch, vocab] then, and a word shares its draw within a sample. False: the mask is
+        [vocab, 1], the same for the batch.
+
+    Returns:
+      The table, or [*ids.shape, features] for ids: of the table's dtype.
+
+    Raises:
+      ValueError: for a table that has not two axes, per_sample without ids or for ids without a
+        batch axis, a number for rate outside [0, 1], a missing key.
+      TypeError: for a table of integers, ids that are not, an argument of another type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import embedding_dropout
+      >>> table = jnp.ones((5, 2))
+      >>> embedding_dropout(jax.random.key(0), table, 0.5, ids=jnp.array([0, 3, 1, 3, 0]))
+      Array([[0., 0.],
+             [2., 2.],
+             [0., 0.],
+             [2., 2.],
+             [0., 0.]], dtype=float32)
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287; Merity et al., Regularizing and
+    Optimizing LSTM Language Models, 2018, https://arxiv.org/abs/1708.02182
+    """
+    choices = embedding_choices(table, ids, per_sample)
+    return drop(key, look_up(table, ids), rate, choices)
+
+
+def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choices:
+    """A draw per word, for the table or for the rows of ids, both of which are checked."""
+    per_sample = check_switch(per_sample, "per_sample")
+    table = check_input(table, "table")
+    if len(table.shape) != 2:
+        raise ValueError(f"table must be [vocab, features]: got table.shape={table.shape}")
+    vocab_size = table.shape[0]
+    if ids is None:
+        if per_sample:
+            raise ValueError("per_sample=True draws for each sample of ids: got ids=None")
+        return Choices((vocab_size, 1))
+    ids = _widened(ids)
+    if per_sample and len(ids.shape) < 2:
+        raise ValueError(f"per_sample=True needs ids of [*batch, time]: got ids.shape={ids.shape}")
+    noise_shape = (*ids.shape[:-1], vocab_size) if per_sample else (vocab_size, 1)
+
+    def apply(rows: Array, mask: Array, rate: Rate) -> jax.Array:
+        if mask.shape == noise_shape:  # else it is one for the rows, given to a module
+            mask = _draws_of(ids, mask) if per_sample else _rows_of(ids, mask)
+        return apply_mask(rows, mask, rate)
+
+    return Choices(noise_shape, apply=apply, redraw=None)
+
+
+def look_up(table: Array, ids: Array | None) -> Array:
+    """What is dropped from: the table itself, or the rows of ids."""
+    table = check_input(table, "table")
+    return table if ids is None else _rows_of(_widened(ids), table)
+
+
+def _widened(ids):
+    """Ids that are checked, in a dtype that holds the size of a vocabulary."""
+    ids = jnp.asarray(check_ids(ids))
+    return ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
+
+
+@jax.jit
+def _rows_of(ids, table):
+    """table[ids], [*ids.shape, features]; outside the vocabulary NaN, or True of a mask."""
+    if len(table) == 0:  # a gather needs a row
+        outside = True if table.dtype == jnp.bool_ else jnp.nan
+        return jnp.full((*ids.shape, table.shape[1]), outside, table.dtype)
+    return table.at[ids].get(mode=_mode(len(table)), out_sharding=_lookup_sharding(ids, table))
+
+
+@jax.jit
+def _draws_of(ids, mask):
+    """The draw of each id in its own sample's row of [*batch, vocab], as [*batch, time, 1]."""
+    if mask.shape[-1] == 0:
+        return jnp.ones((*ids.shape, 1), bool)
+    look_up = partial(jnp.take_along_axis, axis=-1, mode=_mode(mask.shape[-1]))
+    sharding = explicit_sharding(ids)
+    if sharding is not None:  # of time too, which it would not follow
+        look_up = jax.sharding.auto_axes(look_up, out_sharding=sharding)
+    return look_up(mask, ids)[..., None]
+
+
+def _mode(vocab_size):
+    # Flax's Embed reads no ids where the vocabulary has one word: each is that word.
+    return "clip" if vocab_size == 1 else "fill"
+
+
+def _lookup_sharding(ids, table):
+    """Where types say how arrays lie: as ids, and features as the table's where they still can."""
+    sharding = explicit_sharding(ids) or explicit_sharding(table)
+    if sharding is None:
+        return None
+    batch = jax.typeof(ids).sharding.spec
+    features = jax.typeof(table).sharding.spec[1]
+    if _mesh_axes(features) & set().union(*map(_mesh_axes, batch)):
+        features = None
+    return NamedSharding(sharding.mesh, P(*batch, features))
+
+
+def _mesh_axes(entry):
+    return set(entry) if isinstance(entry, tuple) else {entry} - {None}

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._apply import Choices, drop
 from .._checks import check_callable, check_key, check_rate, needs_no_key, shown
-from .._choices import Choices, drop
 from .._typing import Key, Rate
 
 Weights = TypeVar("Weights")

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from .._apply import Choices, drop
 from .._checks import check_input, check_rate, check_switch, is_static
-from .._choices import Choices, drop
 from .._noise_shape import check_size
 from .._random.mask import sample_mask
 from .._rates import keep_probability

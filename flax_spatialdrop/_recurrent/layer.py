@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._checks import is_static
 from .._random.sharding import explicit_sharding
 from .._rates import keep_probability
-from .._recorder import Where
+from .._summary import Where
 from .._typing import Array, Key
 from .masks import arrange, as_list, as_value, flat, note_masks, sample_masks
 from .spec import Layer, RecurrentMasks, check_lengths

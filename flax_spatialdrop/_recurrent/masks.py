@@ -12,7 +12,7 @@ from .._apply import apply_mask
 from .._checks import check_key, check_mask, is_static, shown
 from .._random.mask import sample_mask
 from .._rates import keep_probability, scale_of
-from .._recorder import Where, current_recorder
+from .._summary import Where, current_recorder
 from .._typing import Array, Key, Rate
 from .spec import Layer, RecurrentMasks
 from .step import Drop, Fixed, Stepwise

@@ -20,8 +20,7 @@ from .._ops.path import (
     path_choices,
 )
 from .._typing import Array, Key, PathMode, Rate
-from ._base import Regularizer
-from ._call import Stochastic, find_key, is_deterministic, where
+from ._base import Regularizer, Stochastic, find_key, is_deterministic, where
 
 
 class DropPath(Regularizer):

@@ -20,8 +20,7 @@ from .._ops.path import (
     run_or_skip,
 )
 from .._typing import Array, PathMode, Rate
-from ._base import Regularizer, Stochastic, hashable
-from ._call import find_key, is_deterministic, where
+from ._base import Regularizer, Stochastic, find_key, hashable, is_deterministic, where
 
 
 class DropPath(Regularizer):

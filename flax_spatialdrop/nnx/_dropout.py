@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from .._apply import Choices
 from .._checks import check_input
-from .._choices import Choices
 from .._noise_shape import (
     feature_noise_shape,
     resolve_noise_shape,
     sample_noise_shape,
+    spatial_noise_shape,
     timestep_noise_shape,
 )
+from .._ops.alpha import alpha_choices
+from .._ops.gaussian import gaussian_choices
 from .._typing import NoiseShape, Rate
-from ._base import LayoutDropout, Regularizer, hashable
+from ._base import LayoutDropout, NoiseShapeDropout, Regularizer, hashable
 
 
 # Flax's own is a base so that filters by its class, as of nnx.view, find this one too; nothing of
@@ -179,3 +182,254 @@ class SampleDropout(LayoutDropout):
     def _choices(self, inputs):
         shape = check_input(inputs).shape
         return Choices(sample_noise_shape(shape, self.data_format, self.batch_dims))
+
+
+class SpatialDropout(LayoutDropout):
+    """Drops whole channels: one draw per sample and channel, for all of space, at any rank.
+
+        y[b, s, c] = x[b, s, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.spatial_dropout`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import SpatialDropout
+      >>> layer = SpatialDropout(0.5, batch_dims=0)
+      >>> y = layer(jnp.ones((3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:1]).all())
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims))
+
+
+class SpatialDropout1D(LayoutDropout):
+    """Drops whole channels of a sequence: one draw per sample and channel, for all time steps.
+
+        y[b, t, c] = x[b, t, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.spatial_dropout_1d`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import SpatialDropout1D
+      >>> layer = SpatialDropout1D(0.5)
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1]).all())
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 1))
+
+
+class SpatialDropout2D(LayoutDropout):
+    """Drops whole channels of an image: one draw per sample and channel, for all pixels.
+
+        y[b, h, w, c] = x[b, h, w, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.spatial_dropout_2d`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import SpatialDropout2D
+      >>> layer = SpatialDropout2D(0.5)
+      >>> y = layer(jnp.ones((2, 5, 5, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1, :1]).all())
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 2))
+
+
+class SpatialDropout3D(LayoutDropout):
+    """Drops whole channels of a volume or a video: one draw per sample and channel.
+
+        y[b, d, h, w, c] = x[b, d, h, w, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.spatial_dropout_3d`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import SpatialDropout3D
+      >>> layer = SpatialDropout3D(0.5)
+      >>> y = layer(jnp.ones((2, 3, 5, 5, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1, :1, :1]).all())
+      True
+
+    Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
+    https://arxiv.org/abs/1411.4280
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 3))
+
+
+class AlphaDropout(NoiseShapeDropout):
+    """Drops values to the limit of a SELU, and keeps mean 0 and variance 1 of its activations.
+
+        y = a * (x * m + alpha' * (1 - m)) + b,   m[noise_shape] ~ Bernoulli(1 - rate)
+
+    The module of `flax_spatialdrop.alpha_dropout`, where a, alpha' and b are said.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
+      noise_shape: the shape of the mask, one entry per axis of x: None for a draw per index, 1 for
+        a shared one (default None: a draw per element).
+      broadcast_dims: the same, said with the axes that share a draw; negative axes count from the
+        end.
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import AlphaDropout
+      >>> layer = AlphaDropout(0.5, noise_shape=(None, 1, None))
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1]).all())
+      True
+
+    Reference: Klambauer et al., Self-Normalizing Neural Networks, 2017,
+    https://arxiv.org/abs/1706.02515
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return alpha_choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
+
+
+class FeatureAlphaDropout(LayoutDropout):
+    """Drops whole channels to the limit of a SELU: one draw per sample and channel, at any rank.
+
+        y[b, s, c] = a * (x[b, s, c] * m[b, c] + alpha' * (1 - m[b, c])) + b'
+
+    The module of `flax_spatialdrop.feature_alpha_dropout`: `AlphaDropout` with the mask of
+    `SpatialDropout`.
+
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array;
+        None if each call gives one.
+      data_format: "channels_last" (default) or "channels_first".
+      batch_dims: how many leading axes are batch axes (default 1).
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import FeatureAlphaDropout
+      >>> layer = FeatureAlphaDropout(0.5)
+      >>> y = layer(jnp.ones((2, 5, 5, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1, :1]).all())
+      True
+
+    Reference: Klambauer et al., Self-Normalizing Neural Networks, 2017,
+    https://arxiv.org/abs/1706.02515
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return alpha_choices(spatial_noise_shape(shape, self.data_format, self.batch_dims))
+
+
+class GaussianDropout(NoiseShapeDropout):
+    """Multiplies values by normal noise of mean 1, with the variance of dropout's own noise.
+
+        y = x * n,   n[noise_shape] ~ Normal(1, variance rate / (1 - rate)), spread over x
+
+    The module of `flax_spatialdrop.gaussian_dropout`. Its mask is the noise n: `mask=` takes and
+    `sample_mask` returns float32, all 1 where nothing would change.
+
+    Args:
+      rate: sets the noise's variance, as if it were the probability to drop, in [0, 1); a number
+        or a scalar array; None if each call gives one.
+      noise_shape: the shape of the noise, one entry per axis of x: None for a draw per index, 1 for
+        a shared one (default None: a draw per element).
+      broadcast_dims: the same, said with the axes that share a draw; negative axes count from the
+        end.
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
+      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
+        will do) at the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import GaussianDropout
+      >>> layer = GaussianDropout(0.5, noise_shape=(None, 1, None))
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
+      >>> bool((y == y[:, :1]).all())  # all steps of a channel share their noise
+      True
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, section 10, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+
+    def _choices(self, inputs):
+        shape = check_input(inputs).shape
+        return gaussian_choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))

@@ -11,7 +11,7 @@ from flax import nnx
 
 import flax_spatialdrop.nnx
 from flax_spatialdrop import linear_rates
-from flax_spatialdrop._recorder import Recorder
+from flax_spatialdrop._summary import Recorder
 from flax_spatialdrop.nnx import Dropout, FeatureDropout, SpatialDropout1D, summarize
 
 from ..errors import exactly
