@@ -14,9 +14,9 @@ from jax.random import clone
 
 from flax_spatialdrop import gaussian_dropout, sample_mask
 
-from .test_alpha import apply as apply_alpha
-from .test_noise import KEY, each_key, each_way, promise
-from .test_residual_drop_path import KEYS, W, X, block, composed
+from .ops.test_alpha import apply as apply_alpha
+from .ops.test_residual_drop_path import KEYS, W, X, block, composed
+from .random.test_noise import KEY, each_key, each_way, promise
 
 
 @each_way
