@@ -26,5 +26,5 @@ def test_what_is_no_file_is_not_read(tmp_path, kind):
 
 
 def test_a_path_that_no_file_can_have():
-    with pytest.raises(InputError, match=r"^cannot read the weather a.*: embedded null byte$"):
+    with pytest.raises(InputError, match=r"^cannot read the weather a.*: .*embedded null .*$"):
         user_file("a\0", "weather")

@@ -197,7 +197,8 @@ def test_vmap_over_keys_draws_for_each_example():
 
 def test_scan_and_remat_equal_eager():
     """A network of layers in a scan, each with weights of its own."""
-    weights = {"kernel": jax.random.normal(jax.random.key(1), (3, 16, 16))}
+    # Small, so that no tanh is saturated: the gradient is 0 where the weight is dropped only.
+    weights = {"kernel": 0.1 * jax.random.normal(jax.random.key(1), (3, 16, 16))}
     keys = jax.random.split(jax.random.key(2), 3)
 
     @jax.checkpoint
