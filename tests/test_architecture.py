@@ -12,7 +12,7 @@ PACKAGE = ROOT / "flax_spatialdrop"
 
 # Each row may import those above its own; a folder imports within itself as it likes.
 ORDER = [
-    {"_typing", "_compat"},
+    {"_typing", "_compat", "_docs"},
     {"_checks", "_summary"},
     {"_noise_shape", "_rates"},
     {"_random"},

@@ -45,8 +45,8 @@ def dropout(
         2^-23 is drawn as 2^-23.
       noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
         for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
-      broadcast_dims: the same, said with the axes that share a draw; negative axes count from the
-        end. At most one of the two may be given.
+      broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
+        from the end.
 
     Returns:
       An array of x's shape, dtype and sharding.

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from flax.errors import InvalidRngError
 from .. import _host
 from .._apply import Choices
 from .._checks import check_key, check_name, check_switch, shown
+from .._docs import document
 from .._summary import Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -23,7 +25,20 @@ _IF_TRACED = (
 
 
 class Stochastic(nn.Module):
-    """A module of this package: its options are checked where it is made."""
+    """A module of this package: its options are checked where it is made.
+
+    A class is the module `of` a function, whose docstring completes that of the class.
+
+    Attributes:
+      deterministic: True returns the inputs as they are; to be given here or at the call.
+      rng_collection: the name of the stream that the key is taken from (default "dropout").
+    """
+
+    def __init_subclass__(cls, of: Any = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(f"{__package__}."):
+            names = [field.name for field in dataclasses.fields(cls)]
+            document(cls, names, "Attributes", of, reversed(cls.__mro__[1:]))
 
     def __post_init__(self) -> None:
         _host.check_options(self, _IF_TRACED)
@@ -104,9 +119,10 @@ def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
 
 
 class Regularizer(Stochastic, abc.ABC):
-    """What a module can do whose inputs alone say what drops; a subclass has the attributes.
+    """A module that needs its inputs only; a subclass has the attributes and makes its choices.
 
-    It has at least `rate`, `deterministic` and `rng_collection`, and makes its choices.
+    Attributes:
+      rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
     """
 
     @nn.nowrap  # else Flax would show it as a call of the module
@@ -202,13 +218,9 @@ class LayoutDropout(Regularizer):
     """The attributes of modules that know the layout of x: batch, space and channel axes.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
-      data_format: "channels_last" for [*batch, *space, channel], or "channels_first" for
+      data_format: "channels_last" (default) for [*batch, *space, channel], or "channels_first" for
         [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
+      batch_dims: how many leading axes are batch axes (default 1); 0 for one example.
     """
 
     rate: Rate | None
@@ -222,12 +234,9 @@ class NoiseShapeDropout(Regularizer):
     """The attributes of modules that are told which axes of x share a draw.
 
     Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
       noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
-      broadcast_dims: the same, said with the axes that share a draw.
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of, when a mask is drawn.
+      broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
+        from the end.
     """
 
     rate: Rate | None

@@ -4,32 +4,21 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from .._ops.blocks import Normalize, block_choices
-from .._ops.cutout import Fill, cutout_choices
+from .._ops.blocks import Normalize, block_choices, drop_block
+from .._ops.cutout import Fill, cutout, cutout_choices
 from .._typing import DataFormat, Rate
 from ._base import Regularizer
 
 
-class DropBlock(Regularizer):
-    """Drops whole blocks of neighbouring positions, of a sequence, an image or a volume.
+class DropBlock(Regularizer, of=drop_block):
+    """The module of `flax_spatialdrop.drop_block`.
 
-        y[b, i, c] = x[b, i, c] * m[b, i, c] / k(i),   m = 0 on the block of every seed
-        mean over i of E[1 - m[b, i, c]] = rate
-
-    The module of `flax_spatialdrop.drop_block`, which has the meanings of `normalize`. The paper
-    lets the rate grow from 0 while the network learns: give a schedule's value as `rate=` at the
-    call, which may be traced.
+    In the paper the rate grows from 0 while the network learns. For that, pass the value of a
+    schedule as `rate=` at the call; it may be traced.
 
     Attributes:
       rate: the share of positions to drop, in [0, 1]; a number or a scalar array;
         None if each call gives one.
-      block_size: positions along each side of a block, or a tuple of one for each space axis.
-      per_channel: a draw for each channel of its own; False for one that all channels share.
-      normalize: "expected" (default), "sample", "batch" or None.
-      data_format: "channels_last" (default) or "channels_first".
-      batch_dims: how many leading axes are batch axes (default 1).
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -39,9 +28,6 @@ class DropBlock(Regularizer):
       >>> x = jnp.ones((2, 14, 14, 4))
       >>> y = layer.apply({}, x, deterministic=False, rngs=rngs)
       >>> y = layer.apply({}, x, deterministic=False, rngs=rngs, rate=jnp.float32(0.05))
-
-    Reference: Ghiasi et al., DropBlock: A regularization method for convolutional networks, 2018,
-    https://arxiv.org/abs/1810.12890
     """
 
     rate: Rate | None
@@ -65,24 +51,14 @@ class DropBlock(Regularizer):
         )
 
 
-class Cutout(Regularizer):
-    """Hides rectangles of each input, in all its channels: augmentation, before the first layer.
+class Cutout(Regularizer, of=cutout):
+    """The module of `flax_spatialdrop.cutout`.
 
-        y[b, i, c] = x[b, i, c] where m[b, i], else fill;   m[b] = 0 on num_blocks rectangles,
-        each there with probability rate, at a place uniform among those where it fits
-
-    The module of `flax_spatialdrop.cutout`. Kept values are not scaled.
+    Kept values are not scaled.
 
     Attributes:
       rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array;
         None if each call gives one.
-      block_size: positions along each side of a rectangle, or a tuple of one for each space axis.
-      num_blocks: rectangles of an input (default 1).
-      fill: what hidden positions hold: a number (default 0), one for each channel, or "mean".
-      data_format: "channels_last" (default) or "channels_first".
-      batch_dims: how many leading axes are batch axes (default 1).
-      deterministic: True returns the inputs as they are; to be given here or at the call.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -90,9 +66,6 @@ class Cutout(Regularizer):
       >>> layer = Cutout(0.5, block_size=8, fill="mean")
       >>> x = jnp.ones((2, 32, 32, 3))
       >>> y = layer.apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
-
-    Reference: DeVries & Taylor, Improved Regularization of Convolutional Neural Networks with
-    Cutout, 2017, https://arxiv.org/abs/1708.04552
     """
 
     rate: Rate | None

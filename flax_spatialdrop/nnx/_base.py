@@ -1,6 +1,7 @@
 """The bases of the modules: the calls that all share, and how most say who shares a draw."""
 
 import abc
+import inspect
 import types
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from flax import nnx
 from .. import _host
 from .._apply import Choices
 from .._checks import check_key, check_name, check_switch, shown
+from .._docs import document
 from .._summary import Where, current_recorder
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -151,22 +153,27 @@ class Stochastic(nnx.Module):
     """The mode and the stream that every module of this package has.
 
     The defaults of a constructor's keywords are attributes of its class too: a derived class may
-    set its attributes without calling our constructor.
+    set its attributes without calling our constructor. A class is the module `of` a function, whose
+    docstring completes that of the class.
 
-    Attributes:
-      deterministic: True returns the inputs as they are; set by `train()` and `eval()`.
-      rng_collection: the name of the stream of `rngs` that the key is asked of.
-      rngs: the stream forked from the constructor's `rngs`; None without, and then the module
-        holds no state.
+    Args:
+      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
+        overruled at the call.
+      rng_collection: the name of the stream of `rngs` that the key is taken from (default
+        "dropout").
+      rngs: a stream is forked from it. Without, the module holds no state and takes `rngs=`
+        (nnx.Rngs, a stream or a key) at the call.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, of: Any = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
             if "__init__" not in vars(cls):
                 setattr(cls, "__init__", _named_after(cls))  # noqa: B010
             for name, default in (cls.__init__.__kwdefaults__ or {}).items():
                 setattr(cls, name, default)
+            names = inspect.signature(cls.__init__).parameters
+            document(cls, names, "Args", of, reversed(cls.__mro__[1:]))
 
     def __init__(
         self,
@@ -211,11 +218,10 @@ def _named_after(cls: type[nnx.Module]) -> Any:
 
 
 class Regularizer(Stochastic, abc.ABC):
-    """What a module whose inputs alone say what drops can do; a subclass makes its choices.
+    """A module that needs its inputs only; a subclass makes its choices.
 
-    Attributes:
-      rate: probability to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
+    Args:
+      rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
     """
 
     rate: Any = None
@@ -322,14 +328,9 @@ class LayoutDropout(Regularizer):
     """The arguments of modules that know the layout of x: batch, space and channel axes.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
-      data_format: "channels_last" for [*batch, *space, channel], or "channels_first" for
+      data_format: "channels_last" (default) for [*batch, *space, channel], or "channels_first" for
         [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
-      deterministic: True returns the inputs as they are.
-      rng_collection: the name of the stream of `rngs` that the key is asked of.
-      rngs: a stream is forked from it; without, the module holds no state.
+      batch_dims: how many leading axes are batch axes (default 1); 0 for one example.
     """
 
     def __init__(
@@ -351,13 +352,9 @@ class NoiseShapeDropout(Regularizer):
     """The arguments of modules that are told which axes of x share a draw.
 
     Args:
-      rate: probability to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
       noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
-      broadcast_dims: the same, said with the axes that share a draw.
-      deterministic: True returns the inputs as they are.
-      rng_collection: the name of the stream of `rngs` that the key is asked of.
-      rngs: a stream is forked from it; without, the module holds no state.
+      broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
+        from the end.
     """
 
     def __init__(

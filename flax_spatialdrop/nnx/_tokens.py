@@ -8,8 +8,14 @@ import jax
 from flax import nnx
 
 from .._host import drop_patches
-from .._ops.patches import count_patches
-from .._ops.tokens import embedding_choices, look_up, token_choices
+from .._ops.patches import count_patches, patch_dropout
+from .._ops.tokens import (
+    embedding_choices,
+    embedding_dropout,
+    look_up,
+    token_choices,
+    token_dropout,
+)
 from .._typing import Array, Rate
 from ._base import (
     Regularizer,
@@ -23,25 +29,15 @@ from ._base import (
 )
 
 
-class TokenDropout(Regularizer):
-    """Replaces tokens by a mask token at random, each on its own: word dropout.
+class TokenDropout(Regularizer, of=token_dropout):
+    """The module of `flax_spatialdrop.token_dropout`.
 
-        y = where(m or ids in special_ids, ids, mask_id),   m[ids.shape] ~ Bernoulli(1 - rate)
-
-    The module of `flax_spatialdrop.token_dropout`; its inputs are ids, integers of any shape. A
-    mask given at the call leaves special tokens as they are, too.
+    Its inputs are ids, integers of any shape. Special tokens stay as they are under a mask that is
+    given at the call, too.
 
     Args:
       rate: probability to replace a token, in [0, 1]; a number or a scalar array;
         None if each call gives one.
-      mask_id: the id that is put in.
-      special_ids: the ids that are never replaced.
-      vocab_size: how many ids there are; if given, mask_id and special_ids are checked by it.
-      deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
-        overruled at the call.
-      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
-      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
-        will do) at the call.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -50,9 +46,6 @@ class TokenDropout(Regularizer):
       >>> y = layer(jnp.array([[1, 7, 8, 9, 2, 0, 0]]), rngs=jax.random.key(0))
       >>> y[:, [0, 4, 5, 6]]
       Array([[1, 2, 0, 0]], dtype=int32)
-
-    Reference: Bowman et al., Generating Sentences from a Continuous Space, 2016,
-    https://arxiv.org/abs/1511.06349
     """
 
     def __init__(
@@ -75,24 +68,16 @@ class TokenDropout(Regularizer):
         return token_choices(inputs, self.mask_id, self.special_ids, self.vocab_size)
 
 
-class EmbeddingDropout(Stochastic):
-    """Drops words of the vocabulary: one draw per row of the table, for all occurrences of a word.
+class EmbeddingDropout(Stochastic, of=embedding_dropout):
+    """The module of `flax_spatialdrop.embedding_dropout`.
 
-        y[v, f] = table[v, f] * m[v] / (1 - rate),   m[vocab] ~ Bernoulli(1 - rate)
-
-    The module of `flax_spatialdrop.embedding_dropout`. In place of `embed(ids)` it is called on
-    the table of an `nnx.Embed`, with ids: `dropout(embed.embedding[...], ids=ids)`. (A dtype that
-    the `nnx.Embed` was given for its outputs is for `embed.embedding[...].astype` then.)
+    In place of `embed(ids)` it is called on the table of an `nnx.Embed`, with ids:
+    `dropout(embed.embedding[...], ids=ids)`. (A dtype that the `nnx.Embed` was given for its
+    outputs is for `embed.embedding[...].astype` then.)
 
     Args:
       rate: probability to drop a word, in [0, 1]; a number or a scalar array;
         None if each call gives one.
-      per_sample: whether each sample of ids draws on its own.
-      deterministic: True drops nothing, and looks up ids alone; set by `train()` and `eval()`, and
-        overruled at the call.
-      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
-      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
-        will do) at the call.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -107,10 +92,6 @@ class EmbeddingDropout(Stochastic):
       >>> model = Model(nnx.Rngs(params=0, dropout=1))
       >>> model(jnp.array([[7, 8, 7], [9, 7, 0]])).shape
       (2, 3, 8)
-
-    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks, 2016, https://arxiv.org/abs/1512.05287; Merity et al., Regularizing and
-    Optimizing LSTM Language Models, 2018, https://arxiv.org/abs/1708.02182
     """
 
     rate: Any = None
@@ -203,23 +184,14 @@ class EmbeddingDropout(Stochastic):
         )
 
 
-class PatchDropout(Stochastic):
-    """Keeps a number of patches of each sample, drawn without replacement, and drops the others.
+class PatchDropout(Stochastic, of=patch_dropout):
+    """The module of `flax_spatialdrop.patch_dropout`.
 
-        y = concatenate(x[:, :prefix], x[:, prefix + indices]),   indices = k of n patches, sorted
-
-    The module of `flax_spatialdrop.patch_dropout`. It takes no mask: what is kept decides the
-    shape of y. To keep the same patches of another array, gather by the indices returned.
+    It takes no mask, since the patches that are kept decide the shape of y. To keep the same
+    patches of another array, gather by the indices returned.
 
     Args:
       rate: the part of the patches to drop, a number in [0, 1].
-      num_keep: how many to keep, in place of rate.
-      num_prefix_tokens: how many tokens in front are no patches and are kept (default 1).
-      batch_dims: how many leading axes are batch axes (default 1).
-      deterministic: True keeps all; set by `train()` and `eval()`, and overruled at the call.
-      rng_collection: the name of the stream of `rngs` that the key is asked of (default "dropout").
-      rngs: a stream is forked from it; without, the module holds no state and takes `rngs=` (a key
-        will do) at the call.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -228,9 +200,6 @@ class PatchDropout(Stochastic):
       >>> y, indices = layer(jnp.ones((2, 1 + 196, 8)), rngs=jax.random.key(0))
       >>> y.shape, indices.shape
       ((2, 50, 8), (2, 49))
-
-    Reference: Liu et al., PatchDropout: Economizing Vision Transformers Using Patch Dropout, 2022,
-    https://arxiv.org/abs/2208.07220
     """
 
     rate: Any = None
