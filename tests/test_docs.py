@@ -81,20 +81,20 @@ Example:
 
 Reference: Someone, 2014,
 https://example.org"""
-    )
+    assert inspect.getdoc(own) == expected
 
 
 def test_an_equation_of_its_own_is_in_place_of_the_function_s():
     def own():
         """Does more.
 
-        y = 2 x * m
+            y = 2 x * m
+
+        Other text.
         """
 
     document(own, ["x", "rate"], "Args", function)
-    assert (
-        inspect.getdoc(own)
-        == """\
+    expected = """\
 Does more.
 
     y = 2 x * m
@@ -109,7 +109,7 @@ Returns:
 
 Reference: Someone, 2014,
 https://example.org"""
-    )
+    assert inspect.getdoc(own) == expected
 
 
 def test_without_docstrings_there_is_nothing_to_complete():
