@@ -58,9 +58,7 @@ def test_a_module_is_explained_by_itself_then_its_function_then_its_bases():
         __doc__ = Module.__doc__
 
     document(Copy, ["rate", "size", "mode", "unknown"], "Args", function, [object, Base])
-    assert (
-        inspect.getdoc(Copy)
-        == """\
+    expected = """\
 Drops values.
 
     y = x * m
@@ -81,7 +79,7 @@ Example:
 
 Reference: Someone, 2014,
 https://example.org"""
-    assert inspect.getdoc(own) == expected
+    assert inspect.getdoc(Copy) == expected
 
 
 def test_an_equation_of_its_own_is_in_place_of_the_function_s():
