@@ -35,10 +35,9 @@ def alpha_dropout(
     do here. Complex x is mapped in the same way, along the real line.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: any shape, floating or complex.
-      rate: probability to drop, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all). At 1 all of y is 0, its limit.
+      rate: as in `dropout`. At 1 all of y is 0, its limit.
       noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
         for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
       broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
@@ -83,10 +82,9 @@ def feature_alpha_dropout(
     dropout with the mask of `spatial_dropout`.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [*batch, *space, channel], floating or complex, with any number of space axes.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all). At 1 all of y is 0, its limit.
+      rate: as in `dropout`; the probability to drop a channel. At 1 all of y is 0, its limit.
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 

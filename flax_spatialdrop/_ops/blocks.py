@@ -312,10 +312,10 @@ def drop_block(
     block as large as the map `spatial_dropout`, mask for mask.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [*batch, *space, channel], floating or complex, with 1 to 3 space axes.
-      rate: the share of positions to drop, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all), for which the program solves anew.
+      rate: the expected share of positions to drop; else as in `dropout`. For an array, the program
+        solves for the probability of a seed.
       block_size: positions along each side of a block, or a tuple of one for each space axis.
         Where it is larger than the map, the block is the whole map.
       per_channel: a draw for each channel of its own; False for one that all channels share.

@@ -54,10 +54,9 @@ def cutout(
     `drop_block` do, so that all hide as much; they may overlap.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0.
+      key: as in `dropout`, but None is allowed at a rate of exactly 0 only.
       x: [*batch, *space, channel], floating or complex, with 1 to 3 space axes.
-      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN hides all rectangles).
+      rate: the probability that a rectangle is there; else as in `dropout`.
       block_size: positions along each side of a rectangle, or a tuple of one for each space axis;
         where it is larger than the image, the whole of it.
       num_blocks: rectangles of an input, at least 1.

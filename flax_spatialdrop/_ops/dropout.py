@@ -1,11 +1,4 @@
-"""Dropout, and those that drop whole steps, features or samples: other shapes of its mask.
-
-All share one contract. `key` is one JAX PRNG key, typed or legacy, and is consumed; None will do
-where no mask is drawn. `rate` is the probability to drop, in [0, 1]: a number, or a scalar array,
-traced or not, which costs one compile for all its values (clipped to [0, 1]; NaN drops all). At
-the number 0 x itself comes back, at 1 zeros. `x` is floating or complex; the result has its shape,
-dtype and sharding.
-"""
+"""Dropout, and the regularizers that differ from it only in the shape of the mask."""
 
 from collections.abc import Sequence
 
@@ -37,12 +30,13 @@ def dropout(
         y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), spread over x
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
-      x: any shape, floating or complex. In types of 8 bits, scaled values that are too large become
-        what such a type makes of them: inf, NaN or its largest value.
-      rate: probability to drop, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all). Draws have 23 bits: a keep probability between 0 and
-        2^-23 is drawn as 2^-23.
+      key: one JAX PRNG key, typed or legacy, which the call consumes. It may be None at a rate of
+        exactly 0, where x itself is returned, or 1, where zeros are.
+      x: any shape, floating or complex. In a dtype of 8 bits a scaled value may overflow, to inf,
+        NaN or the largest value, depending on the dtype.
+      rate: the probability to drop, in [0, 1]: a number, or a scalar array, traced or not, whose
+        values all share one compile. An array is clipped to [0, 1], and NaN drops everything. Draws
+        have 23 bits, so a keep probability between 0 and 2^-23 is drawn as 2^-23.
       noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
         for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
       broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
@@ -86,10 +80,9 @@ def timestep_dropout(
     The same as `dropout` with noise_shape=(None, None, 1).
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [batch, time, channel], floating or complex.
-      rate: probability to drop a step, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a step.
       data_format: "channels_last", or "channels_first" for [*batch, channel, time].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -130,10 +123,9 @@ def feature_dropout(
     For x = [batch, time, channel] the same as `dropout` with noise_shape=(1, 1, None).
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [*batch, *space, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a channel.
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -175,10 +167,9 @@ def sample_dropout(
     branch of a residual block this is stochastic depth, or drop path.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [*batch, *space, channel], floating or complex.
-      rate: probability to drop a sample, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a sample.
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -217,10 +208,9 @@ def spatial_dropout(
         y[b, s, c] = x[b, s, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [*batch, *space, channel], floating or complex, with any number of space axes.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a channel.
       data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 
@@ -261,12 +251,8 @@ def spatial_dropout_1d(
     The same as `dropout` with noise_shape=(None, 1, None).
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key, rate, data_format, batch_dims: as in `spatial_dropout`.
       x: [batch, time, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
-      data_format: "channels_last", or "channels_first" for [batch, channel, time].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
 
     Returns:
       An array of x's shape, dtype and sharding.
@@ -305,12 +291,8 @@ def spatial_dropout_2d(
     The same as `dropout` with noise_shape=(None, 1, 1, None).
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key, rate, data_format, batch_dims: as in `spatial_dropout`.
       x: [batch, height, width, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
-      data_format: "channels_last", or "channels_first" for [batch, channel, height, width].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
 
     Returns:
       An array of x's shape, dtype and sharding.
@@ -349,12 +331,8 @@ def spatial_dropout_3d(
     The same as `dropout` with noise_shape=(None, 1, 1, 1, None).
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key, rate, data_format, batch_dims: as in `spatial_dropout`.
       x: [batch, depth, height, width, channel], floating or complex.
-      rate: probability to drop a channel, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
-      data_format: "channels_last", or "channels_first" for [batch, channel, depth, height, width].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
 
     Returns:
       An array of x's shape, dtype and sharding.
@@ -391,10 +369,9 @@ def head_dropout(
     are dropped; here each head is on its own, and what one becomes depends on no other.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: [*batch, length, heads, features], floating or complex.
-      rate: probability to drop a head, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a head.
       head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
       batch_dims: how many leading axes are batch axes; 0 for one example.
 

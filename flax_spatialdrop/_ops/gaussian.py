@@ -30,7 +30,7 @@ def gaussian_dropout(
     backward pass keeps the key where each element has a draw of its own, else n in noise shape.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0.
+      key: as in `dropout`, but None is allowed at a rate of exactly 0 only.
       x: any shape, floating or complex.
       rate: sets the noise's variance, as if it were the probability to drop, in [0, 1); a number
         or a scalar array (clipped to [0, 1]; where it is 1 or NaN, all of y is 0).

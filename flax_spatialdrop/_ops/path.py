@@ -33,10 +33,9 @@ def drop_path(
     `residual_drop_path` to save the time of a branch that mode="batch" drops.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: any shape, floating or complex.
-      rate: probability to drop, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x, which
         may then be unbatched.
       batch_axis: the axis of samples, or several; negative axes count from the end. Only rows
@@ -84,12 +83,11 @@ def residual_drop_path(
     `jax.vmap` over keys both sides are computed and one is selected, as of any `cond`.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       x: any shape, floating or complex.
       branch: a pure function of x; arrays that it closes over have gradients too. At the number
         1 for rate it is only asked for its shape.
-      rate: probability to drop the branch, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop the branch.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
       batch_axis: the axis of samples, or several; only rows need it.
       scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).

@@ -35,10 +35,9 @@ def token_dropout(
     `embedding_dropout`.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       ids: any shape, of any integer dtype.
-      rate: probability to replace a token, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN replaces all).
+      rate: as in `dropout`; the probability to replace a token.
       mask_id: the id that is put in, such as that of [MASK] or <unk>.
       special_ids: the ids that are never replaced, such as those of padding and of the sentence's
         start and end.
@@ -141,10 +140,9 @@ def embedding_dropout(
     has a row of NaN. The derivative keeps the ids and a bool for each of them.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       table: [vocab, features], floating or complex.
-      rate: probability to drop a word, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a word.
       ids: the words to look up, integers of any shape and size; None for the whole table.
       per_sample: whether each sample draws on its own, for ids of [*batch, time]: the mask is
         [*batch, vocab] then, and a word shares its draw within a sample. False: the mask is

@@ -42,10 +42,9 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     `sample_mask(jax.random.fold_in(key, zlib.crc32(path.encode())), rate, weight.shape)`.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key: as in `dropout`.
       weights: a pytree of arrays, such as Linen's variables or `nnx.state(model, nnx.Param)`.
-      rate: probability of dropping a weight, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
+      rate: as in `dropout`; the probability to drop a weight.
       paths: which weights are dropped: a regular expression, found anywhere in their paths
         (`re.search`), or a function of a path that says so. None: all, biases and the parameters
         of norms too.
