@@ -113,6 +113,13 @@ BAD = [
         "mask must have as many axes as x, each of x's size or 1: got mask.shape=(3,) for "
         "x.shape=(2,)",
     ),
+    (
+        np.ones((4,)),
+        ALL_KEPT,
+        ValueError,
+        "mask must have as many axes as x, each of x's size or 1: got mask.shape=(3,) for "
+        "x.shape=(4,)",
+    ),
 ]
 
 
