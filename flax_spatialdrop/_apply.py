@@ -152,10 +152,10 @@ def widened(x):
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
-class Choices(NamedTuple):
-    """The shape of the mask, how it is drawn, what values become; by default those of dropout.
+class Recipe(NamedTuple):
+    """A regularizer: the shape of its mask, how the mask is drawn, and how it is applied.
 
-    Whoever makes one has checked the input that it is for.
+    The defaults are those of dropout. The code that makes a recipe has checked the input.
 
     Attributes:
       noise_shape: the mask's shape: as many axes as the input, unless apply takes it otherwise.
@@ -177,18 +177,18 @@ class Choices(NamedTuple):
     draws_at_1: bool = False
 
 
-def drop(key: Key, x: Array, rate: Rate, choices: Choices) -> jax.Array:
-    """What every function and module here comes to, once its choices are made."""
-    rate = choices.check_rate(rate)
+def drop(key: Key, x: Array, rate: Rate, recipe: Recipe) -> jax.Array:
+    """Runs a regularizer: checks the rate, draws (or redraws) the mask, applies it."""
+    rate = recipe.check_rate(rate)
     if is_static(rate, 0.0):
         return jnp.asarray(x)
-    if needs_key(rate, choices):
+    if needs_key(rate, recipe):
         key = check_key(key)
-        if choices.redraw is not None and is_redrawn(key, choices.noise_shape, x.shape):
-            return choices.redraw(x, key, rate)
-    return choices.apply(x, choices.sample(key, rate, choices.noise_shape), rate)
+        if recipe.redraw is not None and is_redrawn(key, recipe.noise_shape, x.shape):
+            return recipe.redraw(x, key, rate)
+    return recipe.apply(x, recipe.sample(key, rate, recipe.noise_shape), rate)
 
 
-def needs_key(rate: Rate, choices: Choices) -> bool:
+def needs_key(rate: Rate, recipe: Recipe) -> bool:
     """Whether anything is drawn at a checked rate."""
-    return not is_static(rate, 0.0) and (choices.draws_at_1 or not is_static(rate, 1.0))
+    return not is_static(rate, 0.0) and (recipe.draws_at_1 or not is_static(rate, 1.0))

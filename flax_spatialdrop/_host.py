@@ -10,7 +10,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from ._apply import Choices, drop, needs_key
+from ._apply import Recipe, drop, needs_key
 from ._checks import (
     check_batch_dims,
     check_choice,
@@ -76,7 +76,7 @@ def check_options(module: Any, advice: str) -> None:
 
 def regularize(
     inputs: Array,
-    choices: Choices,
+    recipe: Recipe,
     *,
     rate: Rate | None,
     deterministic: bool,
@@ -85,30 +85,30 @@ def regularize(
     where: Callable[[], Where],
 ) -> jax.Array:
     """Drops with the mask given, else with one drawn; a summary that is being made notes it."""
-    rate = choices.check_rate(rate)
+    rate = recipe.check_rate(rate)
     if mask is not None:
-        check_mask_fits(choices.check_mask(mask).shape, choices.noise_shape, inputs.shape)
+        check_mask_fits(recipe.check_mask(mask).shape, recipe.noise_shape, inputs.shape)
     active = is_active(rate, deterministic)
-    key = find_key() if draws(choices, rate, deterministic, mask) else None
+    key = find_key() if draws(recipe, rate, deterministic, mask) else None
 
     def run(x: Array) -> jax.Array:
         if not active:
             return jnp.asarray(x)
         if mask is not None:
-            return choices.apply(x, mask, rate)
-        return drop(key, x, rate, choices)
+            return recipe.apply(x, mask, rate)
+        return drop(key, x, rate, recipe)
 
     recorder = current_recorder()
     if recorder is not None:
         recorder.note(
-            where(), run, inputs, choices.noise_shape, rate=rate, active=active, key=key, mask=mask
+            where(), run, inputs, recipe.noise_shape, rate=rate, active=active, key=key, mask=mask
         )
     return run(inputs)
 
 
 def key_and_rate(
     inputs: Array,
-    choices: Choices,
+    recipe: Recipe,
     *,
     rate: Rate | None,
     deterministic: bool,
@@ -116,29 +116,29 @@ def key_and_rate(
     where: Callable[[], Where],
 ) -> tuple[Key, Rate]:
     """What a residual block drops with; a rate of 0 where it does not, None where none is drawn."""
-    rate = choices.check_rate(rate)
+    rate = recipe.check_rate(rate)
     active = is_active(rate, deterministic)
-    key = find_key() if draws(choices, rate, deterministic, None) else None
+    key = find_key() if draws(recipe, rate, deterministic, None) else None
 
     def run(x: Array) -> jax.Array:
-        return drop(key, x, rate if active else 0.0, choices)
+        return drop(key, x, rate if active else 0.0, recipe)
 
     recorder = current_recorder()
     if recorder is not None:
         recorder.note(
-            where(), run, inputs, choices.noise_shape, rate=rate, active=active, key=key, mask=None
+            where(), run, inputs, recipe.noise_shape, rate=rate, active=active, key=key, mask=None
         )
     return key, rate if active else 0.0
 
 
 def draw_mask(
-    choices: Choices, *, rate: Rate | None, deterministic: bool, find_key: Callable[[], Key]
+    recipe: Recipe, *, rate: Rate | None, deterministic: bool, find_key: Callable[[], Key]
 ) -> jax.Array:
     """The mask that `regularize` would drop with; that of a rate of 0 where it would not drop."""
-    rate = choices.check_rate(rate)
+    rate = recipe.check_rate(rate)
     rate = rate if is_active(rate, deterministic) else 0.0
-    key = find_key() if draws(choices, rate, deterministic, None) else None
-    return choices.sample(key, rate, choices.noise_shape)
+    key = find_key() if draws(recipe, rate, deterministic, None) else None
+    return recipe.sample(key, rate, recipe.noise_shape)
 
 
 def drop_patches(
@@ -171,6 +171,6 @@ def is_active(rate: Rate, deterministic: bool) -> bool:
     return not deterministic and not is_static(rate, 0.0)
 
 
-def draws(choices: Choices, rate: Rate, deterministic: bool, mask: Array | None) -> bool:
+def draws(recipe: Recipe, rate: Rate, deterministic: bool, mask: Array | None) -> bool:
     """Whether a call draws a mask, and so needs a key."""
-    return mask is None and not deterministic and needs_key(rate, choices)
+    return mask is None and not deterministic and needs_key(rate, recipe)

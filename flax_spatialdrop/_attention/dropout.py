@@ -23,7 +23,7 @@ from .._checks import (
     shown,
 )
 from .._noise_shape import resolve_noise_shape
-from .._ops.blocks import Blocks, choices_of, sample_blocks, scale_by_position, unseeded_probability
+from .._ops.blocks import Blocks, recipe_of, sample_blocks, scale_by_position, unseeded_probability
 from .._random.mask import keep_threshold, words_and_rounds
 from .._rates import keep_probability, scale_of
 from .._summary import Where, current_recorder
@@ -192,7 +192,7 @@ class WeightsDropout(NamedTuple):
             return weights
 
         def run(weights: jax.Array) -> jax.Array:
-            return drop(self.key, weights, self.rate, choices_of(self.spans, "expected", weights))
+            return drop(self.key, weights, self.rate, recipe_of(self.spans, "expected", weights))
 
         return self._noted(run, weights)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Choices, by_key, by_mask, drop, kept_or_zero, times, widened
+from .._apply import Recipe, by_key, by_mask, drop, kept_or_zero, times, widened
 from .._checks import check_input
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from .._rates import keep_probability
@@ -63,7 +63,7 @@ def alpha_dropout(
     https://arxiv.org/abs/1706.02515
     """
     shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, alpha_choices(shape))
+    return drop(key, x, rate, alpha_recipe(shape))
 
 
 def feature_alpha_dropout(
@@ -107,12 +107,12 @@ def feature_alpha_dropout(
     https://arxiv.org/abs/1706.02515
     """
     shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, alpha_choices(shape))
+    return drop(key, x, rate, alpha_recipe(shape))
 
 
-def alpha_choices(noise_shape: tuple[int, ...]) -> Choices:
-    """The choices of alpha dropout: dropout's own, but for what values become."""
-    return Choices(noise_shape, apply=_apply_alpha, redraw=_apply_redrawn)
+def alpha_recipe(noise_shape: tuple[int, ...]) -> Recipe:
+    """Returns the recipe of alpha dropout: dropout with another way to apply the mask."""
+    return Recipe(noise_shape, apply=_apply_alpha, redraw=_apply_redrawn)
 
 
 def _apply_alpha(x: Array, mask: Array, rate: Rate) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._apply import Choices, by_mask, drop, kept_or_zero
+from .._apply import Recipe, by_mask, drop, kept_or_zero
 from .._checks import (
     check_batch_dims,
     check_choice,
@@ -342,19 +342,19 @@ def drop_block(
     Reference: Ghiasi et al., DropBlock: A regularization method for convolutional networks, 2018,
     https://arxiv.org/abs/1810.12890
     """
-    choices = block_choices(x, block_size, per_channel, normalize, data_format, batch_dims)
-    return drop(key, x, rate, choices)
+    recipe = block_recipe(x, block_size, per_channel, normalize, data_format, batch_dims)
+    return drop(key, x, rate, recipe)
 
 
-def block_choices(
+def block_recipe(
     x: Array,
     block_size: int | Sequence[int],
     per_channel: bool,
     normalize: Normalize,
     data_format: DataFormat,
     batch_dims: int,
-) -> Choices:
-    """The choices of DropBlock for x, which is checked."""
+) -> Recipe:
+    """Returns the recipe of DropBlock for x, which is checked here."""
     x = check_input(x)
     blocks = resolve_blocks(
         "DropBlock",
@@ -365,14 +365,14 @@ def block_choices(
         batch_dims=batch_dims,
     )
     check_choice(normalize, "normalize", get_args(Normalize))
-    return choices_of(blocks, normalize, x)
+    return recipe_of(blocks, normalize, x)
 
 
-def choices_of(blocks: Blocks, normalize: Normalize, x: Array) -> Choices:
-    """The choices for x of which whole blocks are to be dropped."""
+def recipe_of(blocks: Blocks, normalize: Normalize, x: Array) -> Recipe:
+    """Returns the recipe that drops these blocks of x."""
     if not blocks.long_axes and normalize == "expected":
-        return Choices(blocks.noise_shape)
-    return Choices(
+        return Recipe(blocks.noise_shape)
+    return Recipe(
         blocks.noise_shape,
         sample=partial(_sample, blocks, sharding_of_part(x, blocks.seed_shape)),
         apply=partial(_apply, blocks, normalize),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Choices, Values, by_mask, drop
+from .._apply import Recipe, Values, by_mask, drop
 from .._checks import (
     check_array,
     check_input,
@@ -88,19 +88,19 @@ def cutout(
     Reference: DeVries & Taylor, Improved Regularization of Convolutional Neural Networks with
     Cutout, 2017, https://arxiv.org/abs/1708.04552
     """
-    choices = cutout_choices(x, block_size, num_blocks, fill, data_format, batch_dims)
-    return drop(key, x, rate, choices)
+    recipe = cutout_recipe(x, block_size, num_blocks, fill, data_format, batch_dims)
+    return drop(key, x, rate, recipe)
 
 
-def cutout_choices(
+def cutout_recipe(
     x: Array,
     block_size: int | Sequence[int],
     num_blocks: int,
     fill: Fill,
     data_format: DataFormat,
     batch_dims: int,
-) -> Choices:
-    """The choices of cutout for x, which is checked."""
+) -> Recipe:
+    """Returns the recipe of cutout for x, which is checked here."""
     x = check_array(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
@@ -118,7 +118,7 @@ def cutout_choices(
     )
     num_blocks = check_whole(num_blocks, "num_blocks", least=1, unit="rectangle")
     channel = blocks.batch_dims if data_format == "channels_first" else len(shape) - 1
-    return Choices(
+    return Recipe(
         blocks.noise_shape,
         sample=partial(_sample, blocks, num_blocks, sharding_of_part(x, blocks.noise_shape)),
         apply=partial(_apply, *_values_of(fill, x.dtype, shape, channel, blocks.axes)),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
-from .._apply import Choices, drop
+from .._apply import Recipe, drop
 from .._checks import check_input
 from .._noise_shape import (
     feature_noise_shape,
@@ -62,7 +62,7 @@ def dropout(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     noise_shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def timestep_dropout(
@@ -105,7 +105,7 @@ def timestep_dropout(
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
     """
     noise_shape = timestep_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def feature_dropout(
@@ -148,7 +148,7 @@ def feature_dropout(
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
     """
     noise_shape = feature_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def sample_dropout(
@@ -192,7 +192,7 @@ def sample_dropout(
     https://arxiv.org/abs/1603.09382
     """
     noise_shape = sample_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def spatial_dropout(
@@ -233,7 +233,7 @@ def spatial_dropout(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def spatial_dropout_1d(
@@ -273,7 +273,7 @@ def spatial_dropout_1d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 1)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def spatial_dropout_2d(
@@ -313,7 +313,7 @@ def spatial_dropout_2d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 2)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def spatial_dropout_3d(
@@ -353,7 +353,7 @@ def spatial_dropout_3d(
     https://arxiv.org/abs/1411.4280
     """
     noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 3)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))
 
 
 def head_dropout(
@@ -395,4 +395,4 @@ def head_dropout(
     One?, 2019, https://arxiv.org/abs/1905.10650 (which prunes heads after training)
     """
     noise_shape = head_noise_shape(check_input(x).shape, head_axis, batch_dims)
-    return drop(key, x, rate, Choices(noise_shape))
+    return drop(key, x, rate, Recipe(noise_shape))

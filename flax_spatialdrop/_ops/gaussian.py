@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._apply import Choices, by_mask, by_redraw, drop, times
+from .._apply import Recipe, by_mask, by_redraw, drop, times
 from .._checks import check_array, check_input, check_rate, is_static
 from .._noise_shape import resolve_noise_shape
 from .._random.noise import noise_law, redraw_noise, sample_noise
@@ -59,12 +59,12 @@ def gaussian_dropout(
     Overfitting, 2014, section 10, https://jmlr.org/papers/v15/srivastava14a.html
     """
     shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, gaussian_choices(shape))
+    return drop(key, x, rate, gaussian_recipe(shape))
 
 
-def gaussian_choices(noise_shape: tuple[int, ...]) -> Choices:
-    """The choices of Gaussian dropout, whose mask is the noise."""
-    return Choices(
+def gaussian_recipe(noise_shape: tuple[int, ...]) -> Recipe:
+    """Returns the recipe of Gaussian dropout, whose mask is the noise."""
+    return Recipe(
         noise_shape,
         sample=sample_noise,
         apply=_apply_noise,

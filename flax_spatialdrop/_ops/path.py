@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Choices, by_mask, drop, kept_or_zero
+from .._apply import Recipe, by_mask, drop, kept_or_zero
 from .._checks import check_input, check_switch, is_static, needs_no_key, shown
 from .._compat import CAN_REMAT_INSIDE
 from .._noise_shape import path_noise_shape
@@ -60,7 +60,7 @@ def drop_path(
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
     https://arxiv.org/abs/1603.09382
     """
-    return drop(key, x, rate, path_choices(x, mode, batch_axis, scale))
+    return drop(key, x, rate, path_recipe(x, mode, batch_axis, scale))
 
 
 def residual_drop_path(
@@ -118,8 +118,8 @@ def residual_drop_path(
     https://arxiv.org/abs/1603.09382
     """
     check_branch(branch)
-    choices = path_choices(x, mode, batch_axis, scale)
-    rate = choices.check_rate(rate)
+    recipe = path_recipe(x, mode, batch_axis, scale)
+    rate = recipe.check_rate(rate)
     x = jnp.asarray(x)
 
     def checked(x: jax.Array) -> jax.Array:
@@ -128,14 +128,14 @@ def residual_drop_path(
     if is_static(rate, 1.0):
         jax.eval_shape(checked, x)
         return x
-    mask, dropped = draw_branch(key, rate, choices, mode)
+    mask, dropped = draw_branch(key, rate, recipe, mode)
     if mask is None:
         return x + dropped(checked(x))
     return run_or_skip(mask, lambda x: x + dropped(checked(x)), lambda x: x, x)
 
 
 def draw_branch(
-    key: Key, rate: Rate, choices: Choices, mode: PathMode
+    key: Key, rate: Rate, recipe: Recipe, mode: PathMode
 ) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
     """The mask of one entry that says whether a branch runs, and what its output becomes.
 
@@ -144,18 +144,18 @@ def draw_branch(
     """
     is_certain = needs_no_key(rate)
     if mode == "row" or is_certain or current_recorder() is not None:
-        return None, lambda y: drop(key, y, rate, choices)
-    mask = choices.sample(key, rate, choices.noise_shape)
-    return mask, lambda y: choices.apply(y, mask, rate)
+        return None, lambda y: drop(key, y, rate, recipe)
+    mask = recipe.sample(key, rate, recipe.noise_shape)
+    return mask, lambda y: recipe.apply(y, mask, rate)
 
 
-def path_choices(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Choices:
-    """The three choices of drop path, for an x that is checked here."""
+def path_recipe(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Recipe:
+    """Returns the recipe of drop path for x, which is checked here."""
     check_switch(scale, "scale")
     noise_shape = path_noise_shape(check_input(x).shape, mode, batch_axis)
     if scale:
-        return Choices(noise_shape)
-    return Choices(noise_shape, apply=_apply_unscaled, redraw=None)
+        return Recipe(noise_shape)
+    return Recipe(noise_shape, apply=_apply_unscaled, redraw=None)
 
 
 def check_branch(branch: Any) -> None:

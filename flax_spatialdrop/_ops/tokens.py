@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .._apply import Choices, apply_mask, by_key, by_mask, drop
+from .._apply import Recipe, apply_mask, by_key, by_mask, drop
 from .._checks import check_array, check_input, check_sequence, check_switch, check_whole
 from .._random.sharding import explicit_sharding
 from .._typing import Array, Key, Rate
@@ -64,12 +64,12 @@ def token_dropout(
     Methods for Text Classification, 2015, https://aclanthology.org/P15-1162 (which leaves words
     out)
     """
-    return drop(key, ids, rate, token_choices(ids, mask_id, special_ids, vocab_size))
+    return drop(key, ids, rate, token_recipe(ids, mask_id, special_ids, vocab_size))
 
 
-def token_choices(
+def token_recipe(
     ids: Array, mask_id: int, special_ids: Sequence[int], vocab_size: int | None
-) -> Choices:
+) -> Recipe:
     """A draw for each token, and mask_id in the place of those dropped that are not special."""
     ids = check_ids(ids)
     dtype = jax.dtypes.canonicalize_dtype(ids.dtype)
@@ -88,7 +88,7 @@ def token_choices(
     def redraw(ids: Array, key: jax.Array, rate: Rate) -> jax.Array:
         return by_key(_kept_or_replaced, key, ids, rate, *constants)
 
-    return Choices(ids.shape, apply=apply, redraw=redraw)
+    return Recipe(ids.shape, apply=apply, redraw=redraw)
 
 
 def check_ids(ids: Any) -> Array:
@@ -171,11 +171,11 @@ def embedding_dropout(
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287; Merity et al., Regularizing and
     Optimizing LSTM Language Models, 2018, https://arxiv.org/abs/1708.02182
     """
-    choices = embedding_choices(table, ids, per_sample)
-    return drop(key, look_up(table, ids), rate, choices)
+    recipe = embedding_recipe(table, ids, per_sample)
+    return drop(key, look_up(table, ids), rate, recipe)
 
 
-def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choices:
+def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recipe:
     """A draw per word, for the table or for the rows of ids, both of which are checked."""
     per_sample = check_switch(per_sample, "per_sample")
     table = check_input(table, "table")
@@ -185,7 +185,7 @@ def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choi
     if ids is None:
         if per_sample:
             raise ValueError("per_sample=True draws for each sample of ids: got ids=None")
-        return Choices((vocab_size, 1))
+        return Recipe((vocab_size, 1))
     ids = _widened(ids)
     if per_sample and len(ids.shape) < 2:
         raise ValueError(f"per_sample=True needs ids of [*batch, time]: got ids.shape={ids.shape}")
@@ -196,7 +196,7 @@ def embedding_choices(table: Array, ids: Array | None, per_sample: bool) -> Choi
             mask = _draws_of(ids, mask) if per_sample else _rows_of(ids, mask)
         return apply_mask(rows, mask, rate)
 
-    return Choices(noise_shape, apply=apply, redraw=None)
+    return Recipe(noise_shape, apply=apply, redraw=None)
 
 
 def look_up(table: Array, ids: Array | None) -> Array:

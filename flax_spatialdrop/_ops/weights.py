@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Choices, drop
+from .._apply import Recipe, drop
 from .._checks import check_callable, check_key, check_rate, needs_no_key, shown
 from .._typing import Key, Rate
 
@@ -103,7 +103,7 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     else:
         jax.random.bits(check_key(key), (0,))  # draws nothing, but marks the key as used
     dropped = [
-        drop(_key_of(path, key), leaf, rate, Choices(leaf.shape)) if is_dropped else leaf
+        drop(_key_of(path, key), leaf, rate, Recipe(leaf.shape)) if is_dropped else leaf
         for (path, leaf), is_dropped in zip(named, chosen, strict=True)
     ]
     return jax.tree.unflatten(tree, dropped)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._apply import Choices, drop
+from .._apply import Recipe, drop
 from .._checks import check_input, check_rate, check_switch, is_static
 from .._noise_shape import check_size
 from .._random.mask import sample_mask
@@ -80,7 +80,7 @@ def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
     Reference: Semeniuta et al., Recurrent Dropout without Memory Loss, 2016,
     https://arxiv.org/abs/1603.05118
     """
-    return drop(key, x, rate, Choices(check_input(x).shape))
+    return drop(key, x, rate, Recipe(check_input(x).shape))
 
 
 def zoneout(

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._apply import Choices, widened
+from .._apply import Recipe, widened
 from .._attention.blockwise import blockwise, refuse_whole_weights
 from .._attention.dropout import (
     check_attention,
@@ -68,9 +68,9 @@ class HeadDropout(Regularizer):
     rng_collection: str = "dropout"
 
     @nn.nowrap
-    def _choices(self, inputs):
+    def _recipe(self, inputs):
         shape = check_input(inputs).shape
-        return Choices(head_noise_shape(shape, self.head_axis, self.batch_dims))
+        return Recipe(head_noise_shape(shape, self.head_axis, self.batch_dims))
 
 
 def dot_product_attention(

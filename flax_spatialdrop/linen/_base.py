@@ -5,16 +5,17 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 from flax.errors import InvalidRngError
 
 from .. import _host
-from .._apply import Choices
-from .._checks import check_key, check_name, check_switch, shown
+from .._apply import Recipe
+from .._checks import check_input, check_key, check_name, check_switch, shown
 from .._docs import document
+from .._noise_shape import resolve_noise_shape
 from .._summary import Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -48,7 +49,7 @@ class Stochastic(nn.Module):
 def regularize(
     module: nn.Module,
     inputs: Array,
-    choices: Choices,
+    recipe: Recipe,
     *,
     rate: Rate | None,
     deterministic: bool | None,
@@ -58,7 +59,7 @@ def regularize(
     """Drops with the mask given, else with one drawn from `rng`, else from the module's stream."""
     return _host.regularize(
         inputs,
-        choices,
+        recipe,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         mask=mask,
@@ -69,7 +70,7 @@ def regularize(
 
 def draw_mask(
     module: nn.Module,
-    choices: Choices,
+    recipe: Recipe,
     *,
     rate: Rate | None,
     deterministic: bool | None,
@@ -77,7 +78,7 @@ def draw_mask(
 ) -> jax.Array:
     """The mask that `regularize` would drop with."""
     return _host.draw_mask(
-        choices,
+        recipe,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         find_key=partial(find_key, module, rng),
@@ -119,7 +120,7 @@ def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
 
 
 class Regularizer(Stochastic, abc.ABC):
-    """A module that needs its inputs only; a subclass has the attributes and makes its choices.
+    """A module that needs its inputs only; a subclass has the attributes and makes its recipe.
 
     Attributes:
       rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
@@ -127,8 +128,8 @@ class Regularizer(Stochastic, abc.ABC):
 
     @nn.nowrap  # else Flax would show it as a call of the module
     @abc.abstractmethod
-    def _choices(self, inputs: Array) -> Choices:
-        """What makes the regularizer what it is, for inputs that are checked here."""
+    def _recipe(self, inputs: Array) -> Recipe:
+        """Returns the recipe for inputs, which are checked here."""
 
     @nn.compact
     def __call__(
@@ -164,7 +165,7 @@ class Regularizer(Stochastic, abc.ABC):
         return regularize(
             self,
             inputs,
-            self._choices(inputs),
+            self._recipe(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,
@@ -207,7 +208,7 @@ class Regularizer(Stochastic, abc.ABC):
         """
         return draw_mask(
             self,
-            self._choices(inputs),
+            self._recipe(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,
@@ -229,6 +230,15 @@ class LayoutDropout(Regularizer):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
+    # The axes that share a draw, and what a draw does: the two things in which subclasses differ.
+    _noise_shape_of: ClassVar[Any]
+    _recipe_of: ClassVar[Any] = staticmethod(Recipe)
+
+    @nn.nowrap
+    def _recipe(self, inputs: Array) -> Recipe:
+        shape = check_input(inputs).shape
+        return self._recipe_of(self._noise_shape_of(shape, self.data_format, self.batch_dims))
+
 
 class NoiseShapeDropout(Regularizer):
     """The attributes of modules that are told which axes of x share a draw.
@@ -244,6 +254,13 @@ class NoiseShapeDropout(Regularizer):
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+
+    _recipe_of: ClassVar[Any]  # in which subclasses differ
+
+    @nn.nowrap
+    def _recipe(self, inputs: Array) -> Recipe:
+        shape = check_input(inputs).shape
+        return self._recipe_of(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
 
 
 _INTERCEPTORS = jax.make_user_context(())

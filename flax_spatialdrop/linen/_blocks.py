@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from .._ops.blocks import Normalize, block_choices, drop_block
-from .._ops.cutout import Fill, cutout, cutout_choices
+from .._ops.blocks import Normalize, block_recipe, drop_block
+from .._ops.cutout import Fill, cutout, cutout_recipe
 from .._typing import DataFormat, Rate
 from ._base import Regularizer
 
@@ -40,8 +40,8 @@ class DropBlock(Regularizer, of=drop_block):
     rng_collection: str = "dropout"
 
     @nn.nowrap
-    def _choices(self, inputs):
-        return block_choices(
+    def _recipe(self, inputs):
+        return block_recipe(
             inputs,
             self.block_size,
             self.per_channel,
@@ -78,8 +78,8 @@ class Cutout(Regularizer, of=cutout):
     rng_collection: str = "dropout"
 
     @nn.nowrap
-    def _choices(self, inputs):
-        return cutout_choices(
+    def _recipe(self, inputs):
+        return cutout_recipe(
             inputs,
             self.block_size,
             self.num_blocks,

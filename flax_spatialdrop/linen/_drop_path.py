@@ -17,7 +17,7 @@ from .._ops.path import (
     check_forms_stay,
     draw_branch,
     forms,
-    path_choices,
+    path_recipe,
 )
 from .._typing import Array, Key, PathMode, Rate
 from ._base import Regularizer, Stochastic, find_key, is_deterministic, where
@@ -67,8 +67,8 @@ class DropPath(Regularizer):
     rng_collection: str = "dropout"
 
     @nn.nowrap
-    def _choices(self, inputs):
-        return path_choices(inputs, self.mode, self.batch_axis, self.scale)
+    def _recipe(self, inputs):
+        return path_recipe(inputs, self.mode, self.batch_axis, self.scale)
 
 
 class ResidualDropPath(Stochastic):
@@ -151,10 +151,10 @@ class ResidualDropPath(Stochastic):
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
         check_branch(self.branch)
-        choices = path_choices(inputs, self.mode, self.batch_axis, self.scale)
+        recipe = path_recipe(inputs, self.mode, self.batch_axis, self.scale)
         key, rate = key_and_rate(
             inputs,
-            choices,
+            recipe,
             rate=self.rate if rate is None else rate,
             deterministic=is_deterministic(self, deterministic),
             find_key=partial(find_key, self, rng),
@@ -163,7 +163,7 @@ class ResidualDropPath(Stochastic):
         x = jnp.asarray(inputs)
         if is_static(rate, 1.0) and not self.is_initializing():
             return x
-        drawn, dropped = draw_branch(key, rate, choices, self.mode)
+        drawn, dropped = draw_branch(key, rate, recipe, self.mode)
 
         def run(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
             return x + dropped(check_branch_fits(module.branch(x, *args, **kwargs), x))

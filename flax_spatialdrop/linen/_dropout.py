@@ -1,10 +1,11 @@
 """The drop-in for flax.linen.Dropout, and those that drop whole steps, features or samples."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 
-from .._apply import Choices
+from .._apply import Recipe
 from .._checks import check_input
 from .._noise_shape import (
     feature_noise_shape,
@@ -13,7 +14,7 @@ from .._noise_shape import (
     spatial_noise_shape,
     timestep_noise_shape,
 )
-from .._ops.alpha import alpha_choices, alpha_dropout, feature_alpha_dropout
+from .._ops.alpha import alpha_dropout, alpha_recipe, feature_alpha_dropout
 from .._ops.dropout import (
     dropout,
     feature_dropout,
@@ -24,7 +25,7 @@ from .._ops.dropout import (
     spatial_dropout_3d,
     timestep_dropout,
 )
-from .._ops.gaussian import gaussian_choices, gaussian_dropout
+from .._ops.gaussian import gaussian_dropout, gaussian_recipe
 from .._typing import NoiseShape, Rate
 from ._base import LayoutDropout, NoiseShapeDropout, Regularizer
 
@@ -58,9 +59,9 @@ class Dropout(Regularizer, of=dropout):
     noise_shape: NoiseShape | None = None
 
     @nn.nowrap
-    def _choices(self, inputs):
+    def _recipe(self, inputs):
         shape = check_input(inputs).shape
-        return Choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
+        return Recipe(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
 
 
 class TimestepDropout(LayoutDropout, of=timestep_dropout):
@@ -75,10 +76,7 @@ class TimestepDropout(LayoutDropout, of=timestep_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(timestep_noise_shape(shape, self.data_format, self.batch_dims))
+    _noise_shape_of = staticmethod(timestep_noise_shape)
 
 
 class FeatureDropout(LayoutDropout, of=feature_dropout):
@@ -93,10 +91,7 @@ class FeatureDropout(LayoutDropout, of=feature_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(feature_noise_shape(shape, self.data_format, self.batch_dims))
+    _noise_shape_of = staticmethod(feature_noise_shape)
 
 
 class SampleDropout(LayoutDropout, of=sample_dropout):
@@ -111,10 +106,7 @@ class SampleDropout(LayoutDropout, of=sample_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(sample_noise_shape(shape, self.data_format, self.batch_dims))
+    _noise_shape_of = staticmethod(sample_noise_shape)
 
 
 class SpatialDropout(LayoutDropout, of=spatial_dropout):
@@ -129,10 +121,7 @@ class SpatialDropout(LayoutDropout, of=spatial_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims))
+    _noise_shape_of = staticmethod(spatial_noise_shape)
 
 
 class SpatialDropout1D(LayoutDropout, of=spatial_dropout_1d):
@@ -147,10 +136,7 @@ class SpatialDropout1D(LayoutDropout, of=spatial_dropout_1d):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 1))
+    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=1))
 
 
 class SpatialDropout2D(LayoutDropout, of=spatial_dropout_2d):
@@ -165,10 +151,7 @@ class SpatialDropout2D(LayoutDropout, of=spatial_dropout_2d):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 2))
+    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=2))
 
 
 class SpatialDropout3D(LayoutDropout, of=spatial_dropout_3d):
@@ -183,10 +166,7 @@ class SpatialDropout3D(LayoutDropout, of=spatial_dropout_3d):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return Choices(spatial_noise_shape(shape, self.data_format, self.batch_dims, 3))
+    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=3))
 
 
 class AlphaDropout(NoiseShapeDropout, of=alpha_dropout):
@@ -201,10 +181,7 @@ class AlphaDropout(NoiseShapeDropout, of=alpha_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return alpha_choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
+    _recipe_of = staticmethod(alpha_recipe)
 
 
 class FeatureAlphaDropout(LayoutDropout, of=feature_alpha_dropout):
@@ -221,10 +198,8 @@ class FeatureAlphaDropout(LayoutDropout, of=feature_alpha_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return alpha_choices(spatial_noise_shape(shape, self.data_format, self.batch_dims))
+    _noise_shape_of = staticmethod(spatial_noise_shape)
+    _recipe_of = staticmethod(alpha_recipe)
 
 
 class GaussianDropout(NoiseShapeDropout, of=gaussian_dropout):
@@ -246,7 +221,4 @@ class GaussianDropout(NoiseShapeDropout, of=gaussian_dropout):
       True
     """
 
-    @nn.nowrap
-    def _choices(self, inputs):
-        shape = check_input(inputs).shape
-        return gaussian_choices(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
+    _recipe_of = staticmethod(gaussian_recipe)

@@ -9,11 +9,11 @@ import jax
 from .._host import drop_patches
 from .._ops.patches import count_patches, patch_dropout
 from .._ops.tokens import (
-    embedding_choices,
     embedding_dropout,
+    embedding_recipe,
     look_up,
-    token_choices,
     token_dropout,
+    token_recipe,
 )
 from .._typing import Array, Key, Rate
 from ._base import Regularizer, Stochastic, draw_mask, find_key, is_deterministic, regularize, where
@@ -47,8 +47,8 @@ class TokenDropout(Regularizer, of=token_dropout):
     rng_collection: str = "dropout"
 
     @nn.nowrap
-    def _choices(self, inputs):
-        return token_choices(inputs, self.mask_id, self.special_ids, self.vocab_size)
+    def _recipe(self, inputs):
+        return token_recipe(inputs, self.mask_id, self.special_ids, self.vocab_size)
 
 
 class EmbeddingDropout(Stochastic, of=embedding_dropout):
@@ -114,11 +114,11 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
-        choices = embedding_choices(inputs, ids, self.per_sample)
+        recipe = embedding_recipe(inputs, ids, self.per_sample)
         return regularize(
             self,
             look_up(inputs, ids),
-            choices,
+            recipe,
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,
@@ -151,7 +151,7 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         """
         return draw_mask(
             self,
-            embedding_choices(inputs, ids, self.per_sample),
+            embedding_recipe(inputs, ids, self.per_sample),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rng=rng,

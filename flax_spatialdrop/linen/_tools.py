@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from .._apply import Choices
+from .._apply import Recipe
 from .._checks import check_callable, check_input, check_key, check_name, check_rate, shown
 from .._compat import is_trial_of_scan
 from .._host import draws, is_active
@@ -119,7 +119,7 @@ def _noted(
 ) -> jax.Array:
     rate, off = check_rate(module.rate), is_deterministic(module, deterministic)
     noise_shape = resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
-    key = find_key(module, rng) if draws(Choices(noise_shape), rate, off, None) else None
+    key = find_key(module, rng) if draws(Recipe(noise_shape), rate, off, None) else None
     # As an attribute it would be given twice.
     alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
 
@@ -223,7 +223,7 @@ def _dropout(
     return regularize(
         module,
         inputs,
-        Choices(resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)),
+        Recipe(resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)),
         rate=module.rate,
         deterministic=deterministic,
         rng=rng,

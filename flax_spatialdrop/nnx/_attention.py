@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import PromoteDtypeFn
 
-from .._apply import Choices
+from .._apply import Recipe
 from .._attention.blockwise import blockwise, refuse_whole_weights
 from .._attention.dropout import (
     check_attention,
@@ -81,9 +81,9 @@ class HeadDropout(Regularizer):
         self.batch_dims = batch_dims
         super().__init__(rate, deterministic, rng_collection, rngs)
 
-    def _choices(self, inputs):
+    def _recipe(self, inputs):
         shape = check_input(inputs).shape
-        return Choices(head_noise_shape(shape, self.head_axis, self.batch_dims))
+        return Recipe(head_noise_shape(shape, self.head_axis, self.batch_dims))
 
 
 def dot_product_attention(

@@ -5,16 +5,17 @@ import inspect
 import types
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from flax import nnx
 
 from .. import _host
-from .._apply import Choices
-from .._checks import check_key, check_name, check_switch, shown
+from .._apply import Recipe
+from .._checks import check_input, check_key, check_name, check_switch, shown
 from .._docs import document
+from .._noise_shape import resolve_noise_shape
 from .._summary import Where, current_recorder
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -30,7 +31,7 @@ _IF_TRACED = (
 def regularize(
     module: "Stochastic",
     inputs: Array,
-    choices: Choices,
+    recipe: Recipe,
     *,
     rate: Rate | None,
     deterministic: bool | None,
@@ -40,7 +41,7 @@ def regularize(
     """Drops with the mask given, else with one drawn from `rngs`, else from the module's stream."""
     return _host.regularize(
         inputs,
-        choices,
+        recipe,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         mask=mask,
@@ -51,7 +52,7 @@ def regularize(
 
 def draw_mask(
     module: "Stochastic",
-    choices: Choices,
+    recipe: Recipe,
     *,
     rate: Rate | None,
     deterministic: bool | None,
@@ -59,7 +60,7 @@ def draw_mask(
 ) -> jax.Array:
     """The mask that `regularize` would drop with."""
     return _host.draw_mask(
-        choices,
+        recipe,
         rate=rate,
         deterministic=is_deterministic(module, deterministic),
         find_key=partial(find_key, module, rngs),
@@ -218,7 +219,7 @@ def _named_after(cls: type[nnx.Module]) -> Any:
 
 
 class Regularizer(Stochastic, abc.ABC):
-    """A module that needs its inputs only; a subclass makes its choices.
+    """A module that needs its inputs only; a subclass makes its recipe.
 
     Args:
       rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
@@ -237,8 +238,8 @@ class Regularizer(Stochastic, abc.ABC):
         super().__init__(deterministic, rng_collection, rngs)
 
     @abc.abstractmethod
-    def _choices(self, inputs: Array) -> Choices:
-        """What makes the regularizer what it is, for inputs that are checked here."""
+    def _recipe(self, inputs: Array) -> Recipe:
+        """Returns the recipe for inputs, which are checked here."""
 
     def __call__(
         self,
@@ -275,7 +276,7 @@ class Regularizer(Stochastic, abc.ABC):
         return regularize(
             self,
             inputs,
-            self._choices(inputs),
+            self._recipe(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,
@@ -317,7 +318,7 @@ class Regularizer(Stochastic, abc.ABC):
         """
         return draw_mask(
             self,
-            self._choices(inputs),
+            self._recipe(inputs),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,
@@ -333,6 +334,10 @@ class LayoutDropout(Regularizer):
       batch_dims: how many leading axes are batch axes (default 1); 0 for one example.
     """
 
+    # The axes that share a draw, and what a draw does: the two things in which subclasses differ.
+    _noise_shape_of: ClassVar[Any]
+    _recipe_of: ClassVar[Any] = staticmethod(Recipe)
+
     def __init__(
         self,
         rate: Rate | None,
@@ -347,6 +352,10 @@ class LayoutDropout(Regularizer):
         self.batch_dims = batch_dims
         super().__init__(rate, deterministic, rng_collection, rngs)
 
+    def _recipe(self, inputs: Array) -> Recipe:
+        shape = check_input(inputs).shape
+        return self._recipe_of(self._noise_shape_of(shape, self.data_format, self.batch_dims))
+
 
 class NoiseShapeDropout(Regularizer):
     """The arguments of modules that are told which axes of x share a draw.
@@ -356,6 +365,8 @@ class NoiseShapeDropout(Regularizer):
       broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
         from the end.
     """
+
+    _recipe_of: ClassVar[Any]  # in which subclasses differ
 
     def __init__(
         self,
@@ -370,3 +381,7 @@ class NoiseShapeDropout(Regularizer):
         self.noise_shape = hashable(noise_shape)
         self.broadcast_dims = hashable(broadcast_dims)
         super().__init__(rate, deterministic, rng_collection, rngs)
+
+    def _recipe(self, inputs: Array) -> Recipe:
+        shape = check_input(inputs).shape
+        return self._recipe_of(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))

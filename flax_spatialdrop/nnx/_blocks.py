@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from .._ops.blocks import Normalize, block_choices, drop_block
-from .._ops.cutout import Fill, cutout, cutout_choices
+from .._ops.blocks import Normalize, block_recipe, drop_block
+from .._ops.cutout import Fill, cutout, cutout_recipe
 from .._typing import DataFormat, Rate
 from ._base import Regularizer, hashable
 
@@ -49,8 +49,8 @@ class DropBlock(Regularizer, of=drop_block):
         self.batch_dims = batch_dims
         super().__init__(rate, deterministic, rng_collection, rngs)
 
-    def _choices(self, inputs):
-        return block_choices(
+    def _recipe(self, inputs):
+        return block_recipe(
             inputs,
             self.block_size,
             self.per_channel,
@@ -97,8 +97,8 @@ class Cutout(Regularizer, of=cutout):
         self.batch_dims = batch_dims
         super().__init__(rate, deterministic, rng_collection, rngs)
 
-    def _choices(self, inputs):
-        return cutout_choices(
+    def _recipe(self, inputs):
+        return cutout_recipe(
             inputs,
             self.block_size,
             self.num_blocks,

@@ -16,7 +16,7 @@ from .._ops.path import (
     check_forms_stay,
     draw_branch,
     forms,
-    path_choices,
+    path_recipe,
     run_or_skip,
 )
 from .._typing import Array, PathMode, Rate
@@ -79,8 +79,8 @@ class DropPath(Regularizer):
         self.scale = scale
         super().__init__(rate, deterministic, rng_collection, rngs)
 
-    def _choices(self, inputs):
-        return path_choices(inputs, self.mode, self.batch_axis, self.scale)
+    def _recipe(self, inputs):
+        return path_recipe(inputs, self.mode, self.batch_axis, self.scale)
 
 
 class ResidualDropPath(Stochastic):
@@ -178,17 +178,17 @@ class ResidualDropPath(Stochastic):
             `deterministic` anywhere; a mask to be drawn and no key.
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
         """
-        choices = path_choices(inputs, self.mode, self.batch_axis, self.scale)
+        recipe = path_recipe(inputs, self.mode, self.batch_axis, self.scale)
         key, rate = key_and_rate(
             inputs,
-            choices,
+            recipe,
             rate=self.rate if rate is None else rate,
             deterministic=is_deterministic(self, deterministic),
             find_key=partial(find_key, self, rngs),
             where=partial(where, self, rngs),
         )
         x = jnp.asarray(inputs)
-        drawn, dropped = draw_branch(key, rate, choices, self.mode)
+        drawn, dropped = draw_branch(key, rate, recipe, self.mode)
 
         def run(called: dict[str, Any], x: jax.Array) -> jax.Array:
             output = called["branch"](x, *called["args"], **called["kwargs"])

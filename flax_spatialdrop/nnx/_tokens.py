@@ -10,11 +10,11 @@ from flax import nnx
 from .._host import drop_patches
 from .._ops.patches import count_patches, patch_dropout
 from .._ops.tokens import (
-    embedding_choices,
     embedding_dropout,
+    embedding_recipe,
     look_up,
-    token_choices,
     token_dropout,
+    token_recipe,
 )
 from .._typing import Array, Rate
 from ._base import (
@@ -64,8 +64,8 @@ class TokenDropout(Regularizer, of=token_dropout):
         self.vocab_size = vocab_size
         super().__init__(rate, deterministic, rng_collection, rngs)
 
-    def _choices(self, inputs):
-        return token_choices(inputs, self.mask_id, self.special_ids, self.vocab_size)
+    def _recipe(self, inputs):
+        return token_recipe(inputs, self.mask_id, self.special_ids, self.vocab_size)
 
 
 class EmbeddingDropout(Stochastic, of=embedding_dropout):
@@ -140,11 +140,11 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
           KeyError: for nnx.Rngs without the stream.
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
         """
-        choices = embedding_choices(inputs, ids, self.per_sample)
+        recipe = embedding_recipe(inputs, ids, self.per_sample)
         return regularize(
             self,
             look_up(inputs, ids),
-            choices,
+            recipe,
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,
@@ -177,7 +177,7 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         """
         return draw_mask(
             self,
-            embedding_choices(inputs, ids, self.per_sample),
+            embedding_recipe(inputs, ids, self.per_sample),
             rate=self.rate if rate is None else rate,
             deterministic=deterministic,
             rngs=rngs,

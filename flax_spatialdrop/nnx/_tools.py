@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from .._apply import Choices
+from .._apply import Recipe
 from .._checks import check_callable, check_input, check_rate, shown
 from .._host import draws, is_active
 from .._noise_shape import resolve_noise_shape
@@ -86,7 +86,7 @@ class _FlaxDropout(nnx.Dropout):
     def __call__(self, inputs, *, deterministic=None, rngs=None):
         rate, off = check_rate(self.rate), is_deterministic(self, deterministic)
         noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
-        key = find_key(self, rngs) if draws(Choices(noise_shape), rate, off, None) else None
+        key = find_key(self, rngs) if draws(Recipe(noise_shape), rate, off, None) else None
 
         def run(x: Array) -> jax.Array:
             return nnx.Dropout.__call__(self, x, deterministic=off, rngs=key)

@@ -10,7 +10,7 @@ from jax.random import clone
 from scipy import stats
 
 from flax_spatialdrop import alpha_dropout, feature_alpha_dropout, linen, nnx, sample_mask
-from flax_spatialdrop._ops.alpha import alpha_choices
+from flax_spatialdrop._ops.alpha import alpha_recipe
 
 KEY = jax.random.key(21)
 LIMIT = -1.7580993408473766
@@ -18,7 +18,7 @@ FALSE_ALARM = 1e-9
 
 
 def apply(x, mask, rate):
-    return alpha_choices(mask.shape).apply(x, mask, rate)
+    return alpha_recipe(mask.shape).apply(x, mask, rate)
 
 
 def scale_of(rate):
