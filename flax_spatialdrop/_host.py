@@ -1,14 +1,10 @@
-"""What every module does when it is made and called, in Linen and NNX alike.
-
-`deterministic` is a bool here, and `find_key` asks for a key, which it does only if one is needed.
-"""
+"""What a module does when it is made and called, in Linen and NNX alike."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
 
 from ._apply import Recipe, drop, needs_key
 from ._checks import (
@@ -25,8 +21,8 @@ from ._ops.blocks import Normalize
 from ._ops.patches import Patches, keep_patches
 from ._ops.path import check_branch
 from ._recurrent.spec import Variant, check_unroll
-from ._summary import Where, current_recorder
-from ._typing import Array, DataFormat, Key, PathMode, Rate
+from ._summary import Call, Use, note
+from ._typing import Array, DataFormat, Key, PathMode, Rate, Shape
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "branch": lambda value, _: check_branch(value),
@@ -56,14 +52,14 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
         check_switch,
     ),
 }
-"""The check of each argument of a module that needs no input to be checked by."""
+"""The checks of arguments of modules that need no inputs."""
 
 
 def check_options(module: Any, advice: str) -> None:
-    """Raises for what is wrong with a module's attributes, whatever the input will be.
+    """Checks the attributes of a module that can be checked without inputs.
 
-    None stands for what a call may still say, such as the rate. `advice` is for whoever passes a
-    traced `deterministic`.
+    An attribute may be None, such as a rate that each call gives. `advice` ends the message about
+    a traced `deterministic`.
     """
     for name, value in vars(module).items():
         if value is None:
@@ -75,102 +71,65 @@ def check_options(module: Any, advice: str) -> None:
 
 
 def regularize(
-    inputs: Array,
-    recipe: Recipe,
-    *,
-    rate: Rate | None,
-    deterministic: bool,
-    mask: Array | None,
-    find_key: Callable[[], Key],
-    where: Callable[[], Where],
+    call: Call, inputs: Array, recipe: Recipe, rate: Rate | None, mask: Array | None = None
 ) -> jax.Array:
-    """Drops with the mask given, else with one drawn; a summary that is being made notes it."""
-    rate = recipe.check_rate(rate)
+    """Applies a recipe to inputs, with the mask given or else with one that is drawn."""
+    use = use_of(call, recipe, rate, mask)
     if mask is not None:
         check_mask_fits(recipe.check_mask(mask).shape, recipe.noise_shape, inputs.shape)
-    active = is_active(rate, deterministic)
-    key = find_key() if draws(recipe, rate, deterministic, mask) else None
 
     def run(x: Array) -> jax.Array:
-        if not active:
-            return jnp.asarray(x)
-        if mask is not None:
-            return recipe.apply(x, mask, rate)
-        return drop(key, x, rate, recipe)
+        if mask is None or not use.active:
+            return drop(use.key, x, use.effective_rate, recipe)
+        return recipe.apply(x, mask, use.rate)
 
-    recorder = current_recorder()
-    if recorder is not None:
-        recorder.note(
-            where(), run, inputs, recipe.noise_shape, rate=rate, active=active, key=key, mask=mask
-        )
+    note(call.where, run, inputs, use)
     return run(inputs)
 
 
-def key_and_rate(
+def draw_mask(call: Call, recipe: Recipe, rate: Rate | None) -> jax.Array:
+    """Returns the mask that `regularize` would draw; that of a rate of 0 if nothing is dropped."""
+    use = use_of(call, recipe, rate)
+    return recipe.sample(use.key, use.effective_rate, recipe.noise_shape)
+
+
+def key_and_rate(call: Call, inputs: Array, recipe: Recipe, rate: Rate | None) -> tuple[Key, Rate]:
+    """Returns the key and rate of a residual block, which applies the recipe to its branch."""
+    use = use_of(call, recipe, rate)
+    note(call.where, lambda x: drop(use.key, x, use.effective_rate, recipe), inputs, use)
+    return use.key, use.effective_rate
+
+
+def run_layer_of_flax(
+    call: Call,
     inputs: Array,
-    recipe: Recipe,
-    *,
-    rate: Rate | None,
-    deterministic: bool,
-    find_key: Callable[[], Key],
-    where: Callable[[], Where],
-) -> tuple[Key, Rate]:
-    """What a residual block drops with; a rate of 0 where it does not, None where none is drawn."""
-    rate = recipe.check_rate(rate)
-    active = is_active(rate, deterministic)
-    key = find_key() if draws(recipe, rate, deterministic, None) else None
-
-    def run(x: Array) -> jax.Array:
-        return drop(key, x, rate if active else 0.0, recipe)
-
-    recorder = current_recorder()
-    if recorder is not None:
-        recorder.note(
-            where(), run, inputs, recipe.noise_shape, rate=rate, active=active, key=key, mask=None
-        )
-    return key, rate if active else 0.0
-
-
-def draw_mask(
-    recipe: Recipe, *, rate: Rate | None, deterministic: bool, find_key: Callable[[], Key]
+    noise_shape: Shape,
+    rate: Rate,
+    run: Callable[[Key, Array], jax.Array],
 ) -> jax.Array:
-    """The mask that `regularize` would drop with; that of a rate of 0 where it would not drop."""
-    rate = recipe.check_rate(rate)
-    rate = rate if is_active(rate, deterministic) else 0.0
-    key = find_key() if draws(recipe, rate, deterministic, None) else None
-    return recipe.sample(key, rate, recipe.noise_shape)
+    """Runs a dropout layer of Flax itself, `run(key, inputs)`, so that a summary lists it."""
+    use = use_of(call, Recipe(noise_shape), rate)
+    note(call.where, partial(run, use.key), inputs, use)
+    return run(use.key, inputs)
 
 
-def drop_patches(
-    inputs: Array,
-    patches: Patches,
-    *,
-    deterministic: bool,
-    find_key: Callable[[], Key],
-    where: Callable[[], Where],
-) -> tuple[jax.Array, jax.Array]:
-    """Keeps some of the patches, or all; a summary that is being made notes it."""
-    active = not deterministic and not patches.are_all_kept
-    key = find_key() if active else None
+def drop_patches(call: Call, inputs: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
+    """Keeps some of the patches, or all of them if nothing is dropped."""
+    active = not call.deterministic and not patches.are_all_kept
+    key = call.find_key() if active else None
     kept = patches if active else patches._replace(num_keep=patches.num_patches)
 
     def run(x: Array) -> tuple[jax.Array, jax.Array]:
         return keep_patches(key, x, kept)
 
-    recorder = current_recorder()
-    if recorder is not None:
-        noise_shape = (*patches.batch_shape, patches.num_patches, 1)
-        recorder.note(
-            where(), run, inputs, noise_shape, rate=patches.rate, active=active, key=key, mask=None
-        )
+    noise_shape = (*patches.batch_shape, patches.num_patches, 1)
+    note(call.where, run, inputs, Use(noise_shape, patches.rate, key, active=active))
     return run(inputs)
 
 
-def is_active(rate: Rate, deterministic: bool) -> bool:
-    """Whether a call may drop anything."""
-    return not deterministic and not is_static(rate, 0.0)
-
-
-def draws(recipe: Recipe, rate: Rate, deterministic: bool, mask: Array | None) -> bool:
-    """Whether a call draws a mask, and so needs a key."""
-    return mask is None and not deterministic and needs_key(rate, recipe)
+def use_of(call: Call, recipe: Recipe, rate: Rate | None, mask: Array | None = None) -> Use:
+    """Checks the rate and finds a key, if one is needed."""
+    rate = recipe.check_rate(rate)
+    active = not call.deterministic and not is_static(rate, 0.0)
+    draws = mask is None and active and needs_key(rate, recipe)
+    return Use(recipe.noise_shape, rate, call.find_key() if draws else None, mask, active)

@@ -167,11 +167,58 @@ _ACTIVE: dict[object, "Recorder"] = {}
 
 
 class Where(NamedTuple):
-    """Which module it is: its path, its class, and where its keys come from."""
+    """Where a regularizer runs.
 
-    path: tuple[Any, ...]
+    Attributes:
+      path: of the module; None for the module that is running.
+      module: the name of its class.
+      stream: the name of the stream that its keys come from, or "a key".
+    """
+
+    path: tuple[Any, ...] | None
     module: str
     stream: str
+
+
+class Call(NamedTuple):
+    """A call of a module, made by its host.
+
+    Attributes:
+      deterministic: whether nothing is dropped.
+      find_key: returns the key to draw with; called only if a mask is drawn.
+      where: describes the module; called only while a summary is made.
+    """
+
+    deterministic: bool
+    find_key: Callable[[], Key]
+    where: Callable[[], Where]
+
+
+class Use(NamedTuple):
+    """A regularizer as a call uses it.
+
+    Attributes:
+      noise_shape: of the mask.
+      rate: checked.
+      key: that the mask is drawn with; None if none is drawn.
+      mask: given in place of a draw.
+      active: False if the call is deterministic, or the rate is the number 0.
+      shape: of the values dropped, if that is not the shape of the inputs.
+      kept: bytes kept for the backward pass, if they cannot be counted.
+    """
+
+    noise_shape: tuple[int, ...]
+    rate: Rate
+    key: Key = None
+    mask: Array | None = None
+    active: bool = True
+    shape: tuple[int, ...] | None = None
+    kept: int | None = None
+
+    @property
+    def effective_rate(self) -> Rate:
+        """The rate, or 0 if nothing is dropped."""
+        return self.rate if self.active else 0.0
 
 
 class Recorder:
@@ -179,13 +226,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.place: tuple[Any, ...] = ("(not in the model)",)
-        self._told: dict[str, None] = {}
-        self._sites: list[Site] = []
-        self._runs: list[list[tuple[float, bytes]]] = []
+        self._remarks: dict[str, None] = {}
+        self._sites: list[tuple[Site, list[tuple[float, bytes]]]] = []
 
     @contextlib.contextmanager
     def at(self, path: tuple[Any, ...]) -> Iterator[None]:
-        """Has functions, and modules that do not know where they are, noted at this place."""
+        """Sets the path of functions, and of modules that do not know theirs."""
         before, self.place = self.place, path
         try:
             yield
@@ -194,55 +240,51 @@ class Recorder:
 
     def remark(self, text: str) -> None:
         """Adds a remark, once."""
-        self._told[text] = None
+        self._remarks[text] = None
 
-    def note(
-        self,
-        where: Where,
-        run: Callable[[Array], Any],
-        inputs: Array,
-        noise_shape: tuple[int, ...],
-        *,
-        rate: Rate,
-        active: bool,
-        key: Key,
-        mask: Array | None,
-        shape: tuple[int, ...] | None = None,
-        kept: int | None = None,
-    ) -> None:
-        """Notes a call that is `run(inputs)`, and has the program tell its rate and key or mask.
-
-        `shape` is of what is dropped, if that is not inputs; `kept` the bytes, if run cannot tell.
-        """
-        path, module, stream = where
+    def add(self, where: Where, run: Callable[[Array], Any], inputs: Array, use: Use) -> None:
+        """Adds a site, and makes the program report its rate and its key or mask at each run."""
+        stream: str = where.stream
         words: Any = np.zeros(0, np.uint32)
-        if active and mask is not None:
-            stream, words = "a mask", mask
-        elif key is None:
+        if use.active and use.mask is not None:
+            stream, words = "a mask", use.mask
+        elif use.key is None:
             stream = ""
         else:
-            is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-            words = jax.random.key_data(key) if is_typed else key
-        name, shape = "/".join(map(str, path)), inputs.shape if shape is None else shape
-        kept = kept_for_backward(run, inputs) if kept is None else kept
-        self._sites.append(Site(name, module, shape, noise_shape, (), stream, active, 0, 0, kept))
+            is_typed = jnp.issubdtype(use.key.dtype, jax.dtypes.prng_key)
+            words = jax.random.key_data(use.key) if is_typed else use.key
+        site = Site(
+            path="/".join(map(str, self.place if where.path is None else where.path)),
+            module=where.module,
+            shape=inputs.shape if use.shape is None else use.shape,
+            noise_shape=use.noise_shape,
+            rates=(),
+            stream=stream,
+            active=use.active,
+            runs=0,
+            draws=0,
+            kept_bytes=kept_for_backward(run, inputs) if use.kept is None else use.kept,
+        )
         runs: list[tuple[float, bytes]] = []
-        self._runs.append(runs)
-        # Tied to the inputs, so that it runs where they come by: in each step of a scan, for each
-        # example of a vmap. XLA sees that it is False, and computes nothing for it.
+        self._sites.append((site, runs))
+        # A callback runs as often as its operands are computed. For example, in a vmap over three
+        # examples that share a key:
+        #     callback(rate, words)        runs once, since no operand is batched;
+        #     callback(rate, words, tie)   runs three times, since the tie depends on the inputs.
+        # The tie is always False, which XLA knows: it reads no input to compute it.
         tie = jnp.logical_and(jnp.any(inputs != inputs), np.False_)
-        if isinstance(rate, float):  # and not through the program, which would round it
-            jax.debug.callback(partial(_tell, runs, rate), words, tie)
+        if isinstance(use.rate, float):  # not an operand, which would round it to float32
+            jax.debug.callback(partial(_report, runs, use.rate), words, tie)
         else:
-            jax.debug.callback(partial(_tell, runs), rate, words, tie)
+            jax.debug.callback(partial(_report, runs), use.rate, words, tie)
 
     def summary(self) -> Summary:
-        """What ran; to be called when the program has."""
+        """Returns the summary, after the program has run."""
         jax.effects_barrier()
         calls: dict[str, int] = {}
         sites, draws = [], []
-        for site, runs in zip(self._sites, self._runs, strict=True):
-            if not runs:  # traced, but never run: a branch not taken, or a body traced twice
+        for site, runs in self._sites:
+            if not runs:  # traced but not run: a branch not taken, or a body that is traced twice
                 continue
             calls[site.path] = calls.get(site.path, 0) + 1
             suffix = f" (call {calls[site.path]})" if calls[site.path] > 1 else ""
@@ -259,11 +301,11 @@ class Recorder:
             )
             sites.append(found)
             draws.append(words)
-        return Summary(tuple(sites), (*remarks(sites, draws), *self._told))
+        return Summary(tuple(sites), (*remarks(sites, draws), *self._remarks))
 
 
-def _tell(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> None:
-    """Called by the running program. A mask's shape is told with its bytes."""
+def _report(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> None:
+    """Adds a run; called by the running program. The bytes of a mask begin with its shape."""
     words = np.asarray(words)
     shape = b"" if words.dtype == np.uint32 else repr(words.shape).encode()
     rate = float(rate)
@@ -273,8 +315,11 @@ def _tell(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> N
 
 @contextlib.contextmanager
 def recording() -> Iterator[Recorder]:
-    """Has every regularizer that is called inside note it. What is traced stays with it alone."""
-    recorder, token = Recorder(), object()  # JAX's caches hold on to the token for long
+    """Records the regularizers that are called inside.
+
+    The token is part of the keys of JAX's caches, so what is traced inside is used only inside.
+    """
+    recorder, token = Recorder(), object()  # the caches keep the token, and not the recorder
     _ACTIVE[token] = recorder
     try:
         with _TOKEN(token):
@@ -284,20 +329,27 @@ def recording() -> Iterator[Recorder]:
 
 
 def unrecorded() -> contextlib.AbstractContextManager:
-    """Has nothing that is called inside noted."""
+    """Records nothing that is called inside."""
     return _TOKEN(None)
 
 
 def current_recorder() -> Recorder | None:
-    """The recorder of the `recording` that this runs in, if any."""
+    """Returns the recorder of the `recording` that this runs in, if any."""
     token = _TOKEN.value
     return None if token is None else _ACTIVE.get(token)
 
 
-def run_with_arrays(f: Callable[[Any], Any], tree: Any) -> None:
-    """Compiles and runs f(tree): arrays are its operands, all else is known when tracing.
+def note(where: Callable[[], Where], run: Callable[[Array], Any], inputs: Array, use: Use) -> None:
+    """Adds the call `run(inputs)` to the summary that is being made, if any."""
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.add(where(), run, inputs, use)
 
-    In place of a jax.ShapeDtypeStruct, f is given zeros.
+
+def run_with_arrays(f: Callable[[Any], Any], tree: Any) -> None:
+    """Compiles and runs f(tree), with zeros in place of each jax.ShapeDtypeStruct.
+
+    Arrays are operands of the program; everything else is known when tracing.
     """
     leaves, structure = jax.tree.flatten(tree)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -315,7 +367,7 @@ def run_with_arrays(f: Callable[[Any], Any], tree: Any) -> None:
 
 
 def with_zeros(tree: Any) -> Any:
-    """A tree with zeros in the place of each jax.ShapeDtypeStruct."""
+    """Returns the tree with zeros in place of each jax.ShapeDtypeStruct."""
 
     def zeros(leaf: Any) -> Any:
         is_struct = isinstance(leaf, jax.ShapeDtypeStruct)
@@ -325,10 +377,10 @@ def with_zeros(tree: Any) -> Any:
 
 
 def kept_for_backward(f: Callable[[Array], Any], x: Array) -> int:
-    """The bytes that the backward pass of f keeps; nothing is computed.
+    """Counts the bytes of the residuals of jax.vjp(f, x), without computing them.
 
-    Zeros and the like, which JAX lists among them, are left out: XLA makes them where they are
-    used.
+    Residuals that depend on no input, such as zeros, do not count: XLA computes them where they
+    are used.
     """
     jaxpr = jax.make_jaxpr(lambda x: jax.tree.leaves(jax.vjp(f, x)[1]))(x).jaxpr
     values = {*jaxpr.invars, *jaxpr.constvars}

@@ -26,7 +26,7 @@ from .._noise_shape import resolve_noise_shape
 from .._ops.blocks import Blocks, recipe_of, sample_blocks, scale_by_position, unseeded_probability
 from .._random.mask import keep_threshold, words_and_rounds
 from .._rates import keep_probability, scale_of
-from .._summary import Where, current_recorder
+from .._summary import Use, Where, note
 from .._typing import Array, Key, NoiseShape, Rate, Shape
 from .tile import MaskSource
 
@@ -280,20 +280,8 @@ def _note(
     *,
     active: bool = True,
 ) -> None:
-    recorder = current_recorder()
-    if recorder is not None:
-        recorder.note(
-            Where(recorder.place, "attention weights", "a key"),
-            run,
-            x,
-            noise_shape,
-            rate=rate,
-            active=active,
-            key=key,
-            mask=None,
-            shape=shape,
-            kept=kept,
-        )
+    use = Use(noise_shape, rate, key, active=active, shape=shape, kept=kept)
+    note(lambda: Where(None, "attention weights", "a key"), run, x, use)
 
 
 def _spans(noise_shape: Shape, span: int) -> Blocks:

@@ -12,7 +12,7 @@ from .._apply import apply_mask
 from .._checks import check_key, check_mask, is_static, shown
 from .._random.mask import sample_mask
 from .._rates import keep_probability, scale_of
-from .._summary import Where, current_recorder
+from .._summary import Use, Where, current_recorder
 from .._typing import Array, Key, Rate
 from .spec import Layer, RecurrentMasks
 from .step import Drop, Fixed, Stepwise
@@ -128,6 +128,7 @@ def note_masks(
     if recorder is None:
         return
     path, module, stream = where()
+    path = recorder.place if path is None else path
     batch_dims = len(layer.batch(inputs.shape))
     for draw, mask, key in zip(draws_of(layer, inputs.shape), masks, keys, strict=True):
         if is_static(draw.rate, 0.0):  # not asked for
@@ -143,16 +144,8 @@ def note_masks(
         def run(x: Array, mask: Array | None = mask, rate: Rate = draw.rate) -> jax.Array:
             return jnp.asarray(x) if mask is None else _dropped_once(x, mask, rate)
 
-        recorder.note(
-            Where((*path, draw.name), module, stream),
-            run,
-            of,
-            noise_shape,
-            rate=draw.rate,
-            active=not deterministic,
-            key=key,
-            mask=mask if given else None,
-        )
+        use = Use(noise_shape, draw.rate, key, mask if given else None, not deterministic)
+        recorder.add(Where((*path, draw.name), module, stream), run, of, use)
 
 
 def _dropped_once(x, mask, rate):

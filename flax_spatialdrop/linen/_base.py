@@ -11,12 +11,12 @@ import flax.linen as nn
 import jax
 from flax.errors import InvalidRngError
 
-from .. import _host
 from .._apply import Recipe
 from .._checks import check_input, check_key, check_name, check_switch, shown
 from .._docs import document
+from .._host import check_options, draw_mask, regularize
 from .._noise_shape import resolve_noise_shape
-from .._summary import Where
+from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
 _IF_TRACED = (
@@ -42,51 +42,21 @@ class Stochastic(nn.Module):
             document(cls, names, "Attributes", of, reversed(cls.__mro__[1:]))
 
     def __post_init__(self) -> None:
-        _host.check_options(self, _IF_TRACED)
+        check_options(self, _IF_TRACED)
         super().__post_init__()
 
 
-def regularize(
-    module: nn.Module,
-    inputs: Array,
-    recipe: Recipe,
-    *,
-    rate: Rate | None,
-    deterministic: bool | None,
-    rng: Key,
-    mask: Array | None,
-) -> jax.Array:
-    """Drops with the mask given, else with one drawn from `rng`, else from the module's stream."""
-    return _host.regularize(
-        inputs,
-        recipe,
-        rate=rate,
-        deterministic=is_deterministic(module, deterministic),
-        mask=mask,
-        find_key=partial(find_key, module, rng),
-        where=partial(where, module, rng),
-    )
-
-
-def draw_mask(
-    module: nn.Module,
-    recipe: Recipe,
-    *,
-    rate: Rate | None,
-    deterministic: bool | None,
-    rng: Key,
-) -> jax.Array:
-    """The mask that `regularize` would drop with."""
-    return _host.draw_mask(
-        recipe,
-        rate=rate,
-        deterministic=is_deterministic(module, deterministic),
-        find_key=partial(find_key, module, rng),
+def call_of(module: nn.Module, deterministic: Any, rng: Key) -> Call:
+    """Returns the call of a module with these arguments."""
+    return Call(
+        is_deterministic(module, deterministic),
+        partial(find_key, module, rng),
+        partial(where, module, rng),
     )
 
 
 def find_key(module: nn.Module, rng: Key) -> Key:
-    """The key given, else one of the module's stream."""
+    """Returns the key given, or else one of the module's stream."""
     if rng is not None:
         return check_key(rng, "rng")
     stream = check_name(module.rng_collection, "rng_collection")
@@ -102,14 +72,14 @@ def find_key(module: nn.Module, rng: Key) -> Key:
 
 
 def where(module: nn.Module, rng: Key) -> Where:
-    """What a summary says of the module."""
+    """Describes the module to a summary."""
     cls = type(module)
-    name = "flax.linen.Dropout, run here" if cls is nn.Dropout else cls.__name__
+    name = "flax.linen.Dropout" if cls is nn.Dropout else cls.__name__
     return Where(module.path, name, module.rng_collection if rng is None else "a key")
 
 
 def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
-    """Merges the module's `deterministic` and the call's, of which just one must be given."""
+    """Returns the module's `deterministic` or that of the call: exactly one must be given."""
     given = [value for value in (module.deterministic, deterministic) if value is not None]
     if len(given) != 1:
         raise ValueError(
@@ -162,15 +132,9 @@ class Regularizer(Stochastic, abc.ABC):
           TypeError: for inputs of another dtype, a traced `deterministic`, another type.
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
-        return regularize(
-            self,
-            inputs,
-            self._recipe(inputs),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rng=rng,
-            mask=mask,
-        )
+        recipe = self._recipe(inputs)
+        call = call_of(self, deterministic, rng)
+        return regularize(call, inputs, recipe, self.rate if rate is None else rate, mask)
 
     def sample_mask(
         self,
@@ -206,13 +170,9 @@ class Regularizer(Stochastic, abc.ABC):
           >>> bool((layer.apply({}, x, mask=mask) == layer.apply({}, x, rngs=rngs)).all())
           True
         """
-        return draw_mask(
-            self,
-            self._recipe(inputs),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rng=rng,
-        )
+        recipe = self._recipe(inputs)
+        call = call_of(self, deterministic, rng)
+        return draw_mask(call, recipe, self.rate if rate is None else rate)
 
 
 class LayoutDropout(Regularizer):

@@ -1,7 +1,6 @@
 """Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +19,7 @@ from .._ops.path import (
     path_recipe,
 )
 from .._typing import Array, Key, PathMode, Rate
-from ._base import Regularizer, Stochastic, find_key, is_deterministic, where
+from ._base import Regularizer, Stochastic, call_of
 
 
 class DropPath(Regularizer):
@@ -152,14 +151,8 @@ class ResidualDropPath(Stochastic):
         """
         check_branch(self.branch)
         recipe = path_recipe(inputs, self.mode, self.batch_axis, self.scale)
-        key, rate = key_and_rate(
-            inputs,
-            recipe,
-            rate=self.rate if rate is None else rate,
-            deterministic=is_deterministic(self, deterministic),
-            find_key=partial(find_key, self, rng),
-            where=partial(where, self, rng),
-        )
+        call = call_of(self, deterministic, rng)
+        key, rate = key_and_rate(call, inputs, recipe, self.rate if rate is None else rate)
         x = jnp.asarray(inputs)
         if is_static(rate, 1.0) and not self.is_initializing():
             return x

@@ -1,12 +1,11 @@
 """The module of token dropout."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import flax.linen as nn
 import jax
 
-from .._host import drop_patches
+from .._host import draw_mask, drop_patches, regularize
 from .._ops.patches import count_patches, patch_dropout
 from .._ops.tokens import (
     embedding_dropout,
@@ -16,7 +15,7 @@ from .._ops.tokens import (
     token_recipe,
 )
 from .._typing import Array, Key, Rate
-from ._base import Regularizer, Stochastic, draw_mask, find_key, is_deterministic, regularize, where
+from ._base import Regularizer, Stochastic, call_of
 
 
 class TokenDropout(Regularizer, of=token_dropout):
@@ -115,15 +114,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
           flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
         """
         recipe = embedding_recipe(inputs, ids, self.per_sample)
-        return regularize(
-            self,
-            look_up(inputs, ids),
-            recipe,
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rng=rng,
-            mask=mask,
-        )
+        rows = look_up(inputs, ids)
+        call = call_of(self, deterministic, rng)
+        return regularize(call, rows, recipe, self.rate if rate is None else rate, mask)
 
     def sample_mask(
         self,
@@ -149,13 +142,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         Raises:
           ValueError, TypeError, flax.errors.InvalidRngError: as the call.
         """
-        return draw_mask(
-            self,
-            embedding_recipe(inputs, ids, self.per_sample),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rng=rng,
-        )
+        recipe = embedding_recipe(inputs, ids, self.per_sample)
+        call = call_of(self, deterministic, rng)
+        return draw_mask(call, recipe, self.rate if rate is None else rate)
 
 
 class PatchDropout(Stochastic, of=patch_dropout):
@@ -218,10 +207,4 @@ class PatchDropout(Stochastic, of=patch_dropout):
             self.num_prefix_tokens,
             self.batch_dims,
         )
-        return drop_patches(
-            inputs,
-            patches,
-            deterministic=is_deterministic(self, deterministic),
-            find_key=partial(find_key, self, rng),
-            where=partial(where, self, rng),
-        )
+        return drop_patches(call_of(self, deterministic, rng), inputs, patches)

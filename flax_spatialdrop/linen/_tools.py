@@ -10,14 +10,22 @@ import flax.linen as nn
 import jax
 
 from .._apply import Recipe
-from .._checks import check_callable, check_input, check_key, check_name, check_rate, shown
+from .._checks import check_callable, check_input, check_key, check_name, shown
 from .._compat import is_trial_of_scan
-from .._host import draws, is_active
+from .._host import regularize, run_layer_of_flax
 from .._noise_shape import resolve_noise_shape
-from .._summary import Summary, current_recorder, recording, run_with_arrays, unrecorded, with_zeros
-from .._typing import Array, Key
+from .._summary import (
+    Summary,
+    Where,
+    current_recorder,
+    recording,
+    run_with_arrays,
+    unrecorded,
+    with_zeros,
+)
+from .._typing import Array, Key, Shape
 from ._attention import dot_product_attention
-from ._base import find_key, intercept, is_deterministic, regularize, where
+from ._base import call_of, intercept
 
 
 def summarize(
@@ -106,39 +114,24 @@ def _watch(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
         recorder.remark(f"not seen, in NNX inside Linen: flax.nnx.Dropout in {where}")
     with recorder.at(module.path):
         if getattr(context.orig_method, "func", None) is _FLAX_S_OWN:
-            return _noted(module, *args, **kwargs)
+            return _run_flax_s_own(module, *args, **kwargs)
         return call(*args, **kwargs)
 
 
-def _name_of(module: nn.Dropout) -> str:
-    return "flax.linen.Dropout" if type(module) is nn.Dropout else type(module).__name__
-
-
-def _noted(
+def _run_flax_s_own(
     module: nn.Dropout, inputs: Array, deterministic: bool | None = None, rng: Key = None
 ) -> jax.Array:
-    rate, off = check_rate(module.rate), is_deterministic(module, deterministic)
-    noise_shape = resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
-    key = find_key(module, rng) if draws(Recipe(noise_shape), rate, off, None) else None
-    # As an attribute it would be given twice.
-    alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
+    call = call_of(module, deterministic, rng)
+    alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)  # with no `deterministic`
 
-    def run(x: Array) -> jax.Array:
-        return _FLAX_S_OWN(alone, x, off, key)
+    def run(key: Key, x: Array) -> jax.Array:
+        return _FLAX_S_OWN(alone, x, call.deterministic, key)
 
-    recorder = current_recorder()
-    if recorder is not None:
-        recorder.note(
-            where(module, rng)._replace(module=_name_of(module)),
-            run,
-            inputs,
-            noise_shape,
-            rate=rate,
-            active=is_active(rate, off),
-            key=key,
-            mask=None,
-        )
-    return run(inputs)
+    return run_layer_of_flax(call, inputs, _noise_shape(module, inputs), module.rate, run)
+
+
+def _noise_shape(module: nn.Dropout, inputs: Array) -> Shape:
+    return resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
 
 
 def drop_in() -> contextlib.AbstractContextManager[None]:
@@ -220,15 +213,13 @@ def _run_here(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
 def _dropout(
     module: nn.Dropout, inputs: Array, deterministic: bool | None = None, rng: Key = None
 ) -> jax.Array:
-    return regularize(
-        module,
-        inputs,
-        Recipe(resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)),
-        rate=module.rate,
-        deterministic=deterministic,
-        rng=rng,
-        mask=None,
-    )
+    recipe = Recipe(_noise_shape(module, inputs))
+    call = call_of(module, deterministic, rng)
+
+    def where() -> Where:
+        return call.where()._replace(module="flax.linen.Dropout, run here")
+
+    return regularize(call._replace(where=where), inputs, recipe, module.rate)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from .. import _host
 from .._apply import Recipe
 from .._checks import check_input, check_key, check_name, check_switch, shown
 from .._docs import document
+from .._host import draw_mask, regularize
 from .._noise_shape import resolve_noise_shape
-from .._summary import Where, current_recorder
+from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
 PATH = "path_in_summary"
@@ -28,47 +29,17 @@ _IF_TRACED = (
 )
 
 
-def regularize(
-    module: "Stochastic",
-    inputs: Array,
-    recipe: Recipe,
-    *,
-    rate: Rate | None,
-    deterministic: bool | None,
-    rngs: Any,
-    mask: Array | None,
-) -> jax.Array:
-    """Drops with the mask given, else with one drawn from `rngs`, else from the module's stream."""
-    return _host.regularize(
-        inputs,
-        recipe,
-        rate=rate,
-        deterministic=is_deterministic(module, deterministic),
-        mask=mask,
-        find_key=partial(find_key, module, rngs),
-        where=partial(where, module, rngs),
-    )
-
-
-def draw_mask(
-    module: "Stochastic",
-    recipe: Recipe,
-    *,
-    rate: Rate | None,
-    deterministic: bool | None,
-    rngs: Any,
-) -> jax.Array:
-    """The mask that `regularize` would drop with."""
-    return _host.draw_mask(
-        recipe,
-        rate=rate,
-        deterministic=is_deterministic(module, deterministic),
-        find_key=partial(find_key, module, rngs),
+def call_of(module: Any, deterministic: Any, rngs: Any) -> Call:
+    """Returns the call of a module with these arguments."""
+    return Call(
+        is_deterministic(module, deterministic),
+        partial(find_key, module, rngs),
+        partial(where, module, rngs),
     )
 
 
 def forked(module: Any, rngs: Any) -> Any:
-    """The stream of a module, forked from what its constructor was given; None without."""
+    """Returns a stream forked from what the constructor was given, or None for None."""
     if isinstance(rngs, nnx.Rngs):
         rngs = _stream_of(rngs, module)
     if not isinstance(rngs, nnx.RngStream | None):
@@ -81,7 +52,7 @@ def forked(module: Any, rngs: Any) -> Any:
 
 
 def find_key(module: Any, rngs: Any) -> Key:
-    """A key of `rngs`, else of the module's stream."""
+    """Returns a key of `rngs`, or else of the module's stream."""
     if rngs is None:
         rngs = module.rngs
     if isinstance(rngs, nnx.Rngs):
@@ -115,20 +86,18 @@ def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
 
 
 def where(module: Any, rngs: Any) -> Where:
-    """What a summary says of the module."""
+    """Describes the module to a summary."""
     if isinstance(rngs, nnx.Rngs):
         stream = module.rng_collection
     elif isinstance(rngs, jax.Array | np.ndarray):
         stream = "a key"
     else:
         stream = getattr(module.rngs if rngs is None else rngs, "tag", "")
-    recorder = current_recorder()
-    path = getattr(module, PATH, recorder.place if recorder is not None else ())
-    return Where(path, type(module).__name__, stream)
+    return Where(getattr(module, PATH, None), type(module).__name__, stream)
 
 
 def is_deterministic(module: Any, deterministic: Any) -> bool:
-    """The call's `deterministic`, else the module's."""
+    """Returns the call's `deterministic`, or else the module's."""
     chosen = module.deterministic if deterministic is None else deterministic
     if chosen is None:
         raise ValueError(
@@ -273,15 +242,9 @@ class Regularizer(Stochastic, abc.ABC):
           KeyError: for nnx.Rngs without the stream.
           TypeError: for inputs of another dtype, a traced `deterministic`, another type.
         """
-        return regularize(
-            self,
-            inputs,
-            self._recipe(inputs),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rngs=rngs,
-            mask=mask,
-        )
+        recipe = self._recipe(inputs)
+        call = call_of(self, deterministic, rngs)
+        return regularize(call, inputs, recipe, self.rate if rate is None else rate, mask)
 
     def sample_mask(
         self,
@@ -316,13 +279,9 @@ class Regularizer(Stochastic, abc.ABC):
           >>> bool((layer(x, mask=mask) == layer(x, rngs=jax.random.key(0))).all())
           True
         """
-        return draw_mask(
-            self,
-            self._recipe(inputs),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rngs=rngs,
-        )
+        recipe = self._recipe(inputs)
+        call = call_of(self, deterministic, rngs)
+        return draw_mask(call, recipe, self.rate if rate is None else rate)
 
 
 class LayoutDropout(Regularizer):

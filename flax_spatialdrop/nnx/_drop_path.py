@@ -1,7 +1,6 @@
 """Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from .._ops.path import (
     run_or_skip,
 )
 from .._typing import Array, PathMode, Rate
-from ._base import Regularizer, Stochastic, find_key, hashable, is_deterministic, where
+from ._base import Regularizer, Stochastic, call_of, hashable
 
 
 class DropPath(Regularizer):
@@ -179,14 +178,8 @@ class ResidualDropPath(Stochastic):
           TypeError: for integer or bool inputs, a traced `deterministic`, another type.
         """
         recipe = path_recipe(inputs, self.mode, self.batch_axis, self.scale)
-        key, rate = key_and_rate(
-            inputs,
-            recipe,
-            rate=self.rate if rate is None else rate,
-            deterministic=is_deterministic(self, deterministic),
-            find_key=partial(find_key, self, rngs),
-            where=partial(where, self, rngs),
-        )
+        call = call_of(self, deterministic, rngs)
+        key, rate = key_and_rate(call, inputs, recipe, self.rate if rate is None else rate)
         x = jnp.asarray(inputs)
         drawn, dropped = draw_branch(key, rate, recipe, self.mode)
 

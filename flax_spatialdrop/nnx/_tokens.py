@@ -1,13 +1,12 @@
 """The module of token dropout."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 from flax import nnx
 
-from .._host import drop_patches
+from .._host import draw_mask, drop_patches, regularize
 from .._ops.patches import count_patches, patch_dropout
 from .._ops.tokens import (
     embedding_dropout,
@@ -17,16 +16,7 @@ from .._ops.tokens import (
     token_recipe,
 )
 from .._typing import Array, Rate
-from ._base import (
-    Regularizer,
-    Stochastic,
-    draw_mask,
-    find_key,
-    hashable,
-    is_deterministic,
-    regularize,
-    where,
-)
+from ._base import Regularizer, Stochastic, call_of, hashable
 
 
 class TokenDropout(Regularizer, of=token_dropout):
@@ -141,15 +131,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
           TypeError: for an integer table, ids that are not, a traced `deterministic`, another type.
         """
         recipe = embedding_recipe(inputs, ids, self.per_sample)
-        return regularize(
-            self,
-            look_up(inputs, ids),
-            recipe,
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rngs=rngs,
-            mask=mask,
-        )
+        rows = look_up(inputs, ids)
+        call = call_of(self, deterministic, rngs)
+        return regularize(call, rows, recipe, self.rate if rate is None else rate, mask)
 
     def sample_mask(
         self,
@@ -175,13 +159,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         Raises:
           ValueError, KeyError, TypeError: as the call.
         """
-        return draw_mask(
-            self,
-            embedding_recipe(inputs, ids, self.per_sample),
-            rate=self.rate if rate is None else rate,
-            deterministic=deterministic,
-            rngs=rngs,
-        )
+        recipe = embedding_recipe(inputs, ids, self.per_sample)
+        call = call_of(self, deterministic, rngs)
+        return draw_mask(call, recipe, self.rate if rate is None else rate)
 
 
 class PatchDropout(Stochastic, of=patch_dropout):
@@ -254,10 +234,4 @@ class PatchDropout(Stochastic, of=patch_dropout):
             self.num_prefix_tokens,
             self.batch_dims,
         )
-        return drop_patches(
-            inputs,
-            patches,
-            deterministic=is_deterministic(self, deterministic),
-            find_key=partial(find_key, self, rngs),
-            where=partial(where, self, rngs),
-        )
+        return drop_patches(call_of(self, deterministic, rngs), inputs, patches)

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from .._apply import Recipe
-from .._checks import check_callable, check_input, check_rate, shown
-from .._host import draws, is_active
+from .._checks import check_callable, check_input, shown
+from .._host import run_layer_of_flax
 from .._noise_shape import resolve_noise_shape
 from .._summary import Summary, current_recorder, recording, run_with_arrays, with_zeros
-from .._typing import Array
+from .._typing import Array, Key
 from ._attention import dot_product_attention
-from ._base import PATH, Stochastic, find_key, is_deterministic, where
+from ._base import PATH, Stochastic, call_of
 from ._dropout import Dropout
 
 
@@ -81,30 +80,19 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
 
 
 class _FlaxDropout(nnx.Dropout):
-    """Flax's own layer, which notes its calls."""
+    """Flax's own layer, listed in a summary."""
 
     def __call__(self, inputs, *, deterministic=None, rngs=None):
-        rate, off = check_rate(self.rate), is_deterministic(self, deterministic)
+        call = call_of(self, deterministic, rngs)
         noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
-        key = find_key(self, rngs) if draws(Recipe(noise_shape), rate, off, None) else None
 
-        def run(x: Array) -> jax.Array:
-            return nnx.Dropout.__call__(self, x, deterministic=off, rngs=key)
+        def run(key: Key, x: Array) -> jax.Array:
+            return nnx.Dropout.__call__(self, x, deterministic=call.deterministic, rngs=key)
 
-        recorder = current_recorder()
-        if recorder is not None:
-            name = "flax.nnx.Dropout" if type(self) is _FlaxDropout else type(self).__name__
-            recorder.note(
-                where(self, rngs)._replace(module=name),
-                run,
-                inputs,
-                noise_shape,
-                rate=rate,
-                active=is_active(rate, off),
-                key=key,
-                mask=None,
-            )
-        return run(inputs)
+        return run_layer_of_flax(call, inputs, noise_shape, self.rate, run)
+
+
+_FlaxDropout.__name__ = "flax.nnx.Dropout"  # as it is listed
 
 
 class _FlaxAttention(nnx.MultiHeadAttention):
