@@ -1,4 +1,4 @@
-"""Dropout, and the regularizers that differ from it only in the shape of the mask."""
+"""Dropout and its structured variants, which differ only in the shape of the mask."""
 
 from collections.abc import Sequence
 
@@ -25,37 +25,38 @@ def dropout(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] = (),
 ) -> jax.Array:
-    """Drops values of x at random, each on its own or in groups that share one draw.
+    """Drops elements of x at random, independently or in groups that share a draw.
 
-        y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), spread over x
+        y = x * m / (1 - rate),   m[noise_shape] ~ Bernoulli(1 - rate), broadcast to x.shape
 
     Args:
-      key: one JAX PRNG key, typed or legacy, which the call consumes. It may be None at a rate of
-        exactly 0, where x itself is returned, or 1, where zeros are.
-      x: any shape, floating or complex. In a dtype of 8 bits a scaled value may overflow, to inf,
-        NaN or the largest value, depending on the dtype.
-      rate: the probability to drop, in [0, 1]: a number, or a scalar array, traced or not, whose
-        values all share one compile. An array is clipped to [0, 1], and NaN drops everything. Draws
-        have 23 bits, so a keep probability between 0 and 2^-23 is drawn as 2^-23.
-      noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
-        for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
-      broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
+      key: a JAX PRNG key, typed or legacy, which the call consumes. It may be None if rate is the
+        number 0 (x is returned) or 1 (zeros are returned).
+      x: any shape, floating or complex. In an 8-bit dtype a scaled value may overflow to inf, NaN
+        or the largest value, depending on the dtype.
+      rate: the probability to drop, in [0, 1]: a number or a scalar array. An array may be traced
+        and changes value without recompiling; it is clipped to [0, 1], and NaN drops everything.
+        Draws have 23 bits, so a keep probability between 0 and 2^-23 is rounded up to 2^-23.
+      noise_shape: the shape of the mask, with one entry per axis of x: 1 where the whole axis
+        shares a draw; None, or the axis's own size, where each index has its own. By default each
+        element has its own draw.
+      broadcast_dims: the axes of x that share a draw, instead of noise_shape. Negative axes count
         from the end.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for a noise shape or axes that do not fit x, both given, a number for rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if noise_shape or broadcast_dims does not fit x, if both are given, if a number
+        for rate is outside [0, 1], or if the key is missing.
+      TypeError: if x has an integer or bool dtype, or an argument has the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import dropout
       >>> x = jnp.ones((2, 4, 3))
       >>> y = dropout(jax.random.key(0), x, 0.5, noise_shape=(None, 1, None))
-      >>> bool((y == y[:, :1]).all())  # all 4 steps share their draw
+      >>> bool((y == y[:, :1]).all())  # all 4 steps share a draw
       True
 
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
@@ -77,28 +78,26 @@ def timestep_dropout(
 
         y[b, t, c] = x[b, t, c] * m[b, t] / (1 - rate),   m[b, t] ~ Bernoulli(1 - rate)
 
-    The same as `dropout` with noise_shape=(None, None, 1).
+    This is `dropout` with noise_shape=(None, None, 1).
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       x: [batch, time, channel], floating or complex.
-      rate: as in `dropout`; the probability to drop a step.
-      data_format: "channels_last", or "channels_first" for [*batch, channel, time].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      data_format, batch_dims: as in `spatial_dropout`.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x that has not batch_dims + 2 axes, an unknown data_format, a rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x does not have batch_dims + 2 axes, or data_format is unknown; else as in
+        `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import timestep_dropout
       >>> y = timestep_dropout(jax.random.key(0), jnp.ones((2, 3, 4)), 0.5)
-      >>> bool((y == y[..., :1]).all())  # all channels of a step share their draw
+      >>> bool((y == y[..., :1]).all())  # all channels of a step share a draw
       True
 
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
@@ -116,36 +115,34 @@ def feature_dropout(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops channels for the whole batch: one draw per channel, for all samples and all of space.
+    """Drops channels for the whole batch: one draw per channel, for all samples and positions.
 
         y[b, s, c] = x[b, s, c] * m[c] / (1 - rate),   m[c] ~ Bernoulli(1 - rate)
 
-    For x = [batch, time, channel] the same as `dropout` with noise_shape=(1, 1, None).
+    For x of [batch, time, channel] this is `dropout` with noise_shape=(1, 1, None).
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       x: [*batch, *space, channel], floating or complex.
-      rate: as in `dropout`; the probability to drop a channel.
-      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      data_format, batch_dims: as in `spatial_dropout`.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x with fewer than batch_dims + 1 axes, an unknown data_format, a rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x has fewer than batch_dims + 1 axes, or data_format is unknown; else as in
+        `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import feature_dropout
       >>> y = feature_dropout(jax.random.key(0), jnp.ones((2, 3, 4)), 0.5)
-      >>> bool((y == y[:1, :1]).all())  # all samples and steps share a channel's draw
+      >>> bool((y == y[:1, :1]).all())  # all samples and steps of a channel share a draw
       True
 
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (with the draw shared)
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (here with a shared draw)
     """
     noise_shape = feature_noise_shape(check_input(x).shape, data_format, batch_dims)
     return drop(key, x, rate, Recipe(noise_shape))
@@ -159,33 +156,31 @@ def sample_dropout(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops whole samples: one draw per sample, for all of it.
+    """Drops whole samples: one draw per sample.
 
         y[b, s, c] = x[b, s, c] * m[b] / (1 - rate),   m[b] ~ Bernoulli(1 - rate)
 
-    For x = [batch, time, channel] the same as `dropout` with noise_shape=(None, 1, 1). On the
-    branch of a residual block this is stochastic depth, or drop path.
+    For x of [batch, time, channel] this is `dropout` with noise_shape=(None, 1, 1). On the branch
+    of a residual block it is called stochastic depth, or drop path.
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       x: [*batch, *space, channel], floating or complex.
-      rate: as in `dropout`; the probability to drop a sample.
-      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      data_format, batch_dims: as in `spatial_dropout`.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x with fewer than batch_dims + 1 axes, an unknown data_format, a rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x has fewer than batch_dims + 1 axes, or data_format is unknown; else as in
+        `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import sample_dropout
       >>> y = sample_dropout(jax.random.key(0), jnp.ones((2, 3, 4)), 0.5)
-      >>> bool((y == y[:, :1, :1]).all())  # all of a sample shares its draw
+      >>> bool((y == y[:, :1, :1]).all())  # all elements of a sample share a draw
       True
 
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
@@ -203,24 +198,23 @@ def spatial_dropout(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops whole channels: one draw per sample and channel, for all of space, at any rank.
+    """Drops whole channels: one draw per sample and channel, for all positions.
 
         y[b, s, c] = x[b, s, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       x: [*batch, *space, channel], floating or complex, with any number of space axes.
-      rate: as in `dropout`; the probability to drop a channel.
-      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      data_format: "channels_last", or "channels_first" for x of [*batch, channel, *space].
+      batch_dims: the number of leading batch axes; 0 for a single example.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x with fewer than batch_dims + 1 axes, an unknown data_format, a rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x has fewer than batch_dims + 1 axes, or data_format is unknown; else as in
+        `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -244,29 +238,30 @@ def spatial_dropout_1d(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops whole channels of a sequence: one draw per sample and channel, for all time steps.
+    """Drops whole channels of a sequence: one draw per sample and channel, for all steps.
 
         y[b, t, c] = x[b, t, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
 
-    The same as `dropout` with noise_shape=(None, 1, None).
+    This is `spatial_dropout` for x with one space axis, and `dropout` with
+    noise_shape=(None, 1, None).
 
     Args:
       key, rate, data_format, batch_dims: as in `spatial_dropout`.
       x: [batch, time, channel], floating or complex.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x of another rank (the message names the function that takes it), an
-        unknown data_format, a number for rate outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x has another number of axes (the message names the function to use instead);
+        else as in `spatial_dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import spatial_dropout_1d
       >>> y = spatial_dropout_1d(jax.random.key(0), jnp.ones((2, 3, 4)), 0.5)
-      >>> bool((y == y[:, :1]).all())  # all time steps of a channel share their draw
+      >>> bool((y == y[:, :1]).all())  # all steps of a channel share a draw
       True
 
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
@@ -288,25 +283,26 @@ def spatial_dropout_2d(
 
         y[b, h, w, c] = x[b, h, w, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
 
-    The same as `dropout` with noise_shape=(None, 1, 1, None).
+    This is `spatial_dropout` for x with two space axes, and `dropout` with
+    noise_shape=(None, 1, 1, None).
 
     Args:
       key, rate, data_format, batch_dims: as in `spatial_dropout`.
       x: [batch, height, width, channel], floating or complex.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x of another rank (the message names the function that takes it), an
-        unknown data_format, a number for rate outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x has another number of axes (the message names the function to use instead);
+        else as in `spatial_dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import spatial_dropout_2d
       >>> y = spatial_dropout_2d(jax.random.key(0), jnp.ones((2, 5, 5, 4)), 0.5)
-      >>> bool((y == y[:, :1, :1]).all())  # all pixels of a channel share their draw
+      >>> bool((y == y[:, :1, :1]).all())  # all pixels of a channel share a draw
       True
 
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
@@ -328,25 +324,26 @@ def spatial_dropout_3d(
 
         y[b, d, h, w, c] = x[b, d, h, w, c] * m[b, c] / (1 - rate),   m[b, c] ~ Bernoulli(1 - rate)
 
-    The same as `dropout` with noise_shape=(None, 1, 1, 1, None).
+    This is `spatial_dropout` for x with three space axes, and `dropout` with
+    noise_shape=(None, 1, 1, 1, None).
 
     Args:
       key, rate, data_format, batch_dims: as in `spatial_dropout`.
       x: [batch, depth, height, width, channel], floating or complex.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x of another rank (the message names the function that takes it), an
-        unknown data_format, a number for rate outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x has another number of axes (the message names the function to use instead);
+        else as in `spatial_dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import spatial_dropout_3d
       >>> y = spatial_dropout_3d(jax.random.key(0), jnp.ones((2, 3, 5, 5, 4)), 0.5)
-      >>> bool((y == y[:, :1, :1, :1]).all())  # all voxels of a channel share their draw
+      >>> bool((y == y[:, :1, :1, :1]).all())  # all voxels of a channel share a draw
       True
 
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
@@ -363,31 +360,29 @@ def head_dropout(
 
         y[b, t, h, f] = x[b, t, h, f] * m[b, h] / (1 - rate),   m[b, h] ~ Bernoulli(1 - rate)
 
-    For x = [batch, length, heads, features], what an `attention_fn` of Flax returns, the same as
-    `dropout` with noise_shape=(None, 1, None, 1). Heads are scaled up so that the mean is kept.
-    Zhou et al. scale by heads / (heads kept) of each sample instead, which divides by 0 where all
-    are dropped; here each head is on its own, and what one becomes depends on no other.
+    For x of [batch, length, heads, features], which an `attention_fn` of Flax returns, this is
+    `dropout` with noise_shape=(None, 1, None, 1). Kept heads are scaled by 1 / (1 - rate), so each
+    head is independent of the others. Zhou et al. scale by heads / (kept heads) in each sample,
+    which divides by 0 if all heads of a sample are dropped.
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       x: [*batch, length, heads, features], floating or complex.
-      rate: as in `dropout`; the probability to drop a head.
-      head_axis: the axis of heads; -3 for attention weights [*batch, heads, queries, keys].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      head_axis: the axis of the heads; -3 for attention weights [*batch, heads, queries, keys].
+      batch_dims: the number of leading batch axes; 0 for a single example.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for a head_axis that x has not, or that is a batch axis, a number for rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if head_axis is not an axis of x or is a batch axis; else as in `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import head_dropout
       >>> y = head_dropout(jax.random.key(0), jnp.ones((2, 5, 4, 3)), 0.5)
-      >>> bool((y == y[:, :1, :, :1]).all())  # all of a head shares its draw
+      >>> bool((y == y[:, :1, :, :1]).all())  # all elements of a head share a draw
       True
 
     Reference: Zhou et al., Scheduled DropHead: A Regularization Method for Transformer Models,
