@@ -1,17 +1,21 @@
 """Composes docstrings, so that each argument is explained in one place.
 
-What `help` shows of a module comes from three docstrings: the summary, equation and source from the
-function that the module runs; the arguments from that function and from the base classes of the
-module; what is special, and the example, from the module itself.
+The docstring that `help` shows for a module has several sources. The function that the module runs
+gives the summary, the equation and the reference. The function and the base classes of the module
+give the arguments. The module's own docstring adds what is special, and the example.
 """
 
 import inspect
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _HEADING = re.compile(r"(Args|Attributes|Returns|Raises|Example|Reference):(.*)")
 _ENTRY = re.compile(r"  (\*{0,2}\w+(?:, \*{0,2}\w+)*): ")
+_EQUATION = "\n\n    "  # equations are indented
+_IMPORTED = re.compile(r"from flax_spatialdrop\S* import (\w+)")
 _POINTER = "as in `"
 
 
@@ -21,33 +25,57 @@ def document(
     """Completes the docstring of a class or function.
 
     Args:
-      target: its own docstring says what is special, and wins. It may begin with a summary and an
-        equation; without an equation, those of `function` stand before it.
+      target: the class or function. What its own docstring says wins. The docstring may begin with
+        a summary and an equation; without an equation, the text of `function` stands before it.
       names: the arguments to explain, in this order.
-      heading: what stands over them, "Args" or "Attributes".
-      function: what the target runs; its docstring gives what the target's leaves out.
-      bases: classes whose docstrings explain the arguments left. They win over a text of `function`
-        that only points elsewhere, "as in `f`".
+      heading: the heading of the arguments, "Args" or "Attributes".
+      function: its docstring gives what the target's leaves out.
+      bases: classes that explain the remaining arguments; the last one that explains an argument
+        wins. They win over a text of `function` that only points elsewhere, "as in `f`". A class
+        without an example has that of its last base, with its own name.
     """
     if target.__doc__ is None:  # as with python -OO
         return
     own, shared = _sections(target.__doc__), _sections(getattr(function, "__doc__", None))
+    inherited = [_sections(base.__doc__) for base in bases]
     texts: dict[str, str] = {}
-    for part in (*(_sections(base.__doc__) for base in bases), shared, own):
-        for name, text in _entries(part.get("Args", "") + part.get("Attributes", "")).items():
+    for part in (*inherited, shared, own):
+        for name, text in _explained(part).items():
             if name not in texts or not text.partition(": ")[2].startswith(_POINTER):
                 texts[name] = text
-    heads = [own[""]] if "\n\n    " in own[""] else [shared[""], own[""]]
+    names = [*names, *_explained(own)]  # a base may explain arguments that only subclasses take
+    is_led = _EQUATION in shared[""] and _EQUATION not in own[""]
+    heads = [shared[""], own[""]] if is_led else [own[""]]
     kept = ["Reference"] if isinstance(target, type) else ["Returns", "Raises", "Reference"]
-    parts = {name: shared[name] for name in kept if name in shared} | own
+    parts = {name: shared[name] for name in kept if name in shared}
+    examples = [part["Example"] for part in inherited if "Example" in part]
+    if examples:
+        parts["Example"] = _with_name(examples[-1], target.__name__)
+    parts |= own
     parts[heading] = "\n".join(["", *dict.fromkeys(texts[name] for name in names if name in texts)])
     order = (heading, "Returns", "Raises", "Example", "Reference")
     found = [f"{name}:{parts[name]}" for name in order if name in parts]
     target.__doc__ = "\n\n".join([*filter(None, heads), *found]) + "\n"
 
 
+def completed_by(function: Any) -> Callable[[_Method], _Method]:
+    """A decorator for a method whose docstring is completed by that of `function`."""
+
+    def complete(method: _Method) -> _Method:
+        document(method, inspect.signature(method).parameters, "Args", function)
+        return method
+
+    return complete
+
+
+def _with_name(example: str, name: str) -> str:
+    """An example of another class with the name of that class replaced."""
+    imported = _IMPORTED.search(example)
+    return example if imported is None else re.sub(rf"\b{imported[1]}\b", name, example)
+
+
 def _sections(doc: str | None) -> dict[str, str]:
-    """The text under each heading; under "" what comes before the first."""
+    """Returns the text under each heading, and under "" the text before the first one."""
     found, heading = {"": ""}, ""
     for line in inspect.cleandoc(doc or "").splitlines():
         match = _HEADING.fullmatch(line)
@@ -59,11 +87,11 @@ def _sections(doc: str | None) -> dict[str, str]:
     return {heading: text.rstrip() if heading else text.strip() for heading, text in found.items()}
 
 
-def _entries(text: str) -> dict[str, str]:
-    """The lines that explain each argument; those explained together share them."""
+def _explained(sections: dict[str, str]) -> dict[str, str]:
+    """Returns the lines that explain each argument; arguments explained together share them."""
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in text.splitlines():
+    for line in (sections.get("Args", "") + sections.get("Attributes", "")).splitlines():
         match = _ENTRY.match(line)
         if match:
             names = match[1].split(", ")

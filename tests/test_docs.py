@@ -2,7 +2,7 @@
 
 import inspect
 
-from flax_spatialdrop._docs import document
+from flax_spatialdrop._docs import completed_by, document
 
 
 def function(key, x, rate, *, size, mode):
@@ -108,6 +108,75 @@ Returns:
 Reference: Someone, 2014,
 https://example.org"""
     assert inspect.getdoc(own) == expected
+
+
+class WithExample:
+    """The base.
+
+    Example:
+      >>> import math
+      >>> from flax_spatialdrop.linen import LSTM
+      >>> layer = LSTM(8)
+    """
+
+
+def test_a_class_has_the_example_of_its_base_with_its_own_name():
+    class GRU:
+        """The module of something."""
+
+    document(GRU, [], "Args", None, [WithExample, Base])
+    expected = """\
+Example:
+  >>> import math
+  >>> from flax_spatialdrop.linen import GRU
+  >>> layer = GRU(8)"""
+    assert inspect.getdoc(GRU).endswith(expected)
+
+
+class Call:
+    def __call__(self, inputs, key, rate):
+        """Applies it.
+
+        Args:
+          inputs: an array.
+          key, rate: what they are.
+
+        Returns:
+          An array.
+
+        Raises:
+          ValueError: often.
+        """
+
+
+def test_a_method_is_completed_by_another():
+    class Other:
+        @completed_by(Call.__call__)
+        def __call__(self, inputs, ids, rate):
+            """Does more.
+
+            Args:
+              inputs: a table.
+              ids: of words.
+
+            Returns:
+              Rows.
+            """
+
+    expected = """\
+Does more.
+
+Args:
+  inputs: a table.
+  ids: of words.
+  key, rate: what they are.
+
+Returns:
+  Rows.
+
+Raises:
+  ValueError: often."""
+    assert inspect.getdoc(Other.__call__) == expected
 
 
 def test_without_docstrings_there_is_nothing_to_complete():

@@ -182,6 +182,12 @@ class LayoutDropout(Regularizer):
       data_format: "channels_last" (default) for [*batch, *space, channel], or "channels_first" for
         [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes (default 1); 0 for one example.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import SpatialDropout1D
+      >>> layer = SpatialDropout1D(0.5, deterministic=False)
+      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
     """
 
     rate: Rate | None
@@ -207,6 +213,12 @@ class NoiseShapeDropout(Regularizer):
       noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
       broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
         from the end.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import AlphaDropout
+      >>> layer = AlphaDropout(0.5, noise_shape=(None, 1, None), deterministic=False)
+      >>> y = layer.apply({}, jnp.ones((2, 3, 4)), rngs={"dropout": jax.random.key(0)})
     """
 
     rate: Rate | None

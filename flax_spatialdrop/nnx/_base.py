@@ -291,6 +291,12 @@ class LayoutDropout(Regularizer):
       data_format: "channels_last" (default) for [*batch, *space, channel], or "channels_first" for
         [*batch, channel, *space].
       batch_dims: how many leading axes are batch axes (default 1); 0 for one example.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import SpatialDropout1D
+      >>> layer = SpatialDropout1D(0.5)
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
     """
 
     # The axes that share a draw, and what a draw does: the two things in which subclasses differ.
@@ -323,6 +329,12 @@ class NoiseShapeDropout(Regularizer):
       noise_shape: one entry per axis of x: None for a draw per index, 1 for a shared one.
       broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
         from the end.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import AlphaDropout
+      >>> layer = AlphaDropout(0.5, noise_shape=(None, 1, None))
+      >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
     """
 
     _recipe_of: ClassVar[Any]  # in which subclasses differ
