@@ -1,4 +1,4 @@
-"""From a mask to the output: what values become, and what the derivative keeps of it."""
+"""From a mask to the output, and to what the backward pass keeps; the recipe of a regularizer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,16 +18,16 @@ from ._rates import keep_probability, scale_of
 from ._typing import Array, Key, Rate
 
 CHECKPOINT_NAME = "flax_spatialdrop"
-"""The name of every output, for a remat policy of the user's own."""
+"""The name of every output, for remat policies."""
 
 Constant: TypeAlias = np.float32 | Array
-"""A scale, offset or id: a scalar, or an array with as many axes as x that spreads over it."""
+"""A scale, offset or id: a scalar, or an array with as many axes as x that broadcasts to it."""
 
-Values: TypeAlias = Callable[..., jax.Array]
-"""What values become: f(mask, x, *constants), hashable by value, as jit's static arguments are."""
+Select: TypeAlias = Callable[..., jax.Array]
+"""select(mask, x, *constants) is the output; hashable, since it is a static argument of jit."""
 
 Redraw: TypeAlias = Callable[..., jax.Array]
-"""A mask from a key's words: f(words, rounds, law, like), a function of a module's top level."""
+"""redraw(words, rounds, params, like) is the mask that a key draws; hashable, as above."""
 
 
 def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
@@ -36,9 +36,10 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
         y = where(mask, x / (1 - rate), 0)
 
     The scale is `float32(1) / float32(1 - rate)` and is applied in float32 (float64 for float64
-    x; complex values by their parts), never in half precision. What is dropped is selected away,
-    so no NaN or Inf in it reaches the output or the gradient. The backward pass keeps the mask in
-    the shape given, and nothing of x. At a rate of 1 a value that the mask keeps is not scaled.
+    x; complex values by their parts), never in half precision. Dropped values are replaced, not
+    multiplied, so a NaN or Inf among them reaches neither the output nor the gradient. The backward
+    pass keeps the mask in the shape given, and nothing of x. At a rate of 1 a value that the mask
+    keeps is not scaled.
 
     Args:
       x: any shape, floating or complex.
@@ -70,77 +71,88 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
     return by_mask(kept_or_zero, mask, x, scale_of(keep_probability(rate)))
 
 
-def apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
-    """`apply_mask` of a draw per element, by its key."""
+def apply_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
+    """`apply_mask` of a draw per element, which is made from the key."""
     return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
 
 
-def by_mask(become: Values, mask: Array, x: Array, *constants: Constant) -> jax.Array:
-    """become(mask, x, *constants), elementwise; the derivative keeps the mask as it came.
+def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.Array:
+    """Returns select(mask, x, *constants), whose only residual is the mask in its own shape.
 
-    Cut anywhere else, the derivative would keep the mask spread out to the shape of x.
+    Checkpointing exactly here keeps the compact mask instead of one of x's shape.
     """
     x = jnp.asarray(x)
-    y = _by_mask(become, mask, x, *constants)
+    y = _by_mask(select, mask, x, *constants)
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
 
-def by_key(become: Values, key: jax.Array, x: Array, rate: Rate, *constants: Constant) -> jax.Array:
-    """`by_mask` of a draw per element, made in the same pass over x and never written down.
-
-    The derivative draws the mask again: it keeps the key's two words, and scalars.
-    """
+def by_key(select: Select, key: jax.Array, x: Array, rate: Rate, *constants: Constant) -> jax.Array:
+    """`by_redraw` of a Bernoulli mask."""
     threshold = keep_threshold(keep_probability(rate))
-    return by_redraw(become, redraw_mask, key, x, threshold, *constants, prevent_cse=False)
+    return by_redraw(select, redraw_mask, key, x, threshold, *constants, prevent_cse=False)
 
 
 def by_redraw(
-    become: Values,
+    select: Select,
     redraw: Redraw,
     key: jax.Array,
     x: Array,
-    law: Any,
+    params: Any,
     *constants: Constant,
     prevent_cse: bool,
 ) -> jax.Array:
-    """`by_key` of any draw; `law` is what it knows of the rate, scalars.
+    """Draws a mask for each element of x and applies it; the backward pass draws it again.
 
-    Of a draw that costs more than a hash, the compiler would find the same one in forward and
-    backward pass, and keep it from the one to the other: to be prevented by `prevent_cse`.
+    For example, for x of float32[1024, 1024], which takes 4 MB:
+
+        by_mask(select, mask, x)                 keeps mask, 1 MB
+        by_redraw(select, redraw, key, x, ...)   keeps the two words of the key, 8 bytes
+
+    In both passes the draw is fused with the product, so the mask is never written to memory.
+
+    Args:
+      select: as for `by_mask`.
+      redraw: draws the mask from the words of the key.
+      key: a checked key.
+      x: the input.
+      params: the scalars that the distribution depends on, such as a threshold.
+      *constants: of select.
+      prevent_cse: True for a draw that costs more than a hash. Otherwise XLA may find that both
+        passes draw the same, and store the draw of the first for the second.
     """
     x = jnp.asarray(x)
-    y = _by_redraw(become, redraw, prevent_cse, key, x, law, *constants)
+    y = _by_redraw(select, redraw, prevent_cse, key, x, params, *constants)
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
 
-# Around the few operations of a mask, the barriers of prevent_cse cost more than they spare.
+# The barriers of prevent_cse would cost more than the few operations between them.
 @partial(jax.jit, static_argnums=0)
-def _by_mask(become, mask, x, *constants):
-    y = jax.checkpoint(become, prevent_cse=False)(mask, x, *constants)
+def _by_mask(select, mask, x, *constants):
+    y = jax.checkpoint(select, prevent_cse=False)(mask, x, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _by_redraw(become, redraw, prevent_cse, key, x, law, *constants):
+def _by_redraw(select, redraw, prevent_cse, key, x, params, *constants):
     words, rounds = jax.random.key_data(key), rounds_of(key)
     jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
 
-    def draw_and_apply(words, x, law, *constants):
-        return become(redraw(words, rounds, law, x), x, *constants)
+    def draw_and_apply(words, x, params, *constants):
+        return select(redraw(words, rounds, params, x), x, *constants)
 
-    y = jax.checkpoint(draw_and_apply, prevent_cse=prevent_cse)(words, x, law, *constants)
+    y = jax.checkpoint(draw_and_apply, prevent_cse=prevent_cse)(words, x, params, *constants)
     return checkpoint_name(y, CHECKPOINT_NAME)
 
 
 def kept_or_zero(mask, x, scale):
-    """X * scale where the mask is True, else 0, in x's dtype; scaled in at least float32."""
+    """Returns x * scale where the mask is True and 0 elsewhere, in x's dtype."""
     return jnp.where(mask, times(x, scale), jnp.zeros((), x.dtype))
 
 
 def times(x, factor):
-    """X * factor in x's dtype, multiplied in at least float32."""
+    """Returns x * factor in x's dtype, multiplied in at least float32."""
     if jnp.iscomplexobj(x):  # by parts: a complex product turns inf + 1j into inf + nan j
         return jax.lax.complex(times(x.real, factor), times(x.imag, factor))
     wide = widened(x)
@@ -148,7 +160,7 @@ def times(x, factor):
 
 
 def widened(x):
-    """X in float32, or in float64 if it is: the precision to calculate in."""
+    """Returns x in the precision to calculate in: float64 for float64, else float32."""
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
@@ -158,20 +170,20 @@ class Recipe(NamedTuple):
     The defaults are those of dropout. The code that makes a recipe has checked the input.
 
     Attributes:
-      noise_shape: the mask's shape: as many axes as the input, unless apply takes it otherwise.
+      noise_shape: of the mask: as many axes as the input, unless `apply` expects another shape.
       sample: sample(key, rate, noise_shape) draws the mask.
       apply: apply(x, mask, rate) is the output; the derivative keeps the mask in noise shape.
-      redraw: redraw(x, key, rate) is the output where each element has a draw of its own, and its
-        derivative keeps the key alone; None to draw and apply there as well.
-      check_rate: returns a rate, or says what is wrong with it.
-      check_mask: returns a mask of a user's own, or says what it is.
-      draws_at_1: whether a rate of 1 leaves something to draw, so that a key is needed.
+      apply_key: apply_key(x, key, rate) is the output if each element has a draw of its own; the
+        derivative keeps the key only. None to use `sample` and `apply` there too.
+      check_rate: returns a rate, or raises.
+      check_mask: returns a mask given by the user, or raises.
+      draws_at_1: whether a rate of 1 needs a draw, and so a key.
     """
 
     noise_shape: tuple[int, ...]
     sample: Callable[[Key, Rate, tuple[int, ...]], jax.Array] = sample_mask
     apply: Callable[[Array, Array, Rate], jax.Array] = apply_mask
-    redraw: Callable[[Array, jax.Array, Rate], jax.Array] | None = apply_redrawn
+    apply_key: Callable[[Array, jax.Array, Rate], jax.Array] | None = apply_key
     check_rate: Callable[[Any], Rate] = check_rate
     check_mask: Callable[[Any], Array] = check_mask
     draws_at_1: bool = False
@@ -184,11 +196,11 @@ def drop(key: Key, x: Array, rate: Rate, recipe: Recipe) -> jax.Array:
         return jnp.asarray(x)
     if needs_key(rate, recipe):
         key = check_key(key)
-        if recipe.redraw is not None and is_redrawn(key, recipe.noise_shape, x.shape):
-            return recipe.redraw(x, key, rate)
+        if recipe.apply_key is not None and is_redrawn(key, recipe.noise_shape, x.shape):
+            return recipe.apply_key(x, key, rate)
     return recipe.apply(x, recipe.sample(key, rate, recipe.noise_shape), rate)
 
 
 def needs_key(rate: Rate, recipe: Recipe) -> bool:
-    """Whether anything is drawn at a checked rate."""
+    """Whether the recipe draws a mask at a checked rate."""
     return not is_static(rate, 0.0) and (recipe.draws_at_1 or not is_static(rate, 1.0))

@@ -73,6 +73,22 @@ def keep_probability(rate: Rate) -> np.float32 | jax.Array:
     return jnp.where(keep > 0, jnp.minimum(keep, np.float32(1)), np.float32(0))
 
 
+def fence(x: np.float32 | jax.Array) -> np.float32 | jax.Array:
+    """Returns x as it is, but rounded to float32 before anything else is computed from it.
+
+    XLA may compute a product and a sum in one instruction that rounds once, and may add up
+    constants first. Whether it does depends on the rest of the program, and so would the result:
+
+        a * b + c           round(a * b + c) in one program, round(round(a * b) + c) in another
+        fence(a * b) + c    round(round(a * b) + c) in all of them
+
+    The fence is a maximum that changes no value, which XLA does not move operations across.
+    """
+    if isinstance(x, np.float32):
+        return x
+    return jax.lax.max(x, np.finfo(np.float32).min)
+
+
 def scale_of(keep: np.float32 | jax.Array) -> np.float32 | jax.Array:
     """1 / keep in float32, what a kept value is multiplied by; 1 where nothing is kept."""
     if isinstance(keep, np.float32):

@@ -1,4 +1,4 @@
-"""Alpha dropout: a dropped value becomes what a SELU saturates to, mean and variance are kept."""
+"""Alpha dropout: dropped values are set to the limit of a SELU; mean and variance are kept."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from .._apply import Recipe, by_key, by_mask, drop, kept_or_zero, times, widened
 from .._checks import check_input
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
-from .._rates import keep_probability
+from .._rates import fence, keep_probability
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
 _DEPTH = np.float32(1.7580993408473766)  # -alpha', the SELU's lambda * alpha
@@ -112,36 +112,35 @@ def feature_alpha_dropout(
 
 def alpha_recipe(noise_shape: tuple[int, ...]) -> Recipe:
     """Returns the recipe of alpha dropout: dropout with another way to apply the mask."""
-    return Recipe(noise_shape, apply=_apply_alpha, redraw=_apply_redrawn)
+    return Recipe(noise_shape, apply=_apply_alpha, apply_key=_apply_alpha_key)
 
 
 def _apply_alpha(x: Array, mask: Array, rate: Rate) -> jax.Array:
     return by_mask(_kept_or_saturated, mask, x, *_constants(rate))
 
 
-def _apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
+def _apply_alpha_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     return by_key(_kept_or_saturated, key, x, rate, *_constants(rate))
 
 
 def _constants(rate: Rate) -> tuple[Any, Any, Any]:
-    """Shift and scale of a kept value, a * (x + b / a), and what a dropped one becomes.
+    """Returns shift and scale of a kept value, which is scale * (x + shift), and the dropped value.
 
-    The steps are such that every program rounds alike. Of a product and a sum after it the compiler
-    may make one rounding or two, so here sums come first; and it may add up constants first, so
-    there is a maximum between, which changes nothing.
+    In terms of the equation, scale = a and shift = b / a. Sums come before products, so there is
+    no product and sum that XLA could round once.
     """
     keep = keep_probability(rate)
     xp = np if isinstance(keep, np.float32) else jnp
     zero, one = np.float32(0), np.float32(1)
     safe = xp.where(keep > 0, keep, one)
-    dropping = xp.maximum(one - safe, zero)
+    dropping = fence(one - safe)
     scale = xp.sqrt(one / (safe * ((dropping + _INVERSE) * _SQUARE)))
     dropped = zero - _DEPTH * scale * keep  # a minus sign would make -0 at a rate of 1
     return _DEPTH * dropping, scale, dropped
 
 
 def _kept_or_saturated(mask, x, shift, scale, dropped):
-    """Scale * (x + shift) where the mask is True, else dropped, in x's dtype."""
+    """Returns scale * (x + shift) where the mask is True and `dropped` elsewhere, in x's dtype."""
     if jnp.iscomplexobj(x):
         real = _kept_or_saturated(mask, x.real, shift, scale, dropped)
         return jax.lax.complex(real, kept_or_zero(mask, x.imag, scale))

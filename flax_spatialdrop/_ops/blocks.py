@@ -376,7 +376,7 @@ def recipe_of(blocks: Blocks, normalize: Normalize, x: Array) -> Recipe:
         blocks.noise_shape,
         sample=partial(_sample, blocks, sharding_of_part(x, blocks.seed_shape)),
         apply=partial(_apply, blocks, normalize),
-        redraw=None,
+        apply_key=None,
     )
 
 

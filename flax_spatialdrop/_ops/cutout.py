@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Recipe, Values, by_mask, drop
+from .._apply import Recipe, Select, by_mask, drop
 from .._checks import (
     check_array,
     check_input,
@@ -122,7 +122,7 @@ def cutout_recipe(
         blocks.noise_shape,
         sample=partial(_sample, blocks, num_blocks, sharding_of_part(x, blocks.noise_shape)),
         apply=partial(_apply, *_values_of(fill, x.dtype, shape, channel, blocks.axes)),
-        redraw=None,
+        apply_key=None,
         draws_at_1=True,
     )
 
@@ -158,8 +158,8 @@ def _sample(
     return mask if sharding is None else jax.sharding.reshard(mask, sharding)
 
 
-def _apply(values: Values, fill: Sequence[jax.Array], x: Array, mask: Array, _: Rate) -> jax.Array:
-    return by_mask(values, mask, x, *fill)
+def _apply(select: Select, fill: Sequence[jax.Array], x: Array, mask: Array, _: Rate) -> jax.Array:
+    return by_mask(select, mask, x, *fill)
 
 
 def _kept_or_fill(mask: jax.Array, x: jax.Array, fill: jax.Array) -> jax.Array:
@@ -183,7 +183,7 @@ class _KeptOrMean:
 
 def _values_of(
     fill: Any, dtype: Any, shape: Shape, channel: int, space: Shape
-) -> tuple[Values, Sequence[jax.Array]]:
+) -> tuple[Select, Sequence[jax.Array]]:
     """What hidden positions become, and its constants."""
     if isinstance(fill, str) and fill == "mean":
         return _KeptOrMean(space), ()

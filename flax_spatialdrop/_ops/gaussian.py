@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._apply import Recipe, by_mask, by_redraw, drop, times
 from .._checks import check_array, check_input, check_rate, is_static
 from .._noise_shape import resolve_noise_shape
-from .._random.noise import noise_law, redraw_noise, sample_noise
+from .._random.noise import noise_moments, redraw_noise, sample_noise
 from .._typing import Array, Key, NoiseShape, Rate
 
 
@@ -68,7 +68,7 @@ def gaussian_recipe(noise_shape: tuple[int, ...]) -> Recipe:
         noise_shape,
         sample=sample_noise,
         apply=_apply_noise,
-        redraw=_apply_redrawn,
+        apply_key=_apply_noise_key,
         check_rate=_check_rate_below_1,
         check_mask=_check_noise,
     )
@@ -78,12 +78,12 @@ def _apply_noise(x: Array, noise: Array, rate: Rate) -> jax.Array:
     return by_mask(_multiplied, noise, x)
 
 
-def _apply_redrawn(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
-    return by_redraw(_multiplied, redraw_noise, key, x, noise_law(rate), prevent_cse=True)
+def _apply_noise_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
+    return by_redraw(_multiplied, redraw_noise, key, x, noise_moments(rate), prevent_cse=True)
 
 
 def _multiplied(noise, x):
-    """X * noise; 0 where the noise is, as at a rate that turns out to be 1, even for NaN."""
+    """Returns x * noise, and 0 where the noise is 0, as at a rate of 1, even if x is NaN there."""
     return jnp.where(noise == 0, jnp.zeros((), x.dtype), times(x, noise))
 
 

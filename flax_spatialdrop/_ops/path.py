@@ -155,7 +155,7 @@ def path_recipe(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale
     noise_shape = path_noise_shape(check_input(x).shape, mode, batch_axis)
     if scale:
         return Recipe(noise_shape)
-    return Recipe(noise_shape, apply=_apply_unscaled, redraw=None)
+    return Recipe(noise_shape, apply=_apply_unscaled, apply_key=None)
 
 
 def check_branch(branch: Any) -> None:

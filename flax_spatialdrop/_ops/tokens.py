@@ -85,10 +85,10 @@ def token_recipe(
     def apply(ids: Array, mask: Array, rate: Rate) -> jax.Array:
         return by_mask(_kept_or_replaced, mask, ids, *constants)
 
-    def redraw(ids: Array, key: jax.Array, rate: Rate) -> jax.Array:
+    def apply_key(ids: Array, key: jax.Array, rate: Rate) -> jax.Array:
         return by_key(_kept_or_replaced, key, ids, rate, *constants)
 
-    return Recipe(ids.shape, apply=apply, redraw=redraw)
+    return Recipe(ids.shape, apply=apply, apply_key=apply_key)
 
 
 def check_ids(ids: Any) -> Array:
@@ -196,7 +196,7 @@ def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recip
             mask = _draws_of(ids, mask) if per_sample else _rows_of(ids, mask)
         return apply_mask(rows, mask, rate)
 
-    return Recipe(noise_shape, apply=apply, redraw=None)
+    return Recipe(noise_shape, apply=apply, apply_key=None)
 
 
 def look_up(table: Array, ids: Array | None) -> Array:

@@ -1,11 +1,11 @@
-"""JAX's threefry-2x32 draw, unrolled: the same bits, in a form that fuses with what uses them.
+"""JAX's threefry-2x32 draw, unrolled: the same bits, in a form that XLA fuses.
 
-`jax.random.bits` of a key is, element by element, a hash of the key and of the element's
-position. JAX's own program for it on the CPU is a loop over memory; written out as plain
-arithmetic it fuses with the select behind it, so that neither bits nor mask are written down.
+Each element of `jax.random.bits` is a hash of the key and of the element's position. On the CPU,
+JAX computes it in a loop over memory. Plain arithmetic fuses with the select that uses the bits,
+so neither bits nor mask are written to memory.
 
-Threefry is Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JAX takes its 20
-rounds; `FAST` is a key implementation of our own that takes 13.
+Threefry is Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JAX uses 20 rounds;
+`FAST` is a key implementation of this package with 13.
 """
 
 import math
@@ -22,12 +22,12 @@ from .._compat import define_prng_impl, threefry_prng_impl
 from .sharding import explicit_sharding
 
 Index: TypeAlias = np.uint32 | jax.Array
-"""A place along an axis, a uint32 scalar."""
+"""An index along an axis, a uint32 scalar."""
 
 Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
 """The two words of a key's data, uint32."""
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the rounds, four by four in turns
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of each four rounds, alternating
 _PARITY = np.uint32(0x1BD11BDA)
 _FAST_ROUNDS = 13
 _HALF = np.uint32(16)
@@ -35,7 +35,7 @@ _LOW_HALF = np.uint32(0xFFFF)
 
 
 def rounds_of(key: jax.Array) -> int:
-    """How many rounds of threefry-2x32 a key draws with; 0 for other"""
+    """Returns the number of threefry-2x32 rounds of a key; 0 for another implementation."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         implementation = jax.random.key_impl(key)
     else:
@@ -55,7 +55,7 @@ def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
 
 
 def has_places(shape: tuple[int, ...]) -> bool:
-    """Whether the place of each element is known as two words of 32 bits.
+    """Whether `_positions` can count the elements of an array of this shape.
 
     The first axis may have a symbolic size of jax.export, since no stride depends on it.
     """
@@ -71,19 +71,19 @@ def random_bits(
     start: tuple[Index, ...] | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> jax.Array:
-    """Returns `jax.random.bits(key, like.shape)`; `words` are the two of the key's data.
+    """Returns `jax.random.bits(key, like.shape)`; `words` are the two words of the key.
 
-    With `start` and `shape`, those of the part of `jax.random.bits(key, shape)` that begins there.
+    With `start` and `shape`, returns the part of `jax.random.bits(key, shape)` that begins there.
     """
     high, low = _positions(like, start, like.shape if shape is None else shape)
     return lax.bitwise_xor(*_hash(words[0], words[1], high, low, rounds))
 
 
-@partial(jax.jit, static_argnums=4)  # so that it is traced once for all layers
+@partial(jax.jit, static_argnums=4)  # traced once for all layers
 def _hash(key0, key1, x0, x1, rounds):
-    """Threefry-2x32 of the position x0 * 2^32 + x1, as two words.
+    """Returns threefry-2x32 of the position x0 * 2^32 + x1, as two words.
 
-    In the words of lax, since each operator of jax.numpy costs a traced call of its own.
+    Written with jax.lax, since each operator of jax.numpy is a traced call.
     """
     keys = (key0, key1, lax.bitwise_xor(lax.bitwise_xor(key0, key1), _PARITY))
     x0, x1 = lax.add(x0, keys[0]), lax.add(x1, keys[1])
@@ -104,10 +104,10 @@ def _round(x0, x1, rotation):
 
 
 def _fast_bits(words, bit_width, shape):
-    """What `jax.random.bits` draws for a fast key: the same 13 rounds, in a loop over memory.
+    """Implements `jax.random.bits` for a fast key: the same 13 rounds, in a loop over memory.
 
-    Unrolled they would fuse with what uses them, and a mask that many elements share would be
-    hashed for each of them.
+    If unrolled, they would fuse with the code that uses the bits, and a mask that many elements
+    share would be hashed for each of them.
     """
     if not has_places(shape):
         raise TypeError(
@@ -148,7 +148,10 @@ FAST = define_prng_impl(
 
 
 def _positions(like, start, shape):
-    """The place of each element of `like` in `shape`, row by row, as two 32-bit words."""
+    """Returns the row-major position of each element in an array of `shape`, as two uint32 words.
+
+    The first element of `like` is at `start`. high * 2^32 + low = sum over axes of index * stride.
+    """
     wide = not is_at_most(math.prod(shape), 2**32)
     out_sharding = explicit_sharding(like)
     high = np.uint32(0)
@@ -161,14 +164,23 @@ def _positions(like, start, shape):
         term = index * np.uint32(stride % 2**32)
         if wide:
             high = high + _high_product(index, stride)
-            high = high + (low + term < low).astype(np.uint32)
+            high = high + (low + term < low).astype(np.uint32)  # the carry
         low = low + term
         stride *= shape[axis]
     return high, low
 
 
 def _high_product(index, stride):
-    """The upper 32 bits of index * stride, by halves of 16 bits."""
+    """Returns the upper 32 bits of index * stride, from products of their 16-bit halves.
+
+    It is long multiplication in base 2^16. In base 10, 97 * 86 = 8342, with the upper digits 83:
+
+        i1 * s1 = 9 * 8                                  72
+        upper digits of i0 * s1 = 56 and i1 * s0 = 54     5 + 5
+        carry of the middle column 4 + 6 + 4 = 14         1
+
+    where the first 4 of the middle column is the upper digit of i0 * s0 = 42.
+    """
     high, low = divmod(stride, 2**32)
     s1, s0 = (np.uint32(half) for half in divmod(low, 2**16))
     i1, i0 = index >> _HALF, index & _LOW_HALF
