@@ -1,4 +1,4 @@
-"""DropBlock: blocks of neighbouring positions, which neighbours cannot make up for."""
+"""DropBlock: drops blocks of neighbouring positions."""
 
 import dataclasses
 import functools
@@ -38,21 +38,23 @@ from .._typing import Array, DataFormat, Key, Rate, Shape
 
 
 class Blocks(NamedTuple):
-    """Blocks inside the space axes of a mask.
+    """Where blocks may lie in a mask.
 
-    A block of 3 on 5 positions begins at one of 3 seeds, so position i is covered by up to n(i):
+    A block starts at its seed and must fit inside the map. For example, a block of size 3 has 3
+    possible seeds among 5 positions, and position i is covered by the blocks of n(i) of them:
 
         position   0  1  2  3  4
-        seeds      s  s  s            each the first position of its block
-        n(i)       1  2  3  2  1      which blocks reach i
+        seed       s  s  s
+        n(i)       1  2  3  2  1
 
-    Along an axis that a block covers whole, the mask has one draw for all: sizes 1 in both.
+    If a block covers an axis completely, the mask and the block have size 1 along this axis: all
+    of it shares a draw.
 
     Attributes:
-      noise_shape: the mask's shape, as many axes as x.
+      noise_shape: the shape of the mask, with one entry per axis of x.
       axes: the space axes.
-      sizes: of a block along them.
-      batch_dims: how many leading axes are batch axes.
+      sizes: the size of a block along each space axis.
+      batch_dims: the number of leading batch axes.
     """
 
     noise_shape: Shape
@@ -67,21 +69,21 @@ class Blocks(NamedTuple):
 
     @property
     def long_axes(self) -> list[tuple[int, int]]:
-        """The axes along which a block is longer than 1, each with its length."""
+        """The axes along which a block is longer than 1, with its size along each."""
         return [(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True) if size > 1]
 
     def check_sizes(self) -> None:
-        """Raises unless it is known how many blocks reach each position."""
+        """Raises if n(i) is unknown because the map has a symbolic size."""
         for axis, size in self.long_axes:
             if is_symbolic(self.noise_shape[axis]):
                 raise ValueError(
-                    "block_size must be 1 along an axis of symbolic size, where blocks are drawn: "
+                    "block_size must be 1 along an axis of symbolic size: "
                     f"got {size} along axis {axis} of size {shown(self.noise_shape[axis])}"
                 )
 
     @property
     def seed_shape(self) -> Shape:
-        """One seed for each place where a whole block fits: its corner of lowest indices."""
+        """The shape of the seeds: one for each place where a whole block fits."""
         shape = list(self.noise_shape)
         for axis, size in zip(self.axes, self.sizes, strict=True):
             shape[axis] += 1 - size
@@ -89,7 +91,7 @@ class Blocks(NamedTuple):
 
 
 def resolve_blocks(
-    what: str,
+    name: str,
     shape: Shape,
     block_size: int | Sequence[int],
     *,
@@ -97,13 +99,13 @@ def resolve_blocks(
     data_format: DataFormat,
     batch_dims: int,
 ) -> Blocks:
-    """The blocks that lie in x of `shape`; `what` names who asks."""
+    """Returns the blocks for x of `shape`. Errors start with `name`, the regularizer."""
     batch_dims = check_batch_dims(batch_dims)
     roles = axis_roles(shape, data_format, batch_dims)
     axes = tuple(axis for axis, role in enumerate(roles) if role == "space")
     if not 1 <= len(axes) <= 3:
         raise ValueError(
-            f"{what} takes x with 1 to 3 space axes between {plural(batch_dims, 'batch axis')} and "
+            f"{name} takes x with 1 to 3 space axes between {plural(batch_dims, 'batch axis')} and "
             f"the channel axis: got x.shape={shape}, which has {len(axes)}"
         )
     check_switch(per_channel, "per_channel")
@@ -119,14 +121,14 @@ def resolve_blocks(
 
 
 def _one_per_axis(block_size: Any, num_space: int) -> Shape:
-    what = "a whole number of positions, or a tuple of one for each space axis"
+    rule = "a whole number of positions, or a tuple of one for each space axis"
     sizes = (
         (block_size,) * num_space
         if is_whole(block_size)
-        else check_sequence(block_size, "block_size", what)
+        else check_sequence(block_size, "block_size", rule)
     )
     if not all(map(is_whole, sizes)):
-        raise TypeError(f"block_size must be {what}: got {shown(block_size)}")
+        raise TypeError(f"block_size must be {rule}: got {shown(block_size)}")
     if min(sizes, default=1) < 1:
         raise ValueError(f"block_size must be at least 1 along every axis: got {shown(block_size)}")
     if len(sizes) != num_space:
@@ -143,7 +145,7 @@ _LARGEST_SCALE = np.float32(2.0**100)  # finite, so that 0 times it is 0
 
 
 def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) -> jax.Array:
-    """Draws a mask that is False on whole blocks, laid out as `sharding` says of x, if given."""
+    """Draws a mask that is False on whole blocks, with this sharding if one is given."""
     if needs_no_key(rate):
         return jnp.full(blocks.noise_shape, is_static(rate, 0.0))
     unseeded = draw_in_one_pass(
@@ -155,8 +157,8 @@ def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) ->
 
 
 def dilate(seeds: jax.Array, blocks: Blocks) -> jax.Array:
-    """From the shape of the seeds to that of the mask: True on the whole block of each seed."""
-    # What draws the seeds must not be computed again for each position that they reach.
+    """Turns seeds into a mask of the noise shape that is True on the block of each seed."""
+    # Without the barrier, XLA may draw a seed again for each position of its block.
     return lax.platform_dependent(
         lax.optimization_barrier(seeds),
         tpu=partial(_dilate_by_windows, blocks=blocks),
@@ -165,7 +167,7 @@ def dilate(seeds: jax.Array, blocks: Blocks) -> jax.Array:
 
 
 def _dilate_by_shifts(seeds: jax.Array, blocks: Blocks) -> jax.Array:
-    """By doubling: windows of 1, 2, 4 and so on, each the union of two of half its size."""
+    """Grows blocks by doubling: a window of size 2n is the union of two windows of size n."""
     for axis, size in blocks.long_axes:
         config = [(0, 0, 0)] * seeds.ndim
         config[axis] = (size - 1, size - 1, 0)
@@ -183,7 +185,7 @@ def _dilate_by_shifts(seeds: jax.Array, blocks: Blocks) -> jax.Array:
 
 
 def _dilate_by_windows(seeds: jax.Array, blocks: Blocks) -> jax.Array:
-    """One axis after another, in float32, the type that TPUs have windows of."""
+    """Grows blocks along one axis after another, in float32, which TPUs can reduce windows of."""
     found = seeds.astype(np.float32)
     for axis, size in blocks.long_axes:
         window, padding = [1] * seeds.ndim, [(0, 0)] * seeds.ndim
@@ -193,11 +195,11 @@ def _dilate_by_windows(seeds: jax.Array, blocks: Blocks) -> jax.Array:
 
 
 def unseeded_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
-    """The probability u of no seed with which `rate` of all positions is dropped on average.
+    """Returns the probability u that a place has no seed, such that `rate` of x is dropped.
 
         mean over i of u^n(i) = 1 - rate,   n(i) = the number of seeds whose block covers i
 
-    Of a number it is solved here, in double precision; of an array by the program.
+    For a number it is solved now, in double precision; for an array, when the program runs.
     """
     keep = keep_probability(rate)
     if not blocks.long_axes or is_static(rate, 1.0):
@@ -206,8 +208,8 @@ def unseeded_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
     if isinstance(rate, float):
         return _solve_once(min(rate, float(_BELOW_1)), blocks)
     counts, shares = _histogram(blocks)
-    drop = jnp.minimum(np.float32(1) - keep, _BELOW_1)
-    solved = _solve(jnp, counts.astype(np.float32), shares.astype(np.float32), drop)
+    rate = jnp.minimum(np.float32(1) - keep, _BELOW_1)
+    solved = _solve(jnp, counts.astype(np.float32), shares.astype(np.float32), rate)
     return jnp.where(keep > 0, solved, np.float32(0))
 
 
@@ -218,23 +220,24 @@ def _solve_once(rate: float, blocks: Blocks) -> np.float32:
 
 @functools.lru_cache(maxsize=64)
 def _histogram(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
-    """The n(i) that there are, and the share of positions that has each."""
+    """Returns the values of n(i), and the fraction of positions that have each."""
     counts: np.ndarray = np.ones(1, np.int64)
-    times: np.ndarray = np.ones(1)
-    for axis, size in blocks.long_axes:  # each alone: the whole map may not fit into memory
-        along, repeats = np.unique(_reach(np, blocks.noise_shape[axis], size), return_counts=True)
-        counts, places = np.unique(np.outer(counts, along), return_inverse=True)
-        times = np.bincount(places.ravel(), np.outer(times, repeats).ravel())
-    return counts, times / times.sum()
+    weights: np.ndarray = np.ones(1)
+    for axis, size in blocks.long_axes:  # axis by axis, as the whole map may not fit into memory
+        along, repeats = np.unique(_cover(np, blocks.noise_shape[axis], size), return_counts=True)
+        counts, bins = np.unique(np.outer(counts, along), return_inverse=True)
+        weights = np.bincount(bins.ravel(), np.outer(weights, repeats).ravel())
+    return counts, weights / weights.sum()
 
 
-def _solve(xp: ModuleType, counts: Any, shares: Any, drop: Any) -> Any:
-    """The u with sum(shares * u^counts) = 1 - drop, by Newton's steps in the logarithms of both.
+def _solve(xp: ModuleType, counts: Any, shares: Any, rate: Any) -> Any:
+    """Solves sum(shares * u^counts) = 1 - rate for u, by Newton's method.
 
-    There the curve is convex and nearly straight, so that they come near and never go beyond.
+    The variables are log(u) and the logarithm of the sum. In these the curve is convex and nearly
+    straight, so Newton's method converges from one side.
     """
-    target = xp.log1p(-drop)
-    t = xp.zeros_like(drop)  # -log(u)
+    target = xp.log1p(-rate)
+    t = xp.zeros_like(rate)  # -log(u)
     for _ in range(_NEWTON_STEPS):
         missing = xp.sum(shares * xp.expm1(-counts * t))
         slope = xp.sum(shares * counts * xp.exp(-counts * t)) / (1 + missing)
@@ -243,9 +246,10 @@ def _solve(xp: ModuleType, counts: Any, shares: Any, drop: Any) -> Any:
 
 
 def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.Array:
-    """1 / u^n(i), which keeps the mean of each position i; as many axes as the mask.
+    """Returns 1 / u^n(i), which keeps the mean at each position i, with the mask's axes.
 
-    By squaring: products are the same in every program, powers and logarithms are not.
+    The power is computed by squaring, because products are rounded alike in every program, and
+    XLA's powers and logarithms are not.
     """
     counts = _counts(blocks)
     base = np.float32(1) / jnp.where(unseeded > 0, unseeded, np.float32(1))
@@ -257,23 +261,23 @@ def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.A
 
 
 def _counts(blocks: Blocks) -> jax.Array:
-    """How many blocks cover each position: n(i), 1 along all axes but those of long blocks."""
+    """Returns n(i), with size 1 along the axes where a block has size 1."""
     ndim = len(blocks.noise_shape)
-    counts = jnp.ones((1,) * ndim, np.int32)  # NumPy's would be kept for the derivative
+    counts = jnp.ones((1,) * ndim, np.int32)  # a NumPy array would become a residual
     for axis, block in blocks.long_axes:
-        along = _reach(jnp, blocks.noise_shape[axis], block)
+        along = _cover(jnp, blocks.noise_shape[axis], block)
         counts = counts * jnp.expand_dims(along, [a for a in range(ndim) if a != axis])
     return counts
 
 
-def _reach(xp: ModuleType, size: int, block: int) -> Any:
-    """How many blocks cover each position along one axis."""
+def _cover(xp: ModuleType, size: int, block: int) -> Any:
+    """Returns how many blocks cover each position along one axis."""
     i = xp.arange(size, dtype=np.int32)
     return xp.minimum(i, size - block) - xp.maximum(0, i - block + 1) + 1
 
 
 Normalize: TypeAlias = Literal["expected", "sample", "batch", None]
-"""What kept values are divided by: `drop_block` has the equations."""
+"""How kept values are scaled; see `drop_block`."""
 
 
 def drop_block(
@@ -287,50 +291,52 @@ def drop_block(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops whole blocks of neighbouring positions, of a sequence, an image or a volume.
+    """Drops blocks of neighbouring positions in a sequence, an image or a volume.
 
         y[b, i, c] = x[b, i, c] * m[b, i, c] / k(i),   m = 0 on the block of every seed
         mean over i of E[1 - m[b, i, c]] = rate
 
-    A seed is drawn, with one probability, for each place where a whole block fits; what the blocks
-    cover is dropped. The probability is solved for, with blocks that overlap and positions near a
-    border, which fewer blocks reach, counted exactly, so that `rate` of all positions is dropped
-    in expectation. (The paper's formula counts overlaps of blocks twice, and so drops less.)
+    Each place where a whole block fits is a seed with the same probability, and the blocks of all
+    seeds are dropped. The probability is solved for, so that the expected fraction of dropped
+    positions is exactly `rate`; this accounts for blocks that overlap, and for positions near a
+    border, which fewer blocks cover. (The paper's formula counts overlaps twice and drops less.)
+    The paper increases the rate from 0 during training: pass the value of a schedule as rate.
 
-    What kept values are divided by:
+    Kept values are divided by k:
 
-        "expected":  k(i) = E[m(i)], of each position i; the mean of every value is kept
-        "sample":    k = the kept share of the sample, over positions and channels
-        "batch":     k = the kept share of the whole batch, as in the paper
+        "expected":  k(i) = E[m(i)] at each position i, which keeps the mean of every value
+        "sample":    k = the kept fraction of the sample, over positions and channels
+        "batch":     k = the kept fraction of the whole batch, as in the paper
         None:        k = 1
 
-    With "expected" no value depends on another sample, nor on another device. But positions in the
-    middle, which more blocks reach than a border's, are kept less often and scaled the more: at a
-    rate of .5, with blocks of 7 on 14 x 14, by 14. At such rates take "sample" or "batch".
+    With "expected", values do not depend on other samples or devices. However, positions in the
+    middle are covered by more blocks than those at a border, so they are kept less often and scaled
+    more: by 14 for blocks of 7 on a map of 14 x 14 at a rate of 0.5. Use "sample" or "batch" for
+    such rates.
 
-    At block_size 1 it is `dropout` (`per_channel=False`: with the channel axis shared), with a
-    block as large as the map `spatial_dropout`, mask for mask.
+    The masks are those of `dropout` if block_size is 1 (with a shared channel axis if per_channel
+    is False), and those of `spatial_dropout` if a block is as large as the map.
 
     Args:
       key: as in `dropout`.
       x: [*batch, *space, channel], floating or complex, with 1 to 3 space axes.
-      rate: the expected share of positions to drop; else as in `dropout`. For an array, the program
-        solves for the probability of a seed.
-      block_size: positions along each side of a block, or a tuple of one for each space axis.
-        Where it is larger than the map, the block is the whole map.
-      per_channel: a draw for each channel of its own; False for one that all channels share.
-      normalize: "expected", "sample", "batch" or None, see above.
-      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example, without which
+      rate: as in `dropout`; the expected fraction of positions to drop. If it is an array, the
+        program solves for the probability of a seed.
+      block_size: the size of a block along every space axis, or a tuple with one size per space
+        axis. A block larger than the map is the whole map.
+      per_channel: whether each channel has its own draws. If False, all channels share them.
+      normalize: how to scale kept values: "expected", "sample", "batch" or None, see above.
+      data_format: "channels_last", or "channels_first" for x of [*batch, channel, *space].
+      batch_dims: the number of leading batch axes; 0 for a single example. With the default of 1,
         [height, width, channel] is a batch of sequences.
 
     Returns:
-      An array of x's shape, dtype and sharding. Where all is dropped, zeros.
+      An array with the shape, dtype and sharding of x; zeros if everything is dropped.
 
     Raises:
-      ValueError: for x without 1 to 3 space axes, a block_size below 1 or of another length, an
-        unknown normalize or data_format, a number for rate outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if x does not have 1 to 3 space axes, block_size is below 1 or has the wrong
+        length, or normalize or data_format is unknown; else as in `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -406,10 +412,11 @@ class _ByExpectation:
 
 @dataclasses.dataclass(frozen=True)
 class _ByKeptShare:
-    """Divides by the share of the mask that is kept, over all but the first axes."""
+    """Divides by the fraction of the mask that is kept, separately along the first axes."""
 
-    own: int
+    num_separate: int
 
     def __call__(self, mask: jax.Array, x: jax.Array) -> jax.Array:
-        share = jnp.mean(mask, tuple(range(self.own, mask.ndim)), np.float32, keepdims=True)
+        axes = tuple(range(self.num_separate, mask.ndim))
+        share = jnp.mean(mask, axes, np.float32, keepdims=True)
         return kept_or_zero(mask, x, np.float32(1) / jnp.where(share > 0, share, np.float32(1)))

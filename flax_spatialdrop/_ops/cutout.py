@@ -1,4 +1,4 @@
-"""Cutout: DropBlock's sibling for inputs, which hides rectangles of an image."""
+"""Cutout: hides rectangles of input images."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from .._typing import Array, DataFormat, Key, Rate, Shape
 from .blocks import Blocks, dilate, resolve_blocks
 
 Fill: TypeAlias = float | Sequence[float] | Array | Literal["mean"]
-"""What is seen in place of what is hidden: a number, one for each channel, or the mean."""
+"""The values of hidden positions: one number, one number per channel, or "mean"."""
 
 
 def cutout(
@@ -45,35 +45,35 @@ def cutout(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Hides rectangles of each input, in all its channels: augmentation, before the first layer.
+    """Hides rectangles of each input in all channels; a data augmentation for the first layer.
 
-        y[b, i, c] = x[b, i, c] where m[b, i], else fill;   m[b] = 0 on num_blocks rectangles,
-        each there with probability rate, at a place uniform among those where it fits
+        y[b, i, c] = x[b, i, c] where m[b, i], else fill
+        m[b] = 0 on num_blocks rectangles, each of which is present with probability rate
 
-    Kept values are not scaled. Unlike the paper's, rectangles lie inside the image, as blocks of
-    `drop_block` do, so that all hide as much; they may overlap.
+    The place of a rectangle is uniform among those where it fits. Kept values are not scaled. As in
+    `drop_block`, but unlike in the paper, rectangles lie inside the image, so all of them hide the
+    same number of positions. They may overlap.
 
     Args:
-      key: as in `dropout`, but None is allowed at a rate of exactly 0 only.
+      key: as in `dropout`, but it may be None only if rate is the number 0.
       x: [*batch, *space, channel], floating or complex, with 1 to 3 space axes.
-      rate: the probability that a rectangle is there; else as in `dropout`.
-      block_size: positions along each side of a rectangle, or a tuple of one for each space axis;
-        where it is larger than the image, the whole of it.
-      num_blocks: rectangles of an input, at least 1.
-      fill: what hidden positions hold: a number, one number for each channel (complex only where
-        x is, and finite in x's dtype unless inf or NaN is given), or "mean", the mean
-        of the positions of the channel that are not hidden (0 if all are).
-      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      rate: as in `dropout`; the probability that a rectangle is present.
+      block_size: the size of a rectangle along every space axis, or a tuple with one size per space
+        axis. A rectangle larger than the image is the whole image.
+      num_blocks: the number of rectangles per input, at least 1.
+      fill: the values of hidden positions: a number; one number per channel; or "mean", the mean of
+        the visible positions of the channel (0 if all are hidden). Numbers may be complex only if x
+        is, and must not overflow in x's dtype.
+      data_format: "channels_last", or "channels_first" for x of [*batch, channel, *space].
+      batch_dims: the number of leading batch axes; 0 for a single example.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x without 1 to 3 space axes, a block_size or num_blocks below 1, a fill that
-        does not fit, an unknown data_format, a number for rate outside [0, 1], a missing key.
-      TypeError: for integer or bool x (scale images to floats first), or an argument of another
-        type.
+      ValueError: if x does not have 1 to 3 space axes, block_size or num_blocks is below 1, fill
+        does not fit, or data_format is unknown; else as in `dropout`.
+      TypeError: as in `dropout`. Convert images of integers to floats first.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -104,8 +104,8 @@ def cutout_recipe(
     x = check_array(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
-            f"x must have a floating or complex dtype: got dtype {x.dtype}; of an image of bytes "
-            "give x.astype(jnp.float32) / 255"
+            f"x must have a floating or complex dtype: got dtype {x.dtype}; convert "
+            "an image of bytes with x.astype(jnp.float32) / 255"
         )
     shape = check_input(x).shape
     blocks = resolve_blocks(
@@ -121,7 +121,7 @@ def cutout_recipe(
     return Recipe(
         blocks.noise_shape,
         sample=partial(_sample, blocks, num_blocks, sharding_of_part(x, blocks.noise_shape)),
-        apply=partial(_apply, *_values_of(fill, x.dtype, shape, channel, blocks.axes)),
+        apply=partial(_apply, *_resolve_fill(fill, x.dtype, shape, channel, blocks.axes)),
         apply_key=None,
         draws_at_1=True,
     )
@@ -135,12 +135,12 @@ def _sample(
     rate: Rate,
     noise_shape: Shape,
 ) -> jax.Array:
-    """The mask: False on each rectangle that is there."""
+    """Draws a mask that is False on each rectangle that is present."""
     if is_static(rate, 0.0):
         return jnp.ones(noise_shape, bool)
-    for_presence, for_place = jax.random.split(check_key(key))
+    presence_key, place_key = jax.random.split(check_key(key))
     batch = noise_shape[: blocks.batch_dims]
-    is_there = ~sample_mask(for_presence, rate, (num_blocks, *batch))
+    is_present = ~sample_mask(presence_key, rate, (num_blocks, *batch))
     space = [size if axis in blocks.axes else 1 for axis, size in enumerate(blocks.seed_shape)]
     if not is_at_most(math.prod(space), 2**31 - 1):
         raise ValueError(
@@ -148,11 +148,11 @@ def _sample(
             f"got {shown(math.prod(space))}"
         )
     places = jnp.arange(math.prod(space), dtype=np.int32).reshape(space)
-    place = jax.random.randint(for_place, is_there.shape, 0, places.size, np.int32)
+    place = jax.random.randint(place_key, is_present.shape, 0, places.size, np.int32)
     seeds = jnp.zeros(blocks.seed_shape, bool)
-    for there, at in zip(is_there, place, strict=True):
-        spread = (*batch, *[1] * len(blocks.axes), 1)
-        seeds |= there.reshape(spread) & (at.reshape(spread) == places)
+    for present, at in zip(is_present, place, strict=True):
+        shape = (*batch, *[1] * len(blocks.axes), 1)
+        seeds |= present.reshape(shape) & (at.reshape(shape) == places)
     mask = ~dilate(seeds, blocks)
     chex.assert_shape(mask, noise_shape)
     return mask if sharding is None else jax.sharding.reshard(mask, sharding)
@@ -168,7 +168,7 @@ def _kept_or_fill(mask: jax.Array, x: jax.Array, fill: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _KeptOrMean:
-    """The mean over `axes` of what is kept, in at least float32."""
+    """Replaces hidden values by the mean of the kept ones over `axes`, in at least float32."""
 
     axes: Shape
 
@@ -181,17 +181,17 @@ class _KeptOrMean:
         return jnp.where(mask, x, mean.astype(x.dtype))
 
 
-def _values_of(
+def _resolve_fill(
     fill: Any, dtype: Any, shape: Shape, channel: int, space: Shape
 ) -> tuple[Select, Sequence[jax.Array]]:
-    """What hidden positions become, and its constants."""
+    """Returns the function that computes the output, and its constants."""
     if isinstance(fill, str) and fill == "mean":
         return _KeptOrMean(space), ()
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    values = _numbers_of(fill, dtype)
+    values = _fill_values(fill, dtype)
     if values.shape not in ((), (shape[channel],)):
         raise ValueError(
-            f"fill must be one number, or one for each of the {shape[channel]} channels of x: "
+            f"fill must be a number, or one number for each of the {shape[channel]} channels of x: "
             f"got fill={shown(fill)}"
         )
     if not isinstance(values, jax.core.Tracer) and not _can_hold(dtype, values):
@@ -200,8 +200,8 @@ def _values_of(
     return _kept_or_fill, (jnp.asarray(values, dtype).reshape(along),)
 
 
-def _numbers_of(fill: Any, dtype: Any) -> Array:
-    """The numbers to fill with, in any dtype; complex ones only where x is."""
+def _fill_values(fill: Any, dtype: Any) -> Array:
+    """Returns the values as an array of any dtype, complex only if the dtype of x is."""
     is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
     fill = unboxed(fill)
     given = fill if is_sequence(fill) else (fill,)
@@ -215,15 +215,16 @@ def _numbers_of(fill: Any, dtype: Any) -> Array:
         jnp.issubdtype(fill.dtype, jnp.integer)
         or jnp.issubdtype(fill.dtype, jnp.inexact if is_complex else jnp.floating)
     ):
-        what = "complex number" if is_complex else "real number"
+        kind_of_number = "complex" if is_complex else "real"
         kind_of_error = ValueError if isinstance(fill, str) else TypeError
         raise kind_of_error(
-            f"fill must be a {what}, one for each channel, or 'mean': got {shown(fill)}"
+            f"fill must be a {kind_of_number} number, one for each channel, or 'mean': "
+            f"got {shown(fill)}"
         )
     return fill
 
 
 def _can_hold(dtype: Any, values: Array) -> bool:
-    """Whether no finite number becomes infinite."""
+    """Whether no finite value overflows in the dtype."""
     parts = np.asarray(values, complex).reshape(-1).view(float)
     return not np.any(np.isfinite(parts) & (np.abs(parts) > float(jnp.finfo(dtype).max)))

@@ -1,4 +1,4 @@
-"""Patch dropout: fewer tokens for the layers that follow, not zeros in their place."""
+"""Patch dropout: removes patches, so that later layers process fewer tokens."""
 
 import math
 from functools import partial
@@ -36,34 +36,33 @@ def patch_dropout(
     num_prefix_tokens: int = 1,
     batch_dims: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """Keeps a number of patches of each sample, drawn without replacement, and drops the others.
+    """Removes patches of each sample at random, and keeps a fixed number of them.
 
         y = concatenate(x[:, :prefix], x[:, prefix + indices]),   indices = k of n patches, sorted
 
-    What is dropped is gone: y is shorter, and so what follows computes less. The tokens in front
-    (the class token) are kept. Each sample draws k patches of its own, all sets of k alike, and
-    keeps them in their order: those with the smallest of `jax.random.bits(key, [*batch, n],
-    "uint32")`. Positions are to be added before. Nothing is scaled, and values that are dropped
-    reach neither y nor the gradient.
+    The output has fewer tokens than x, so later layers compute less. Prefix tokens, such as the
+    class token, are kept. Each sample draws its own set of k patches, without replacement, and
+    keeps them in order: those with the smallest `jax.random.bits(key, [*batch, n], "uint32")`. Add
+    position embeddings before. Values are not scaled, and dropped values have no gradient.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do where all patches are kept.
-      x: [batch, tokens, features], of any dtype; the tokens are a prefix and n patches.
-      rate: the part of the patches to drop, in [0, 1]; k is round((1 - rate) * n). It decides the
-        shape of y and so must be a number, known when tracing. (So must the number of tokens,
-        where any are dropped.)
-      num_keep: k itself, in place of rate: from 1 to n.
-      num_prefix_tokens: how many tokens in front are no patches; 0 for none.
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      key: a JAX PRNG key, which the call consumes. It may be None if all patches are kept.
+      x: [batch, tokens, features], of any dtype. The tokens are a prefix and n patches.
+      rate: the fraction of patches to drop, in [0, 1]; k is round((1 - rate) * n). It determines
+        the shape of y, so it must be a number, known when tracing. (If any patches are dropped, so
+        must the number of tokens.)
+      num_keep: k, from 1 to n, instead of rate.
+      num_prefix_tokens: the number of tokens before the first patch.
+      batch_dims: the number of leading batch axes; 0 for a single example.
 
     Returns:
-      y: [*batch, num_prefix_tokens + k, features], of x's dtype; x itself where k is n.
-      indices: int32 [*batch, k], the patches kept, counted from the end of the prefix.
+      y: [*batch, num_prefix_tokens + k, features], in x's dtype; x itself if k is n.
+      indices: int32 [*batch, k], the kept patches, where 0 is the first after the prefix.
 
     Raises:
-      ValueError: for x that has not batch_dims + 2 axes, a prefix that leaves no patch, a k of 0
-        or above n, rate and num_keep both given or neither, a missing key.
-      TypeError: for a rate that is an array, or an argument of another type.
+      ValueError: if x does not have batch_dims + 2 axes, if the prefix leaves no patch, if k is 0
+        or above n, if not exactly one of rate and num_keep is given, or if the key is missing.
+      TypeError: if rate is an array, or an argument has the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -84,31 +83,31 @@ def patch_dropout(
 
 
 class Patches(NamedTuple):
-    """The patches of x, and how many of them are kept."""
+    """The number of patches in x, and of those to keep."""
 
     batch_shape: tuple[int, ...]
     num_prefix: int
     num_patches: int
-    num_keep: int | None  # None where it depends on a symbolic number of patches
+    num_keep: int | None  # None if it depends on a symbolic number of patches
 
     @property
     def are_all_kept(self) -> bool:
-        """Whether nothing is dropped, and so nothing drawn."""
+        """Whether nothing is dropped, so that no key is needed."""
         return self.num_keep == self.num_patches
 
     @property
     def rate(self) -> float:
-        """The part of the patches that is dropped."""
+        """The fraction of patches to drop."""
         return math.nan if self.num_keep is None else 1 - self.num_keep / self.num_patches
 
 
 def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
-    """The tokens kept, and which patches they are."""
+    """Returns the kept tokens and the indices of the kept patches."""
     if patches.are_all_kept:
-        return jnp.asarray(x), _numbers(jnp.asarray(x), patches)
+        return jnp.asarray(x), _all_indices(jnp.asarray(x), patches)
     if patches.num_keep is None:
         raise ValueError(
-            "x must have a known number of tokens where patches are dropped: "
+            "x must have a known number of tokens if patches are dropped: "
             f"got the symbolic size {shown(x.shape[-2])}"
         )
     return _keep(check_key(key), jnp.asarray(x), patches)
@@ -117,7 +116,7 @@ def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.A
 def count_patches(
     x: Array, rate: Any, num_keep: Any, num_prefix_tokens: Any, batch_dims: int
 ) -> Patches:
-    """Says how many patches x has and how many are kept, or what is wrong with the arguments."""
+    """Checks the arguments, and counts the patches of x and those to keep."""
     shape = check_array(x, "x").shape
     batch_dims = check_batch_dims(batch_dims)
     if len(shape) != batch_dims + 2:
@@ -130,12 +129,12 @@ def count_patches(
     num_patches = shape[-2] - num_prefix_tokens
     if num_prefix_tokens < 0 or is_at_most(num_patches, 0):
         raise ValueError(
-            f"num_prefix_tokens must be at least 0 and leave a patch of the {shape[-2]} tokens: "
+            f"num_prefix_tokens must be at least 0 and below {shape[-2]}, the number of tokens: "
             f"got num_prefix_tokens={num_prefix_tokens} for x.shape={shape}"
         )
     if (rate is None) == (num_keep is None):
         raise ValueError(
-            "one of rate and num_keep says how many patches are kept, and just one must be given: "
+            "exactly one of rate and num_keep must be given: "
             f"got rate={shown(rate)} and num_keep={shown(num_keep)}"
         )
     if num_keep is None:
@@ -146,7 +145,7 @@ def count_patches(
             kept = None
         elif not 1 <= kept <= num_patches:
             raise ValueError(
-                f"num_keep must be from 1 to {num_patches}, the patches of x: "
+                f"num_keep must be from 1 to {num_patches}, the number of patches: "
                 f"got num_keep={kept} for x.shape={shape}"
             )
     return Patches(shape[:-2], num_prefix_tokens, num_patches, kept)
@@ -156,8 +155,8 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
     rate = check_rate(rate)
     if not isinstance(rate, float):
         raise TypeError(
-            "the rate of patch dropout decides the shape of y and must be a number, known when "
-            f"tracing: got an array of dtype {rate.dtype}"
+            "the rate of patch dropout determines the shape of the output and must be a number, "
+            f"known when tracing: got an array of dtype {rate.dtype}"
         )
     if rate == 0:
         return num_patches
@@ -166,7 +165,7 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
     kept = round((1 - rate) * num_patches)
     if kept == 0:
         raise ValueError(
-            f"rate must keep one of the {num_patches} patches after num_prefix_tokens, and "
+            f"rate must keep at least one of the {num_patches} patches, but "
             f"(1 - rate) * {num_patches} rounds to 0: got rate={rate}"
         )
     return kept
@@ -174,11 +173,11 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
 
 @partial(jax.jit, static_argnums=2)
 def _keep(key, x, patches):
-    numbers = _numbers(x, patches)
-    # Of equal lots the earlier patch wins; as floats they would be equal 512 times as often.
-    lots = jax.random.bits(key, numbers.shape, np.uint32, out_sharding=_batch_sharding(x))
-    _, drawn = jax.lax.sort_key_val(lots, numbers)
-    indices = jnp.sort(drawn[..., : patches.num_keep])
+    indices = _all_indices(x, patches)
+    # Equal bits favour the earlier patch. Uniform floats would be equal 512 times as often.
+    bits = jax.random.bits(key, indices.shape, np.uint32, out_sharding=_batch_sharding(x))
+    _, shuffled = jax.lax.sort_key_val(bits, indices)
+    indices = jnp.sort(shuffled[..., : patches.num_keep])
     prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
     kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
     y = jnp.concatenate([prefix, kept], axis=-2)
@@ -186,21 +185,21 @@ def _keep(key, x, patches):
     return y, indices
 
 
-def _numbers(x, patches):
-    """0, 1, ... for the patches of each sample."""
+def _all_indices(x, patches):
+    """Returns 0, 1, ..., n - 1 for each sample."""
     shape = (*patches.batch_shape, patches.num_patches)
     axis = len(shape) - 1
     return jax.lax.broadcasted_iota(np.int32, shape, axis, out_sharding=_batch_sharding(x))
 
 
 def _batch_sharding(x):
-    """How draws [*batch, patches] are to lie where x's type says how it does."""
+    """Returns the sharding of arrays [*batch, patches] if x has an explicit sharding."""
     sharding = explicit_sharding(x)
     return None if sharding is None else NamedSharding(sharding.mesh, P(*sharding.spec[:-2], None))
 
 
 def _with_whole_tokens(x):
-    """X, but for a sharding of its tokens in its type: their number is about to change."""
+    """Replicates the tokens of x along its tokens axis, whose size is about to change."""
     sharding = explicit_sharding(x)
     if sharding is None or sharding.spec[-2] is None:
         return x

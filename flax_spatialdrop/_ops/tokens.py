@@ -1,4 +1,4 @@
-"""Token dropout: ids of words replaced by the id of a mask token, before they are embedded."""
+"""Dropout of tokens, by their ids, and of the words of an embedding table."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,32 +25,30 @@ def token_dropout(
     special_ids: Sequence[int] = (),
     vocab_size: int | None = None,
 ) -> jax.Array:
-    """Replaces tokens by a mask token at random, each on its own: word dropout.
+    """Replaces tokens at random by a mask token; also called word dropout.
 
         y = where(m or ids in special_ids, ids, mask_id),   m[ids.shape] ~ Bernoulli(1 - rate)
 
-    Ids are names and no amounts: nothing is scaled, there is no gradient, and no id is a NaN that
-    could leak. `m` is `sample_mask(key, rate, ids.shape)`, special tokens have a draw as well. To
-    drop the embedded tokens instead, use `timestep_dropout`; to drop a word wherever it occurs,
-    `embedding_dropout`.
+    The mask m is `sample_mask(key, rate, ids.shape)`; it has draws for special tokens too, which
+    are ignored. Ids are not scaled, and there is no gradient. To drop embedded tokens, use
+    `timestep_dropout`. To drop all occurrences of a word, use `embedding_dropout`.
 
     Args:
-      key: as in `dropout`.
-      ids: any shape, of any integer dtype.
-      rate: as in `dropout`; the probability to replace a token.
-      mask_id: the id that is put in, such as that of [MASK] or <unk>.
-      special_ids: the ids that are never replaced, such as those of padding and of the sentence's
-        start and end.
-      vocab_size: how many ids there are; if given, mask_id and special_ids are checked to be
-        below it. (The ids are not: their values may be known only when the program runs.)
+      key, rate: as in `dropout`.
+      ids: any shape, with any integer dtype.
+      mask_id: the id to insert, such as the id of [MASK] or <unk>.
+      special_ids: the ids that are never replaced, such as the ids of padding, or of the start and
+        end of a sentence.
+      vocab_size: the size of the vocabulary. If given, mask_id and special_ids must be below it.
+        (ids are not checked: their values may be known only when the program runs.)
 
     Returns:
-      An array of the shape, dtype and sharding of ids.
+      An array with the shape, dtype and sharding of ids.
 
     Raises:
-      ValueError: for a mask_id or special id that is negative, too large for the dtype of ids, or
-        outside the vocabulary; a number for rate outside [0, 1]; a missing key.
-      TypeError: for ids that are not integers, or an argument of another type.
+      ValueError: if mask_id or a special id is negative, too large for the dtype of ids, or
+        outside the vocabulary; else as in `dropout`.
+      TypeError: if ids is not an integer array; else as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -61,8 +59,8 @@ def token_dropout(
 
     Reference: Bowman et al., Generating Sentences from a Continuous Space, 2016,
     https://arxiv.org/abs/1511.06349; Iyyer et al., Deep Unordered Composition Rivals Syntactic
-    Methods for Text Classification, 2015, https://aclanthology.org/P15-1162 (which leaves words
-    out)
+    Methods for Text Classification, 2015, https://aclanthology.org/P15-1162 (which leaves
+    words out)
     """
     return drop(key, ids, rate, token_recipe(ids, mask_id, special_ids, vocab_size))
 
@@ -70,7 +68,7 @@ def token_dropout(
 def token_recipe(
     ids: Array, mask_id: int, special_ids: Sequence[int], vocab_size: int | None
 ) -> Recipe:
-    """A draw for each token, and mask_id in the place of those dropped that are not special."""
+    """Returns the recipe of token dropout for ids, which are checked here."""
     ids = check_ids(ids)
     dtype = jax.dtypes.canonicalize_dtype(ids.dtype)
     special_ids = check_sequence(special_ids, "special_ids", "a tuple of ids")
@@ -92,12 +90,10 @@ def token_recipe(
 
 
 def check_ids(ids: Any) -> Array:
-    """Returns ids if they are an array of integers, or says what they are."""
+    """Returns ids if they are an integer array."""
     ids = check_array(ids, "ids")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(
-            f"ids must have an integer dtype, being the names of tokens: got dtype {ids.dtype}"
-        )
+        raise TypeError(f"ids must have an integer dtype: got dtype {ids.dtype}")
     return ids
 
 
@@ -106,13 +102,11 @@ def _check_id(number: Any, name: str, dtype: Any, vocab_size: int | None) -> int
     largest = int(jnp.iinfo(dtype).max)
     if not 0 <= number <= largest:
         raise ValueError(
-            f"{name} must be an id that dtype {dtype} of ids can hold, from 0 to {largest}: "
+            f"{name} must be from 0 to {largest}, the largest id in the dtype of ids, {dtype}: "
             f"got {number}"
         )
     if vocab_size is not None and number >= vocab_size:
-        raise ValueError(
-            f"{name} must be an id of the vocabulary, below vocab_size={vocab_size}: got {number}"
-        )
+        raise ValueError(f"{name} must be below vocab_size={vocab_size}: got {number}")
     return number
 
 
@@ -130,31 +124,28 @@ def embedding_dropout(
     ids: Array | None = None,
     per_sample: bool = False,
 ) -> jax.Array:
-    """Drops words of the vocabulary: one draw per row of the table, for all occurrences of a word.
+    """Drops words of the vocabulary: one draw per row of the table, shared by all its occurrences.
 
         y[v, f] = table[v, f] * m[v] / (1 - rate),   m[vocab] ~ Bernoulli(1 - rate)
 
-    With ids, y[ids] is returned, bit for bit, and the table with words dropped is never written
-    out: the rows of the ids are looked up, and the words' draws for them. Ids are looked up as
-    `nn.Embed` does (`jnp.take`): negative ones count from the end, and one outside the vocabulary
-    has a row of NaN. The derivative keeps the ids and a bool for each of them.
+    With ids, y[ids] is returned. The table y is not computed: the rows of the ids are looked up and
+    masked. Lookup works as in `nn.Embed` (`jnp.take`): negative ids count from the end, and the row
+    of an id outside the vocabulary is NaN. The backward pass keeps the ids and one bool per id.
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       table: [vocab, features], floating or complex.
-      rate: as in `dropout`; the probability to drop a word.
-      ids: the words to look up, integers of any shape and size; None for the whole table.
-      per_sample: whether each sample draws on its own, for ids of [*batch, time]: the mask is
-        [*batch, vocab] then, and a word shares its draw within a sample. False: the mask is
-        [vocab, 1], the same for the batch.
+      ids: the words to look up, an integer array of any shape. None returns the whole table.
+      per_sample: whether each sample has its own draws. If True, ids must be [*batch, time], and
+        the mask is [*batch, vocab]. If False, the mask is [vocab, 1] and shared by the batch.
 
     Returns:
-      The table, or [*ids.shape, features] for ids: of the table's dtype.
+      The table, or rows of shape [*ids.shape, features], in the table's dtype.
 
     Raises:
-      ValueError: for a table that has not two axes, per_sample without ids or for ids without a
-        batch axis, a number for rate outside [0, 1], a missing key.
-      TypeError: for a table of integers, ids that are not, an argument of another type.
+      ValueError: if table does not have two axes, or per_sample is True and ids has no batch axis
+        or is missing; else as in `dropout`.
+      TypeError: if table is an integer array or ids is not; else as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -176,7 +167,7 @@ def embedding_dropout(
 
 
 def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recipe:
-    """A draw per word, for the table or for the rows of ids, both of which are checked."""
+    """Returns the recipe of embedding dropout for table and ids, which are checked here."""
     per_sample = check_switch(per_sample, "per_sample")
     table = check_input(table, "table")
     if len(table.shape) != 2:
@@ -184,7 +175,7 @@ def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recip
     vocab_size = table.shape[0]
     if ids is None:
         if per_sample:
-            raise ValueError("per_sample=True draws for each sample of ids: got ids=None")
+            raise ValueError("per_sample=True needs ids of [*batch, time]: got ids=None")
         return Recipe((vocab_size, 1))
     ids = _widened(ids)
     if per_sample and len(ids.shape) < 2:
@@ -192,7 +183,7 @@ def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recip
     noise_shape = (*ids.shape[:-1], vocab_size) if per_sample else (vocab_size, 1)
 
     def apply(rows: Array, mask: Array, rate: Rate) -> jax.Array:
-        if mask.shape == noise_shape:  # else it is one for the rows, given to a module
+        if mask.shape == noise_shape:  # a mask given to a module may be one of the rows
             mask = _draws_of(ids, mask) if per_sample else _rows_of(ids, mask)
         return apply_mask(rows, mask, rate)
 
@@ -200,20 +191,20 @@ def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recip
 
 
 def look_up(table: Array, ids: Array | None) -> Array:
-    """What is dropped from: the table itself, or the rows of ids."""
+    """Returns the rows of ids, or the table if there are none."""
     table = check_input(table, "table")
     return table if ids is None else _rows_of(_widened(ids), table)
 
 
 def _widened(ids):
-    """Ids that are checked, in a dtype that holds the size of a vocabulary."""
+    """Returns checked ids in a dtype that can hold the size of a vocabulary."""
     ids = jnp.asarray(check_ids(ids))
     return ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
 
 
 @jax.jit
 def _rows_of(ids, table):
-    """table[ids], [*ids.shape, features]; outside the vocabulary NaN, or True of a mask."""
+    """Returns table[ids]. Outside the vocabulary it is NaN, or True if the table is a mask."""
     if len(table) == 0:  # a gather needs a row
         outside = True if table.dtype == jnp.bool_ else jnp.nan
         return jnp.full((*ids.shape, table.shape[1]), outside, table.dtype)
@@ -222,23 +213,23 @@ def _rows_of(ids, table):
 
 @jax.jit
 def _draws_of(ids, mask):
-    """The draw of each id in its own sample's row of [*batch, vocab], as [*batch, time, 1]."""
+    """Looks up ids in the mask [*batch, vocab] of their own sample; returns [*batch, time, 1]."""
     if mask.shape[-1] == 0:
         return jnp.ones((*ids.shape, 1), bool)
     look_up = partial(jnp.take_along_axis, axis=-1, mode=_mode(mask.shape[-1]))
     sharding = explicit_sharding(ids)
-    if sharding is not None:  # of time too, which it would not follow
+    if sharding is not None:  # otherwise JAX would not shard the time axis
         look_up = jax.sharding.auto_axes(look_up, out_sharding=sharding)
     return look_up(mask, ids)[..., None]
 
 
 def _mode(vocab_size):
-    # Flax's Embed reads no ids where the vocabulary has one word: each is that word.
+    # With a vocabulary of one word, Flax's Embed returns that word for every id.
     return "clip" if vocab_size == 1 else "fill"
 
 
 def _lookup_sharding(ids, table):
-    """Where types say how arrays lie: as ids, and features as the table's where they still can."""
+    """Returns the explicit sharding of rows: as ids, with the features as in table if possible."""
     sharding = explicit_sharding(ids) or explicit_sharding(table)
     if sharding is None:
         return None

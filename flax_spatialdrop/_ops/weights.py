@@ -1,4 +1,4 @@
-"""DropConnect: dropout of a model's weights, chosen by their paths, in place of its activations."""
+"""DropConnect: dropout of the weights of a model, selected by their paths."""
 
 import itertools
 import re
@@ -18,49 +18,47 @@ from .._typing import Key, Rate
 Weights = TypeVar("Weights")
 
 Paths: TypeAlias = str | re.Pattern[str] | Callable[[str], bool] | None
-"""Which weights: a regular expression to search their paths for, a predicate, None for all."""
+"""The weights to drop: a regular expression or a predicate for their paths; None for all."""
 
 _BOX = jax.tree_util.GetAttrKey("value")
-"""The last step to a value in one of Flax's boxes: an NNX Variable or a Linen Partitioned."""
+"""The last key to a value in a box of Flax: an NNX Variable or a Linen Partitioned."""
 
 _LONGEST = 200
-"""How many characters of paths an error lists."""
+"""The most characters of paths that an error lists."""
 
 
 def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None) -> Weights:
-    """Drops single weights of a model, of all its parameters or of those with certain paths.
+    """Drops individual weights of a model, in all its parameters or in those with certain paths.
 
-        W -> W * M / (1 - rate),   M ~ Bernoulli(1 - rate), one draw for each weight
+        W -> W * M / (1 - rate),   M ~ Bernoulli(1 - rate), one draw per weight
 
-    Call it on the parameters before the forward pass of a training step. In a recurrent network
-    the weights dropped are then the same at every step of a sequence, as in AWD-LSTM. The masks
-    are one for the batch; Wan et al. draw them for each example: `jax.vmap` over keys does.
+    Call it on the parameters before the forward pass of a training step. A recurrent network then
+    drops the same weights at every step of a sequence, as AWD-LSTM does. The whole batch shares the
+    masks. To draw masks for each example, as Wan et al. do, use `jax.vmap` over keys.
 
-    A path is the keys to a weight, joined with "/", such as "params/cell/hi/kernel". Flax's boxes
-    (NNX variables, Linen's partitioned parameters) add nothing to it. The mask depends on the key,
-    the path, the shape and the rate, and not on which other weights there are: it is
+    The path of an array is its keys in the tree, joined with "/", such as "params/cell/hi/kernel".
+    Flax's boxes (NNX variables, Linen's partitioned parameters) add nothing to it. The mask does
+    not depend on other weights in the tree: it is
     `sample_mask(jax.random.fold_in(key, zlib.crc32(path.encode())), rate, weight.shape)`.
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       weights: a pytree of arrays, such as Linen's variables or `nnx.state(model, nnx.Param)`.
-      rate: as in `dropout`; the probability to drop a weight.
-      paths: which weights are dropped: a regular expression, found anywhere in their paths
-        (`re.search`), or a function of a path that says so. None: all, biases and the parameters
-        of norms too.
+      paths: the arrays to drop weights of: a regular expression that `re.search` finds in their
+        paths, or a function from a path to a bool. None selects all arrays, including biases and
+        the parameters of normalization layers.
 
     Returns:
-      The same tree; weights dropped have their shape, dtype and sharding, others are returned as
-      they are.
+      The same tree. Selected arrays keep their shape, dtype and sharding; the others are returned
+      unchanged.
 
     Raises:
-      ValueError: for paths that choose no weight or are no regular expression, two chosen weights
-        with the same path, a number for rate outside [0, 1], a missing key.
-      TypeError: for a chosen weight that is not a floating or complex array, or an argument of
-        another type.
+      ValueError: if paths selects no array or is not a valid regular expression, or two selected
+        arrays have the same path; else as in `dropout`.
+      TypeError: if a selected leaf is not a floating or complex array; else as in `dropout`.
 
     Example:
-      The recurrent kernels of an LSTM:
+      Drop weights of the recurrent kernels of an LSTM:
 
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import drop_connect
@@ -70,7 +68,7 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
       >>> dropped = drop_connect(jax.random.key(1), params, 0.5, paths="h./kernel")
       >>> y = layer.apply(dropped, x, deterministic=True)
 
-      All but the biases:
+      Drop weights of everything but the biases:
 
       >>> dropped = drop_connect(jax.random.key(1), params, 0.5, paths=lambda p: "bias" not in p)
 
@@ -79,24 +77,24 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     Language Models, 2018, https://arxiv.org/abs/1708.02182
     """
     rate = check_rate(rate)
-    is_chosen = _predicate(paths)
+    is_selected = _predicate(paths)
     steps_and_leaves, tree = jax.tree_util.tree_flatten_with_path(weights)
     siblings = Counter(steps[:-1] for steps, _ in steps_and_leaves)
     named = [(_name(steps, siblings[steps[:-1]] == 1), leaf) for steps, leaf in steps_and_leaves]
-    chosen = [bool(is_chosen(path)) for path, _ in named]
-    if not any(chosen):
+    selected = [bool(is_selected(path)) for path, _ in named]
+    if not any(selected):
         raise ValueError(
-            "paths must choose at least one of the weights: "
+            "paths must select at least one of the weights: "
             f"got paths={shown(paths)}, and weights at {_listed([path for path, _ in named])}"
         )
-    to_drop = [both for both, is_dropped in zip(named, chosen, strict=True) if is_dropped]
+    to_drop = list(itertools.compress(named, selected))
     for path, leaf in to_drop:
         _check_weight(path, leaf)
-    twins = [path for path, count in Counter(path for path, _ in to_drop).items() if count > 1]
-    if twins:
+    repeated = [path for path, count in Counter(path for path, _ in to_drop).items() if count > 1]
+    if repeated:
         raise ValueError(
-            "each of the weights must have a path of its own, since its mask depends on it: "
-            f"got several at {_listed(twins)}"
+            "weights must have different paths, since their masks depend on the paths: "
+            f"got several weights at {_listed(repeated)}"
         )
     if needs_no_key(rate):
         key = None
@@ -104,18 +102,18 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
         jax.random.bits(check_key(key), (0,))  # draws nothing, but marks the key as used
     dropped = [
         drop(_key_of(path, key), leaf, rate, Recipe(leaf.shape)) if is_dropped else leaf
-        for (path, leaf), is_dropped in zip(named, chosen, strict=True)
+        for (path, leaf), is_dropped in zip(named, selected, strict=True)
     ]
     return jax.tree.unflatten(tree, dropped)
 
 
 def _key_of(path: str, key: Key) -> Key:
-    # crc32 is the same in every process, which Python's hash of a string is not.
+    # Unlike Python's hash of a string, crc32 is the same in every process.
     return None if key is None else jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def _name(steps: tuple[Any, ...], is_alone: bool) -> str:
-    # What lies in a box has no sibling; a field that users call "value" may have some.
+    # The value in a box has no siblings. A user's own field named "value" may have some.
     if is_alone and steps and steps[-1] == _BOX:
         steps = steps[:-1]
     return jax.tree_util.keystr(steps, simple=True, separator="/")

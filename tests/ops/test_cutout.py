@@ -126,7 +126,7 @@ def test_a_rate_of_1_still_needs_a_key():
         (
             {"fill": (1, 2)},
             ValueError,
-            "fill must be one number, or one for each of the 3 channels of x: got fill=(1, 2)",
+            "fill must be a number, or one number for each of the 3 channels of x: got fill=(1, 2)",
         ),
         (
             {"fill": "median"},

@@ -318,13 +318,13 @@ def test_a_parameter_called_value_keeps_its_name():
 def test_errors(rate):
     weights = {"cell": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "count": jnp.ones(1, int)}
     message = (
-        "paths must choose at least one of the weights: got paths='kernal', "
+        "paths must select at least one of the weights: got paths='kernal', "
         "and weights at 'cell/bias', 'cell/kernel', 'count'"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         drop_connect(KEY, weights, rate, paths="kernal")
     message = (
-        "paths must choose at least one of the weights: got paths=None, and weights at no path"
+        "paths must select at least one of the weights: got paths=None, and weights at no path"
     )
     with pytest.raises(ValueError, match=exactly(message + " at all")):
         drop_connect(KEY, {}, rate)
@@ -360,8 +360,8 @@ def test_weights_with_the_same_path_are_refused():
     """Their masks would be the same."""
     weights = {"a/b": jnp.ones((4, 4)), "a": {"b": jnp.ones((4, 4))}, "c": jnp.ones(4)}
     message = (
-        "each of the weights must have a path of its own, since its mask depends on it: "
-        "got several at 'a/b'"
+        "weights must have different paths, since their masks depend on the paths: "
+        "got several weights at 'a/b'"
     )
     for rate in (0.0, 0.5):
         with pytest.raises(ValueError, match=exactly(message)):

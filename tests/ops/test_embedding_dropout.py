@@ -271,12 +271,12 @@ ERRORS = [
     (
         {"ids": jnp.ones((2, 3))},
         TypeError,
-        "ids must have an integer dtype, being the names of tokens: got dtype float32",
+        "ids must have an integer dtype: got dtype float32",
     ),
     (
         {"ids": None, "per_sample": True},
         ValueError,
-        "per_sample=True draws for each sample of ids: got ids=None",
+        "per_sample=True needs ids of [*batch, time]: got ids=None",
     ),
     (
         {"ids": IDS[0], "per_sample": True},

@@ -256,49 +256,47 @@ ERRORS = [
     (
         {"num_prefix_tokens": -1},
         ValueError,
-        "num_prefix_tokens must be at least 0 and leave a patch of the 9 tokens: "
+        "num_prefix_tokens must be at least 0 and below 9, the number of tokens: "
         "got num_prefix_tokens=-1 for x.shape=(8, 9, 4)",
     ),
     (
         {"num_prefix_tokens": 9},
         ValueError,
-        "num_prefix_tokens must be at least 0 and leave a patch of the 9 tokens: "
+        "num_prefix_tokens must be at least 0 and below 9, the number of tokens: "
         "got num_prefix_tokens=9 for x.shape=(8, 9, 4)",
     ),
     (
         {"num_keep": 4},
         ValueError,
-        "one of rate and num_keep says how many patches are kept, and just one must be given: "
-        "got rate=0.5 and num_keep=4",
+        "exactly one of rate and num_keep must be given: got rate=0.5 and num_keep=4",
     ),
     (
         {"rate": None},
         ValueError,
-        "one of rate and num_keep says how many patches are kept, and just one must be given: "
-        "got rate=None and num_keep=None",
+        "exactly one of rate and num_keep must be given: got rate=None and num_keep=None",
     ),
     (
         {"rate": None, "num_keep": 0},
         ValueError,
-        "num_keep must be from 1 to 8, the patches of x: got num_keep=0 for x.shape=(8, 9, 4)",
+        "num_keep must be from 1 to 8, the number of patches: got num_keep=0 for x.shape=(8, 9, 4)",
     ),
     (
         {"rate": None, "num_keep": 9},
         ValueError,
-        "num_keep must be from 1 to 8, the patches of x: got num_keep=9 for x.shape=(8, 9, 4)",
+        "num_keep must be from 1 to 8, the number of patches: got num_keep=9 for x.shape=(8, 9, 4)",
     ),
     ({"rate": None, "num_keep": 2.0}, TypeError, "num_keep must be a whole number: got 2.0"),
     (
         {"rate": 1},
         ValueError,
-        "rate must keep one of the 8 patches after num_prefix_tokens, and (1 - rate) * 8 rounds "
-        "to 0: got rate=1.0",
+        "rate must keep at least one of the 8 patches, but (1 - rate) * 8 rounds to 0: "
+        "got rate=1.0",
     ),
     (
         {"rate": jnp.float32(0.5)},
         TypeError,
-        "the rate of patch dropout decides the shape of y and must be a number, known when "
-        "tracing: got an array of dtype float32",
+        "the rate of patch dropout determines the shape of the output and must be a number, "
+        "known when tracing: got an array of dtype float32",
     ),
     (
         {"rate": 1.5},

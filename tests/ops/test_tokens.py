@@ -172,29 +172,29 @@ ERRORS = [
     (
         {"ids": jnp.ones((2, 3))},
         TypeError,
-        "ids must have an integer dtype, being the names of tokens: got dtype float32",
+        "ids must have an integer dtype: got dtype float32",
     ),
     (
         {"ids": IDS > 3},
         TypeError,
-        "ids must have an integer dtype, being the names of tokens: got dtype bool",
+        "ids must have an integer dtype: got dtype bool",
     ),
     ({"mask_id": 1.0}, TypeError, "mask_id must be a whole number: got 1.0"),
     ({"mask_id": True}, TypeError, "mask_id must be a whole number: got True"),
     (
         {"mask_id": -1},
         ValueError,
-        "mask_id must be an id that dtype int32 of ids can hold, from 0 to 2147483647: got -1",
+        "mask_id must be from 0 to 2147483647, the largest id in the dtype of ids, int32: got -1",
     ),
     (
         {"mask_id": 128, "ids": IDS.astype("int8"), "vocab_size": None},
         ValueError,
-        "mask_id must be an id that dtype int8 of ids can hold, from 0 to 127: got 128",
+        "mask_id must be from 0 to 127, the largest id in the dtype of ids, int8: got 128",
     ),
     (
         {"mask_id": 10},
         ValueError,
-        "mask_id must be an id of the vocabulary, below vocab_size=10: got 10",
+        "mask_id must be below vocab_size=10: got 10",
     ),
     ({"special_ids": 3}, TypeError, "special_ids must be a tuple of ids: got 3"),
     ({"special_ids": "ab"}, TypeError, "special_ids must be a tuple of ids: got 'ab'"),
@@ -206,13 +206,13 @@ ERRORS = [
     (
         {"special_ids": (0, 11)},
         ValueError,
-        "each of special_ids must be an id of the vocabulary, below vocab_size=10: got 11",
+        "each of special_ids must be below vocab_size=10: got 11",
     ),
     (
         {"special_ids": (0, -100)},
         ValueError,
-        "each of special_ids must be an id that dtype int32 of ids can hold, from 0 to "
-        "2147483647: got -100",
+        "each of special_ids must be from 0 to 2147483647, the largest id in the dtype of ids, "
+        "int32: got -100",
     ),
     ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1 id: got 0"),
     ({"vocab_size": 9.5}, TypeError, "vocab_size must be a whole number: got 9.5"),
