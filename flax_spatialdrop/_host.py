@@ -73,7 +73,21 @@ def check_options(module: Any, advice: str) -> None:
 def regularize(
     call: Call, inputs: Array, recipe: Recipe, rate: Rate | None, mask: Array | None = None
 ) -> jax.Array:
-    """Applies a recipe to inputs, with the mask given or else with one that is drawn."""
+    """Applies a recipe to inputs, with the mask given or else with one that is drawn.
+
+    Args:
+      call: of the module.
+      inputs: an array of a dtype and rank that the class takes.
+      recipe: for these inputs.
+      rate: used in place of the attribute, such as the value of a schedule; it may be traced. The
+        attribute may be None then.
+      mask: used in place of a draw: bool, in noise shape or in the shape of inputs. `sample_mask`
+        returns one. A mask has no effect if nothing is dropped: in a deterministic call, or if the
+        rate is the number 0.
+
+    Returns:
+      An array of the shape and dtype of inputs.
+    """
     use = use_of(call, recipe, rate, mask)
     if mask is not None:
         check_mask_fits(recipe.check_mask(mask).shape, recipe.noise_shape, inputs.shape)
@@ -88,7 +102,17 @@ def regularize(
 
 
 def draw_mask(call: Call, recipe: Recipe, rate: Rate | None) -> jax.Array:
-    """Returns the mask that `regularize` would draw; that of a rate of 0 if nothing is dropped."""
+    """Draws the mask that `regularize` would draw.
+
+    Args:
+      call: of the module.
+      inputs: an array, of which only shape and dtype matter.
+      recipe: for these inputs.
+      rate: as at the call.
+
+    Returns:
+      bool in noise shape, True where a value is kept; all True if nothing would be dropped.
+    """
     use = use_of(call, recipe, rate)
     return recipe.sample(use.key, use.effective_rate, recipe.noise_shape)
 

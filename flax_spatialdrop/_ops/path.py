@@ -29,8 +29,8 @@ def drop_path(
 
         y = x * m / (1 - rate),   m[batch] ~ Bernoulli(1 - rate), or one m for all of x
 
-    With mode="row" the same as `sample_dropout`, at any place of the batch axis. Use
-    `residual_drop_path` to save the time of a branch that mode="batch" drops.
+    With mode="row" this is `sample_dropout` with any position of the batch axis. With
+    mode="batch", `residual_drop_path` does not compute a branch that is dropped.
 
     Args:
       key: as in `dropout`.
@@ -38,15 +38,15 @@ def drop_path(
       rate: as in `dropout`.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x, which
         may then be unbatched.
-      batch_axis: the axis of samples, or several; negative axes count from the end. Only rows
-        need it.
+      batch_axis: the axis of samples, or several; negative axes count from the end. It is only
+        used with mode="row".
       scale: False leaves kept values as they are, in place of x / (1 - rate).
 
     Returns:
       An array of x's shape, dtype and sharding.
 
     Raises:
-      ValueError: for an unknown mode, a batch_axis that x has not got, a number for rate outside
+      ValueError: for an unknown mode, a batch_axis that x does not have, a number for rate outside
         [0, 1], a missing key.
       TypeError: for integer or bool x, or an argument of another type.
 
@@ -77,30 +77,31 @@ def residual_drop_path(
 
         y = x + drop_path(key, branch(x), rate)
 
-    With mode="batch" the branch is one side of `jax.lax.cond`: where it is dropped, nothing of it
-    is computed, neither forward nor backward, and y is x itself, bit for bit. Where it is kept,
-    the gradient computes it once more (as `jax.checkpoint` does), so x is all that is stored. Under
-    `jax.vmap` over keys both sides are computed and one is selected, as of any `cond`.
+    With mode="batch" the branch is one side of `jax.lax.cond`. If the branch is dropped, nothing of
+    it is computed, neither forward nor backward, and y is x itself. If the branch is kept, the
+    gradient computes it again, as `jax.checkpoint` does, so only x is stored. Under `jax.vmap` over
+    keys both sides are computed and one is selected, as for any `cond`.
 
     Args:
       key: as in `dropout`.
       x: any shape, floating or complex.
-      branch: a pure function of x; arrays that it closes over have gradients too. At the number
-        1 for rate it is only asked for its shape.
+      branch: a pure function of x. Arrays that it closes over have gradients too. If the rate is
+        the number 1, only the shape of its output is computed.
       rate: as in `dropout`; the probability to drop the branch.
       mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
-      batch_axis: the axis of samples, or several; only rows need it.
-      scale: False leaves the branch as it is where it is kept, in place of branch(x) / (1 - rate).
+      batch_axis: the axis of samples, or several; only used with mode="row".
+      scale: False leaves the output of a branch that is kept as it is, in place of
+        branch(x) / (1 - rate).
 
     Returns:
       An array of x's shape and dtype.
 
     Raises:
-      ValueError: as `drop_path`, and for a branch whose output has not the shape and dtype of x.
+      ValueError: as `drop_path`, and for a branch whose output differs from x in shape or dtype.
       TypeError: as `drop_path`.
 
     Example:
-      Blocks of which deeper ones are dropped more often:
+      Deeper blocks are dropped more often:
 
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import linear_rates, residual_drop_path
@@ -137,13 +138,12 @@ def residual_drop_path(
 def draw_branch(
     key: Key, rate: Rate, recipe: Recipe, mode: PathMode
 ) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
-    """The mask of one entry that says whether a branch runs, and what its output becomes.
+    """Returns the mask that decides whether a branch runs, and a function that drops its output.
 
-    The mask is None where that is no question of chance, or one for each row; and while a summary
-    is made, which is to list what is in the branch whether or not it is dropped.
+    The mask has one entry. It is None if the branch runs in any case: for a mask per row, at a rate
+    of 0, and while a summary is made, which lists the contents of dropped branches too.
     """
-    is_certain = needs_no_key(rate)
-    if mode == "row" or is_certain or current_recorder() is not None:
+    if mode == "row" or needs_no_key(rate) or current_recorder() is not None:
         return None, lambda y: drop(key, y, rate, recipe)
     mask = recipe.sample(key, rate, recipe.noise_shape)
     return mask, lambda y: recipe.apply(y, mask, rate)
@@ -168,7 +168,7 @@ def check_branch(branch: Any) -> None:
 
 
 def check_branch_fits(output: Any, x: Array) -> jax.Array:
-    """Returns what a branch made of x if it can be added to x, or says what it is."""
+    """Returns the output of a branch if it can be added to x, else raises."""
     if getattr(output, "shape", None) != x.shape or getattr(output, "dtype", None) != x.dtype:
         is_array = hasattr(output, "shape") and hasattr(output, "dtype")
         got = f"shape {output.shape} and dtype {output.dtype}" if is_array else shown(output)
@@ -182,13 +182,13 @@ def check_branch_fits(output: Any, x: Array) -> jax.Array:
 
 
 def forms(variables: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """The shape and dtype of each variable, by its path."""
+    """Returns the shape and dtype of each variable, by its path."""
     leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: variables))
     return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
 
 
 def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Refuses a branch, one that may be skipped, that made variables or changed their form."""
+    """Raises if a branch that may be skipped made variables, or changed their shape or dtype."""
     changed = {path for path, _ in before.items() ^ after.items()}
     if changed:
         raise ValueError(
@@ -201,11 +201,11 @@ def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
 def run_or_skip(
     mask: jax.Array, run: Callable[..., Any], skip: Callable[..., Any], *operands: Any
 ) -> Any:
-    """run(*operands) where the one entry of the mask is True, else skip(*operands).
+    """Returns run(*operands) if the one entry of the mask is True, else skip(*operands).
 
-    Both checkpoints are needed. The inner one has the derivative of `run` keep nothing but its
-    inputs, which `cond` would have to fill with zeros where it skips; the outer one has it keep
-    them as they are, where `cond` would copy them, all the weights among them.
+    Both checkpoints are needed. Without the inner one, `cond` would keep the residuals of `run`,
+    and fill them with zeros when it skips. Without the outer one, it would copy the operands that
+    it keeps, including all weights.
     """
 
     @partial(jax.checkpoint, prevent_cse=False)

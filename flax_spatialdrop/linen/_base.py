@@ -1,4 +1,4 @@
-"""The bases of the modules: the calls that all share, and how most say who shares a draw."""
+"""The bases of the modules: their calls, and the options that most of them have."""
 
 import abc
 import contextlib
@@ -13,7 +13,7 @@ from flax.errors import InvalidRngError
 
 from .._apply import Recipe
 from .._checks import check_input, check_key, check_name, check_switch, shown
-from .._docs import document
+from .._docs import completed_by, document
 from .._host import check_options, draw_mask, regularize
 from .._noise_shape import resolve_noise_shape
 from .._summary import Call, Where
@@ -26,7 +26,7 @@ _IF_TRACED = (
 
 
 class Stochastic(nn.Module):
-    """A module of this package: its options are checked where it is made.
+    """A module of this package, which checks its options when it is made.
 
     A class is the module `of` a function, whose docstring completes that of the class.
 
@@ -96,12 +96,13 @@ class Regularizer(Stochastic, abc.ABC):
       rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
     """
 
-    @nn.nowrap  # else Flax would show it as a call of the module
+    @nn.nowrap  # Flax would list it as a call of the module
     @abc.abstractmethod
     def _recipe(self, inputs: Array) -> Recipe:
         """Returns the recipe for inputs, which are checked here."""
 
     @nn.compact
+    @completed_by(regularize)
     def __call__(
         self,
         inputs: Array,
@@ -114,28 +115,20 @@ class Regularizer(Stochastic, abc.ABC):
         """Applies the regularizer.
 
         Args:
-          inputs: an array of a dtype and rank that the class takes.
-          deterministic: as the attribute; just one of the two must be given.
-          rng: the key to draw with, in place of the stream's.
-          rate: in place of the attribute (which may be None then), such as a schedule's value; may
-            be traced.
-          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; it changes
-            nothing when deterministic or where the rate is the number 0 (an array's value is not
-            looked at). `sample_mask` gives one.
-
-        Returns:
-          An array of the shape and dtype of inputs.
+          deterministic: as the attribute; exactly one of the two must be given.
+          rng: a key to draw with, in place of one from the stream.
 
         Raises:
-          ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
-            `deterministic` given twice or never.
+          ValueError: for inputs of the wrong rank; a noise shape, mask or rate that does not fit;
+            `deterministic` given twice or not at all.
           TypeError: for inputs of another dtype, a traced `deterministic`, another type.
-          flax.errors.InvalidRngError: when a mask is to be drawn and the stream is missing.
+          flax.errors.InvalidRngError: if a mask is drawn and the stream is missing.
         """
         recipe = self._recipe(inputs)
         call = call_of(self, deterministic, rng)
         return regularize(call, inputs, recipe, self.rate if rate is None else rate, mask)
 
+    @completed_by(draw_mask)
     def sample_mask(
         self,
         inputs: Array,
@@ -144,17 +137,13 @@ class Regularizer(Stochastic, abc.ABC):
         *,
         rate: Rate | None = None,
     ) -> jax.Array:
-        """Draws the mask that a call with the same arguments would have dropped with.
+        """Draws the mask that a call with the same arguments would draw.
 
-        To be used as `mask=`, here or in other modules, as often as the same values are to drop.
-        It takes from the stream what the call would have taken.
+        Use it as `mask=`, here or in other modules, wherever the same values are to be dropped. It
+        takes the same key from the stream as the call would.
 
         Args:
-          inputs: an array, of which only shape and dtype matter.
-          deterministic, rng, rate: as at the call.
-
-        Returns:
-          bool in noise shape, True where a value is kept; all True where nothing would drop.
+          deterministic, rng: as at the call.
 
         Raises:
           ValueError, TypeError, flax.errors.InvalidRngError: as the call.
@@ -240,10 +229,10 @@ _INTERCEPTORS = jax.make_user_context(())
 
 @contextlib.contextmanager
 def intercept(interceptor: Callable[..., Any]) -> Iterator[None]:
-    """`nn.intercept_methods` that functions jitted outside cannot miss, nor those inside keep.
+    """`nn.intercept_methods`, with the interceptor as part of the keys of JAX's caches.
 
-    JAX's caches hold what was traced under other interceptors apart, so all is traced again.
-    Entered a second time, it changes nothing.
+    A function that was jitted outside is traced again inside, and the other way round. Entered
+    twice, it changes nothing.
     """
     entered = _INTERCEPTORS.value
     if interceptor in entered:

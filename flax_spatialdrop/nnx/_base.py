@@ -1,4 +1,4 @@
-"""The bases of the modules: the calls that all share, and how most say who shares a draw."""
+"""The bases of the modules: their calls, and the options that most of them have."""
 
 import abc
 import inspect
@@ -14,14 +14,14 @@ from flax import nnx
 from .. import _host
 from .._apply import Recipe
 from .._checks import check_input, check_key, check_name, check_switch, shown
-from .._docs import document
+from .._docs import completed_by, document
 from .._host import draw_mask, regularize
 from .._noise_shape import resolve_noise_shape
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
 PATH = "path_in_summary"
-"""The attribute in which `summarize` tells a module where it is."""
+"""The attribute that holds the path of a module while `summarize` runs it."""
 
 _IF_TRACED = (
     "name it in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
@@ -108,23 +108,23 @@ def is_deterministic(module: Any, deterministic: Any) -> bool:
 
 
 def check_options(module: Any) -> None:
-    """Raises for what is wrong with a module's attributes, whatever the input will be."""
+    """Checks the attributes of a module that can be checked without inputs."""
     _host.check_options(module, _IF_TRACED)
 
 
 def hashable(value: Any) -> Any:
-    """Axes or sizes as a tuple: attributes are part of a graphdef, which JAX hashes."""
+    """Returns axes or sizes as a tuple, since JAX hashes the attributes of a module."""
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
         return tuple(value.tolist())
     return tuple(value) if isinstance(value, list) else value
 
 
 class Stochastic(nnx.Module):
-    """The mode and the stream that every module of this package has.
+    """A module of this package, with a mode and a stream.
 
-    The defaults of a constructor's keywords are attributes of its class too: a derived class may
-    set its attributes without calling our constructor. A class is the module `of` a function, whose
-    docstring completes that of the class.
+    A class is the module `of` a function, whose docstring completes that of the class. The defaults
+    of the constructor are also attributes of the class, so that a derived class may set its
+    attributes without calling the constructor.
 
     Args:
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -159,7 +159,7 @@ class Stochastic(nnx.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         try:
             super().__setattr__(name, value)
-        except ValueError:  # Flax's words are several lines, without the name of the argument
+        except ValueError:  # Flax's message is long and does not name the argument
             if not hasattr(type(self), name):  # an attribute of a derived class
                 raise
             raise TypeError(
@@ -177,7 +177,7 @@ class Stochastic(nnx.Module):
 
 
 def _named_after(cls: type[nnx.Module]) -> Any:
-    """An inherited constructor under the name of the class, which Python's errors then say."""
+    """Returns the inherited constructor under the name of the class, for Python's errors."""
     ours: Any = cls.__init__
     copy = types.FunctionType(
         ours.__code__, ours.__globals__, ours.__name__, ours.__defaults__, ours.__closure__
@@ -210,6 +210,7 @@ class Regularizer(Stochastic, abc.ABC):
     def _recipe(self, inputs: Array) -> Recipe:
         """Returns the recipe for inputs, which are checked here."""
 
+    @completed_by(regularize)
     def __call__(
         self,
         inputs: Array,
@@ -222,23 +223,13 @@ class Regularizer(Stochastic, abc.ABC):
         """Applies the regularizer.
 
         Args:
-          inputs: an array of a dtype and rank that the class takes.
-          deterministic: in place of the attribute.
-          rngs: nnx.Rngs, a stream of it or a key to draw with, in place of the module's stream. A
-            key is used as it is: give each layer one of its own, or give all the same
-            nnx.Rngs(dropout=key), of which each draws another.
-          rate: in place of the attribute (which may be None then), such as a schedule's value; may
-            be traced.
-          mask: bool, in noise shape or in the shape of inputs, used in place of a draw; it changes
-            nothing when deterministic or where the rate is the number 0 (an array's value is not
-            looked at). `sample_mask` gives one.
-
-        Returns:
-          An array of the shape and dtype of inputs.
+          deterministic: used in place of the attribute.
+          rngs: nnx.Rngs, a stream of it, or a key to draw with, in place of the module's stream.
+            Layers that are given the same key draw the same mask; pass nnx.Rngs instead.
 
         Raises:
-          ValueError: for inputs of the wrong rank, a noise shape, mask or rate that does not fit;
-            no `deterministic` anywhere; a mask to be drawn and no key.
+          ValueError: for inputs of the wrong rank; a noise shape, mask or rate that does not fit;
+            no `deterministic` anywhere; no key to draw a mask with.
           KeyError: for nnx.Rngs without the stream.
           TypeError: for inputs of another dtype, a traced `deterministic`, another type.
         """
@@ -246,6 +237,7 @@ class Regularizer(Stochastic, abc.ABC):
         call = call_of(self, deterministic, rngs)
         return regularize(call, inputs, recipe, self.rate if rate is None else rate, mask)
 
+    @completed_by(draw_mask)
     def sample_mask(
         self,
         inputs: Array,
@@ -254,20 +246,16 @@ class Regularizer(Stochastic, abc.ABC):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         rate: Rate | None = None,
     ) -> jax.Array:
-        """Draws the mask that a call with the same arguments would have dropped with.
+        """Draws the mask that a call with the same arguments would draw.
 
-        To be used as `mask=`, here or in other modules, as often as the same values are to drop.
-        It takes from the stream what the call would have taken.
+        Use it as `mask=`, here or in other modules, wherever the same values are to be dropped. It
+        takes the same key from the stream as the call would.
 
         Args:
-          inputs: an array, of which only shape and dtype matter.
-          deterministic, rngs, rate: as at the call.
-
-        Returns:
-          bool in noise shape, True where a value is kept; all True where nothing would drop.
+          deterministic, rngs: as at the call.
 
         Raises:
-          ValueError, TypeError: as the call.
+          ValueError, KeyError, TypeError: as the call.
 
         Example:
           >>> import jax, jax.numpy as jnp
