@@ -1,8 +1,7 @@
 """Structured dropout for JAX and Flax.
 
-Functions take `(key, x, rate, *, options)`; the modules are in `flax_spatialdrop.linen` and
-`flax_spatialdrop.nnx`.
-`rate` is always the probability to drop.
+The functions take `(key, x, rate, *, options)`, where `rate` is always the probability to drop.
+Their modules are in `flax_spatialdrop.linen` and `flax_spatialdrop.nnx`.
 """
 
 from ._apply import apply_mask

@@ -43,14 +43,14 @@ def patch_dropout(
     The output has fewer tokens than x, so later layers compute less. Prefix tokens, such as the
     class token, are kept. Each sample draws its own set of k patches, without replacement, and
     keeps them in order: those with the smallest `jax.random.bits(key, [*batch, n], "uint32")`. Add
-    position embeddings before. Values are not scaled, and dropped values have no gradient.
+    position embeddings before this. Values are not scaled, and dropped values have no gradient.
 
     Args:
       key: a JAX PRNG key, which the call consumes. It may be None if all patches are kept.
       x: [batch, tokens, features], of any dtype. The tokens are a prefix and n patches.
       rate: the fraction of patches to drop, in [0, 1]; k is round((1 - rate) * n). It determines
-        the shape of y, so it must be a number, known when tracing. (If any patches are dropped, so
-        must the number of tokens.)
+        the shape of y, so it must be a number, known when tracing. (If any patches are dropped, the
+        number of tokens must be known too.)
       num_keep: k, from 1 to n, instead of rate.
       num_prefix_tokens: the number of tokens before the first patch.
       batch_dims: the number of leading batch axes; 0 for a single example.

@@ -124,13 +124,14 @@ def embedding_dropout(
     ids: Array | None = None,
     per_sample: bool = False,
 ) -> jax.Array:
-    """Drops words of the vocabulary: one draw per row of the table, shared by all its occurrences.
+    """Drops words of the vocabulary: one draw per row of the table, for all occurrences of a word.
 
         y[v, f] = table[v, f] * m[v] / (1 - rate),   m[vocab] ~ Bernoulli(1 - rate)
 
-    With ids, y[ids] is returned. The table y is not computed: the rows of the ids are looked up and
-    masked. Lookup works as in `nn.Embed` (`jnp.take`): negative ids count from the end, and the row
-    of an id outside the vocabulary is NaN. The backward pass keeps the ids and one bool per id.
+    With ids, the result is y[ids], but the table y is not computed: the rows of the ids are looked
+    up and masked. Lookup works as in `nn.Embed` (`jnp.take`): negative ids count from the end, and
+    the row of an id outside the vocabulary is NaN. The backward pass keeps the ids and one bool per
+    id.
 
     Args:
       key, rate: as in `dropout`.

@@ -1,4 +1,4 @@
-"""Linen modules: the functions of `flax_spatialdrop` with the manners of flax.linen.Dropout."""
+"""Linen modules for the functions of `flax_spatialdrop`; they are used like flax.linen.Dropout."""
 
 from ._attention import HeadDropout, blockwise_attention, dot_product_attention
 from ._blocks import Cutout, DropBlock

@@ -1,4 +1,4 @@
-"""The DropBlock module."""
+"""The modules of DropBlock and cutout."""
 
 from collections.abc import Sequence
 
@@ -13,21 +13,11 @@ from ._base import Regularizer
 class DropBlock(Regularizer, of=drop_block):
     """The module of `flax_spatialdrop.drop_block`.
 
-    In the paper the rate grows from 0 while the network learns. For that, pass the value of a
-    schedule as `rate=` at the call; it may be traced.
-
-    Attributes:
-      rate: the share of positions to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import DropBlock
-      >>> layer = DropBlock(0.1, block_size=7)
-      >>> rngs = {"dropout": jax.random.key(0)}
-      >>> x = jnp.ones((2, 14, 14, 4))
-      >>> y = layer.apply({}, x, deterministic=False, rngs=rngs)
-      >>> y = layer.apply({}, x, deterministic=False, rngs=rngs, rate=jnp.float32(0.05))
+      >>> layer, rngs = DropBlock(0.1, block_size=7), {"dropout": jax.random.key(0)}
+      >>> y = layer.apply({}, jnp.ones((2, 14, 14, 4)), deterministic=False, rngs=rngs)
     """
 
     rate: Rate | None
@@ -41,31 +31,22 @@ class DropBlock(Regularizer, of=drop_block):
 
     @nn.nowrap
     def _recipe(self, inputs):
-        return block_recipe(
-            inputs,
-            self.block_size,
-            self.per_channel,
-            self.normalize,
-            self.data_format,
-            self.batch_dims,
-        )
+        options = self.block_size, self.per_channel, self.normalize
+        return block_recipe(inputs, *options, self.data_format, self.batch_dims)
 
 
 class Cutout(Regularizer, of=cutout):
     """The module of `flax_spatialdrop.cutout`.
 
-    Kept values are not scaled.
-
     Attributes:
-      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array;
+      rate: the probability that a rectangle is present, in [0, 1]; a number or a scalar array;
         None if each call gives one.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import Cutout
-      >>> layer = Cutout(0.5, block_size=8, fill="mean")
-      >>> x = jnp.ones((2, 32, 32, 3))
-      >>> y = layer.apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
+      >>> layer, rngs = Cutout(0.5, block_size=8, fill="mean"), {"dropout": jax.random.key(0)}
+      >>> y = layer.apply({}, jnp.ones((2, 32, 32, 3)), deterministic=False, rngs=rngs)
     """
 
     rate: Rate | None
@@ -79,11 +60,5 @@ class Cutout(Regularizer, of=cutout):
 
     @nn.nowrap
     def _recipe(self, inputs):
-        return cutout_recipe(
-            inputs,
-            self.block_size,
-            self.num_blocks,
-            self.fill,
-            self.data_format,
-            self.batch_dims,
-        )
+        options = self.block_size, self.num_blocks, self.fill
+        return cutout_recipe(inputs, *options, self.data_format, self.batch_dims)

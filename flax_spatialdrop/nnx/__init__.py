@@ -1,4 +1,4 @@
-"""NNX modules: the functions of `flax_spatialdrop` with the manners of flax.nnx.Dropout."""
+"""NNX modules for the functions of `flax_spatialdrop`; they are used like flax.nnx.Dropout."""
 
 from ._attention import HeadDropout, blockwise_attention, dot_product_attention
 from ._blocks import Cutout, DropBlock

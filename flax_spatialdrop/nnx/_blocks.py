@@ -1,4 +1,4 @@
-"""The DropBlock module."""
+"""The modules of DropBlock and cutout."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,11 @@ from ._base import Regularizer, hashable
 class DropBlock(Regularizer, of=drop_block):
     """The module of `flax_spatialdrop.drop_block`.
 
-    In the paper the rate grows from 0 while the network learns. For that, pass the value of a
-    schedule as `rate=` at the call; it may be traced.
-
-    Args:
-      rate: the share of positions to drop, in [0, 1]; a number or a scalar array;
-        None if each call gives one.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.nnx import DropBlock
       >>> layer = DropBlock(0.1, block_size=7)
-      >>> x = jnp.ones((2, 14, 14, 4))
-      >>> y = layer(x, rngs=jax.random.key(0))
-      >>> y = layer(x, rngs=jax.random.key(0), rate=jnp.float32(0.05))
+      >>> y = layer(jnp.ones((2, 14, 14, 4)), rngs=jax.random.key(0))
     """
 
     def __init__(
@@ -50,31 +41,22 @@ class DropBlock(Regularizer, of=drop_block):
         super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _recipe(self, inputs):
-        return block_recipe(
-            inputs,
-            self.block_size,
-            self.per_channel,
-            self.normalize,
-            self.data_format,
-            self.batch_dims,
-        )
+        options = self.block_size, self.per_channel, self.normalize
+        return block_recipe(inputs, *options, self.data_format, self.batch_dims)
 
 
 class Cutout(Regularizer, of=cutout):
     """The module of `flax_spatialdrop.cutout`.
 
-    Kept values are not scaled.
-
     Args:
-      rate: the probability that a rectangle is there, in [0, 1]; a number or a scalar array;
+      rate: the probability that a rectangle is present, in [0, 1]; a number or a scalar array;
         None if each call gives one.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.nnx import Cutout
       >>> layer = Cutout(0.5, block_size=8, fill="mean")
-      >>> x = jnp.ones((2, 32, 32, 3))
-      >>> y = layer(x, rngs=jax.random.key(0))
+      >>> y = layer(jnp.ones((2, 32, 32, 3)), rngs=jax.random.key(0))
     """
 
     def __init__(
@@ -98,11 +80,5 @@ class Cutout(Regularizer, of=cutout):
         super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _recipe(self, inputs):
-        return cutout_recipe(
-            inputs,
-            self.block_size,
-            self.num_blocks,
-            self.fill,
-            self.data_format,
-            self.batch_dims,
-        )
+        options = self.block_size, self.num_blocks, self.fill
+        return cutout_recipe(inputs, *options, self.data_format, self.batch_dims)
