@@ -63,11 +63,6 @@ class Blocks(NamedTuple):
     batch_dims: int
 
     @property
-    def space(self) -> Shape:
-        """The sizes of the space axes."""
-        return tuple(self.noise_shape[axis] for axis in self.axes)
-
-    @property
     def long_axes(self) -> list[tuple[int, int]]:
         """The axes along which a block is longer than 1, with its size along each."""
         return [(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True) if size > 1]
@@ -121,7 +116,7 @@ def resolve_blocks(
 
 
 def _one_per_axis(block_size: Any, num_space: int) -> Shape:
-    rule = "a whole number of positions, or a tuple of one for each space axis"
+    rule = "a whole number, or a tuple of one per space axis"
     sizes = (
         (block_size,) * num_space
         if is_whole(block_size)
