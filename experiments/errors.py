@@ -15,5 +15,6 @@ class InputError(Exception):
 
 def say(sentence: str) -> None:
     """Prints a sentence to stderr, if there is one that takes it."""
-    with contextlib.suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # as it is where it was closed before the start
+        with contextlib.suppress(OSError):
+            print(sentence, file=sys.stderr, flush=True)

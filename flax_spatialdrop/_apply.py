@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from ._checks import check_input, check_key, check_mask, check_rate, is_static
+from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
 from ._noise_shape import check_mask_spreads
 from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_mask
 from ._random.threefry import rounds_of
@@ -191,7 +191,7 @@ class Recipe(NamedTuple):
 
 def drop(key: Key, x: Array, rate: Rate, recipe: Recipe) -> jax.Array:
     """Runs a regularizer: checks the rate, draws (or redraws) the mask, applies it."""
-    rate = recipe.check_rate(rate)
+    rate, x = recipe.check_rate(rate), unboxed(x)
     if is_static(rate, 0.0):
         return jnp.asarray(x)
     if needs_key(rate, recipe):

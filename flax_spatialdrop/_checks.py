@@ -34,7 +34,9 @@ def check_array(x: Any, name: str = "x") -> Array:
         raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
     is_known = any(jnp.issubdtype(x.dtype, kind) for kind in _KINDS)
     if not is_known or getattr(x.dtype, "char", None) in _WIDE_OR_TIME:
-        raise TypeError(f"{name} must have a dtype that JAX has: got dtype {x.dtype}")
+        raise TypeError(
+            f"{name} must have a dtype that JAX has: got dtype {_shortened(str(x.dtype))}"
+        )
     return x
 
 
@@ -77,8 +79,8 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
     rule = f"{name} must be a JAX PRNG key, such as jax.random.key(0)"
     if key is None:
         raise ValueError(
-            "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: "
-            f"got {name}=None; pass one, such as jax.random.key(0)"
+            f"{name} must be a JAX PRNG key where anything is drawn: got {name}=None; pass one, "
+            "such as jax.random.key(0)"
         )
     if not isinstance(key, jax.Array | np.ndarray):
         raise TypeError(f"{rule}: got {shown(key)}")
@@ -107,6 +109,8 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 def check_rate(rate: Any, name: str = "rate") -> Rate:
     """Returns a number as a float in [0, 1] and a scalar array as it is."""
     rate = rate if isinstance(rate, np.generic) else unboxed(rate)
+    if isinstance(rate, np.generic) and jnp.issubdtype(rate.dtype, jnp.floating):
+        rate = float(rate)  # since Python does not count bfloat16 among the numbers
     if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
         is_in_range = bool(0 <= rate <= 1)  # type: ignore[operator]
         if not is_in_range:  # before the cast, which a whole number may be too large for
@@ -258,21 +262,23 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plurals[noun]}"
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, depth: int = 0) -> str:
     """What a value is, on one short line: a literal as it is written, else its type."""
     kind = type(value).__name__
     if isinstance(value, int) and abs(value) >= 10**_LONGEST:
         return f"a whole number of {int(value.bit_length() * 0.30103) + 1} digits"
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
         return _shortened(repr(value))
-    if isinstance(value, tuple | list | set | frozenset | range):
-        inside = ", ".join(shown(entry) for entry in list(value)[:8])
-        brackets = {tuple: ("(", ")"), list: ("[", "]")}
+    if isinstance(value, range):
+        return _shortened(repr(value))
+    if isinstance(value, tuple | list | set | frozenset):
+        brackets = {tuple: ("(", ")"), list: ("[", "]"), set: ("{", "}")}
         left, right = brackets.get(type(value), (f"{kind}(", ")"))
+        is_short = len(value) <= 8 and depth < 3
+        inside = ", ".join(shown(entry, depth + 1) for entry in value) if is_short else ""
         comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
         text = f"{left}{inside}{comma}{right}"
-        is_whole_text = len(value) <= 8 and len(text) <= _LONGEST
-        return text if is_whole_text else f"a {kind} of {len(value)} entries"
+        return text if is_short and len(text) <= _LONGEST else f"a {kind} of {len(value)} entries"
     if is_symbolic(value):
         return _shortened(str(value))
     if isinstance(value, type):

@@ -1,6 +1,6 @@
 """What a module does when it is made and called, in Linen and NNX alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, get_args
 
@@ -14,13 +14,15 @@ from ._checks import (
     check_rate,
     check_sequence,
     check_switch,
+    check_whole,
     is_static,
+    unboxed,
 )
 from ._noise_shape import check_mask_fits
 from ._ops.blocks import Normalize
 from ._ops.patches import Patches, keep_patches
 from ._ops.path import check_branch
-from ._recurrent.spec import Variant, check_unroll
+from ._recurrent.spec import Variant, check_merge, check_unroll
 from ._summary import Call, Use, note
 from ._typing import Array, DataFormat, Key, PathMode, Rate, Shape
 
@@ -34,6 +36,13 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "mode": partial(check_choice, choices=get_args(PathMode)),
     "normalize": partial(check_choice, choices=get_args(Normalize)),
     "batch_dims": lambda value, _: check_batch_dims(value),
+    "head_axis": check_whole,
+    "num_blocks": partial(check_whole, least=1),
+    "num_keep": check_whole,
+    "num_prefix_tokens": check_whole,
+    "mask_id": check_whole,
+    "features": partial(check_whole, least=0),
+    "merge_fn": lambda value, _: check_merge(value),
     "dropout": check_rate,
     "recurrent_dropout": check_rate,
     "variant": partial(check_choice, choices=get_args(Variant)),
@@ -52,22 +61,25 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
         check_switch,
     ),
 }
-"""The checks of arguments of modules that need no inputs."""
+"""The checks of options of modules that need no inputs."""
 
 
-def check_options(module: Any, advice: str) -> None:
-    """Checks the attributes of a module that can be checked without inputs.
+def check_options(module: Any, options: Iterable[str], advice: str) -> None:
+    """Checks the options of a module that can be checked without inputs.
 
-    An attribute may be None, such as a rate that each call gives. `advice` ends the message about
-    a traced `deterministic`.
+    An option may be None if that is its default, or if it has none, such as a rate that each call
+    gives. `advice` ends the message about a traced `deterministic`.
     """
-    for name, value in vars(module).items():
-        if value is None:
+    for name in options:
+        value = getattr(module, name)
+        if value is None and getattr(type(module), name, None) is None and name != "branch":
             continue
         if name == "deterministic":
-            check_switch(value, name, advice)
-        elif name in _CHECKS:
-            _CHECKS[name](value, name)
+            checked = check_switch(value, name, advice)
+        else:
+            checked = _CHECKS[name](value, name) if name in _CHECKS else value
+        if isinstance(checked, bool) and checked is not value:  # NumPy's or JAX's
+            setattr(module, name, checked)
 
 
 def regularize(
@@ -88,9 +100,10 @@ def regularize(
     Returns:
       An array of the shape and dtype of inputs.
     """
-    use = use_of(call, recipe, rate, mask)
+    use, inputs = use_of(call, recipe, rate, mask), unboxed(inputs)
     if mask is not None:
-        check_mask_fits(recipe.check_mask(mask).shape, recipe.noise_shape, inputs.shape)
+        mask = recipe.check_mask(mask)
+        check_mask_fits(mask.shape, recipe.noise_shape, inputs.shape)
 
     def run(x: Array) -> jax.Array:
         if mask is None or not use.active:

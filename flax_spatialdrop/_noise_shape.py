@@ -15,7 +15,6 @@ from ._checks import (
     check_sequence,
     check_whole,
     is_at_most,
-    is_sequence,
     is_symbolic,
     is_whole,
     plural,
@@ -103,7 +102,12 @@ def path_noise_shape(shape: Shape, mode: PathMode, batch_axis: int | Sequence[in
     """One draw per index of the batch axes, or one for all of x."""
     if check_choice(mode, "mode", get_args(PathMode)) == "batch":
         return (1,) * len(shape)
-    axes: Any = batch_axis if is_sequence(batch_axis) else (batch_axis,)
+    one = is_whole(batch_axis)
+    axes = (
+        (batch_axis,)
+        if one
+        else check_sequence(batch_axis, "batch_axis", "an axis of x, or a tuple of axes")
+    )
     own = check_axes(axes, "batch_axis", "have draws of their own", shape)
     return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
 

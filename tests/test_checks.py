@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import flax_spatialdrop
 from flax_spatialdrop import (
     _checks,
     dropout,
@@ -36,6 +37,9 @@ def scheduled(step):
         ((1, None, "a"), "(1, None, 'a')"),
         ((X,), "(an array of shape (2, 3) and dtype float32,)"),
         (list(range(9)), "a list of 9 entries"),
+        (range(2**70), f"range(0, {2**70})"),
+        ({1, 2}, "{1, 2}"),
+        ([[[[1]]]], "[[[a list of 1 entries]]]"),
         ({}, "a value of type dict"),
         (fractions.Fraction(3, 2), "3/2 of type Fraction"),
         (np.float64(1.5), "np.float64(1.5)"),
@@ -157,3 +161,32 @@ def test_swapped_arguments():
 def test_a_legacy_key_of_another_implementation():
     with pytest.raises(TypeError, match="of JAX's default implementation, threefry2x32, or one"):
         dropout(np.zeros(4, np.uint32), X, 0.5)
+
+
+class Box:
+    """What JAX takes as an array, without the attributes of one."""
+
+    def __jax_array__(self):
+        return X
+
+
+@pytest.mark.parametrize("function", [dropout, flax_spatialdrop.drop_path], ids=["dropout", "path"])
+def test_an_array_in_a_box_is_the_array(function):
+    key = jax.random.key(0)
+    expected = function(jax.random.clone(key), X, 0.5)
+    np.testing.assert_array_equal(function(key, Box(), 0.5), expected)
+
+
+def test_a_narrow_scalar_is_a_number():
+    assert _checks.check_rate(ml_dtypes.bfloat16(0.5)) == 0.5
+    assert dropout(None, X, ml_dtypes.bfloat16(0)) is X
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]: got rate=1.5"):
+        dropout(None, X, ml_dtypes.bfloat16(1.5))
+
+
+def test_a_long_dtype_is_shortened():
+    x = np.ones(2, np.dtype([(f"field_{i}", np.float32) for i in range(60)]))
+    with pytest.raises(
+        TypeError, match=r"\Ax must have a dtype that JAX has: got dtype .*\.\.\.\Z"
+    ):
+        dropout(None, x, 0.5)

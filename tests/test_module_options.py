@@ -128,9 +128,64 @@ def test_nnx_says_which_argument_holds_arrays(name):
     message = rf"\A{name} must not be arrays in a container: got a tuple of 2 entries\Z"
     with pytest.raises(TypeError, match=message):
         flax_spatialdrop.nnx.Dropout(**{"rate": 0.5, name: (X, X)})
+    with pytest.raises(TypeError, match=r"\Amask_id must not be arrays in a container: got \(an"):
+        flax_spatialdrop.nnx.TokenDropout(0.5, mask_id=[jnp.int32(1)])
     derived = flax_spatialdrop.nnx.Dropout(0.5)
     with pytest.raises(ValueError, match="Found data on value"):  # Flax's long advice
         derived.of_the_user = (X, X)
+
+
+def test_attributes_of_a_user_s_class_are_not_checked_as_ours():
+    class Linen(flax_spatialdrop.linen.Dropout):
+        scale: float = 2.0
+        mode: str = "mine"
+
+    class NNX(flax_spatialdrop.nnx.Dropout):
+        def __init__(self, rate):
+            self.scale = nnx.Param(jnp.ones(3))
+            self.mode = "mine"
+            super().__init__(rate)
+
+    class Recurrent(flax_spatialdrop.linen.GRU):
+        n_init: int = 3
+
+    assert Linen(0.5).mode == NNX(0.5).mode == "mine"
+    assert Recurrent(4).n_init == 3
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("HeadDropout", {"head_axis": "x"}),
+        ("Cutout", {"num_blocks": "x"}),
+        ("TokenDropout", {"mask_id": "x"}),
+        ("PatchDropout", {"num_keep": "x", "rate": None}),
+        ("PatchDropout", {"num_prefix_tokens": "x"}),
+    ],
+)
+def test_a_count_that_is_no_whole_number(face, name, options):
+    (option, _), *_ = options.items()
+    with pytest.raises(TypeError, match=rf"\A{option} must be a whole number: got 'x'\Z"):
+        getattr(FACES[face], name)(**{"rate": 0.5} | options)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_only_an_option_whose_default_is_none_may_be_none(face):
+    with pytest.raises(TypeError, match=r"\Ascale must be True or False: got None\Z"):
+        FACES[face].DropPath(0.5, scale=None)
+    with pytest.raises(TypeError, match=r"\Abranch must be a function"):
+        FACES[face].ResidualDropPath(None, 0.5)
+    assert FACES[face].DropBlock(0.5, normalize=None).normalize is None
+
+
+@pytest.mark.parametrize("value", [np.array(True), np.True_, jnp.array(True)], ids=repr)
+def test_a_switch_may_be_an_array_of_no_axes(value):
+    module = flax_spatialdrop.nnx.DropPath(0.5, scale=value)
+    assert module.scale is True
+    y = nnx.jit(lambda module, x: module(x, rngs=jax.random.key(0)))(module, X)
+    np.testing.assert_array_equal(y, module(X, rngs=jax.random.key(0)))
+    assert flax_spatialdrop.linen.DropPath(0.5, scale=value).scale is True
 
 
 def test_numpy_s_noise_shapes_are_no_state():
@@ -230,5 +285,5 @@ def test_long_names_are_shortened():
     with pytest.raises(KeyError) as missing:
         flax_spatialdrop.nnx.Dropout(0.5, rng_collection=stream)(X, rngs=nnx.Rngs(params=0))
     assert len(str(missing.value)) < 400
-    with pytest.raises(ValueError, match="num_keep=a value of type Linear"):
+    with pytest.raises(TypeError, match="num_keep must be a whole number: got a value of type Lin"):
         flax_spatialdrop.nnx.PatchDropout(0.5, num_keep=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))(X)

@@ -49,6 +49,8 @@ def _rows(path: Path) -> pd.DataFrame:
         rows = pd.read_csv(path, low_memory=False)
     except PermissionError as error:
         raise InputError(f"cannot read the weather {path}: {error.strerror}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # pandas's own, and those of decoding and of each compression
         raise InputError(f"{path} is no CSV file: {error}") from error
     if missing := [name for name in columns if name not in rows]:

@@ -12,6 +12,7 @@ from .._apply import Recipe, by_mask, drop, kept_or_zero
 from .._checks import check_input, check_switch, is_static, needs_no_key, shown
 from .._compat import CAN_REMAT_INSIDE
 from .._noise_shape import path_noise_shape
+from .._random.sharding import vary_alike
 from .._summary import current_recorder
 from .._typing import Array, Key, PathMode, Rate
 
@@ -213,7 +214,7 @@ def run_or_skip(
         kept = jax.checkpoint(run, prevent_cse=False) if CAN_REMAT_INSIDE else run
         return jax.lax.cond(mask.reshape(()), kept, skip, *operands)
 
-    return either(mask, *operands)
+    return either(*vary_alike((mask, *operands)))
 
 
 def _apply_unscaled(x: Array, mask: Array, rate: Rate) -> jax.Array:

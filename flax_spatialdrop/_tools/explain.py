@@ -194,15 +194,15 @@ def _check_numbers(values: Any, name: str) -> np.ndarray:
         raise TypeError(
             f"{name} must be known, to be drawn: got a traced array; call plot_mask outside jax.jit"
         )
-    if isinstance(values, jax.Array | np.ndarray):
-        is_number = jnp.issubdtype(values.dtype, jnp.number) or values.dtype == jnp.bool_
-        array = np.asarray(values) if is_number else None
+    if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jax.dtypes.extended):
+        array = None  # keys
     else:
         try:
             array = np.asarray(values)
         except ValueError:  # lists of lists of several lengths
             array = None
-    if array is None or not (array.dtype.kind in "biufc" or isinstance(values, jax.Array)):
+    kinds = jnp.bool_, jnp.number
+    if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(f"{name} must be an array of bools or numbers: got {shown(values)}")
     return array
 

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -35,14 +35,17 @@ class Stochastic(nn.Module):
       rng_collection: the name of the stream that the key is taken from (default "dropout").
     """
 
+    _arguments: ClassVar[Collection[str]] = ()
+    """The arguments of the constructor, without those that a user's class adds."""
+
     def __init_subclass__(cls, of: Any = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
-            names = [field.name for field in dataclasses.fields(cls)]
-            document(cls, names, "Attributes", of, reversed(cls.__mro__[1:]))
+            cls._arguments = [field.name for field in dataclasses.fields(cls)]
+            document(cls, cls._arguments, "Attributes", of, reversed(cls.__mro__[1:]))
 
     def __post_init__(self) -> None:
-        check_options(self, _IF_TRACED)
+        check_options(self, self._arguments, _IF_TRACED)
         super().__post_init__()
 
 

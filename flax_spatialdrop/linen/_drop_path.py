@@ -21,6 +21,7 @@ from .._ops.path import (
     path_recipe,
     residual_drop_path,
 )
+from .._random.sharding import vary_alike
 from .._typing import Array, Key, PathMode, Rate
 from ._base import Regularizer, Stochastic, call_of
 
@@ -149,4 +150,4 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
             kept = nn.remat(run_in_form, prevent_cse=False) if CAN_REMAT_INSIDE else run_in_form
             return nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
 
-        return nn.remat(either, prevent_cse=False)(self, mask, x)
+        return nn.remat(either, prevent_cse=False)(self, *vary_alike((mask, x)))

@@ -262,9 +262,9 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
     carry_init: Initializer = nn.initializers.zeros_init()
 
     def __post_init__(self):
-        for name, value in vars(self).items():
+        for name in self._arguments:
             if name.endswith(("_fn", "_init")):
-                check_callable(value, name, "a function")
+                check_callable(getattr(self, name), name, "a function")
         super().__post_init__()
 
     @abc.abstractmethod

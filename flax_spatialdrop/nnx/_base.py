@@ -3,7 +3,7 @@
 import abc
 import inspect
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from .. import _host
 from .._apply import Recipe
 from .._checks import check_input, check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
-from .._host import draw_mask, regularize
+from .._host import check_options, draw_mask, regularize
 from .._noise_shape import resolve_noise_shape
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
@@ -107,13 +106,11 @@ def is_deterministic(module: Any, deterministic: Any) -> bool:
     return check_switch(chosen, "deterministic", _IF_TRACED)
 
 
-def check_options(module: Any) -> None:
-    """Checks the attributes of a module that can be checked without inputs."""
-    _host.check_options(module, _IF_TRACED)
-
-
-def hashable(value: Any) -> Any:
-    """Returns axes or sizes as a tuple, since JAX hashes the attributes of a module."""
+def _hashable(value: Any) -> Any:
+    """Returns axes or sizes as a tuple and a switch as a bool, since JAX hashes attributes."""
+    is_known = isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer)
+    if is_known and value.shape == () and value.dtype == np.bool_:
+        return bool(value)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
         return tuple(value.tolist())
     return tuple(value) if isinstance(value, list) else value
@@ -135,6 +132,9 @@ class Stochastic(nnx.Module):
         (nnx.Rngs, a stream or a key) at the call.
     """
 
+    _arguments: ClassVar[Collection[str]] = ()
+    """The arguments of the constructors of this package's classes."""
+
     def __init_subclass__(cls, of: Any = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
@@ -142,7 +142,8 @@ class Stochastic(nnx.Module):
                 setattr(cls, "__init__", _named_after(cls))  # noqa: B010
             for name, default in (cls.__init__.__kwdefaults__ or {}).items():
                 setattr(cls, name, default)
-            names = inspect.signature(cls.__init__).parameters
+            _, *names = inspect.signature(cls.__init__).parameters
+            cls._arguments = {*names, *cls._arguments}
             document(cls, names, "Args", of, reversed(cls.__mro__[1:]))
 
     def __init__(
@@ -153,14 +154,15 @@ class Stochastic(nnx.Module):
     ):
         self.deterministic = deterministic
         self.rng_collection = rng_collection
-        check_options(self)
+        check_options(self, [n for n in self._arguments if n in vars(self)], _IF_TRACED)
         self.rngs = forked(self, rngs)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        value = _hashable(value) if name in self._arguments else value
         try:
             super().__setattr__(name, value)
         except ValueError:  # Flax's message is long and does not name the argument
-            if not hasattr(type(self), name):  # an attribute of a derived class
+            if name not in self._arguments:  # an attribute of a derived class
                 raise
             raise TypeError(
                 f"{name} must not be arrays in a container: got {shown(value)}"
@@ -337,8 +339,8 @@ class NoiseShapeDropout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        self.noise_shape = hashable(noise_shape)
-        self.broadcast_dims = hashable(broadcast_dims)
+        self.noise_shape = _hashable(noise_shape)
+        self.broadcast_dims = _hashable(broadcast_dims)
         super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _recipe(self, inputs: Array) -> Recipe:

@@ -7,7 +7,7 @@ from flax import nnx
 from .._ops.blocks import Normalize, block_recipe, drop_block
 from .._ops.cutout import Fill, cutout, cutout_recipe
 from .._typing import DataFormat, Rate
-from ._base import Regularizer, hashable
+from ._base import Regularizer
 
 
 class DropBlock(Regularizer, of=drop_block):
@@ -33,7 +33,7 @@ class DropBlock(Regularizer, of=drop_block):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        self.block_size = hashable(block_size)
+        self.block_size = block_size
         self.per_channel = per_channel
         self.normalize = normalize
         self.data_format = data_format
@@ -72,9 +72,9 @@ class Cutout(Regularizer, of=cutout):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        self.block_size = hashable(block_size)
+        self.block_size = block_size
         self.num_blocks = num_blocks
-        self.fill = hashable(fill)
+        self.fill = fill
         self.data_format = data_format
         self.batch_dims = batch_dims
         super().__init__(rate, deterministic, rng_collection, rngs)

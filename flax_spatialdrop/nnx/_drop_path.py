@@ -22,7 +22,7 @@ from .._ops.path import (
     run_or_skip,
 )
 from .._typing import Array, PathMode, Rate
-from ._base import Regularizer, Stochastic, call_of, hashable
+from ._base import Regularizer, Stochastic, call_of
 
 
 class DropPath(Regularizer, of=drop_path):
@@ -58,7 +58,7 @@ class DropPath(Regularizer, of=drop_path):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         self.mode = mode
-        self.batch_axis = hashable(batch_axis)
+        self.batch_axis = batch_axis
         self.scale = scale
         super().__init__(rate, deterministic, rng_collection, rngs)
 
@@ -116,7 +116,7 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
         self.branch = branch
         self.rate = rate
         self.mode = mode
-        self.batch_axis = hashable(batch_axis)
+        self.batch_axis = batch_axis
         self.scale = scale
         super().__init__(deterministic, rng_collection, rngs)
 

@@ -27,7 +27,7 @@ from .._ops.dropout import (
 )
 from .._ops.gaussian import gaussian_dropout, gaussian_recipe
 from .._typing import NoiseShape, Rate
-from ._base import LayoutDropout, NoiseShapeDropout, Regularizer, hashable
+from ._base import LayoutDropout, NoiseShapeDropout, Regularizer
 
 
 # Flax's class is a base, so that filters by that class, as in nnx.view, find this one too. None of
@@ -58,8 +58,8 @@ class Dropout(Regularizer, nnx.Dropout, of=dropout):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         noise_shape: NoiseShape | None = None,
     ):
-        self.broadcast_dims = hashable(broadcast_dims)
-        self.noise_shape = hashable(noise_shape)
+        self.broadcast_dims = broadcast_dims
+        self.noise_shape = noise_shape
         super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _recipe(self, inputs):

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .._checks import check_key, check_name, check_rate, check_whole, is_static, shown
+from .._checks import (
+    check_key,
+    check_name,
+    check_rate,
+    check_switch,
+    check_whole,
+    is_static,
+    shown,
+)
 from .._compat import vary, varying_axes
 from .._recurrent.any_cell import Variables, is_cell, kind_of_cell, scan_cell
 from .._recurrent.layer import Loop, draw_masks, run_layer
@@ -32,7 +40,7 @@ from .._recurrent.spec import (
 )
 from .._recurrent.step import Cell, Weights, gru, lstm, simple
 from .._typing import Array, Rate
-from ._base import Stochastic, check_options, find_key, forked, is_deterministic, where
+from ._base import Stochastic, find_key, forked, is_deterministic, where
 
 _MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
 """How the cell of a layer was made. It holds the user's nnx.Rngs, so it is no part of the layer."""
@@ -768,13 +776,12 @@ class Bidirectional(nnx.Module):
         if backward_rnn is None and isinstance(forward_rnn, RecurrentLayer):
             backward_rnn = another(forward_rnn)
         check_directions(forward_rnn, backward_rnn, RecurrentLayer)
-        check_merge(merge_fn)
         self.forward_rnn = forward_rnn
         self.backward_rnn = backward_rnn
+        check_merge(merge_fn)
         self.merge_fn = merge_fn
-        self.time_major = time_major
-        self.return_carry = return_carry
-        check_options(self)
+        self.time_major = check_switch(time_major, "time_major")
+        self.return_carry = check_switch(return_carry, "return_carry")
 
     def __call__(
         self,

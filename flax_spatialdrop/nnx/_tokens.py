@@ -17,7 +17,7 @@ from .._ops.tokens import (
     token_recipe,
 )
 from .._typing import Array, Rate
-from ._base import Regularizer, Stochastic, call_of, hashable
+from ._base import Regularizer, Stochastic, call_of
 
 
 class TokenDropout(Regularizer, of=token_dropout):
@@ -44,7 +44,7 @@ class TokenDropout(Regularizer, of=token_dropout):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
         self.mask_id = mask_id
-        self.special_ids = hashable(special_ids)
+        self.special_ids = special_ids
         self.vocab_size = vocab_size
         super().__init__(rate, deterministic, rng_collection, rngs)
 

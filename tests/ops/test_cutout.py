@@ -103,7 +103,7 @@ def test_explicitly_sharded_input():
 
 
 def test_a_rate_of_1_still_needs_a_key():
-    with pytest.raises(ValueError, match="a mask is drawn with a PRNG key"):
+    with pytest.raises(ValueError, match="key must be a JAX PRNG key where anything is drawn"):
         cutout(None, X, 1.0)
     layer = Cutout(1.0, block_size=3, deterministic=False)
     y = layer.apply({}, X, rngs={"dropout": clone(KEY)})

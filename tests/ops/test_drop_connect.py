@@ -371,8 +371,8 @@ def test_weights_with_the_same_path_are_refused():
 
 def test_a_missing_key_and_a_wrong_rate_are_refused():
     message = (
-        "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: "
-        "got key=None; pass one, such as jax.random.key(0)"
+        "key must be a JAX PRNG key where anything is drawn: got key=None; pass one, such as "
+        "jax.random.key(0)"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         drop_connect(None, tree(), 0.5)

@@ -88,8 +88,7 @@ def test_unscaled_values_stay_as_they_are_bit_for_bit():
         (
             TypeError,
             {"batch_axis": None},
-            "batch_axis must hold whole numbers, the axes of x that have draws of their own: "
-            "got None in batch_axis=(None,)",
+            "batch_axis must be an axis of x, or a tuple of axes: got None",
         ),
         (
             TypeError,
@@ -154,3 +153,9 @@ def test_summaries_list_what_is_in_a_branch_whether_it_is_dropped_or_not():
     for seed in range(4):
         summary = linen.summarize(layer, X, rngs={"dropout": jax.random.key(seed)})
         assert len(summary.sites) == 2
+
+
+def test_batch_axes_may_be_a_numpy_array():
+    axes, key = np.array([0, 1]), jax.random.key(0)
+    y = drop_path(clone(key), jnp.ones((2, 3, 4)), 0.5, batch_axis=axes)
+    np.testing.assert_array_equal(y, drop_path(key, jnp.ones((2, 3, 4)), 0.5, batch_axis=(0, 1)))

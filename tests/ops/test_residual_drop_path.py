@@ -12,6 +12,8 @@ from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
 from flax_spatialdrop import drop_path, dropout, residual_drop_path, sample_mask
 from flax_spatialdrop._compat import CAN_REMAT_INSIDE
 
@@ -242,3 +244,27 @@ def test_blocks_over_a_sharded_batch_need_no_collective(mode, axis_type):
             assert_close(dx, pulled_back(mode, X, W, clone(key)))
         text = jax.jit(partial(pulled_back, mode)).lower(x, w, clone(KEY)).compile().as_text()
     assert not collectives(text)
+
+
+@pytest.mark.parametrize("face", ["function", "linen", "nnx"])
+def test_a_key_of_each_device_inside_shard_map(face):
+    """The input is the same on every device, and so has another type than the mask."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+
+    def block(key, x):
+        key = jax.random.fold_in(key, jax.lax.axis_index("d"))
+        if face == "function":
+            return residual_drop_path(key, x, jnp.tanh, 0.5, mode="batch")
+        if face == "linen":
+            layer = flax_spatialdrop.linen.ResidualDropPath(jnp.tanh, 0.5, mode="batch")
+            return layer.apply({}, x, deterministic=False, rng=key)
+        return flax_spatialdrop.nnx.ResidualDropPath(jnp.tanh, 0.5, mode="batch")(x, rngs=key)
+
+    run = jax.shard_map(block, mesh=mesh, in_specs=(P(), P()), out_specs=P("d"))
+    x = jnp.ones((1, 3))
+    for seed in range(3):
+        y = jax.jit(run)(jax.random.key(seed), x)
+        for device in range(2):
+            key = jax.random.fold_in(jax.random.key(seed), device)
+            expected = residual_drop_path(key, x, jnp.tanh, 0.5, mode="batch")
+            np.testing.assert_allclose(y[device], expected[0], rtol=1e-6)

@@ -78,8 +78,8 @@ BAD_KEYS = [
     (
         None,
         ValueError,
-        "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: got key=None; "
-        "pass one, such as jax.random.key(0)",
+        "key must be a JAX PRNG key where anything is drawn: got key=None; pass one, such as "
+        "jax.random.key(0)",
     ),
     (0, TypeError, "key must be a JAX PRNG key, such as jax.random.key(0): got 0"),
     (

@@ -285,8 +285,8 @@ BAD = {
     "no key": (
         {"key": None},
         ValueError,
-        "a mask is drawn with a PRNG key unless the rate is the number 0 or 1: got key=None; "
-        "pass one, such as jax.random.key(0)",
+        "key must be a JAX PRNG key where anything is drawn: got key=None; pass one, such as "
+        "jax.random.key(0)",
     ),
     "one word": (
         {"key": (np.uint32(1),)},
