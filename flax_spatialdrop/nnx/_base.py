@@ -339,8 +339,8 @@ class NoiseShapeDropout(Regularizer):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ):
-        self.noise_shape = _hashable(noise_shape)
-        self.broadcast_dims = _hashable(broadcast_dims)
+        self.noise_shape = noise_shape
+        self.broadcast_dims = broadcast_dims
         super().__init__(rate, deterministic, rng_collection, rngs)
 
     def _recipe(self, inputs: Array) -> Recipe:
