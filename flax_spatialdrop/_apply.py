@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
 from ._noise_shape import check_mask_spreads
 from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_mask
-from ._random.threefry import rounds_of
+from ._random.threefry import mark_as_used, rounds_of
 from ._rates import keep_probability, scale_of
 from ._typing import Array, Key, Rate
 
@@ -137,7 +137,7 @@ def _by_mask(select, mask, x, *constants):
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _by_redraw(select, redraw, prevent_cse, key, x, params, *constants):
     words, rounds = jax.random.key_data(key), rounds_of(key)
-    jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
+    mark_as_used(key)
 
     def draw_and_apply(words, x, params, *constants):
         return select(redraw(words, rounds, params, x), x, *constants)

@@ -4,6 +4,7 @@ A check returns what it is given, in the form that the code uses, or raises one 
 rule, what was got. `name` is the argument as the user wrote it.
 """
 
+import itertools
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +31,7 @@ _LONGEST = 60
 def check_array(x: Any, name: str = "x") -> Array:
     """Returns an array; of a box, such as an nnx.Variable, the one inside."""
     x = unboxed(x)
-    if not isinstance(x, jax.Array | np.ndarray) or isinstance(x, np.ma.MaskedArray):
+    if not is_array(x):
         raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
     is_known = any(jnp.issubdtype(x.dtype, kind) for kind in _KINDS)
     if not is_known or getattr(x.dtype, "char", None) in _WIDE_OR_TIME:
@@ -38,6 +39,11 @@ def check_array(x: Any, name: str = "x") -> Array:
             f"{name} must have a dtype that JAX has: got dtype {_shortened(str(x.dtype))}"
         )
     return x
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is an array of JAX or NumPy, and not a masked one, whose mask JAX would ignore."""
+    return isinstance(x, jax.Array | np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
 
 def unboxed(x: Any) -> Any:
@@ -125,7 +131,7 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
                 f"{name} must be a number or a scalar array; of a schedule, what it returns for a "
                 f"step: got {shown(rate)}; write schedule(step)"
             )
-        if not isinstance(rate, jax.Array | np.ndarray) or isinstance(rate, np.ma.MaskedArray):
+        if not is_array(rate):
             raise TypeError(
                 f"{name} is the probability to drop and must be a number or a scalar array: "
                 f"got {shown(rate)}"
@@ -293,6 +299,14 @@ def shown(value: Any, depth: int = 0) -> str:
     if isinstance(value, numbers.Number):
         return _shortened(f"{value} of type {kind}")
     return f"a value of type {kind}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """As many names as fit on a short line, and how many more there are."""
+    lengths = itertools.accumulate(len(shown(name)) + 2 for name in names)
+    count = max(1, sum(length <= 200 for length in lengths))
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(shown, names[:count])) + more
 
 
 def _shortened(text: str) -> str:

@@ -19,6 +19,7 @@ from .._checks import (
     check_input,
     check_key,
     check_whole,
+    is_array,
     is_at_most,
     is_sequence,
     is_static,
@@ -210,8 +211,7 @@ def _fill_values(fill: Any, dtype: Any) -> Array:
         with contextlib.suppress(OverflowError, TypeError):
             return np.asarray(fill, complex if is_complex else float)
         raise ValueError(f"fill must be finite in x's dtype, {dtype}: got {shown(fill)}")
-    is_array = isinstance(fill, jax.Array | np.ndarray) and not isinstance(fill, np.ma.MaskedArray)
-    if not is_array or not (
+    if not is_array(fill) or not (
         jnp.issubdtype(fill.dtype, jnp.integer)
         or jnp.issubdtype(fill.dtype, jnp.inexact if is_complex else jnp.floating)
     ):

@@ -8,11 +8,18 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from .._apply import Recipe, drop
-from .._checks import check_callable, check_key, check_rate, needs_no_key, shown
+from .._checks import (
+    check_callable,
+    check_input,
+    check_key,
+    check_rate,
+    listed,
+    needs_no_key,
+    shown,
+)
+from .._random.threefry import mark_as_used
 from .._typing import Key, Rate
 
 Weights = TypeVar("Weights")
@@ -22,9 +29,6 @@ Paths: TypeAlias = str | re.Pattern[str] | Callable[[str], bool] | None
 
 _BOX = jax.tree_util.GetAttrKey("value")
 """The last key to a value in a box of Flax: an NNX Variable or a Linen Partitioned."""
-
-_LONGEST = 200
-"""The most characters of paths that an error lists."""
 
 
 def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None) -> Weights:
@@ -83,9 +87,9 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     named = [(_name(steps, siblings[steps[:-1]] == 1), leaf) for steps, leaf in steps_and_leaves]
     selected = [bool(is_selected(path)) for path, _ in named]
     if not any(selected):
+        got = f"weights at {listed([path for path, _ in named])}" if named else "no weights"
         raise ValueError(
-            "paths must select at least one of the weights: "
-            f"got paths={shown(paths)}, and weights at {_listed([path for path, _ in named])}"
+            f"paths must select at least one of the weights: got paths={shown(paths)}, and {got}"
         )
     to_drop = list(itertools.compress(named, selected))
     for path, leaf in to_drop:
@@ -94,12 +98,12 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     if repeated:
         raise ValueError(
             "weights must have different paths, since their masks depend on the paths: "
-            f"got several weights at {_listed(repeated)}"
+            f"got several weights at {listed(repeated)}"
         )
     if needs_no_key(rate):
         key = None
     else:
-        jax.random.bits(check_key(key), (0,))  # draws nothing, but marks the key as used
+        mark_as_used(check_key(key))
     dropped = [
         drop(_key_of(path, key), leaf, rate, Recipe(leaf.shape)) if is_dropped else leaf
         for (path, leaf), is_dropped in zip(named, selected, strict=True)
@@ -122,33 +126,20 @@ def _name(steps: tuple[Any, ...], is_alone: bool) -> str:
 def _predicate(paths: Paths) -> Callable[[str], object]:
     if paths is None:
         return lambda path: True
+    if isinstance(paths, re.Pattern) and isinstance(paths.pattern, bytes):
+        raise TypeError(f"paths must be a regular expression of text: got {shown(paths.pattern)}")
     if isinstance(paths, str | re.Pattern):
         try:
             return re.compile(paths).search
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"paths must be a regular expression: got paths={shown(paths)}, {error}"
             ) from None
     return check_callable(paths, "paths", "a regular expression or a function of a path")
 
 
-def _listed(names: list[str]) -> str:
-    if not names:
-        return "no path at all"
-    lengths = itertools.accumulate(len(shown(name)) + 2 for name in names)
-    count = max(1, sum(length <= _LONGEST for length in lengths))
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(shown, names[:count])) + more
-
-
 def _check_weight(path: str, leaf: Any) -> None:
-    if not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, np.ma.MaskedArray):
-        got = shown(leaf)
-    elif not jnp.issubdtype(leaf.dtype, jnp.inexact):
-        got = f"dtype {leaf.dtype}"
-    else:
-        return
-    raise TypeError(
-        f"the weight at {shown(path)} must be a floating or complex array, since kept weights are "
-        f"scaled by 1 / (1 - rate): got {got}; leave it out with paths"
-    )
+    try:
+        check_input(leaf, f"the weight at {shown(path)}")
+    except TypeError as error:
+        raise TypeError(f"{error}; leave it out with paths") from None

@@ -24,7 +24,16 @@ from .._checks import (
 from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
-from .threefry import FAST, Index, Words, has_places, is_unrollable, random_bits, rounds_of
+from .threefry import (
+    FAST,
+    Index,
+    Words,
+    has_places,
+    is_unrollable,
+    mark_as_used,
+    random_bits,
+    rounds_of,
+)
 
 
 def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
@@ -122,7 +131,7 @@ def draw_in_one_pass(
 @partial(jax.jit, static_argnums=(2, 3))
 def _draw_in_one_pass(key, threshold, shape, sharding):
     words = jax.random.key_data(key)
-    jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
+    mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
     return redraw_mask(words, rounds_of(key), threshold, like)
 
@@ -160,7 +169,7 @@ def fast_key(key: Key) -> jax.Array:
     if rounds_of(key) == 0:
         raise TypeError(f"a fast key is made of a threefry2x32 key: got {jax.random.key_impl(key)}")
     words = jax.random.key_data(key)
-    jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
+    mark_as_used(key)
     return jax.random.wrap_key_data(words, impl=FAST)
 
 

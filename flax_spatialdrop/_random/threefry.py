@@ -45,6 +45,11 @@ def rounds_of(key: jax.Array) -> int:
     return 20 if str(implementation) == "threefry2x32" else 0
 
 
+def mark_as_used(key: jax.Array) -> None:
+    """Tells `jax_debug_key_reuse` that a key is used, where its words are hashed here."""
+    jax.random.bits(key, (0,))
+
+
 def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
     """Whether `random_bits` gives the bits of `jax.random.bits` for this key and shape."""
     rounds = rounds_of(key)

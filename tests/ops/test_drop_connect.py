@@ -323,21 +323,20 @@ def test_errors(rate):
     )
     with pytest.raises(ValueError, match=exactly(message)):
         drop_connect(KEY, weights, rate, paths="kernal")
-    message = (
-        "paths must select at least one of the weights: got paths=None, and weights at no path"
-    )
-    with pytest.raises(ValueError, match=exactly(message + " at all")):
+    message = "paths must select at least one of the weights: got paths=None, and no weights"
+    with pytest.raises(ValueError, match=exactly(message)):
         drop_connect(KEY, {}, rate)
     message = (
-        "the weight at 'count' must be a floating or complex array, since kept weights are scaled "
+        "the weight at 'count' must have a floating or complex dtype, since kept values are scaled "
         "by 1 / (1 - rate): got dtype int32; leave it out with paths"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         drop_connect(KEY, weights, rate)
-    with pytest.raises(TypeError, match=exactly(message.replace("dtype int32", "1.5"))):
+    message = "the weight at 'count' must be a JAX or NumPy array: got 1.5; leave it out with paths"
+    with pytest.raises(TypeError, match=exactly(message)):
         drop_connect(KEY, {"count": 1.5}, rate)
     got = "a masked array of shape (3,) and dtype float64"
-    with pytest.raises(TypeError, match=exactly(message.replace("dtype int32", got))):
+    with pytest.raises(TypeError, match=exactly(message.replace("1.5", got))):
         drop_connect(KEY, {"count": np.ma.ones(3)}, rate)
     message = (
         "paths must be a regular expression: got paths='h[', "
@@ -379,3 +378,19 @@ def test_a_missing_key_and_a_wrong_rate_are_refused():
     message = "rate is the probability to drop and must be in [0, 1]: got rate=1.5"
     with pytest.raises(ValueError, match=exactly(message)):
         drop_connect(None, tree(), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("paths", "error"),
+    [(re.compile(b"a"), TypeError), ("a{99999999999999}", ValueError), ("(" * 5000, ValueError)],
+    ids=["bytes", "huge count", "deep"],
+)
+def test_patterns_that_are_none(paths, error):
+    with pytest.raises(error, match=r"\Apaths must be a regular expression[^\n]{,300}\Z"):
+        drop_connect(clone(KEY), {"a": np.ones(3)}, 0.5, paths=paths)
+
+
+def test_a_dtype_without_a_zero_is_refused():
+    weights = {"a": jnp.ones(3, jnp.float8_e8m0fnu)}
+    with pytest.raises(TypeError, match=r"\Athe weight at 'a' must have a dtype that holds 0"):
+        drop_connect(clone(KEY), weights, 0.5)
