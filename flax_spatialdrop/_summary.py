@@ -222,7 +222,7 @@ class Use(NamedTuple):
 
 
 class Recorder:
-    """Collects the sites of one forward pass, made inside `recording`."""
+    """Collects the sites of one forward pass, made inside `_recording`."""
 
     def __init__(self) -> None:
         self.place: tuple[Any, ...] = ("(not in the model)",)
@@ -314,7 +314,7 @@ def _report(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) ->
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[Recorder]:
+def _recording() -> Iterator[Recorder]:
     """Records the regularizers that are called inside.
 
     The token is part of the keys of JAX's caches, so what is traced inside is used only inside.
@@ -334,7 +334,7 @@ def unrecorded() -> contextlib.AbstractContextManager:
 
 
 def current_recorder() -> Recorder | None:
-    """Returns the recorder of the `recording` that this runs in, if any."""
+    """Returns the recorder of the `_recording` that this runs in, if any."""
     token = _TOKEN.value
     return None if token is None else _ACTIVE.get(token)
 
@@ -346,12 +346,30 @@ def note(where: Callable[[], Where], run: Callable[[Array], Any], inputs: Array,
         recorder.add(where(), run, inputs, use)
 
 
-def run_with_arrays(f: Callable[[Any], Any], tree: Any) -> None:
-    """Compiles and runs f(tree), with zeros in place of each jax.ShapeDtypeStruct.
+def summarize_run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Summary:
+    """Lists every regularizer that a forward pass of a model calls.
 
-    Arrays are operands of the program; everything else is known when tracing.
+        kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
+
+    The pass is compiled and run, but XLA computes only the keys of it. The summary lists the
+    modules of this package, Flax's own `Dropout`, classes derived from them, and the dropout of
+    weights in the attention functions of this package. It does not list the dropout inside Flax's
+    attention layers (except those that `drop_in` hands to this package), and other functions that
+    are called without a module.
+
+    Args:
+      forward: runs the model; arrays are operands of its program, other arguments are known when
+        tracing.
+      *args: passed to the model: arrays, jax.ShapeDtypeStruct in their place, anything.
+      **kwargs: passed to the model, as args.
+
+    Returns:
+      A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
+
+    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten((args, kwargs))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         raise TypeError(
             "summarize runs the model, and cannot inside jax.jit and the like: got a traced array; "
@@ -361,9 +379,12 @@ def run_with_arrays(f: Callable[[Any], Any], tree: Any) -> None:
 
     def run(arrays: dict[int, jax.Array]) -> None:
         filled = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
-        f(with_zeros(jax.tree.unflatten(structure, filled)))
+        args, kwargs = with_zeros(jax.tree.unflatten(structure, filled))
+        forward(*args, **kwargs)
 
-    jax.jit(run)(arrays)
+    with _recording() as recorder:
+        jax.jit(run)(arrays)
+    return recorder.summary()
 
 
 def with_zeros(tree: Any) -> Any:

@@ -1,9 +1,8 @@
 """The bases of the modules: their calls, and the options that most of them have."""
 
 import abc
-import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -225,21 +224,3 @@ class NoiseShapeDropout(Regularizer):
     def _recipe(self, inputs: Array) -> Recipe:
         shape = check_input(inputs).shape
         return self._recipe_of(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
-
-
-_INTERCEPTORS = jax.make_user_context(())
-
-
-@contextlib.contextmanager
-def intercept(interceptor: Callable[..., Any]) -> Iterator[None]:
-    """`nn.intercept_methods`, with the interceptor as part of the keys of JAX's caches.
-
-    A function that was jitted outside is traced again inside, and the other way round. Entered
-    twice, it changes nothing.
-    """
-    entered = _INTERCEPTORS.value
-    if interceptor in entered:
-        yield
-    else:
-        with _INTERCEPTORS((*entered, interceptor)), nn.intercept_methods(interceptor):
-            yield

@@ -1,4 +1,4 @@
-"""What drops in a Linen model: a forward pass, watched."""
+"""A summary of a Linen model's dropout, and our dropout in Flax's own layers."""
 
 import contextlib
 import inspect
@@ -12,52 +12,35 @@ import jax
 from .._apply import Recipe
 from .._checks import check_callable, check_input, check_key, check_name, shown
 from .._compat import is_trial_of_scan
+from .._docs import completed_by
 from .._host import regularize, run_layer_of_flax
 from .._noise_shape import resolve_noise_shape
-from .._summary import (
-    Summary,
-    Where,
-    current_recorder,
-    recording,
-    run_with_arrays,
-    unrecorded,
-    with_zeros,
-)
+from .._summary import Summary, Where, current_recorder, summarize_run, unrecorded, with_zeros
 from .._typing import Array, Key, Shape
 from ._attention import dot_product_attention
-from ._base import call_of, intercept
+from ._base import call_of
 
 
+@completed_by(summarize_run)
 def summarize(
     model: nn.Module,
     *args: Any,
     rngs: Mapping[str, jax.Array] | jax.Array | None = None,
     **kwargs: Any,
 ) -> Summary:
-    """Lists every regularizer that a forward pass of a model runs, and what it does there.
+    """The pass is `model.apply(variables, *args, rngs=rngs, **kwargs)` with variables of zeros.
 
-        kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
-
-    The pass is `model.apply(variables, *args, rngs=rngs, **kwargs)`, with variables of zeros. It
-    is compiled and run, but of what it computes only the keys are needed, and XLA leaves the rest
-    out. Listed are the modules of this package and `flax.linen.Dropout`, and classes derived from
-    them, and the dropout of weights in the attention functions of this package. Not listed are
-    the dropout inside Flax's attention layers (but for those that `drop_in` hands to this
-    package), other functions that are called without a module, and Flax's own layers in NNX modules
-    inside the model (`flax.nnx.bridge.to_linen`), which a remark names.
+    A remark names NNX modules inside the model (`flax.nnx.bridge.to_linen`), since Flax's own
+    layers in them are not listed.
 
     Args:
-      model: any Linen module, not bound.
-      *args: what the model is called with: arrays, jax.ShapeDtypeStruct in their place, anything.
-      rngs: keys by stream, as for `apply`; the parameters need none. None: no keys.
-      **kwargs: as args; of `apply` itself `method` may be among them, and `mutable`, which is
-        not needed.
-
-    Returns:
-      A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
+      model: any Linen module that is not bound.
+      rngs: keys by stream, as for `apply`. Parameters need no key.
+      **kwargs: passed to the model. `method` is that of `apply`; `mutable` is not needed.
 
     Raises:
-      TypeError: if model is not a Linen module or cannot be called, or anything is traced.
+      TypeError: if model is not a Linen module, if it cannot be called, or if an argument is
+        traced.
       ValueError, TypeError, flax.errors.InvalidRngError: as the model's own call.
 
     Example:
@@ -67,9 +50,6 @@ def summarize(
       >>> summary = summarize(model, jnp.ones((2, 3, 5)), rngs={"dropout": jax.random.key(0)})
       >>> summary.sites[0].noise_shape, summary.sites[0].coin_flips
       ((2, 1, 4), 8)
-
-    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an instance of flax.linen.Module: got {shown(model)}")
@@ -81,22 +61,38 @@ def summarize(
             "model.unbind()[0]"
         )
     kwargs.pop("mutable", None)
-    if not isinstance(rngs, Mapping):  # as Flax reads one key
+    if not isinstance(rngs, Mapping):  # Flax takes one key as the stream of parameters
         rngs = {} if rngs is None else {"params": check_key(rngs, "rngs")}
     rngs = {
         check_name(stream, "a stream of rngs"): check_key(key, f"rngs[{stream!r}]")
         for stream, key in rngs.items()
     }
 
-    def forward(given: Any) -> None:
-        args, kwargs, rngs = given
+    def forward(*args: Any, rngs: dict[str, Any], **kwargs: Any) -> None:
         keys = {"params": jax.random.key(0), **rngs}
         shapes = jax.eval_shape(lambda: model.init(keys, *args, **kwargs))
         model.apply(with_zeros(shapes), *args, rngs=rngs, mutable=True, **kwargs)
 
-    with recording() as recorder, intercept(_watch):
-        run_with_arrays(forward, (args, kwargs, rngs))
-    return recorder.summary()
+    with _intercept(_watch):
+        return summarize_run(forward, *args, rngs=rngs, **kwargs)
+
+
+_INTERCEPTORS = jax.make_user_context(())
+
+
+@contextlib.contextmanager
+def _intercept(interceptor: Callable[..., Any]) -> Iterator[None]:
+    """`nn.intercept_methods`, with the interceptor as part of the keys of JAX's caches.
+
+    A function that was jitted outside is traced again inside, and the other way round. Entered
+    twice, it changes nothing.
+    """
+    entered = _INTERCEPTORS.value
+    if interceptor in entered:
+        yield
+    else:
+        with _INTERCEPTORS((*entered, interceptor)), nn.intercept_methods(interceptor):
+            yield
 
 
 _FLAX_S_OWN = inspect.unwrap(nn.Dropout.__call__)
@@ -122,7 +118,8 @@ def _run_flax_s_own(
     module: nn.Dropout, inputs: Array, deterministic: bool | None = None, rng: Key = None
 ) -> jax.Array:
     call = call_of(module, deterministic, rng)
-    alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)  # with no `deterministic`
+    # A copy without `deterministic`, which must be given only once.
+    alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
 
     def run(key: Key, x: Array) -> jax.Array:
         return _FLAX_S_OWN(alone, x, call.deterministic, key)
@@ -135,40 +132,40 @@ def _noise_shape(module: nn.Dropout, inputs: Array) -> Shape:
 
 
 def drop_in() -> contextlib.AbstractContextManager[None]:
-    """Runs the dropout of Flax's own layers, where they are called inside, by this package.
+    """Makes this package run the dropout of Flax's own layers that are called inside.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    Same masks, in float32 same outputs (of attention up to rounding, and without Flax's NaN at a
-    rate of 1), less memory, and where each element has a draw of its own less time. The arguments
-    are checked as those of `linen.Dropout` and `linen.dot_product_attention` here (integer inputs
-    and a rate outside [0, 1] are refused). Neither Flax nor the model is changed: outside the
-    context, and in other threads, all is as it was. A function jitted outside is traced again
-    inside, and the other way round; one that was compiled ahead of time (`lower`, `compile`) stays
-    what it was compiled as. An interceptor of your own, entered inside, does not see the calls of
+    The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
+    without Flax's NaN at a rate of 1). They take less memory, and less time if each element has a
+    draw of its own. The arguments are checked as by `linen.Dropout` and
+    `linen.dot_product_attention`: integer inputs and a rate outside [0, 1] raise an error.
+
+    Flax and the model do not change, and other threads are not affected. A function that was jitted
+    outside is traced again inside, and the other way round, but not one that was compiled ahead of
+    time (`lower`, `compile`). An interceptor that is entered inside does not see the calls of
     `flax.linen.Dropout`.
 
-    Reached are, wherever they are (in setup, compact or Sequential, under nn.scan, nn.remat,
-    nn.vmap, nn.jit), calls of modules
-      - whose class is `flax.linen.Dropout` itself; not those of derived classes;
-      - of `flax.linen.MultiHeadDotProductAttention` and all classes derived from it (Flax's
+    The context affects calls of these modules, in setup, compact or Sequential, and under nn.scan,
+    nn.remat, nn.vmap and nn.jit:
+      - `flax.linen.Dropout`, but not classes derived from it;
+      - `flax.linen.MultiHeadDotProductAttention` and classes derived from it (Flax's
         `MultiHeadAttention` and `SelfAttention`, your own) whose `attention_fn` is
-        `flax.linen.dot_product_attention` itself: for the time of the call it is the one of
-        `flax_spatialdrop.linen`. One of your own, a functools.partial of Flax's too, is left alone.
+        `flax.linen.dot_product_attention`. For the time of the call it is the function of this
+        package. Other functions stay, such as your own or a functools.partial of Flax's.
 
-    Not reached are functions of Flax that are called without such a layer, and NNX layers inside
-    Linen (`flax.nnx.bridge.to_linen`): `flax_spatialdrop.nnx.drop_in` is for those, in the
-    constructor of the module that is wrapped.
+    It does not affect functions of Flax that are called without such a layer, nor NNX layers inside
+    Linen (`flax.nnx.bridge.to_linen`). For those, call `flax_spatialdrop.nnx.drop_in` in the
+    constructor of the wrapped module.
 
-    The context is that of the thread: in a coroutine, others that run during an `await` inside are
-    in it too, so leave it before.
+    The context is that of the thread: coroutines that run during an `await` inside are in it too,
+    so leave it before.
 
     Returns:
-      A context manager, which may be entered again, inside itself too, and decorates functions.
+      A context manager. It may be entered again, even inside itself, and decorates functions.
 
     Raises:
-      ValueError, TypeError: from calls inside, as `linen.Dropout` and `linen.dot_product_attention`
-        raise them.
+      ValueError, TypeError: in calls inside, as `linen.Dropout` and `linen.dot_product_attention`.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -190,7 +187,7 @@ class _DropIn(contextlib.ContextDecorator, threading.local):
         self._entered: list[contextlib.AbstractContextManager[None]] = []
 
     def __enter__(self) -> None:
-        entered = intercept(_run_here)
+        entered = _intercept(_run_here)
         entered.__enter__()
         self._entered.append(entered)
 
@@ -201,7 +198,7 @@ class _DropIn(contextlib.ContextDecorator, threading.local):
 def _run_here(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
     if context.method_name == "__call__":
-        # Not isinstance: what a derived class adds would be lost.
+        # Not isinstance, which would replace the code of derived classes.
         if type(module) is nn.Dropout:
             return _dropout(module, *args, **kwargs)
         if isinstance(module, nn.MultiHeadDotProductAttention):
@@ -226,7 +223,7 @@ def _dropout(
 def _attending_here(layer: nn.MultiHeadDotProductAttention) -> Iterator[None]:
     theirs = layer.attention_fn
     if theirs is nn.dot_product_attention:
-        # As Flax sets fields of its frozen modules; a clone would be another module of the scope.
+        # Flax's modules are frozen; a clone would be another module of the scope.
         object.__setattr__(layer, "attention_fn", dot_product_attention)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What drops in an NNX model: a forward pass of a copy, watched."""
+"""A summary of an NNX model's dropout, and our dropout in Flax's own layers."""
 
 import functools
 import types
@@ -8,39 +8,29 @@ import jax
 from flax import nnx
 
 from .._checks import check_callable, check_input, shown
+from .._docs import completed_by
 from .._host import run_layer_of_flax
 from .._noise_shape import resolve_noise_shape
-from .._summary import Summary, current_recorder, recording, run_with_arrays, with_zeros
+from .._ops.dropout import dropout
+from .._summary import Summary, current_recorder, summarize_run, with_zeros
 from .._typing import Array, Key
 from ._attention import dot_product_attention
 from ._base import PATH, Stochastic, call_of
 from ._dropout import Dropout
 
 
+@completed_by(summarize_run)
 def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
-    """Lists every regularizer that a forward pass of a model runs, and what it does there.
+    """The pass is `model(*args, **kwargs)` of a copy, so streams and statistics do not change.
 
-        kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
-
-    The pass is that of `model(*args, **kwargs)`, by a copy: streams and statistics stay as they
-    are. It is compiled and run, but of what it computes only the keys are needed, and XLA leaves
-    the rest out. Listed are the modules of this package and the `flax.nnx.Dropout` layers of the
-    model, classes derived from them, and the dropout of weights in the attention functions of
-    this package. Not listed are the dropout inside Flax's attention layers (but for those that
-    `drop_in` hands to this package), other functions that are called without a module, and Flax's
-    own layers in Linen modules inside the model (`flax.nnx.bridge.ToNNX`), which a remark names.
+    A remark names Linen modules inside the model (`flax.nnx.bridge.ToNNX`), since Flax's own layers
+    in them are not listed.
 
     Args:
       model: any NNX module.
-      *args: what the model is called with: arrays, jax.ShapeDtypeStruct in their place, nnx.Rngs,
-        anything.
-      **kwargs: as args.
-
-    Returns:
-      A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
 
     Raises:
-      TypeError: if model is not an NNX module or cannot be called, or anything is traced.
+      TypeError: if model is not an NNX module, if it cannot be called, or if an argument is traced.
       ValueError, TypeError: as the model's own call.
 
     Example:
@@ -52,9 +42,6 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
       >>> summary = summarize(model, jnp.ones((2, 3, 5)))
       >>> summary.sites[0].noise_shape, summary.sites[0].coin_flips
       ((2, 1, 4), 8)
-
-    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
@@ -63,20 +50,19 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
 
     def forward(state: Any) -> None:
         copy, args, kwargs = nnx.merge(graph, state)
+        recorder = current_recorder()
         for path, module in nnx.iter_modules(copy):
             if not isinstance(module, Stochastic):
                 module.__class__ = _watched(type(module))
             if isinstance(module, Stochastic | _FlaxDropout | _FlaxAttention):
                 setattr(module, PATH, path)
-            if isinstance(module, nnx.bridge.ToNNX):
+            if isinstance(module, nnx.bridge.ToNNX) and recorder is not None:
                 where = "/".join(map(str, path)) or "the model"
                 recorder.remark(f"not seen, in Linen inside NNX: flax.linen.Dropout in {where}")
         args, kwargs = with_zeros((args, kwargs))
         copy(*args, **kwargs)
 
-    with recording() as recorder:
-        run_with_arrays(forward, state)
-    return recorder.summary()
+    return summarize_run(forward, state)
 
 
 class _FlaxDropout(nnx.Dropout):
@@ -96,7 +82,7 @@ _FlaxDropout.__name__ = "flax.nnx.Dropout"  # as it is listed
 
 
 class _FlaxAttention(nnx.MultiHeadAttention):
-    """Flax's own layer, where an attention function of this package may be called."""
+    """Flax's own layer, which may call an attention function of this package."""
 
     def __call__(self, *args, **kwargs):
         recorder = current_recorder()
@@ -108,7 +94,7 @@ class _FlaxAttention(nnx.MultiHeadAttention):
 
 @functools.cache
 def _watched(cls: Any) -> Any:
-    """A class that notes its calls: the watched layer stands between a derived class and Flax's."""
+    """Returns a class that notes its calls; a derived class gets ours as a base before Flax's."""
     for theirs, watched in ((nnx.Dropout, _FlaxDropout), (nnx.MultiHeadAttention, _FlaxAttention)):
         if cls is theirs:
             return watched
@@ -117,36 +103,35 @@ def _watched(cls: Any) -> Any:
     return cls
 
 
+@completed_by(dropout)
 def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
-    """Hands the dropout of Flax's own layers in a model to this package, in place.
+    """Makes this package run the dropout of Flax's own layers in a model, in place.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    Same masks, in float32 same outputs (of attention up to rounding, and without Flax's NaN at a
-    rate of 1), less memory, and where each element has a draw of its own less time. Each layer
-    keeps its arguments, its mode and its stream, wherever it has got to, and stays the object that
-    it is: what shares it, refers to it or filters by Flax's class finds it as before. The arguments
-    are checked as those of `nnx.Dropout` and `nnx.dot_product_attention` here (integer inputs and a
-    rate outside [0, 1] are refused).
+    The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
+    without Flax's NaN at a rate of 1). They take less memory, and less time if each element has a
+    draw of its own. The arguments are checked as by `nnx.Dropout` and `nnx.dot_product_attention`:
+    integer inputs and a rate outside [0, 1] raise an error.
 
-    A layer's class or its `attention_fn` is another, and with it the structure of the model: call
-    this when the model is built, outside nnx.jit, before it is split and before clones (such as an
-    average of its parameters) are made of it.
+    Each layer keeps its arguments, its mode and its stream. It is the same object, so whatever
+    shares it, refers to it or filters by Flax's class still finds it. But the structure of the
+    model changes: call this when the model is built, outside nnx.jit, before it is split and before
+    it is cloned (as for an average of its parameters).
 
-    Reached are the modules of the model
-      - whose class is `flax.nnx.Dropout` itself, which become `Dropout` of this package; not those
-        of derived classes;
-      - of `flax.nnx.MultiHeadAttention` and all classes derived from it whose `attention_fn` is
-        `flax.nnx.dot_product_attention` itself, which becomes the one of `flax_spatialdrop.nnx`.
-        One of your own, a functools.partial of Flax's too, is left alone.
+    These modules of the model are changed:
+      - `flax.nnx.Dropout`, but not classes derived from it, becomes `Dropout` of this package;
+      - `flax.nnx.MultiHeadAttention` and classes derived from it whose `attention_fn` is
+        `flax.nnx.dot_product_attention` get the function of this package. Other functions stay,
+        such as your own or a functools.partial of Flax's.
 
-    Not reached are functions of Flax that are called without such a layer.
+    Functions of Flax that are called without such a layer are not affected.
 
     Args:
-      model: any NNX module; changed.
+      model: any NNX module; it is changed.
 
     Returns:
-      The paths of the layers that were changed; none at the second call.
+      The paths of the layers that were changed; none in a second call.
 
     Raises:
       TypeError: if model is not an NNX module.
@@ -162,9 +147,6 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
       (('layers', 0), ('layers', 1))
       >>> model.train()
       >>> y = model(jnp.ones((2, 5, 4)))
-
-    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
@@ -173,7 +155,7 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
         if isinstance(layer, nnx.MultiHeadAttention):
             layer.attention_fn = dot_product_attention
         else:
-            # The class and not the object is swapped: attributes and stream stay where they are.
+            # The object stays, with its attributes and its stream.
             layer.__class__ = Dropout
     return tuple(path for path, _ in found)
 
@@ -181,5 +163,5 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
 def _is_reached(module: nnx.Module) -> bool:
     if isinstance(module, nnx.MultiHeadAttention):
         return module.attention_fn is nnx.dot_product_attention
-    # Not isinstance: what a derived class adds would be lost.
+    # Not isinstance, which would replace the code of derived classes.
     return type(module) is nnx.Dropout
