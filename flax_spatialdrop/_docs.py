@@ -2,7 +2,7 @@
 
 The docstring that `help` shows for a module has several sources. The function that the module runs
 gives the summary, the equation and the reference. The function and the base classes of the module
-give the arguments. The module's own docstring adds what is special, and the example.
+give the arguments. The module's own docstring adds its special features and the example.
 """
 
 import inspect
@@ -29,7 +29,7 @@ def document(
         a summary and an equation; without an equation, the text of `function` stands before it.
       names: the arguments to explain, in this order.
       heading: the heading of the arguments, "Args" or "Attributes".
-      function: its docstring gives what the target's leaves out.
+      function: its docstring gives the parts that the target's leaves out.
       bases: classes that explain the remaining arguments; the last one that explains an argument
         wins. They win over a text of `function` that only points elsewhere, "as in `f`". A class
         without an example has that of its last base, with its own name.

@@ -101,8 +101,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         Args:
           inputs: the table, [vocab, features], an array or the Param of an `nnx.Embed`.
           ids: the words to look up. None returns the whole table.
-          mask: bool, the mask to use instead of drawing one, such as one of `sample_mask`. Its
-            shape is [vocab, 1], or [*batch, vocab] if per_sample, or the shape of the output.
+          mask: used in place of a draw: bool [vocab, 1], or [*batch, vocab] if per_sample, or in
+            the shape of the output. `sample_mask` returns one. It has no effect if nothing is
+            dropped.
 
         Returns:
           The table, or rows of shape [*ids.shape, features].
@@ -121,13 +122,13 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         ids: Array | None = None,
         rate: Rate | None = None,
     ) -> jax.Array:
-        """Draws the mask that a call with the same arguments would use.
+        """Draws the mask that a call with the same arguments would draw.
 
         Unless per_sample, the mask does not depend on ids. Pass it to all calls that use the table,
         such as in the output layer of a language model, and they drop the same words.
 
         Args:
-          ids: as at the call.
+          deterministic, rngs, ids, rate: as at the call.
 
         Returns:
           bool [vocab, 1], or [*batch, vocab] if per_sample; True where a word is kept.
