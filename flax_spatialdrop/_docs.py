@@ -58,11 +58,11 @@ def document(
     target.__doc__ = "\n\n".join([*filter(None, heads), *found]) + "\n"
 
 
-def completed_by(function: Any) -> Callable[[_Method], _Method]:
-    """A decorator for a method whose docstring is completed by that of `function`."""
+def completed_by(function: Any, *bases: Any) -> Callable[[_Method], _Method]:
+    """A decorator for a method or function whose docstring `document` completes."""
 
     def complete(method: _Method) -> _Method:
-        document(method, inspect.signature(method).parameters, "Args", function)
+        document(method, inspect.signature(method).parameters, "Args", function, bases)
         return method
 
     return complete
