@@ -1,9 +1,9 @@
-"""Attention block by block, forward and backward: the weights are never whole.
+"""Attention block by block, forward and backward, without ever holding all weights.
 
-The forward pass is that of the online softmax (Milakov & Gimelshein, 2018): it walks over blocks of
-keys and keeps, for each query, the largest score so far, and the sums of weights and of values
-relative to it. The backward pass makes each block of weights again from their sum (Dao et al.,
-FlashAttention, 2022), and its mask again from its place.
+The forward pass is the online softmax (Milakov & Gimelshein, 2018): it loops over blocks of keys
+and keeps for each query the largest score so far, and the sums of weights and of weighted values
+relative to it. The backward pass recomputes each block of weights from their sum (Dao et al.,
+FlashAttention, 2022), and redraws its mask from its position.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from jax import lax
 from .._checks import is_symbolic
 from .tile import (
     Operands,
-    Plan,
+    TilePlan,
     add_to_bias,
     kept_of,
     product,
@@ -27,16 +27,17 @@ from .tiling import visited
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(plan: Plan, operands: Operands) -> jax.Array:
-    """softmax(query key^T + bias) value, with weights set to 0 where the mask drops them.
+def attend(plan: TilePlan, operands: Operands) -> jax.Array:
+    """Computes softmax(query key^T + bias) value, with dropped weights set to 0.
 
-    [*batch, queries, heads, features], of value's dtype; 0 for a query that attends to nothing.
+    Returns [*batch, queries, heads, features] of value's dtype; 0 for a query that attends to no
+    key.
     """
     return _forward(plan, operands)[0]
 
 
 def _forward(plan, x):
-    """The output, and the logarithms of the sums of weights, [*batch, heads, queries]."""
+    """The outputs, and the logarithm of each query's sum of weights, [*batch, heads, queries]."""
     heads, wide, features = x.query.shape[-2], widened_dtype(x.query), x.value.shape[-1]
     by_query, _ = x.visits or (None, None)
 
@@ -46,7 +47,7 @@ def _forward(plan, x):
         def key_block(t, state):
             largest, total, sums = state
             j = visited(by_query, i, t)
-            key, value = (_spread(_take(plan.keys, a, j), heads) for a in (x.key, x.value))
+            key, value = (_repeat_heads(_take(plan.keys, a, j), heads) for a in (x.key, x.value))
             scores = scores_of(plan, x, query, key, i, j)
             new = lax.max(largest, scores.max(-1))
             reference = jnp.where(new > -jnp.inf, new, jnp.zeros_like(new))
@@ -56,12 +57,12 @@ def _forward(plan, x):
             sums = sums * faded[..., None] + product(plan, kept, value, -1, -2)
             return new, total * faded + weights.sum(-1), sums
 
-        # Made of the query, since on a mesh of explicit axes each has its sharding.
+        # Derived from the query, so that on a mesh of explicit axes they have its sharding.
         per_query = jnp.zeros_like(query[..., 0], wide)
         sums = _zeros(query, (*per_query.shape, features), wide)
         start = (per_query - jnp.inf, per_query, sums)
         largest, total, sums = _loop(by_query, plan.keys, i, key_block, start)
-        attends = total != 0  # of NaN, too
+        attends = total != 0  # also where it is NaN
         total = jnp.where(attends, total, jnp.ones_like(total))
         outputs = jnp.swapaxes(sums / total[..., None], -2, -3).astype(x.value.dtype)
         log_sums = jnp.where(attends, largest + jnp.log(total), jnp.inf)
@@ -82,30 +83,30 @@ def _backward(plan, kept, d_y):
     x, y, log_sums = kept
     wide, heads = widened_dtype(x.query), x.query.shape[-2]
     _, by_key = x.visits or (None, None)
-    # FlashAttention's D: of each query, the sum of its weights times their derivatives.
+    # FlashAttention's D: for each query, the sum of its weights times their derivatives.
     deltas = jnp.swapaxes((y.astype(wide) * d_y.astype(wide)).sum(-1), -1, -2)
 
     def key_block(j, carry):
         key, value = (_take(plan.keys, array, j) for array in (x.key, x.value))
-        spread_key, spread_value = _spread(key, heads), _spread(value, heads)
+        all_keys, all_values = _repeat_heads(key, heads), _repeat_heads(value, heads)
 
         def query_block(t, state):
             d_query, d_bias, d_key, d_value = state
             i = visited(by_key, j, t)
             query, d_out = (_take(plan.queries, array, i) for array in (x.query, d_y))
             log_sum, delta = (plan.queries.take(array, i, -1) for array in (log_sums, deltas))
-            scores = scores_of(plan, x, query, spread_key, i, j, hides_repeated=True)
+            scores = scores_of(plan, x, query, all_keys, i, j, hides_repeated=True)
             weights = jnp.exp(scores - log_sum[..., None])
-            # Written down, so that its mask is not drawn again for each that it is used in.
+            # The barrier stores the block, so that its mask is drawn once for both uses.
             kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
-            d_weights = product(plan, d_out, spread_value, -1, -1)
+            d_weights = product(plan, d_out, all_values, -1, -1)
             d_scores = kept * d_weights - weights * delta[..., None]
             if d_bias is not None:
                 d_bias = add_to_bias(plan, d_bias, d_scores, i, j)
             kept, d_scores = kept.astype(value.dtype), d_scores.astype(query.dtype)
             d_value = d_value + _sum_groups(product(plan, kept, d_out, -2, -2), value.shape)
             d_key = d_key + _sum_groups(product(plan, d_scores, query, -2, -2), key.shape)
-            part = product(plan, d_scores, spread_key, -1, -2)
+            part = product(plan, d_scores, all_keys, -1, -2)
             return plan.queries.add(d_query, part, i, -2), d_bias, d_key, d_value
 
         d_query, d_bias, all_d_key, all_d_value = carry
@@ -129,23 +130,24 @@ def _backward(plan, kept, d_y):
 attend.defvjp(_forward_and_kept, _backward)
 
 
-def _loop(visits, cut, block, body, state):
-    """Runs body(t, state) for as many others as there are for a block: all, or those to visit."""
-    return lax.fori_loop(0, _count(cut) if visits is None else visits.number[block], body, state)
+def _loop(visits, tiling, block, body, state):
+    """Runs body(t, state) for each block of the other axis that `block` visits; all if None."""
+    count = _count(tiling) if visits is None else visits.number[block]
+    return lax.fori_loop(0, count, body, state)
 
 
-def _count(cut):
-    """How many blocks there are, as the bound of a loop, which a symbolic size cannot be."""
-    return jnp.asarray(cut.number, np.int32) if is_symbolic(cut.number) else cut.number
+def _count(tiling):
+    """The number of blocks as a loop bound, which must not be a symbolic size."""
+    return jnp.asarray(tiling.number, np.int32) if is_symbolic(tiling.number) else tiling.number
 
 
-def _take(cut, array, block):
-    """A block of [..., places, heads, features] as [..., heads, places, features]."""
-    return jnp.swapaxes(cut.take(array, block, -3), -2, -3)
+def _take(tiling, array, block):
+    """A block of [..., positions, heads, features] as [..., heads, positions, features]."""
+    return jnp.swapaxes(tiling.take(array, block, -3), -2, -3)
 
 
-def _spread(array, heads):
-    """[..., own heads, keys, features] to [..., heads, keys, features]: each for its group."""
+def _repeat_heads(array, heads):
+    """[..., own heads, keys, features] to [..., heads, keys, features], each for its group."""
     *batch, own, keys, features = array.shape
     if own == heads:
         return array
@@ -154,13 +156,13 @@ def _spread(array, heads):
 
 
 def _sum_groups(array, shape):
-    """The transpose of `_spread`: the sum over each group."""
+    """The transpose of `_repeat_heads`: sums over each group."""
     if array.shape == shape:
         return array
     *batch, own, keys, features = shape
     return array.reshape(*batch, own, -1, keys, features).sum(-3)
 
 
-def _zeros(like, shape, dtype):
-    """Zeros that lie as `like` does, of other sizes along its last axis alone."""
-    return jnp.broadcast_to(jnp.zeros_like(like[..., :1], dtype), shape)
+def _zeros(array, shape, dtype):
+    """Zeros with the sharding of an array, whose shape differs in the last axis only."""
+    return jnp.broadcast_to(jnp.zeros_like(array[..., :1], dtype), shape)

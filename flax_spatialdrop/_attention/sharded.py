@@ -1,4 +1,13 @@
-"""Queries that lie on several devices: each walks over its own, with its part of the mask."""
+"""Queries that are sharded over devices: each device attends with its own, to all keys.
+
+Sharded queries get an axis of shards, and `vmap` over it runs one shard on each device:
+
+    8 queries on 2 devices    [batch, 8, heads, depth], spec (None, "x", None, None)
+    with an axis of shards    [batch, 2, 4, heads, depth], spec (None, "x", None, None, None)
+    vmap over axis 1          each device loops over its [batch, 4, heads, depth]
+    first_row                 [0, 4]: where each shard begins in the mask of all 8 queries
+    outputs                   [batch, 2, 4, heads, features], reshaped back to 8 queries
+"""
 
 import math
 from functools import partial
@@ -12,13 +21,13 @@ from jax.sharding import PartitionSpec
 from .._random.sharding import explicit_sharding, spec_of, vary_alike
 from .._typing import Array
 from .flash import attend
-from .tile import Operands, Plan
-from .tiling import Cut
+from .tile import Operands, TilePlan
+from .tiling import tile_axis
 
 
 @partial(jax.jit, static_argnums=0)
-def attend_by_shards(plan: Plan, operands: Operands) -> jax.Array:
-    """`attend`, where queries may be sharded over devices of a mesh of explicit axes."""
+def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
+    """Runs `attend`; on a mesh of explicit axes, queries may be sharded over devices."""
     sharding = explicit_sharding(operands.query)
     if sharding is None:
         return attend(plan, vary_alike(operands))
@@ -29,7 +38,7 @@ def attend_by_shards(plan: Plan, operands: Operands) -> jax.Array:
     names = (names,) if isinstance(names, str) else names
     shards = math.prod(sharding.mesh.shape[name] for name in names)
     length = plan.queries.length // shards
-    plan = plan._replace(queries=Cut(length, min(plan.queries.size, length)))
+    plan = plan._replace(queries=tile_axis(length, plan.queries.size))
     operands, axes = _split_queries(operands, shards, names)
     y = jax.vmap(partial(attend, plan), (axes,), axes.query)(operands)
     *before, _, heads, features = spec_of(y)
@@ -38,21 +47,21 @@ def attend_by_shards(plan: Plan, operands: Operands) -> jax.Array:
 
 
 def _beside_queries(x: Operands) -> Operands:
-    """All that a device's queries need on that device: the batch and heads of theirs, all keys."""
+    """Reshards everything to where the queries are: same batch and heads, and all keys."""
     *batch, length, heads, _ = spec_of(x.query)
 
     def of_keys(array: jax.Array) -> jax.Array:
         own = heads if array.shape[-2] == x.query.shape[-2] else spec_of(array)[-2]
-        return _laid(array, *batch, None, own, None)
+        return _reshard(array, *batch, None, own, None)
 
     def of_weights(array: Array | None) -> Array | None:
         if array is None:
             return None
         sizes = zip((*batch, heads), array.shape[:-2], strict=True)
-        return _laid(array, *(own if size > 1 else None for own, size in sizes), None, None)
+        return _reshard(array, *(own if size > 1 else None for own, size in sizes), None, None)
 
     return x._replace(
-        query=_laid(x.query, *batch, length, heads, None),
+        query=_reshard(x.query, *batch, length, heads, None),
         key=of_keys(x.key),
         value=of_keys(x.value),
         bias=of_weights(x.bias),
@@ -61,31 +70,31 @@ def _beside_queries(x: Operands) -> Operands:
 
 
 def _split_queries(x: Operands, shards: int, names: tuple[str, ...]) -> tuple[Operands, Operands]:
-    """The operands with an axis of shards wherever there are queries, and where that axis is."""
+    """Adds the axis of shards to each operand that has queries; and the index of that axis."""
     length = x.query.shape[-3] // shards
     changed: dict[str, Any] = {
         "query": _split(x.query, -3, shards, names),
         "first_row": length * jnp.arange(shards, dtype=np.int32, out_sharding=PartitionSpec(names)),
-        "visits": None,  # else all devices would wait for the one that has most to visit
+        "visits": None,  # with visits, all devices wait for the one that has most of them
     }
     axes: dict[str, int | None] = dict.fromkeys(x._fields)
     axes |= {"query": x.query.ndim - 3, "first_row": 0}
     for name, array in {"bias": x.bias, "mask": x.mask}.items():
-        if array is not None and array.shape[-2] > 1:  # else all queries share it
+        if array is not None and array.shape[-2] > 1:  # otherwise all queries share it
             changed[name] = _split(array, -2, shards, names)
             axes[name] = array.ndim - 2
     return x._replace(**changed), Operands(**axes)  # type: ignore[arg-type]
 
 
 def _split(array: Array, axis: int, shards: int, names: tuple[str, ...]) -> jax.Array:
-    """[..., queries, ...] as [..., shards, queries of one, ...], each on its device."""
+    """[..., queries, ...] to [..., shards, queries of a shard, ...], each on its device."""
     spec, axis = spec_of(array), array.ndim + axis
     shape = (*array.shape[:axis], shards, array.shape[axis] // shards, *array.shape[axis + 1 :])
-    whole = _laid(array, *spec[:axis], names, *spec[axis + 1 :])
+    whole = _reshard(array, *spec[:axis], names, *spec[axis + 1 :])
     out_sharding = PartitionSpec(*spec[:axis], names, None, *spec[axis + 1 :])
     return jnp.reshape(whole, shape, out_sharding=out_sharding)
 
 
-def _laid(array: Array, *spec: Any) -> jax.Array:
-    """An array laid over the mesh by a spec."""
+def _reshard(array: Array, *spec: Any) -> jax.Array:
+    """Reshards an array."""
     return jax.sharding.reshard(array, PartitionSpec(*spec))

@@ -1,4 +1,4 @@
-"""Axes cut into blocks, and which of the blocks of attention weights there is a need to compute."""
+"""Divides axes into blocks, and finds the blocks of attention weights that must be computed."""
 
 from typing import Any, NamedTuple
 
@@ -11,10 +11,14 @@ from .._checks import is_symbolic
 from .._typing import Array
 
 
-class Cut(NamedTuple):
-    """An axis cut into blocks of one size; the last is shifted to lie inside.
+class Tiling(NamedTuple):
+    """An axis divided into blocks of one size.
 
-    Length and size may be symbolic sizes of jax.export.
+    The last block is shifted left to stay in bounds, so it may overlap the one before:
+
+        length 7, size 3      block 0: 0 1 2    block 1: 3 4 5    block 2: 4 5 6
+
+    Both numbers may be symbolic sizes of jax.export.
 
     Attributes:
       length: of the axis.
@@ -30,49 +34,49 @@ class Cut(NamedTuple):
         return -(-self.length // self.size)
 
     @property
-    def repeats(self) -> bool:
-        """Whether the last block has places that the one before has too."""
+    def overlaps(self) -> bool:
+        """Whether the last block repeats positions of the one before."""
         return self.length % self.size != 0
 
-    def first_new(self, index: jax.Array) -> jax.Array:
-        """The first place of a block that the one before has not."""
-        return jnp.asarray(index, np.int32) * jnp.asarray(self.size, np.int32)
+    def first_new(self, block: jax.Array) -> jax.Array:
+        """The first position of a block that is not in the one before."""
+        return jnp.asarray(block, np.int32) * jnp.asarray(self.size, np.int32)
 
-    def start(self, index: jax.Array) -> jax.Array:
-        """The first place of a block."""
-        return jnp.minimum(self.first_new(index), jnp.asarray(self.length - self.size, np.int32))
+    def start(self, block: jax.Array) -> jax.Array:
+        """The first position of a block."""
+        return jnp.minimum(self.first_new(block), jnp.asarray(self.length - self.size, np.int32))
 
-    def places(self, index: jax.Array) -> jax.Array:
-        """All places of a block, int32[size]."""
-        return self.start(index) + jnp.arange(self.size, dtype=np.int32)
+    def positions(self, block: jax.Array) -> jax.Array:
+        """All positions of a block, int32[size]."""
+        return self.start(block) + jnp.arange(self.size, dtype=np.int32)
 
-    def take(self, array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
-        """The block of an array along an axis; the array itself where it has 1 for all places.
+    def take(self, array: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+        """A block of an array; the array itself if its size is 1, shared by all positions.
 
-        Axes are counted from the end, here and below: -1 is the last.
+        Here and below, axes count from the end: -1 is the last.
         """
         if array.shape[axis] == 1:
             return array
-        return lax.dynamic_slice_in_dim(array, self.start(index), self.size, array.ndim + axis)
+        return lax.dynamic_slice_in_dim(array, self.start(block), self.size, array.ndim + axis)
 
-    def put(self, array: jax.Array, part: jax.Array, index: jax.Array, axis: int) -> jax.Array:
-        """The array with `part` in the place of a block."""
-        start = self.start(index)
+    def put(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+        """The array with a block replaced by `part`."""
+        start = self.start(block)
         return lax.dynamic_update_slice_in_dim(array, part, start, array.ndim + axis)
 
-    def add(self, array: jax.Array, part: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    def add(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
         """The array with `part` added to a block."""
-        old = self.take(array, index, axis)
-        return self.put(array, (old.astype(part.dtype) + part).astype(old.dtype), index, axis)
+        old = self.take(array, block, axis)
+        return self.put(array, (old.astype(part.dtype) + part).astype(old.dtype), block, axis)
 
 
-def cut(length: int, size: int) -> Cut:
-    """An axis cut into blocks of `size`, or into one of its own length if that is less."""
-    return Cut(length, jax.core.min_dim(size, length))
+def tile_axis(length: int, size: int) -> Tiling:
+    """Blocks of `size`, or a single one if the axis is shorter."""
+    return Tiling(length, jax.core.min_dim(size, length))
 
 
 class Visits(NamedTuple):
-    """Which blocks along one axis are to be computed for each block along the other.
+    """The blocks along one axis to compute for each block along the other.
 
     Attributes:
       number: how many, int32[blocks].
@@ -84,18 +88,18 @@ class Visits(NamedTuple):
 
 
 def visited(visits: Visits | None, block: jax.Array, turn: jax.Array) -> jax.Array:
-    """The block to be computed in a turn of a loop."""
+    """The block to compute in a turn of the loop for `block`."""
     return turn if visits is None else visits.order[block, turn]
 
 
 def find_visits(
-    queries: Cut, keys: Cut, is_causal: bool, mask: Array | None
+    queries: Tiling, keys: Tiling, is_causal: bool, mask: Array | None
 ) -> tuple[Visits, Visits] | None:
-    """The blocks of keys that some query of each block attends to, and the other way round.
+    """The blocks of keys that each block of queries attends to, and the reverse; None for all.
 
-    None: all are to be computed, as where their number is a symbolic size. A mask tells where it
-    is a NumPy array, or the same for the whole batch and all heads: of others, devices that each
-    have a part of the batch would have to ask one another.
+    A mask lets blocks be skipped if it is a NumPy array, or shared by the whole batch and all
+    heads. For any other mask, devices that hold parts of the batch would have to communicate. No
+    block is skipped where the number of blocks is a symbolic size.
     """
     if is_symbolic(queries.number) or is_symbolic(keys.number):
         return None
@@ -113,14 +117,14 @@ def find_visits(
     return _visits(needed), _visits(needed.T)
 
 
-def _has_any(xp: Any, mask: Any, queries: Cut, keys: Cut) -> Any:
-    """bool[blocks of queries or 1, blocks of keys or 1]: whether a block of a mask has a True."""
+def _has_any(xp: Any, mask: Any, queries: Tiling, keys: Tiling) -> Any:
+    """Whether a block of a mask has a True: bool[blocks of queries or 1, blocks of keys or 1]."""
     found = mask.astype(bool).any(tuple(range(mask.ndim - 2)))
-    for axis, cut in enumerate((queries, keys)):
+    for axis, tiling in enumerate((queries, keys)):
         if found.shape[axis] > 1:
             missing = [(0, 0), (0, 0)]
-            missing[axis] = (0, cut.number * cut.size - cut.length)
-            shape = [*found.shape[:axis], cut.number, cut.size, *found.shape[axis + 1 :]]
+            missing[axis] = (0, tiling.number * tiling.size - tiling.length)
+            shape = [*found.shape[:axis], tiling.number, tiling.size, *found.shape[axis + 1 :]]
             found = xp.pad(found, missing).reshape(shape).any(axis + 1)
     return found
 

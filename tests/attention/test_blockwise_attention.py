@@ -13,7 +13,7 @@ from jax.random import clone
 
 from flax_spatialdrop import linen, mask_block
 from flax_spatialdrop import nnx as ours_nnx
-from flax_spatialdrop._attention.tiling import Cut, find_visits
+from flax_spatialdrop._attention.tiling import Tiling, find_visits
 
 KEY = jax.random.key(8)
 OURS = {"linen": linen.blockwise_attention, "nnx": ours_nnx.blockwise_attention}
@@ -180,7 +180,7 @@ def test_causal_attention_is_that_of_flax_s_mask(host, queries, keys, hidden):
 
 
 def test_only_blocks_that_attend_to_something_are_visited():
-    queries, keys = Cut(13, 4), Cut(19, 8)
+    queries, keys = Tiling(13, 4), Tiling(19, 8)
     by_query, by_key = find_visits(queries, keys, True, None)
     assert by_query.number.tolist() == [1, 1, 2, 2]
     assert by_key.number.tolist() == [4, 2, 0]

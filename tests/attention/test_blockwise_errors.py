@@ -78,7 +78,7 @@ BAD = {
     "span of what": (
         {"span": 2, "broadcast_dims": (-1,)},
         ValueError,
-        "span counts keys that share a fate, so the mask must have draws of its own for them: "
+        "span counts keys that are dropped together, so the keys must not share one draw: "
         f"got span=2 with the noise shape {(*WEIGHTS[:-1], 1)} of the weights",
     ),
     "rate": (
@@ -95,14 +95,14 @@ BAD = {
     "mask": (
         {"mask": jnp.ones((BATCH, 1, KEYS, QUERIES), bool)},
         ValueError,
-        f"mask must spread over the weights, [*batch, heads, queries, keys], which are {WEIGHTS}: "
-        f"got mask.shape={(BATCH, 1, KEYS, QUERIES)}",
+        f"mask must broadcast to the weights, [*batch, heads, queries, keys], whose shape is "
+        f"{WEIGHTS}: got mask.shape={(BATCH, 1, KEYS, QUERIES)}",
     ),
     "bias": (
         {"bias": jnp.ones((1, 1, 1, 1, KEYS))},
         ValueError,
-        f"bias must spread over the weights, [*batch, heads, queries, keys], which are {WEIGHTS}: "
-        f"got bias.shape={(1, 1, 1, 1, KEYS)}",
+        f"bias must broadcast to the weights, [*batch, heads, queries, keys], whose shape is "
+        f"{WEIGHTS}: got bias.shape={(1, 1, 1, 1, KEYS)}",
     ),
     "mask of what": (
         {"mask": [True]},
@@ -129,8 +129,8 @@ BAD = {
     "sown weights": (
         {"module": object()},
         ValueError,
-        "module must be None, since blockwise_attention never has the whole weights, which are "
-        "sown (sow_weights of a layer) or multiplied by it: got module=object; "
+        "module must be None: blockwise_attention never holds all weights, so it can neither sow "
+        "them (sow_weights of a layer) nor pass them to a function: got module=object; "
         "use dot_product_attention",
     ),
 }
@@ -149,8 +149,8 @@ def test_bad_arguments(host, bad, error, message):
 )
 def test_products_of_the_user_s_own_in_linen(name):
     message = (
-        f"{name} must be None, since blockwise_attention never has the whole weights, which are "
-        f"sown (sow_weights of a layer) or multiplied by it: got {name}=function; "
+        f"{name} must be None: blockwise_attention never holds all weights, so it can neither sow "
+        f"them (sow_weights of a layer) nor pass them to a function: got {name}=function; "
         "use dot_product_attention"
     )
     with pytest.raises(ValueError, match=exactly(message)):

@@ -91,7 +91,9 @@ def test_a_layer_that_decodes_needs_no_is_causal():
         decode=True, dropout_rate=0.0, attention_fn=functools.partial(LINEN, is_causal=True)
     )
     variables = layer.init(jax.random.key(3), X)
-    message = "a layer that decodes masks by itself: got one query and 5 keys; leave is_causal out"
+    message = (
+        "a layer that decodes passes its own mask: got one query and 5 keys; leave is_causal out"
+    )
     with pytest.raises(ValueError, match=message):
         layer.apply(variables, X[:, :1], mutable="cache")
 
@@ -161,7 +163,7 @@ def test_a_scan_over_layers_that_are_rematerialised():
 
 
 def test_weights_cannot_be_sown():
-    message = r"module must be None, since .* are sown \(sow_weights of a layer\)"
+    message = r"module must be None: .* sow them \(sow_weights of a layer\)"
     layer = linen_layer(attention_fn=LINEN)
     with pytest.raises(ValueError, match=message):
         layer.init(jax.random.key(3), X, deterministic=True, sow_weights=True)

@@ -219,7 +219,7 @@ WRONG = {
     "mask": (
         {"mask": jnp.ones((3, 2, 1, 1, 7), bool)},
         ValueError,
-        "mask must spread over the weights, [*batch, heads, queries, keys], which are "
+        "mask must broadcast to the weights, [*batch, heads, queries, keys], whose shape is "
         "(2, 4, 5, 7): got mask.shape=(3, 2, 1, 1, 7)",
     ),
     "bias": ({"bias": "b"}, TypeError, "bias must be a JAX or NumPy array: got 'b'"),

@@ -1,0 +1,193 @@
+"""The arguments that attention takes in Linen and NNX alike: their texts and their checks."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_array, check_callable, check_switch, shown
+from .._typing import Array, NoiseShape, Rate, Shape
+
+
+class Inputs(NamedTuple):
+    """What attention is computed from, and how.
+
+    Attributes:
+      query: [*batch, queries, heads, depth].
+      key: [*batch, keys, heads, depth]. It may have fewer heads: each then serves a group of the
+        query's.
+      value: [*batch, keys, heads, features]. It may have fewer heads, as key.
+      bias: is added before the softmax; broadcasts to [*batch, heads, queries, keys].
+      mask: True where a query may attend; broadcasts to [*batch, heads, queries, keys].
+      dtype: of the computation; None for that of the inputs.
+      precision: see `jax.lax.Precision`.
+      module: the module that sows the weights, as in Flax: before they are dropped.
+      is_causal: True lets each query attend only to keys at or before its own position.
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    bias: Any
+    mask: Any
+    dtype: Any
+    precision: Any
+    module: Any
+    is_causal: bool = False
+
+    @property
+    def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array, Any, Any]:
+        """What Flax's functions take first."""
+        return self.query, self.key, self.value, self.bias, self.mask
+
+    @property
+    def weights_shape(self) -> Shape:
+        """[*batch, heads, queries, keys]."""
+        *batch, queries, heads, _ = self.query.shape
+        return (*batch, heads, queries, self.key.shape[-3])
+
+
+class DropoutOptions(NamedTuple):
+    """How weights are dropped.
+
+    Attributes:
+      dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
+        (clipped to [0, 1]; NaN drops all).
+      deterministic: True drops nothing.
+      broadcast_dropout: True draws once per query and key, for the whole batch and all heads; False
+        draws once per weight. Ignored if noise_shape or broadcast_dims is given.
+      noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
+        queries, keys]: None for a draw per index, 1 for a shared one.
+      broadcast_dims: the axes of the weights that share a draw, such as (-2,) for the queries, in
+        place of noise_shape. At most one of the two may be given.
+      span: how many neighbouring keys are dropped together. Spans begin anywhere, and the rate is
+        met as in `drop_block`.
+    """
+
+    dropout_rate: Rate
+    deterministic: bool
+    broadcast_dropout: bool
+    noise_shape: NoiseShape | None
+    broadcast_dims: Sequence[int] | None
+    span: int
+
+
+def check_inputs(x: Inputs, promote_dtype: Any, *, grouped: bool = True) -> Inputs:
+    """Checks the inputs and brings query, key and value to one dtype.
+
+    The bias and the mask returned have as many axes as the weights. With `grouped`, several heads
+    of the query may share one of key or value.
+    """
+    check_callable(promote_dtype, "promote_dtype", "a function of arrays and dtype=")
+    if x.dtype is not None and not _is_inexact(x.dtype):
+        raise TypeError(
+            f"dtype must be None or a floating or complex dtype of JAX: got {shown(x.dtype)}"
+        )
+    if x.precision is not None and not _is_precision(x.precision):
+        raise ValueError(
+            "precision must be None, a jax.lax.Precision, its name, or a pair of them: "
+            f"got {shown(x.precision)}"
+        )
+    arrays = _numbers(x.query, "query"), _numbers(x.key, "key"), _numbers(x.value, "value")
+    query, key, value = promote_dtype(arrays, dtype=x.dtype)
+    _check_shapes(query, key, value, grouped)
+    x = x._replace(query=query, key=key, value=value)
+    return x._replace(
+        bias=_over_weights(x.bias, "bias", x.weights_shape),
+        mask=_over_weights(x.mask, "mask", x.weights_shape),
+        is_causal=check_switch(x.is_causal, "is_causal"),
+    )
+
+
+def _is_inexact(dtype: Any) -> bool:
+    try:
+        return jnp.issubdtype(jax.dtypes.canonicalize_dtype(dtype), jnp.inexact)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_precision(precision: Any) -> bool:
+    x = jax.ShapeDtypeStruct((1,), jnp.float32)
+    try:
+        jax.eval_shape(lambda x: jax.lax.dot(x, x, precision=precision), x)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _numbers(array: Any, name: str) -> Array:
+    array = check_array(array, name)
+    if not jnp.issubdtype(array.dtype, jnp.number):
+        looks_like_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+        advice = "; a PRNG key is passed as dropout_rng" if looks_like_key else ""
+        raise TypeError(f"{name} must have a dtype of numbers: got dtype {array.dtype}{advice}")
+    return array
+
+
+def _check_shapes(query: Array, key: Array, value: Array, grouped: bool) -> None:
+    shapes = f"query.shape={query.shape}, key.shape={key.shape} and value.shape={value.shape}"
+    if not query.ndim == key.ndim == value.ndim >= 3:
+        raise ValueError(
+            "query, key and value must have the same axes, [*batch, length, heads, features]: "
+            f"got {shapes}"
+        )
+    if not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
+        raise ValueError(f"query, key and value must have the same batch axes: got {shapes}")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query and key must have the same number of features: got {shapes}")
+    if key.shape[-3] != value.shape[-3]:
+        raise ValueError(f"key and value must have the same length: got {shapes}")
+    heads = query.shape[-2]
+    others = {key.shape[-2], value.shape[-2]} - {heads}
+    if others and not grouped:
+        raise ValueError(f"query, key and value must have the same number of heads: got {shapes}")
+    if any(own == 0 or heads % own != 0 for own in others):
+        raise ValueError(f"the heads of key and of value must divide those of query: got {shapes}")
+
+
+def _over_weights(array: Any, name: str, shape: Shape) -> Array | None:
+    """A bias or mask with as many axes as the weights of `shape`, each of their size or 1."""
+    if array is None:
+        return None
+    if isinstance(array, bool | int | float):
+        array = jnp.asarray(array)
+    array = check_array(array, name)
+    if array.dtype != jnp.bool_ and not jnp.issubdtype(array.dtype, jnp.number):
+        raise TypeError(f"{name} must be an array of bools or numbers: got dtype {array.dtype}")
+    missing = (1,) * (len(shape) - array.ndim)
+    sizes = missing + array.shape
+    if len(sizes) > len(shape) or any(
+        own not in (1, size) for own, size in zip(sizes, shape, strict=True)
+    ):
+        raise ValueError(
+            f"{name} must broadcast to the weights, [*batch, heads, queries, keys], whose shape is "
+            f"{shape}: got {name}.shape={array.shape}"
+        )
+    return array.reshape(sizes) if missing else array
+
+
+def check_sown(module: Any) -> None:
+    """Raises unless `module` is None or can sow the weights."""
+    if module is not None and not hasattr(module, "sow"):
+        raise TypeError(
+            f"module must be None or a Flax module, which sows the weights: got {shown(module)}"
+        )
+
+
+def check_einsums(precision: Any, functions: dict[str, Any]) -> None:
+    """Raises for functions of Linen's own that it does not take, alone or together."""
+    given = [name for name, function in functions.items() if function is not None]
+    for name in given:
+        check_callable(functions[name], name, "None or a function")
+    own = [name for name in given if name != "einsum_dot_general"]
+    if len(own) == 1:
+        raise ValueError(
+            "qk_attn_weights_einsum and attn_weights_value_einsum must be specified together: "
+            f"got {own[0]} alone"
+        )
+    if own and (precision is not None or len(given) > len(own)):
+        raise ValueError(
+            "qk_attn_weights_einsum and attn_weights_value_einsum are mutually exclusive with "
+            "precision and einsum_dot_general: got both"
+        )
