@@ -36,7 +36,7 @@ def check_array(x: Any, name: str = "x") -> Array:
     is_known = any(jnp.issubdtype(x.dtype, kind) for kind in _KINDS)
     if not is_known or getattr(x.dtype, "char", None) in _WIDE_OR_TIME:
         raise TypeError(
-            f"{name} must have a dtype that JAX has: got dtype {_shortened(str(x.dtype))}"
+            f"{name} must have a dtype that JAX supports: got dtype {_shortened(str(x.dtype))}"
         )
     return x
 
@@ -64,7 +64,7 @@ def check_input(x: Any, name: str = "x") -> Array:
         )
     if x.dtype == jnp.float8_e8m0fnu:
         raise TypeError(
-            f"{name} must have a dtype that holds 0, which dropped values become: "
+            f"{name} must have a dtype that can represent 0, the value of dropped elements: "
             f"got dtype {x.dtype}"
         )
     return x
@@ -128,8 +128,8 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
     if not isinstance(rate, np.generic):
         if callable(rate):
             raise TypeError(
-                f"{name} must be a number or a scalar array; of a schedule, what it returns for a "
-                f"step: got {shown(rate)}; write schedule(step)"
+                f"{name} must be a number or a scalar array: got {shown(rate)}; of a schedule, "
+                "pass its value, schedule(step)"
             )
         if not is_array(rate):
             raise TypeError(
@@ -245,7 +245,7 @@ def check_axes(axes: Iterable[Any], name: str, role: str, shape: tuple[int, ...]
                 f"got {shown(axis)} in {name}={shown(axes)}"
             )
         if not -len(shape) <= axis < len(shape):
-            known = f"from {-len(shape)} to {len(shape) - 1}" if shape else "of which x has none"
+            known = f"from {-len(shape)} to {len(shape) - 1}" if shape else "which has none"
             raise ValueError(
                 f"{name} must name axes of x, {known}: got {shown(axis)} in {name}={shown(axes)} "
                 f"for x.shape={shape}"

@@ -37,7 +37,7 @@ def resolve_noise_shape(
         return _share(shape, broadcast_dims)
     if broadcast_dims:
         raise ValueError(
-            "noise_shape and broadcast_dims say the same thing and at most one may be given: "
+            "at most one of noise_shape and broadcast_dims may be given: "
             f"got noise_shape={shown(noise_shape)} and broadcast_dims={shown(broadcast_dims)}"
         )
     noise_shape = check_sequence(
@@ -87,12 +87,12 @@ def head_noise_shape(shape: Shape, head_axis: int, batch_dims: int) -> Shape:
         raise ValueError(
             f"head dropout takes x with {batch_dims + 3} axes ({plural(batch_dims, 'batch axis')}, "
             f"length, heads, features): got {shape_given(shape, batch_dims)}; "
-            "heads are apart only inside of an attention_fn"
+            "an attention layer has an axis of heads only inside its attention_fn"
         )
     axis = head_axis + len(shape) if head_axis < 0 else head_axis
     if not batch_dims <= axis < len(shape):
         raise ValueError(
-            "head_axis must name an axis of x that is no batch axis: "
+            "head_axis must name an axis of x that is not a batch axis: "
             f"got head_axis={head_axis} for x.shape={shape} with batch_dims={batch_dims}"
         )
     return tuple(n if i < batch_dims or i == axis else 1 for i, n in enumerate(shape))
@@ -118,8 +118,8 @@ def check_shape(shape: Any, what: str) -> Shape:
     for size in sizes:
         if not _is_size(size):
             raise TypeError(
-                f"{what} must hold whole numbers: got {shown(size)} in {shown(sizes)}; None stands "
-                "for a size only where there is an x to take it from"
+                f"{what} must hold whole numbers: got {shown(size)} in {shown(sizes)}; entries "
+                "may be None only where x is given"
             )
         if is_whole(size) and size < 0:
             raise ValueError(f"{what} cannot have a negative size: got {shown(sizes)}")
@@ -156,7 +156,7 @@ def check_mask_spreads(
         m not in (1, n) for m, n in zip(mask_shape, shape, strict=True)
     ):
         raise ValueError(
-            f"{name} must have as many axes as x, each of x's size or 1: "
+            f"{name} must have the same number of axes as x, each of x's size or 1: "
             f"got {name}.shape={mask_shape} for {x}={shape}"
         )
 

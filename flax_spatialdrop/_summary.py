@@ -372,8 +372,8 @@ def summarize_run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Sum
     leaves, structure = jax.tree.flatten((args, kwargs))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         raise TypeError(
-            "summarize runs the model, and cannot inside jax.jit and the like: got a traced array; "
-            "call it outside"
+            "summarize runs the model, which it cannot do inside jax.jit or another "
+            "transformation: got a traced array; call it outside"
         )
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)}
 

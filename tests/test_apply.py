@@ -103,22 +103,22 @@ BAD = [
         np.ones((2, 3)),
         ALL_KEPT,
         ValueError,
-        "mask must have as many axes as x, each of x's size or 1: got mask.shape=(3,) for "
-        "x.shape=(2, 3)",
+        "mask must have the same number of axes as x, each of x's size or 1: got mask.shape=(3,) "
+        "for x.shape=(2, 3)",
     ),
     (
         np.ones((2,)),
         ALL_KEPT,
         ValueError,
-        "mask must have as many axes as x, each of x's size or 1: got mask.shape=(3,) for "
-        "x.shape=(2,)",
+        "mask must have the same number of axes as x, each of x's size or 1: got mask.shape=(3,) "
+        "for x.shape=(2,)",
     ),
     (
         np.ones((4,)),
         ALL_KEPT,
         ValueError,
-        "mask must have as many axes as x, each of x's size or 1: got mask.shape=(3,) for "
-        "x.shape=(4,)",
+        "mask must have the same number of axes as x, each of x's size or 1: got mask.shape=(3,) "
+        "for x.shape=(4,)",
     ),
 ]
 

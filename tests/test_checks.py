@@ -131,14 +131,15 @@ def test_boxes_are_opened():
 def test_dtypes_that_jax_does_not_have(dtype):
     ids, dtype = np.zeros((2, 3, 1), dtype), np.dtype(dtype)
     for name, function in (("x", dropout), ("x", patch_dropout), ("table", embedding_dropout)):
-        message = f"{name} must have a dtype that JAX has: got dtype {dtype}"
+        message = f"{name} must have a dtype that JAX supports: got dtype {dtype}"
         with pytest.raises(TypeError, match=exactly(message)):
             function(jax.random.key(0), ids, 0.5)
 
 
 def test_a_dtype_without_0():
     message = (
-        "x must have a dtype that holds 0, which dropped values become: got dtype float8_e8m0fnu"
+        "x must have a dtype that can represent 0, the value of dropped elements: got dtype "
+        "float8_e8m0fnu"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         dropout(jax.random.key(0), np.ones(3, ml_dtypes.float8_e8m0fnu), 0.5)
@@ -187,6 +188,6 @@ def test_a_narrow_scalar_is_a_number():
 def test_a_long_dtype_is_shortened():
     x = np.ones(2, np.dtype([(f"field_{i}", np.float32) for i in range(60)]))
     with pytest.raises(
-        TypeError, match=r"\Ax must have a dtype that JAX has: got dtype .*\.\.\.\Z"
+        TypeError, match=r"\Ax must have a dtype that JAX supports: got dtype .*\.\.\.\Z"
     ):
         dropout(None, x, 0.5)

@@ -155,7 +155,7 @@ BAD_BROADCAST_DIMS = [
         (),
         (0,),
         ValueError,
-        "broadcast_dims must name axes of x, of which x has none: got 0 in broadcast_dims=(0,) "
+        "broadcast_dims must name axes of x, which has none: got 0 in broadcast_dims=(0,) "
         "for x.shape=()",
     ),
     (
@@ -183,7 +183,7 @@ def test_bad_broadcast_dims(shape, broadcast_dims, error, message):
 
 def test_both_ways_at_once():
     message = (
-        "noise_shape and broadcast_dims say the same thing and at most one may be given: "
+        "at most one of noise_shape and broadcast_dims may be given: "
         "got noise_shape=(None, 1) and broadcast_dims=(1,)"
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -277,14 +277,14 @@ BAD_MASK_SHAPES = [
     (
         (None, 1),
         TypeError,
-        "the noise_shape of a mask must hold whole numbers: got None in (None, 1); None stands "
-        "for a size only where there is an x to take it from",
+        "the noise_shape of a mask must hold whole numbers: got None in (None, 1); entries may "
+        "be None only where x is given",
     ),
     (
         ([2], 2),
         TypeError,
-        "the noise_shape of a mask must hold whole numbers: got [2] in ([2], 2); None stands for "
-        "a size only where there is an x to take it from",
+        "the noise_shape of a mask must hold whole numbers: got [2] in ([2], 2); entries may be "
+        "None only where x is given",
     ),
     (
         (2, -1),

@@ -208,8 +208,8 @@ def test_a_schedule_in_place_of_its_value():
         return 0.1 * step
 
     message = (
-        "rate must be a number or a scalar array; of a schedule, what it returns for a step: "
-        "got the function warm_up; write schedule(step)"
+        "rate must be a number or a scalar array: got the function warm_up; of a schedule, "
+        "pass its value, schedule(step)"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         dropout(KEY, jnp.ones(3), warm_up)

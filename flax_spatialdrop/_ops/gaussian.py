@@ -101,7 +101,7 @@ def _check_noise(noise: Any) -> Array:
     noise = check_array(noise, "mask")
     if noise.dtype != jnp.float32:
         raise TypeError(
-            "the mask of Gaussian dropout is its noise and must be a float32 array, what x is "
-            f"multiplied by: got dtype {noise.dtype}"
+            "the mask of Gaussian dropout is the noise that x is multiplied by, and must be a "
+            f"float32 array: got dtype {noise.dtype}"
         )
     return noise

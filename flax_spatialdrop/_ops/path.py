@@ -163,8 +163,7 @@ def check_branch(branch: Any) -> None:
     """Raises unless a branch can be called."""
     if not callable(branch):
         raise TypeError(
-            "branch must be a function of x or a module, and stand before rate: "
-            f"got {shown(branch)}"
+            f"branch must be a function of x or a module, given before rate: got {shown(branch)}"
         )
 
 
@@ -193,8 +192,8 @@ def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
     changed = {path for path, _ in before.items() ^ after.items()}
     if changed:
         raise ValueError(
-            "a branch that mode='batch' may skip must make no variables, such as sown or captured "
-            "intermediates, and leave shape and dtype of those it has: got a change of "
+            "with mode='batch' a branch must make no variables, such as sown or captured "
+            "intermediates, and keep the shape and dtype of those it has: got a change of "
             f"{listed(sorted(changed))}"
         )
 

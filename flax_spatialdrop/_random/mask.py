@@ -167,7 +167,7 @@ def fast_key(key: Key) -> jax.Array:
     """
     key = check_key(key)
     if rounds_of(key) == 0:
-        raise TypeError(f"a fast key is made of a threefry2x32 key: got {jax.random.key_impl(key)}")
+        raise TypeError(f"fast_key takes a threefry2x32 key: got {jax.random.key_impl(key)}")
     words = jax.random.key_data(key)
     mark_as_used(key)
     return jax.random.wrap_key_data(words, impl=FAST)

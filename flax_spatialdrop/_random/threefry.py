@@ -116,8 +116,8 @@ def _fast_bits(words, bit_width, shape):
     """
     if not has_places(shape):
         raise TypeError(
-            "a fast key draws shapes of whole numbers below 2^32, of which the first may be "
-            f"symbolic: got {shown(shape)}"
+            "a fast key draws arrays whose axes are shorter than 2^32, and only the first may "
+            f"have a symbolic size: got {shown(shape)}"
         )
     high, low = _positions(jnp.zeros(shape), None, shape)
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])

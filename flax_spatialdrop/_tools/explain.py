@@ -192,7 +192,7 @@ def _check_numbers(values: Any, name: str) -> np.ndarray:
     """Returns numbers or bools, an array of them or nested lists, as a NumPy array."""
     if isinstance(values, jax.core.Tracer):
         raise TypeError(
-            f"{name} must be known, to be drawn: got a traced array; call plot_mask outside jax.jit"
+            f"{name} must not be traced: got a traced array; call plot_mask outside jax.jit"
         )
     if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jax.dtypes.extended):
         array = None  # keys

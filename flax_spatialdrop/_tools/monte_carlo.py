@@ -111,8 +111,8 @@ def monte_carlo(
         samples = _check_probabilities(samples, outputs)
     if _is_known_to_agree(samples):
         warnings.warn(
-            f"all {num_samples} passes of monte_carlo agree: nothing drops in apply, or not by the "
-            "key that it is given; is its dropout on?",
+            f"all {num_samples} passes of monte_carlo returned the same values; is dropout on in "
+            "apply, and does it use the key that it is given?",
             stacklevel=2,
         )
     return _spread(samples) if outputs == "values" else _spread_of_classes(samples)
@@ -142,8 +142,7 @@ def _entropy(probabilities: jax.Array) -> jax.Array:
 def _check_output(y: jax.Array) -> jax.Array:
     if not jnp.issubdtype(y.dtype, jnp.inexact):
         raise TypeError(
-            "apply must return floating or complex arrays, of which there is a mean: "
-            f"got dtype {y.dtype}"
+            f"apply must return floating or complex arrays, which are averaged: got dtype {y.dtype}"
         )
     return y.astype(jnp.float32) if jnp.finfo(y.dtype).bits < 32 else y
 
@@ -169,7 +168,8 @@ def _check_mapped(key: jax.Array) -> jax.Array:
     implementation = str(jax.random.key_impl(key))
     if "rbg" in implementation:
         raise TypeError(
-            "monte_carlo needs keys that jax.vmap draws apart, such as those of threefry2x32, "
-            f"JAX's default: got a key of {implementation}, of which vmap uses one for all passes"
+            "monte_carlo needs keys that jax.vmap keeps apart, such as those of threefry2x32, "
+            f"JAX's default: got a key of {implementation}; vmap would draw all passes with one "
+            "of them"
         )
     return key

@@ -34,7 +34,7 @@ BAD = {
     ),
     "both": (
         {"noise_shape": (1, 1, None, None), "broadcast_dims": (0, 1)},
-        "noise_shape and broadcast_dims say the same thing and at most one may be given: "
+        "at most one of noise_shape and broadcast_dims may be given: "
         "got noise_shape=(1, 1, None, None) and broadcast_dims=(0, 1)",
     ),
 }
@@ -184,7 +184,7 @@ WRONG = {
     "value": (
         {"value": np.array([["a"]])},
         TypeError,
-        "value must have a dtype that JAX has: got dtype <U1",
+        "value must have a dtype that JAX supports: got dtype <U1",
     ),
     "dtype": (
         {"dtype": "float33"},

@@ -197,8 +197,8 @@ def test_intermediates_of_a_branch_that_may_be_skipped_are_refused():
     layer = ResidualDropPath(nn.Dense(6), 0.5, "batch", deterministic=False)
     state = layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
     message = (
-        "a branch that mode='batch' may skip must make no variables, such as sown or captured "
-        "intermediates, and leave shape and dtype of those it has: got a change of "
+        "with mode='batch' a branch must make no variables, such as sown or captured "
+        "intermediates, and keep the shape and dtype of those it has: got a change of "
         "['intermediates']['branch']['__call__'][0]"
     )
     capture = {"capture_intermediates": True, "mutable": ["intermediates"]}

@@ -154,7 +154,9 @@ def test_noise_shape():
 
 def test_both_noise_shape_and_broadcast_dims():
     layer = linen.Dropout(0.5, (1,), noise_shape=(None, 1, None), deterministic=True)
-    with pytest.raises(ValueError, match="say the same thing and at most one may be given"):
+    with pytest.raises(
+        ValueError, match="at most one of noise_shape and broadcast_dims may be given"
+    ):
         layer.apply({}, X)
 
 

@@ -186,8 +186,8 @@ def test_without_jit():
 
 def test_inside_jit_it_is_refused():
     message = (
-        "summarize runs the model, and cannot inside jax.jit and the like: got a traced array; "
-        "call it outside"
+        "summarize runs the model, which it cannot do inside jax.jit or another transformation: "
+        "got a traced array; call it outside"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         jax.jit(lambda x: summarize(Plain(), x, True, rngs=RNGS) and x)(X)

@@ -166,5 +166,7 @@ def test_bad_input_is_seen_even_when_deterministic():
 
 def test_both_noise_shape_and_broadcast_dims():
     layer = Dropout(0.5, broadcast_dims=(1,), noise_shape=(None, 1, None), deterministic=True)
-    with pytest.raises(ValueError, match="say the same thing and at most one may be given"):
+    with pytest.raises(
+        ValueError, match="at most one of noise_shape and broadcast_dims may be given"
+    ):
         layer(X)

@@ -164,8 +164,8 @@ class Sows(nnx.Module):
 
 def test_a_branch_that_makes_variables_and_may_be_skipped_is_refused():
     message = (
-        "a branch that mode='batch' may skip must make no variables, such as sown or captured "
-        "intermediates, and leave shape and dtype of those it has: got a change of "
+        "with mode='batch' a branch must make no variables, such as sown or captured "
+        "intermediates, and keep the shape and dtype of those it has: got a change of "
         "['branch']['seen'].value"
     )
     with pytest.raises(ValueError, match=exactly(message)):

@@ -104,8 +104,7 @@ def test_what_is_refused_at_every_rate(f, rate, error, options, message):
 
 def test_a_scalar_has_no_rows():
     message = (
-        "batch_axis must name axes of x, of which x has none: got 0 in batch_axis=(0,) "
-        "for x.shape=()"
+        "batch_axis must name axes of x, which has none: got 0 in batch_axis=(0,) for x.shape=()"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         drop_path(clone(KEY), jnp.float32(1), 0.5)
@@ -135,7 +134,7 @@ def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
 
 
 def test_a_rate_in_the_place_of_the_branch():
-    message = "branch must be a function of x or a module, and stand before rate: got 0.5"
+    message = "branch must be a function of x or a module, given before rate: got 0.5"
     with pytest.raises(TypeError, match=exactly(message)):
         residual_drop_path(clone(KEY), X, 0.5, jnp.tanh)
     with pytest.raises(TypeError, match=exactly(message)):

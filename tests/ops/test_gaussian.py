@@ -118,8 +118,8 @@ def test_masks_that_are_no_noise_are_refused(mask, got):
     message = f"mask must be a JAX or NumPy array: got {got}"
     if got.startswith("dtype"):
         message = (
-            "the mask of Gaussian dropout is its noise and must be a float32 array, what x is "
-            f"multiplied by: got {got}"
+            "the mask of Gaussian dropout is the noise that x is multiplied by, and must be a "
+            f"float32 array: got {got}"
         )
     for deterministic in (True, False):
         with pytest.raises(TypeError, match=exactly(message)):

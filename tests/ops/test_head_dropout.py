@@ -24,7 +24,7 @@ BAD_HEAD_AXES = [
 @pytest.mark.parametrize(("head_axis", "batch_dims", "shape"), BAD_HEAD_AXES)
 def test_a_head_axis_that_x_has_not_or_that_is_a_batch_axis(head_axis, batch_dims, shape):
     message = (
-        "head_axis must name an axis of x that is no batch axis: "
+        "head_axis must name an axis of x that is not a batch axis: "
         f"got head_axis={head_axis} for x.shape={shape} with batch_dims={batch_dims}"
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -35,7 +35,7 @@ def test_a_head_axis_that_x_has_not_or_that_is_a_batch_axis(head_axis, batch_dim
 def test_heads_that_are_merged_or_unknown(shape):
     message = (
         "head dropout takes x with 4 axes (1 batch axis, length, heads, features): "
-        f"got x.shape={shape}; heads are apart only inside of an attention_fn"
+        f"got x.shape={shape}; an attention layer has an axis of heads only inside its attention_fn"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         head_dropout(None, jnp.ones(shape), 0.0)

@@ -80,8 +80,8 @@ def test_a_symbolic_batch_and_no_other_symbolic_size():
     exported = jax.export.export(f)(jax.ShapeDtypeStruct((batch, 4), jnp.float32))
     np.testing.assert_array_equal(exported.call(jnp.ones((3, 4))), f(jnp.ones((3, 4))))
     message = (
-        "a fast key draws shapes of whole numbers below 2^32, of which the first may be symbolic: "
-        "got (b, t)"
+        "a fast key draws arrays whose axes are shorter than 2^32, and only the first may have a "
+        "symbolic size: got (b, t)"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         jax.export.export(f)(jax.ShapeDtypeStruct((batch, time), jnp.float32))
@@ -157,7 +157,7 @@ def test_masks_of_neighbouring_keys_are_independent():
 
 
 BAD = [
-    (jax.random.key(0, impl="rbg"), TypeError, "a fast key is made of a threefry2x32 key: got rbg"),
+    (jax.random.key(0, impl="rbg"), TypeError, "fast_key takes a threefry2x32 key: got rbg"),
     (
         None,
         ValueError,

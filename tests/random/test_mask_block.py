@@ -279,8 +279,8 @@ BAD = {
     "None in the shape": (
         {"noise_shape": (6, None, 10)},
         TypeError,
-        "the noise_shape of a mask must hold whole numbers: got None in (6, None, 10); None stands "
-        "for a size only where there is an x to take it from",
+        "the noise_shape of a mask must hold whole numbers: got None in (6, None, 10); entries "
+        "may be None only where x is given",
     ),
     "no key": (
         {"key": None},

@@ -103,8 +103,8 @@ def test_bad_noise_shape_is_explained_as_by_dropout():
         (
             (2.0, 3),
             TypeError,
-            "shape must hold whole numbers: got 2.0 in (2.0, 3); None stands for a size only "
-            "where there is an x to take it from",
+            "shape must hold whole numbers: got 2.0 in (2.0, 3); entries may be None only where "
+            "x is given",
         ),
         ((2, -1), ValueError, "shape cannot have a negative size: got (2, -1)"),
     ],
@@ -166,7 +166,7 @@ def test_plot_spreads_a_mask_and_draws_on_the_axes_given():
         (
             np.ones((2, 1, 3)),
             {"shape": (2, 3)},
-            "mask_or_output must have as many axes as x, each of x's size or 1: got "
+            "mask_or_output must have the same number of axes as x, each of x's size or 1: got "
             "mask_or_output.shape=(2, 1, 3) for shape=(2, 3)",
         ),
         (
@@ -215,7 +215,7 @@ def test_plots_of_other_things(arguments, message):
 
 
 def test_plots_inside_jit():
-    with pytest.raises(TypeError, match=r"\Amask_or_output must be known, to be drawn: got a tr"):
+    with pytest.raises(TypeError, match=r"\Amask_or_output must not be traced: got a tr"):
         jax.jit(lambda x: plot_mask(x) and x)(np.ones(3))
 
 

@@ -215,8 +215,8 @@ def test_a_classifier_s_uncertainty(outputs):
 
 
 AGREE = (
-    "all 5 passes of monte_carlo agree: nothing drops in apply, or not by the key that it is "
-    "given; is its dropout on?"
+    "all 5 passes of monte_carlo returned the same values; is dropout on in apply, and does it "
+    "use the key that it is given?"
 )
 
 
@@ -270,7 +270,7 @@ REFUSED = [
     (
         {"apply": lambda key: jnp.arange(3)},
         TypeError,
-        "apply must return floating or complex arrays, of which there is a mean: got dtype int32",
+        "apply must return floating or complex arrays, which are averaged: got dtype int32",
     ),
     (
         {"apply": lambda key: {"logits": jnp.ones((2, 3))}, "outputs": "logits"},
@@ -307,8 +307,8 @@ def test_what_is_refused(arguments, error, message):
 @pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
 def test_rbg_keys_are_refused(implementation):
     message = (
-        "monte_carlo needs keys that jax.vmap draws apart, such as those of threefry2x32, JAX's "
-        f"default: got a key of {implementation}, of which vmap uses one for all passes"
+        "monte_carlo needs keys that jax.vmap keeps apart, such as those of threefry2x32, JAX's "
+        f"default: got a key of {implementation}; vmap would draw all passes with one of them"
     )
     key = jax.random.key(0, impl=implementation)
     with pytest.raises(TypeError, match=exactly(message)):
