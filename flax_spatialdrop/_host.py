@@ -75,6 +75,8 @@ def check_options(module: Any, options: Iterable[str], advice: str) -> None:
         if value is None and getattr(type(module), name, None) is None and name != "branch":
             continue
         if name == "deterministic":
+            if value is None:  # a call, or nnx.view, may give it
+                continue
             checked = check_switch(value, name, advice)
         else:
             checked = _CHECKS[name](value, name) if name in _CHECKS else value

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._apply import Recipe, by_mask, drop, kept_or_zero
-from .._checks import check_input, check_switch, is_static, listed, needs_no_key, shown
+from .._checks import check_input, check_switch, is_static, needs_no_key, shown
 from .._compat import CAN_REMAT_INSIDE
 from .._noise_shape import path_noise_shape
 from .._random.sharding import vary_alike
@@ -194,7 +194,7 @@ def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
         raise ValueError(
             "with mode='batch' a branch must make no variables, such as sown or captured "
             "intermediates, and keep the shape and dtype of those it has: got a change of "
-            f"{listed(sorted(changed))}"
+            f"{', '.join(sorted(changed))}"
         )
 
 
