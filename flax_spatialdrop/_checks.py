@@ -1,4 +1,4 @@
-"""What is refused, and the words for it.
+"""Checks of arguments, and their messages.
 
 A check returns what it is given, in the form that the code uses, or raises one sentence: what, the
 rule, what was got. `name` is the argument as the user wrote it.
@@ -47,7 +47,7 @@ def is_array(x: Any) -> bool:
 
 
 def unboxed(x: Any) -> Any:
-    """What is inside of a box, such as an nnx.Variable; else x."""
+    """Returns the value inside of a box, such as an nnx.Variable; otherwise x."""
     is_box = not isinstance(x, jax.Array) and hasattr(type(x), "__jax_array__")
     return x.__jax_array__() if is_box else x
 
@@ -269,7 +269,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def shown(value: Any, depth: int = 0) -> str:
-    """What a value is, on one short line: a literal as it is written, else its type."""
+    """Describes a value on one short line: a literal as it is written, otherwise its type."""
     kind = type(value).__name__
     if isinstance(value, int) and abs(value) >= 10**_LONGEST:
         return f"a whole number of {int(value.bit_length() * 0.30103) + 1} digits"

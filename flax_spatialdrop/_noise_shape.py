@@ -171,7 +171,7 @@ def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None
 
 
 def axis_roles(shape: Shape, data_format: DataFormat, batch_dims: int) -> list[str]:
-    """What each axis of x is: "batch", "space" or "channel"."""
+    """Returns the role of each axis of x: "batch", "space" or "channel"."""
     batch_dims = check_batch_dims(batch_dims)
     check_choice(data_format, "data_format", get_args(DataFormat))
     num_space = len(shape) - batch_dims - 1
@@ -206,7 +206,7 @@ def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> Non
 
 
 def shape_given(shape: Shape, batch_dims: int) -> str:
-    """What a message got: the shape of x, and batch_dims if the user gave it."""
+    """Describes the shape of x to a message, with batch_dims if the user gave it."""
     return f"x.shape={shape}" + (f" with batch_dims={batch_dims}" if batch_dims != 1 else "")
 
 

@@ -1,6 +1,6 @@
 """The rate: its check, the keep probability and scale that follow from it, rates over depth.
 
-A checked rate is a Python float where it is known when tracing, else a scalar array. Only the
+A checked rate is a Python float if it is known when tracing, and a scalar array otherwise. Only the
 float takes short cuts (nothing drawn at 0 and 1); an array is right at every value in one program.
 """
 
@@ -39,7 +39,7 @@ def linear_rates(
 
     Raises:
       ValueError: for a number for max_rate outside [0, 1], a depth below 1, an unknown convention.
-      TypeError: for a rate of another type, a depth that is no whole number.
+      TypeError: for a rate of another type, a depth that is not a whole number.
 
     Example:
       >>> from flax_spatialdrop import linear_rates

@@ -1,4 +1,4 @@
-"""What drops in a model: its sites, what is remarkable about them, and the table they print as."""
+"""The summary of the dropout in a model: its sites, remarks about them, and a table of both."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ class Site:
       rates: every rate it ran with, sorted; more than one where a traced rate moves.
       stream: where its keys came from: the name of a stream, "a key" or "a mask" given at the
         call, "" where no mask is drawn.
-      active: whether it dropped anything: neither deterministic nor at a rate of 0.
+      active: False if the call was deterministic or had a rate of 0.
       runs: how often it ran: more than once inside a scan, for the examples of a vmap, in a
         jitted function that is called again, or where a gradient in the pass computes it anew.
       draws: how many different keys, or masks given, it ran with.
@@ -109,7 +109,7 @@ class Summary:
 
 
 def remarks(sites: list[Site], draws: list[set[bytes]]) -> list[str]:
-    """What may not be meant; `draws` are the words of each site's keys, or its masks."""
+    """Returns remarks on likely mistakes; `draws` holds the keys of each site, or its masks."""
     never = [site for site in sites if site.rates == (0.0,)]
     deterministic = [site for site in sites if not site.active and site not in never]
     always = [site for site in sites if site.active and site.rates == (1.0,)]

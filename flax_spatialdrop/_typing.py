@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 Array: TypeAlias = jax.Array | np.ndarray
-"""What users pass as x or mask: a JAX array (traced or not) or a NumPy array."""
+"""An x or mask of the user: a JAX array (traced or not) or a NumPy array."""
 
 Key: TypeAlias = jax.Array | None
 """One JAX PRNG key, typed or legacy; None where no key is needed."""

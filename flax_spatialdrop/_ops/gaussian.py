@@ -25,7 +25,7 @@ def gaussian_dropout(
 
         y = x * n,   n[noise_shape] ~ Normal(1, variance rate / (1 - rate)), spread over x
 
-    Bit for bit `n = 1 + sqrt(rate / (1 - rate)) * jax.random.normal(key, noise_shape)`, each
+    Equal to `n = 1 + sqrt(rate / (1 - rate)) * jax.random.normal(key, noise_shape)`, each
     operation rounded to float32, in any dtype of x. Nothing is dropped: NaN and Inf stay. The
     backward pass keeps the key where each element has a draw of its own, else n in noise shape.
 

@@ -1,4 +1,4 @@
-"""The Bernoulli draw: the only file that flips coins, once to be kept or each time anew."""
+"""The Bernoulli draw: the only file that draws masks, to be kept or to be drawn again."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -41,18 +41,18 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
 
         mask[i] ~ Bernoulli(1 - rate)
 
-    Bit for bit `jax.random.bernoulli(key, keep, noise_shape)` with `keep = float32(1 - rate)` for
+    Equal to `jax.random.bernoulli(key, keep, noise_shape)` with `keep = float32(1 - rate)` for
     a number and `float32(1) - float32(rate)` for an array. It depends on nothing else: not on the
     dtype of x, not on jit, vmap or x64, and with threefry keys not on the number of devices.
 
     Args:
-      key: one JAX PRNG key, typed or legacy; consumed. None will do at a rate of exactly 0 or 1.
+      key: one JAX PRNG key, typed or legacy; consumed. It may be None at a rate of exactly 0 or 1.
       rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
         clipped to [0, 1]; NaN drops everything.
       noise_shape: the shape of the mask, whole numbers only.
 
     Returns:
-      bool[noise_shape], to be used with `apply_mask`.
+      bool[noise_shape], for `apply_mask`.
 
     Raises:
       ValueError: for a rate outside [0, 1], a negative size, a missing key or a batch of keys.
@@ -77,19 +77,20 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a mask is best hashed where it is applied, and again for the gradient: never kept.
+    """Whether to draw a mask where it is applied and again for the gradient, and not keep it.
 
-    That is so where each element has a draw of its own. One shared by just two would already be
-    hashed twice; drawn once, written down and kept, it is the faster on TPUs, though on CPUs
-    hashing would still win at two (`python -m experiments.benchmarks --only=line`).
+    This is faster if each element has a draw of its own. A draw that two elements share would be
+    hashed twice, and keeping it is faster on TPUs, though not yet on CPUs
+    (`python -m experiments.benchmarks --only=line`).
     """
     return noise_shape == shape and is_unrollable(key, shape)
 
 
 def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
-    """What the upper 23 bits of a draw must be below, for `jax.random.bernoulli(key, keep)`.
+    """Returns the number that the upper 23 bits of a draw are compared to: kept if below.
 
-    It compares a multiple of 2^-23 to the float32 `keep`, and so does the whole number here.
+    `jax.random.bernoulli(key, keep)` compares multiples of 2^-23 to the float32 `keep`. Comparing
+    integers to this threshold has the same result.
     """
     count = keep * np.float32(2**23)  # exact: a power of two
     if isinstance(count, np.float32):
@@ -155,7 +156,7 @@ def fast_key(key: Key) -> jax.Array:
 
     Raises:
       ValueError: for None or a batch of keys.
-      TypeError: for a key of another implementation, or what is no key.
+      TypeError: for a key of another implementation, or an argument that is not a key.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -244,7 +245,10 @@ def mask_block(
 
 
 def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) -> tuple[Words, int]:
-    """What draws a part of a mask of `shape`, of a key that can; the key is not consumed."""
+    """Returns the words and rounds that draw a part of a mask of `shape`, or raises.
+
+    The key is not consumed.
+    """
     if not has_places(shape):
         rule = "no axis but the first has a symbolic size"
         if not any(map(is_symbolic, shape)):

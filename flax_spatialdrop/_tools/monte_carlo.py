@@ -47,10 +47,10 @@ def monte_carlo(
 
         entropy = H[mean],   mutual_information = H[mean] - sum_s H[p_s] / S,   H[p] = -sum p log p
 
-    The keys are `jax.random.split(key, num_samples)`, and each pass has bit for bit the masks of a
+    The keys are `jax.random.split(key, num_samples)`, and each pass has exactly the masks of a
     Python loop over them (and its values, where XLA rounds a batch of products as it rounds one).
     Put `jax.jit` around the call, and it is one vmapped program, compiled once. The outputs of all
-    passes are held until they are averaged; a `batch_size` spares what the model needs beside.
+    passes are held until they are averaged; a `batch_size` reduces the memory of the model itself.
     Passes that all agree are warned of, but not inside `jax.jit`, where they are not known.
 
     Args:
