@@ -4,6 +4,8 @@ Two functions with the same jaxpr return the same bits, and have the same deriva
 transform.
 """
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flax_spatialdrop as fs
+import flax_spatialdrop.linen
+import flax_spatialdrop.nnx
 
-from .catalogue import BERNOULLI, CASES, FACES, REPRESENTATIVES
+from .catalogue import BERNOULLI, CASES, FACES, REPRESENTATIVES, module_name
 
 KEY = jax.random.key(23)
 TRACED = "traced"
@@ -109,6 +113,72 @@ def test_a_mask_given_is_applied_as_the_mask_drawn(case, face):
         np.testing.assert_array_equal(mask, case.mask(clone(KEY), 0.3))
         expected = case.function(clone(KEY), x, 0.3, **case.options)
         np.testing.assert_array_equal(given(mask, x, 0.3), expected)
+
+
+OPTIONS = {  # of each, a value that is not the default
+    "noise_shape": (None, 1, None, None),
+    "broadcast_dims": (1,),
+    "data_format": "channels_first",
+    "batch_dims": 2,
+    "batch_axis": 1,
+    "block_size": 2,
+    "fill": 1.5,
+    "head_axis": 1,
+    "mask_id": 7,
+    "mode": "batch",
+    "normalize": "sample",
+    "num_blocks": 2,
+    "num_keep": 2,
+    "num_prefix_tokens": 0,
+    "per_channel": False,
+    "per_sample": True,
+    "scale": False,
+    "special_ids": (0, 1),
+    "vocab_size": 9,
+}
+SHAPES = {
+    "timestep_dropout": (2, 5, 3),
+    "spatial_dropout_1d": (2, 5, 3),
+    "spatial_dropout_3d": (2, 4, 5, 6, 3),
+    "patch_dropout": (2, 5, 3),
+    "token_dropout": (2, 5),
+    "embedding_dropout": (9, 4),
+}
+REGULARIZERS = sorted(
+    {case.function for case in CASES} | {fs.token_dropout, fs.patch_dropout}, key=repr
+)
+PASSED = [
+    (function, name)
+    for function in REGULARIZERS
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name != "ids"
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), PASSED, ids=[f"{f.__name__}-{name}" for f, name in PASSED]
+)
+def test_a_module_passes_each_option_on(function, name):
+    shape = SHAPES.get(function.__name__, (2, 5, 6, 3))
+    shape = (4, *shape) if name == "batch_dims" else shape
+    x = jax.ShapeDtypeStruct(shape, np.int32 if function is fs.token_dropout else np.float32)
+    options = {name: OPTIONS[name]}
+    if function is fs.token_dropout:
+        options = {"mask_id": 7} | options
+    call = {"ids": np.zeros((2, 3), np.int32)} if function is fs.embedding_dropout else {}
+    rate = None if name == "num_keep" else 0.3
+    module = module_name(function.__name__)
+    linen = getattr(flax_spatialdrop.linen, module)(rate, **options)
+    nnx = getattr(flax_spatialdrop.nnx, module)(rate, **options)
+    wanted, *found = [
+        str(jax.make_jaxpr(run)(KEY, x))
+        for run in (
+            lambda key, x: function(key, x, rate, **call, **options),
+            lambda key, x: linen.apply({}, x, deterministic=False, rng=key, **call),
+            lambda key, x: nnx(x, rngs=key, **call),
+        )
+    ]
+    assert found == [wanted, wanted]
 
 
 def test_another_program_would_be_seen():
