@@ -9,6 +9,7 @@ import jax
 from ._apply import Recipe, drop, needs_key
 from ._checks import (
     check_batch_dims,
+    check_callable,
     check_choice,
     check_name,
     check_rate,
@@ -43,6 +44,11 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "mask_id": check_whole,
     "features": partial(check_whole, least=0),
     "merge_fn": lambda value, _: check_merge(value),
+    **dict.fromkeys(("activation_fn", "gate_fn"), partial(check_callable, what="a function")),
+    **dict.fromkeys(
+        ("kernel_init", "recurrent_kernel_init", "bias_init", "carry_init"),
+        partial(check_callable, what="a function"),
+    ),
     "dropout": check_rate,
     "recurrent_dropout": check_rate,
     "variant": partial(check_choice, choices=get_args(Variant)),

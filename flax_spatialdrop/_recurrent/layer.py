@@ -1,6 +1,6 @@
-"""What the recurrent layers of Linen and NNX do, once the host's arguments are settled."""
+"""The calls of recurrent layers, in Linen and NNX alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -10,22 +10,37 @@ import jax.numpy as jnp
 from .._checks import is_static
 from .._random.sharding import explicit_sharding
 from .._rates import keep_probability
-from .._summary import Where
-from .._typing import Array, Key
-from .masks import arrange, as_list, as_value, flat, note_masks, sample_masks
-from .spec import Layer, RecurrentMasks, check_lengths
+from .._summary import Call
+from .._typing import Array, Rate
+from .masks import arrange, check_masks, mask_keys, note_masks, sample_masks
+from .spec import Layer, RecurrentMasks, check_merge, check_pair, pick_switch
 from .step import Carry, Fixed, Stepwise
 
 Loop: TypeAlias = Callable[..., tuple[Carry, jax.Array]]
-"""Called as loop(xs, carry, fixed, stepwise, time_axis=), with one axis of the batch and the parts
-of the carry; returns the parts of the last carry, and the outputs."""
+"""Called as loop(xs, carry, fixed, stepwise, time_axis=), with one batch axis and with the parts of
+the carry; returns the parts of the last carry, and the outputs."""
 
 
-def draw_masks(
-    layer: Layer, find_key: Callable[[], Key], shape: tuple[int, ...], *, deterministic: bool
-) -> RecurrentMasks:
-    """The masks that a call with inputs of `shape` would drop with."""
-    return as_value(layer, sample_masks(layer, find_key, shape, deterministic=deterministic)[0])
+def draw_masks(layer: Layer, find_call: Callable[[], Call]) -> RecurrentMasks:
+    """Draws the masks of a call.
+
+    Args:
+      inputs: an array; only its shape and dtype matter.
+      deterministic: as at the call.
+      rng: as at the call.
+      rngs: as at the call.
+
+    Returns:
+      RecurrentMasks, to pass as `masks=`, for example to all parts of a long sequence. An entry is
+      None if nothing is dropped there. The masks of "zoneout" have a time axis, and must be cut as
+      the sequence is.
+
+    Raises:
+      ValueError, TypeError, flax.errors.InvalidRngError: as the call.
+    """
+    if not layer.is_dropping or (call := find_call()).deterministic:
+        return RecurrentMasks()
+    return sample_masks(layer, mask_keys(layer, call))
 
 
 def run_layer(
@@ -33,77 +48,81 @@ def run_layer(
     loop: Loop,
     inputs: jax.Array,
     carry: Any,
-    *,
     masks: RecurrentMasks | None,
-    find_key: Callable[[], Key],
-    where: Callable[[], Where],
-    deterministic: bool,
-    seq_lengths: Array | None,
-    reverse: bool,
-    keep_order: bool,
-) -> tuple[Any, jax.Array]:
-    """Runs over inputs [*batch, time, features], or with time first; returns carry and outputs."""
-    batch = layer.batch(inputs.shape)
-    time = inputs.shape[layer.time_axis(inputs.shape)]
-    fixed, stepwise = _dropping(layer, inputs, masks, find_key, where, deterministic)
+    find_call: Callable[[], Call],
+) -> Any:
+    """Runs a layer over a sequence.
+
+    Args:
+      masks: the masks to drop with, such as those of `sample_masks`, in place of a draw; ignored
+        when deterministic.
+
+    Returns:
+      The outputs, [*batch, time, hidden] or with time first, as the inputs have it; with
+      `return_carry`, the last carry and the outputs.
+
+    Raises:
+      ValueError: if masks, lengths or a carry do not fit; if a rate is outside [0, 1]; if the cell
+        lacks the gates that an option needs; if `deterministic` is needed and not given, or given
+        twice; in NNX, if a mask must be drawn and there is no key.
+      TypeError: if inputs are not floating, `deterministic` is traced, or an argument has another
+        type.
+      flax.errors.InvalidRngError: in Linen, if a mask must be drawn and the stream is missing.
+    """
+    sequence = layer.sequence
+    fixed, stepwise = Fixed(), Stepwise()
+    if layer.is_dropping:  # otherwise a layer need not say whether it is deterministic
+        fixed, stepwise = _dropping(layer, inputs, masks, find_call())
     if not jnp.issubdtype(inputs.dtype, jnp.inexact) and not is_static(layer.dropout, 0.0):
         raise TypeError(
             "dropout scales inputs, which must be of a floating dtype for it: got dtype "
             f"{inputs.dtype}; set dropout=0"
         )
-    first = int(layer.time_major)
-    xs = flat(inputs, first, len(batch))
-    lengths = None if seq_lengths is None else check_lengths(seq_lengths, batch, time).reshape(-1)
-    if lengths is not None:
-        padding = jnp.arange(time, dtype=lengths.dtype)[:, None] >= lengths[None]
+    batch_axis = int(sequence.time_major)
+    time_axis = 1 - batch_axis
+    xs, lengths = sequence.merge_batch(inputs, batch_axis), None
+    if sequence.lengths is not None:
+        lengths = sequence.lengths.reshape(-1)
+        padding = jnp.arange(sequence.time, dtype=lengths.dtype)[:, None] >= lengths[None]
         stepwise = stepwise._replace(padding=padding[..., None])
-    if reverse:
-        xs = _flipped(xs, lengths, 1 - first)
+    if sequence.reverse:
+        xs = _flipped(xs, lengths, time_axis)
     parts, structure = jax.tree.flatten(carry)
-    flat_parts = tuple(
-        _divided_as(xs, first, 0, flat(jnp.asarray(part), 0, len(batch))) for part in parts
+    first = tuple(
+        _sharded_as(xs, batch_axis, 0, sequence.merge_batch(jnp.asarray(part), 0)) for part in parts
     )
-    stepwise = jax.tree.map(partial(_divided_as, xs, first, 1), stepwise)
-    last, outputs = loop(xs, flat_parts, fixed, stepwise, time_axis=1 - first)
-    if reverse and keep_order:
-        outputs = _flipped(outputs, lengths, 1 - first)
-    shape = (*outputs.shape[:first], *batch, *outputs.shape[first + 1 :])
-    carry = jax.tree.unflatten(structure, [part.reshape(*batch, *part.shape[1:]) for part in last])
-    return carry, outputs.reshape(shape)
+    stepwise = jax.tree.map(partial(_sharded_as, xs, batch_axis, 1), stepwise)
+    last, outputs = loop(xs, first, fixed, stepwise, time_axis=time_axis)
+    if sequence.reverse and sequence.keep_order:
+        outputs = _flipped(outputs, lengths, time_axis)
+    batch = sequence.batch
+    shape = (*outputs.shape[:batch_axis], *batch, *outputs.shape[batch_axis + 1 :])
+    outputs = outputs.reshape(shape)
+    if not layer.return_carry:
+        return outputs
+    last = tuple(part.reshape(*batch, *part.shape[1:]) for part in last)
+    return jax.tree.unflatten(structure, last), outputs
 
 
 def _dropping(
-    layer: Layer,
-    inputs: jax.Array,
-    given: RecurrentMasks | None,
-    find_key: Callable[[], Key],
-    where: Callable[[], Where],
-    deterministic: bool,
+    layer: Layer, inputs: jax.Array, given: RecurrentMasks | None, call: Call
 ) -> tuple[Fixed, Stepwise]:
-    """What is dropped of each step; in evaluation, the mean of zoneout."""
-    if given is None or deterministic:
-        masks, keys = sample_masks(layer, find_key, inputs.shape, deterministic=deterministic)
-    else:
-        masks = as_list(layer, given, inputs.shape)
-        keys = [None] * len(masks)
-    note_masks(
-        layer,
-        inputs,
-        masks,
-        keys,
-        given=given is not None,
-        deterministic=deterministic,
-        where=where,
-    )
+    """The masks for the loop; in evaluation, the mean of zoneout."""
+    masks = keys = RecurrentMasks()
+    if not call.deterministic and given is None:
+        keys = mask_keys(layer, call)
+        masks = sample_masks(layer, keys)
+    elif not call.deterministic:
+        masks = check_masks(layer, given)
+    note_masks(layer, inputs, call, masks, keys, given=given is not None)
     rate = layer.recurrent_dropout
-    if deterministic and layer.variant == "zoneout" and not is_static(rate, 0.0):
-        keep = jnp.asarray(keep_probability(rate), jnp.float32)
-        return Fixed(zoneout=keep), Stepwise()
-    return arrange(layer, masks, layer.batch(inputs.shape))
+    if call.deterministic and layer.variant == "zoneout" and not is_static(rate, 0.0):
+        return Fixed(zoneout=jnp.asarray(keep_probability(rate), jnp.float32)), Stepwise()
+    return arrange(layer, masks)
 
 
-def _divided_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> jax.Array:
-    """A carry or a mask, with its axis of the batch over devices as that of xs has it."""
+def _sharded_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> jax.Array:
+    """A carry or a mask, sharded along its batch `axis` as xs is along `batch_axis`."""
     sharding = explicit_sharding(xs)
     if sharding is None:
         return part
@@ -113,7 +132,7 @@ def _divided_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> j
 
 
 def _flipped(xs: jax.Array, lengths: jax.Array | None, time_axis: int) -> jax.Array:
-    """A sequence backwards, with the padding left at the end."""
+    """A sequence backwards; its padding stays at the end."""
     if lengths is None:
         return jnp.flip(xs, time_axis)
     step = jnp.arange(xs.shape[time_axis], dtype=lengths.dtype)
@@ -122,3 +141,88 @@ def _flipped(xs: jax.Array, lengths: jax.Array | None, time_axis: int) -> jax.Ar
     return jnp.take_along_axis(
         xs, index.reshape(index.shape + (1,) * (xs.ndim - 2)), axis=time_axis
     )
+
+
+def run_both(
+    module: Any,
+    layers: Iterable[Any],
+    inputs: Array,
+    pairs: dict[str, Any],
+    time_major: bool | None,
+    return_carry: bool | None,
+    seq_lengths: Array | None,
+    deterministic: bool | None,
+    dropout: Rate | None,
+    recurrent_dropout: Rate | None,
+) -> Any:
+    """Two recurrent layers over a sequence, one of which reads it from the end.
+
+        y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
+
+    Each direction draws masks of its own. The layers' own time_major, return_carry, reverse and
+    keep_order are ignored.
+
+    Args:
+      forward_rnn: an `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
+      backward_rnn: another one; None for a layer like `forward_rnn` with parameters of its own.
+      merge_fn: a function of both outputs, or the name of Keras's merge_mode: "concat" (default,
+        side by side along the features), "sum", "mul", "ave", or None for a pair.
+      time_major: whether inputs and outputs have time first.
+      return_carry: whether both last carries are returned too.
+
+    Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
+    https://doi.org/10.1109/78.650093
+    """
+    time_major = pick_switch(module, "time_major", time_major)
+    return_carry = pick_switch(module, "return_carry", return_carry)
+    each, merge = _split(pairs), check_merge(module.merge_fn)
+    (first, forward), (second, backward) = (
+        layer(
+            inputs,
+            **of_layer,
+            time_major=time_major,
+            return_carry=True,
+            reverse=reverse,
+            keep_order=True,
+            seq_lengths=seq_lengths,
+            deterministic=deterministic,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+        )
+        for layer, of_layer, reverse in zip(layers, each, (False, True), strict=True)
+    )
+    outputs = merge(forward, backward)
+    return ((first, second), outputs) if return_carry else outputs
+
+
+def sample_both(
+    module: Any,
+    layers: Iterable[Any],
+    inputs: Array,
+    pairs: dict[str, Any],
+    time_major: bool | None,
+    deterministic: bool | None,
+    dropout: Rate | None,
+    recurrent_dropout: Rate | None,
+) -> tuple[RecurrentMasks, RecurrentMasks]:
+    """A pair of RecurrentMasks, one for each direction."""
+    time_major = pick_switch(module, "time_major", time_major)
+    first, second = (
+        layer.sample_masks(
+            inputs,
+            **of_layer,
+            time_major=time_major,
+            deterministic=deterministic,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+        )
+        for layer, of_layer in zip(layers, _split(pairs), strict=True)
+    )
+    return first, second
+
+
+def _split(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of each direction; None stands for a pair of None."""
+    checked = {name: check_pair(pair, name) for name, pair in pairs.items()}
+    first, second = ({name: pair[i] for name, pair in checked.items()} for i in (0, 1))
+    return first, second

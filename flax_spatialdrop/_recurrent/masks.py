@@ -1,185 +1,169 @@
-"""The masks of a recurrent layer: their shapes, how they are drawn, and what the loop takes."""
+"""The masks of a recurrent layer: how they are drawn, and the form in which the loop takes them.
 
-import math
-from collections.abc import Callable
+Users see `RecurrentMasks`; shapes, rates and keys come in the same form. The loop takes `Fixed`
+and `Stepwise`.
+"""
+
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import zip_longest
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._apply import apply_mask
-from .._checks import check_key, check_mask, is_static, shown
+from .._checks import check_key, check_mask, is_static, needs_no_key, shown
 from .._random.mask import sample_mask
 from .._rates import keep_probability, scale_of
-from .._summary import Use, Where, current_recorder
-from .._typing import Array, Key, Rate
+from .._summary import Call, Use, current_recorder, kept_for_backward
+from .._typing import Array, Rate
 from .spec import Layer, RecurrentMasks
 from .step import Drop, Fixed, Stepwise
 
 
-class Draw(NamedTuple):
-    """A mask of a pass: what it is of, its rate and shape, and the shape of what it drops."""
+def mask_shapes(layer: Layer) -> RecurrentMasks:
+    """A jax.ShapeDtypeStruct for each mask, whatever the rates are."""
 
-    name: str
-    rate: Rate
-    shape: tuple[int, ...]
-    dropped: tuple[int, ...]
+    def mask(*sizes: int) -> Any:
+        return jax.ShapeDtypeStruct(sizes, jnp.bool_)
 
-
-def draws_of(layer: Layer, shape: tuple[int, ...]) -> list[Draw]:
-    """Every mask of a pass over inputs of `shape`, whatever the rates; that of the inputs first."""
-    batch, features, hidden = layer.batch(shape), layer.features(shape), layer.kind.state[-1]
-    gates = (layer.kind.gates,) if layer.per_gate else ()
-    found = [Draw("inputs", layer.dropout, (*gates, *batch, *features), shape)]
-    rate = layer.recurrent_dropout
+    sequence, carry = layer.sequence, layer.cell.carry
+    gates = (layer.cell.gates,) if layer.per_gate else ()
+    inputs = mask(*gates, *sequence.step)
     if layer.variant == "zoneout":
-        time = shape[layer.time_axis(shape)]
-        steps = (time, *batch) if layer.time_major else (*batch, time)
-        states = [(*steps, *part) for part in layer.kind.state]
-        names = ["state"] if len(states) == 1 else [f"state {i}" for i in range(len(states))]
-        return found + [Draw(n, rate, s, s) for n, s in zip(names, states, strict=True)]
-    many = gates if layer.variant == "variational" else ()
-    return [*found, Draw("state", rate, (*many, *batch, *hidden), (*batch, *hidden))]
+        return RecurrentMasks(inputs, tuple(mask(*sequence.all_steps(part)) for part in carry))
+    gates = gates if layer.variant == "variational" else ()
+    return RecurrentMasks(inputs, mask(*gates, *sequence.batch, *carry[-1]))
 
 
-def sample_masks(
-    layer: Layer, find_key: Callable[[], Key], shape: tuple[int, ...], *, deterministic: bool
-) -> tuple[list[Any], list[Key]]:
-    """For each of `draws_of` its mask, None if nothing drops, and its key, None if it needs none.
-
-    Each has a key of its own, whatever the others do.
-    """
-    draws = draws_of(layer, shape)
-    if deterministic:
-        return [None] * len(draws), [None] * len(draws)
-    active = [not is_static(draw.rate, 0.0) for draw in draws]
-    keys: list[Any] = [None] * len(draws)
-    if any(on and not is_static(draw.rate, 1.0) for on, draw in zip(active, draws, strict=True)):
-        of_inputs, of_state = jax.random.split(check_key(find_key()))
-        states = len(draws) - 1
-        keys = [of_inputs, *([of_state] if states == 1 else jax.random.split(of_state, states))]
-    masks = [
-        sample_mask(key, draw.rate, draw.shape) if on else None
-        for on, draw, key in zip(active, draws, keys, strict=True)
-    ]
-    return masks, [
-        key if on and not is_static(draw.rate, 1.0) else None
-        for on, draw, key in zip(active, draws, keys, strict=True)
-    ]
+def mask_keys(layer: Layer, call: Call) -> RecurrentMasks:
+    """A key for each mask, None if nothing is drawn; a mask's key does not depend on the others."""
+    if all(map(needs_no_key, layer.rates)):
+        return RecurrentMasks()
+    inputs, state = jax.random.split(check_key(call.find_key()))
+    if layer.variant == "zoneout":
+        parts = len(layer.cell.carry)
+        state = (state,) if parts == 1 else tuple(jax.random.split(state, parts))
+    keys = zip((inputs, state), layer.rates, strict=True)
+    return RecurrentMasks(*(None if needs_no_key(rate) else key for key, rate in keys))
 
 
-def as_value(layer: Layer, masks: list[Any]) -> RecurrentMasks:
-    """Masks in the order of `draws_of` as users have them."""
-    inputs, *state = masks
-    if layer.variant != "zoneout":
-        return RecurrentMasks(inputs, state[0])
-    return RecurrentMasks(inputs, None if state[0] is None else tuple(state))
+def sample_masks(layer: Layer, keys: RecurrentMasks) -> RecurrentMasks:
+    """Draws the masks; None where the rate is 0."""
+
+    def sample(rate: Rate, shapes: Any, keys: Any) -> Any:
+        if is_static(rate, 0.0):
+            return None
+        if keys is None:
+            return jax.tree.map(lambda mask: sample_mask(None, rate, mask.shape), shapes)
+        return jax.tree.map(lambda mask, key: sample_mask(key, rate, mask.shape), shapes, keys)
+
+    return RecurrentMasks(*map(sample, layer.rates, mask_shapes(layer), keys))
 
 
-def as_list(layer: Layer, masks: Any, shape: tuple[int, ...]) -> list[Any]:
-    """The inverse, of masks given; raises unless they have the shapes that would be drawn."""
+def check_masks(layer: Layer, masks: Any) -> RecurrentMasks:
+    """Returns masks that a user gave; None where the rate is 0."""
     if not isinstance(masks, RecurrentMasks):
         raise TypeError(
             f"masks must be RecurrentMasks, as sample_masks returns: got {shown(masks)}"
         )
-    draws = draws_of(layer, shape)
-    needed = as_value(layer, [draw.shape for draw in draws])
-    rates = layer.dropout, layer.recurrent_dropout
-    found: list[Any] = []
-    for name, given, expected, rate in zip(masks._fields, masks, needed, rates, strict=True):
-        if is_static(rate, 0.0):  # nothing is dropped, whatever is given
-            given = jax.tree.map(lambda _: None, expected, is_leaf=_is_shape)
-        elif given is None:
-            raise ValueError(f"masks.{name} is needed where its rate is not the number 0: got None")
-        elif jax.tree.map(partial(_shape_of, name=f"masks.{name}"), given) != expected:
-            shapes = jax.tree.map(lambda mask: mask.shape, given)
-            if name == "state" and layer.variant == "zoneout":
-                raise ValueError(
-                    f"masks.state must be a tuple of masks of the shapes {expected}, cut along "
-                    f"time as the inputs are: got {shapes}"
-                )
-            raise ValueError(f"masks.{name} must have the shape {expected}: got {shapes}")
-        found.append(given)
-    inputs, state = found
-    return [inputs, *(state if layer.variant == "zoneout" else [state])]
 
+    def check(name: str, rate: Rate, given: Any, needed: Any) -> Any:
+        if is_static(rate, 0.0):
+            return None
+        name = f"masks.{name}"
+        if given is None:
+            raise ValueError(f"{name} is needed where its rate is not the number 0: got None")
+        jax.tree.map(partial(check_mask, name=name), given)
+        shapes, expected = (jax.tree.map(lambda mask: mask.shape, tree) for tree in (given, needed))
+        if shapes == expected:
+            return given
+        if isinstance(needed, tuple):
+            raise ValueError(
+                f"{name} must be a tuple of masks of the shapes {expected}, cut along time as the "
+                f"inputs are: got {shapes}"
+            )
+        raise ValueError(f"{name} must have the shape {expected}: got {shapes}")
 
-def _shape_of(mask: Any, name: str) -> tuple[int, ...]:
-    return check_mask(mask, name).shape
-
-
-def _is_shape(tree: Any) -> bool:
-    return isinstance(tree, tuple) and all(isinstance(size, int) for size in tree)
+    return RecurrentMasks(*map(check, masks._fields, layer.rates, masks, mask_shapes(layer)))
 
 
 def note_masks(
     layer: Layer,
     inputs: Array,
-    masks: list[Any],
-    keys: list[Key],
+    call: Call,
+    masks: RecurrentMasks,
+    keys: RecurrentMasks,
     *,
     given: bool,
-    deterministic: bool,
-    where: Callable[[], Where],
 ) -> None:
-    """Tells the summary that is being made, if any, what drops in a call."""
+    """Adds a site for each mask whose rate is not 0 to the summary that is being made, if any.
+
+    For LSTM(16, dropout=0.2, recurrent_dropout=0.5, variant="zoneout") and inputs [4, 10, 8] these
+    are three sites, the last two of which are the parts of the carry:
+
+        path        mask           of x           rate
+        inputs      [4, 1, 8]      [4, 10, 8]     0.2
+        state 0     [4, 10, 16]    [4, 10, 16]    0.5
+        state 1     [4, 10, 16]    [4, 10, 16]    0.5
+    """
     recorder = current_recorder()
     if recorder is None:
         return
-    path, module, stream = where()
-    path = recorder.place if path is None else path
-    batch_dims = len(layer.batch(inputs.shape))
-    for draw, mask, key in zip(draws_of(layer, inputs.shape), masks, keys, strict=True):
-        if is_static(draw.rate, 0.0):  # not asked for
+    where, sequence = call.where(), layer.sequence
+    path = recorder.place if where.path is None else where.path
+    trees = layer.rates, mask_shapes(layer), masks, keys
+    for field, rate, *entries in zip(RecurrentMasks._fields, *trees, strict=True):
+        if is_static(rate, 0.0):
             continue
-        noise_shape, of = draw.shape, inputs
-        if draw.name == "inputs":  # one for all steps
-            axis = len(noise_shape) - layer.kind.feature_axes
-            axis -= batch_dims if layer.time_major else 0
-            noise_shape = (*noise_shape[:axis], 1, *noise_shape[axis:])
-        else:
-            of = jnp.broadcast_to(inputs.sum(), draw.dropped)
+        parts = [*zip_longest(*map(_as_tuple, entries))]
+        for i, (needed, mask, key) in enumerate(parts):
+            noise_shape = shape = needed.shape
+            if field == "inputs":  # the mask is the same for all steps
+                shape, axis = inputs.shape, sequence.time_axis + int(layer.per_gate)
+                noise_shape = (*noise_shape[:axis], 1, *noise_shape[axis:])
+            elif layer.variant != "zoneout":
+                shape = (*sequence.batch, *layer.cell.carry[-1])
+            name = field if len(parts) == 1 else f"{field} {i}"
+            use = Use(
+                noise_shape,
+                rate,
+                key,
+                mask if given else None,
+                active=not call.deterministic,
+                shape=shape,
+                kept=_kept(mask, rate),
+            )
+            recorder.add(where._replace(path=(*path, name)), jnp.asarray, inputs, use)
 
-        def run(x: Array, mask: Array | None = mask, rate: Rate = draw.rate) -> jax.Array:
-            return jnp.asarray(x) if mask is None else _dropped_once(x, mask, rate)
 
-        use = Use(noise_shape, draw.rate, key, mask if given else None, not deterministic)
-        recorder.add(Where((*path, draw.name), module, stream), run, of, use)
+def _as_tuple(entry: Any) -> tuple[Any, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)
 
 
-def _dropped_once(x, mask, rate):
-    """What keeps for the backward pass as much as dropping x: the mask, whatever its axes."""
-    return apply_mask(jnp.broadcast_to(x.sum(), mask.shape), mask, rate)
+def _kept(mask: Array | None, rate: Rate) -> int:
+    """The bytes that the backward pass keeps of a mask."""
+    if mask is None:
+        return 0
+    return kept_for_backward(lambda x: apply_mask(x, mask, rate), jnp.zeros(mask.shape))
 
 
-def arrange(layer: Layer, masks: list[Any], batch: tuple[int, ...]) -> tuple[Fixed, Stepwise]:
-    """The masks, in the order and with the scales that the loop takes."""
-    of_inputs, *of_state = masks
-    inputs = _drop(of_inputs, layer.dropout, len(batch), layer.per_gate)
-    if layer.variant == "zoneout" and of_state[0] is not None:
-        axis = 0 if layer.time_major else len(batch)
-        stays = tuple(
-            ~flat(jnp.moveaxis(jnp.asarray(mask), axis, 0), 1, len(batch)) for mask in of_state
-        )
-        return Fixed(inputs), Stepwise(stays)
+def arrange(layer: Layer, masks: RecurrentMasks) -> tuple[Fixed, Stepwise]:
+    """The masks in the form that the loop takes, with one batch axis."""
+    sequence = layer.sequence
+    inputs = _drop(layer, masks.inputs, layer.dropout, layer.per_gate)
+    if layer.variant == "zoneout" and masks.state is not None:
+        steps_first = (jnp.moveaxis(jnp.asarray(m), sequence.time_axis, 0) for m in masks.state)
+        return Fixed(inputs), Stepwise(tuple(~sequence.merge_batch(m, 1) for m in steps_first))
     per_gate = layer.per_gate and layer.variant == "variational"
-    state = _drop(of_state[0], layer.recurrent_dropout, len(batch), per_gate)
-    if layer.variant == "variational":
-        return Fixed(inputs, state), Stepwise()
-    return Fixed(inputs, None, state), Stepwise()
+    state = _drop(layer, masks.state, layer.recurrent_dropout, per_gate)
+    if layer.variant == "no_memory_loss":
+        return Fixed(inputs, candidate=state), Stepwise()
+    return Fixed(inputs, state), Stepwise()
 
 
-def _drop(mask: Array | None, rate: Rate, batch_dims: int, per_gate: bool) -> Drop | None:
+def _drop(layer: Layer, mask: Array | None, rate: Rate, per_gate: bool) -> Drop | None:
     if mask is None:
         return None
     scale = jnp.asarray(scale_of(keep_probability(rate)))
-    return Drop(flat(jnp.asarray(mask), 1 if per_gate else 0, batch_dims), scale)
-
-
-def flat(x: jax.Array, start: int, batch_dims: int) -> jax.Array:
-    """Makes one axis of the batch axes."""
-    if batch_dims == 1:
-        return x
-    size = math.prod(x.shape[start : start + batch_dims])
-    return x.reshape(*x.shape[:start], size, *x.shape[start + batch_dims :])
+    return Drop(layer.sequence.merge_batch(jnp.asarray(mask), int(per_gate)), scale)

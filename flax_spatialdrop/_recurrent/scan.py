@@ -1,15 +1,23 @@
-"""A recurrent network over a sequence: the loop, and its derivative, for every cell.
+"""A recurrent network over a sequence: the loop and its derivative, for all equations.
 
     a_t = drop(x_t) W_x + b_x,   u_t = drop(h_{t-1}) W_h + b_h
-    s_t = update(join(a_t, u_t), s_{t-1})
+    z_t = join(a_t, u_t),        s_t = update(z_t, s_{t-1})
 
-with s the carry, of which h is the last part. `join` is linear; `update` works element by element.
-Masks are drawn before the loop. Padding leaves the carry as it is, gives 0 and is never read.
+Here s is the carry, whose last part is h; `join` is linear and `update` works element by element.
+Masks are drawn before the loop. In the padding the carry stays as it is, the output is 0, and the
+inputs are never read.
 
-The derivative is a forward one, which JAX transposes: both modes work, to any order. It runs in
-pieces of several steps, so that what gives the gradients of the weights is one product for a piece,
-not one for each step. It keeps join(a, u) and the carry of every step; what else it needs of the
-step is made again from these.
+The rule for the derivative is a JVP, which JAX transposes, so forward and reverse mode work to any
+order. The forward pass keeps z_t and s_t of every step. From them the rule computes
+
+    da_t = drop(dx_t) W_x + drop(x_t) dW_x + db_x
+    du_t = drop(dh_{t-1}) W_h + drop(h_{t-1}) dW_h + db_h
+    ds_t = the JVP of update for (join(da_t, du_t), ds_{t-1})
+
+Only the first term of du_t needs the tangents of the step before. So with 24 steps in 3 pieces of
+8, an outer loop computes all other terms for the 8 steps of a piece at once, and an inner loop runs
+the 8 steps. Transposed, drop(x) dW_x of a piece becomes one product of matrices, which gives the
+gradient of W_x for 8 steps. Pieces and steps are checkpointed: what they compute is not kept.
 """
 
 from functools import partial
@@ -24,7 +32,7 @@ from .._compat import Layout, as_linear, with_layout_constraint
 from .._random.sharding import vary_alike
 from .step import (
     Carry,
-    Cell,
+    Equations,
     Fixed,
     Stepwise,
     Weights,
@@ -35,11 +43,11 @@ from .step import (
 )
 
 PIECE = 8
-"""Steps to a piece: their products are large enough to be fast, and what they hold is small."""
+"""Steps in a piece: enough for fast products, and few enough that they need little memory."""
 
 
-class Plan(NamedTuple):
-    """Which steps of the inputs to run, where their axis of time is, and how the loops are cut."""
+class Span(NamedTuple):
+    """The `steps` steps of the inputs from `start` on, which one loop runs."""
 
     time_axis: int
     start: int
@@ -50,14 +58,14 @@ class Plan(NamedTuple):
     def piece(self) -> int:
         return min(PIECE, self.steps)
 
-    def steps_of(self, sequence: jax.Array, first: Any, steps: int) -> jax.Array:
-        """[steps, batch, features] of a sequence."""
+    def take(self, sequence: jax.Array, first: Any, steps: int) -> jax.Array:
+        """[steps, batch, features] of a sequence, from the step `first` of this span on."""
         part = lax.dynamic_slice_in_dim(sequence, self.start + first, steps, self.time_axis)
         return jnp.moveaxis(part, self.time_axis, 0)
 
 
 def scan_sequence(
-    cell: Cell,
+    equations: Equations,
     weights: Weights,
     inputs: jax.Array,
     carry: Carry,
@@ -73,84 +81,86 @@ def scan_sequence(
     """
     time = inputs.shape[time_axis]
     weights, inputs, carry, fixed, stepwise = vary_alike((weights, inputs, carry, fixed, stepwise))
-    if not isinstance(time, int):  # symbolic, of which no pieces can be cut
-        plan = Plan(time_axis, 0, time, 1)
-        return _scan_plainly(cell, plan, weights, inputs, carry, fixed, stepwise)
+    if not isinstance(time, int):  # symbolic, so it cannot be cut into pieces
+        span = Span(time_axis, 0, time, 1)
+        return _scan_plainly(equations, span, weights, inputs, carry, fixed, stepwise)
     if not time:
         return carry, jnp.zeros((*inputs.shape[:-1], carry[-1].shape[-1]), carry[-1].dtype)
     rest = time % PIECE if time > PIECE else 0
     outputs = []
     for start, steps in ((0, time - rest), (time - rest, rest)):
         if steps or start == 0:
-            plan = Plan(time_axis, start, steps, unroll)
+            span = Span(time_axis, start, steps, unroll)
             each = jax.tree.map(lambda a, s=slice(start, start + steps): a[s], stepwise)
-            carry, found = _scan(cell, plan, weights, inputs, carry, fixed, each)
+            carry, found = _scan(equations, span, weights, inputs, carry, fixed, each)
             outputs.append(found)
     return carry, outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, time_axis)
 
 
-def _scan_plainly(cell, plan, weights, inputs, carry, fixed, stepwise):
-    carry, states, _ = _forward(cell, plan, False, weights, inputs, carry, fixed, stepwise)
-    return carry, unpadded(states, stepwise).swapaxes(0, plan.time_axis)
+def _scan_plainly(equations, span, weights, inputs, carry, fixed, stepwise):
+    carry, states, _ = _forward(equations, span, False, weights, inputs, carry, fixed, stepwise)
+    return carry, unpadded(states, stepwise).swapaxes(0, span.time_axis)
 
 
 _scan = jax.custom_jvp(_scan_plainly, nondiff_argnums=(0, 1))
 
 
 @_scan.defjvp
-def _scan_jvp(cell, plan, primals, tangents):
+def _scan_jvp(equations, span, primals, tangents):
     weights, inputs, first, fixed, stepwise = primals
-    dweights, dinputs, dcarry, *_ = tangents
-    last, states, (joined, rest) = _forward(cell, plan, True, *primals)
-    outputs = unpadded(states, stepwise).swapaxes(0, plan.time_axis)
+    dweights, dinputs, dfirst, *_ = tangents
+    last, states, (joined, others) = _forward(equations, span, True, *primals)
+    outputs = unpadded(states, stepwise).swapaxes(0, span.time_axis)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def step(dcarry, part):
+    def run_step(dcarry, part):
         z, carry, dz, each = part
         du = project(dcarry[-1], fixed.state, weights.state)
-        dz = jax.tree.map(jnp.add, dz, cell.join(jnp.zeros_like(du), du))
+        dz = jax.tree.map(jnp.add, dz, equations.join(jnp.zeros_like(du), du))
 
         def element_wise(z, carry):
-            return advance(cell, z, carry, fixed, each)
+            return advance(equations, z, carry, fixed, each)
 
         _, dcarry = jax.jvp(element_wise, (z, carry), (dz, dcarry))
         return dcarry, unpadded(dcarry[-1], each)
 
-    ends = slice(plan.piece - 1, -1, plan.piece)
-    h_ends = jnp.moveaxis(outputs, plan.time_axis, 0)[ends]
+    # The carry before each piece. h is taken from the outputs, which exist anyway. They are 0 in
+    # the padding, where the derivative does not depend on the carry.
+    ends = slice(span.piece - 1, -1, span.piece)
+    h_ends = jnp.moveaxis(outputs, span.time_axis, 0)[ends]
     starts = jax.tree.map(
         lambda s, c: jnp.concatenate([s[None], c]),
         first,
-        (*(part[ends] for part in rest), h_ends),
+        (*(part[ends] for part in others), h_ends),
     )
-    z, rest, each = _fold((joined, rest, stepwise), plan.piece)
+    z, others, each = _fold((joined, others, stepwise), span.piece)
 
-    def derivative(dweights, dinputs, dcarry):
+    def derivative(dweights, dinputs, dfirst):
         @partial(jax.checkpoint, prevent_cse=False)
         def run_piece(dcarry, part):
-            index, z, start, rest, each, dx = part
-            x = unpadded(plan.steps_of(inputs, index * plan.piece, plan.piece), each)
-            here = plan._replace(start=0)
-            h = here.steps_of(outputs, index * plan.piece, plan.piece)
+            index, z, start, others, each, dx = part
+            x = unpadded(span.take(inputs, index * span.piece, span.piece), each)
+            h = span._replace(start=0).take(outputs, index * span.piece, span.piece)
             before = jax.tree.map(
-                lambda s, c: jnp.concatenate([s[None], c[:-1]]), start, (*rest, h)
+                lambda s, c: jnp.concatenate([s[None], c[:-1]]), start, (*others, h)
             )
             da = project(unpadded(dx, each), fixed.inputs, weights.inputs)
             da = affine(da + project(x, fixed.inputs, dweights.inputs), dweights.input_bias)
             du = affine(project(before[-1], fixed.state, dweights.state), dweights.state_bias)
-            return lax.scan(step, dcarry, (z, before, cell.join(da, du), each), unroll=plan.unroll)
+            dz = equations.join(da, du)
+            return lax.scan(run_step, dcarry, (z, before, dz, each), unroll=span.unroll)
 
-        dxs = _fold(plan.steps_of(dinputs, 0, plan.steps), plan.piece)
-        parts = (jnp.arange(len(starts[0]), dtype=np.int32), z, starts, rest, each, dxs)
-        return lax.scan(run_piece, dcarry, parts)
+        dxs = _fold(span.take(dinputs, 0, span.steps), span.piece)
+        parts = (jnp.arange(len(starts[0]), dtype=np.int32), z, starts, others, each, dxs)
+        return lax.scan(run_piece, dfirst, parts)
 
-    dlast, dstates = as_linear(derivative)(dweights, dinputs, dcarry)
-    dstates = dstates.reshape(plan.steps, *dstates.shape[2:])
-    return (last, outputs), (dlast, dstates.swapaxes(0, plan.time_axis))
+    dlast, dstates = as_linear(derivative)(dweights, dinputs, dfirst)
+    dstates = dstates.reshape(span.steps, *dstates.shape[2:])
+    return (last, outputs), (dlast, dstates.swapaxes(0, span.time_axis))
 
 
-def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):
-    """The last carry; every h; and if `keep`, every join(a, u) and the other parts of the carry."""
+def _forward(equations, span, keep, weights, inputs, carry, fixed, stepwise):
+    """The last carry; every h; and if `keep`, every z and the other parts of every carry."""
 
     def of_inputs(x, each):
         x = unpadded(x, each)
@@ -160,26 +170,26 @@ def _forward(cell, plan, keep, weights, inputs, carry, fixed, stepwise):
         def step(carry, part):
             a = step_input(*part)
             u = affine(project(carry[-1], fixed.state, weights.state), weights.state_bias)
-            z = cell.join(a, u)
-            carry = advance(cell, z, carry, fixed, part[1])
+            z = equations.join(a, u)
+            carry = advance(equations, z, carry, fixed, part[1])
             return carry, (carry[-1], (z, carry[:-1]) if keep else None)
 
-        last, (states, kept) = lax.scan(step, carry, (sequence, stepwise), unroll=plan.unroll)
+        last, (states, kept) = lax.scan(step, carry, (sequence, stepwise), unroll=span.unroll)
         return last, states, kept
 
     def step_by_step():
         def step_input(t, each):
-            return of_inputs(plan.steps_of(inputs, t, 1)[0], each)
+            return of_inputs(span.take(inputs, t, 1)[0], each)
 
-        return run(step_input, jnp.arange(plan.steps, dtype=np.int32))
+        return run(step_input, jnp.arange(span.steps, dtype=np.int32))
 
     def all_at_once():
-        a = of_inputs(plan.steps_of(inputs, 0, plan.steps), stepwise)
-        # Else a TPU's compiler may lay the steps out side by side, where one is slow to take.
+        a = of_inputs(span.take(inputs, 0, span.steps), stepwise)
+        # Otherwise a TPU's compiler may put the steps side by side, and reading one step is slow.
         a = with_layout_constraint(a, Layout(major_to_minor=(0, 1, 2)))
         return run(lambda a, each: a, a)
 
-    # On a CPU the product of all steps costs more to write down and read than it spares.
+    # On a CPU, writing and reading the product of all steps takes longer than it saves.
     return lax.platform_dependent(cpu=step_by_step, default=all_at_once)
 
 

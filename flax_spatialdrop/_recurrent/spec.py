@@ -1,5 +1,6 @@
-"""What a recurrent layer is given, and what is wrong with it."""
+"""The arguments of recurrent layers, and their checks."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
@@ -19,124 +20,202 @@ from .._checks import (
     is_whole,
     shown,
 )
-from .._typing import Array, Rate
+from .._typing import Array, Rate, Shape
 
 Variant: TypeAlias = Literal["variational", "no_memory_loss", "zoneout"]
 
 
 class RecurrentMasks(NamedTuple):
-    """The masks of one pass over a sequence, True where a value is kept; None where nothing drops.
+    """The masks of one call on a sequence, True where a value is kept; None if nothing is dropped.
 
     Attributes:
-      inputs: [*batch, features], or [gates, *batch, features] with a mask for each gate; of a
-        convolutional cell with all its axes of features.
-      state: the same of the hidden state ("variational"); [*batch, hidden] of the candidate
-        ("no_memory_loss"); or True where the new value is taken, [*batch, time, hidden] for each
-        part of the carry ("zoneout"), with time first if the layer has it first, and in the order
-        in which the steps are read: of a reversed sequence the last step first.
+      inputs: [*batch, features], or [gates, *batch, features] with a mask for each gate. For a
+        convolutional cell it has all feature axes.
+      state: with "variational", the same for the hidden state. With "no_memory_loss", the mask of
+        the candidate, [*batch, hidden]. With "zoneout", a tuple with a mask for each part of the
+        carry, [*batch, time, hidden] (time first if the layer is time_major), True where the new
+        value is taken. Its steps are in the order in which they are read: for a reversed sequence
+        the last step comes first.
     """
 
     inputs: Array | None = None
     state: Any = None
 
 
-class Kind(NamedTuple):
-    """What a cell has that can be dropped.
+class CellSpec(NamedTuple):
+    """The shapes and the gates of a cell.
 
     Attributes:
-      gates: how many can have a mask of their own; 1 for none.
-      remembers: whether it adds new content to what it carries.
-      state: the shape of each part of its carry, without batch axes; h is the last.
-      feature_axes: how many axes of the inputs are features.
-      lack: what a message says where there are no gates.
+      gates: the number of gates that can have masks of their own; 1 for a cell without gates, None
+        if they are not known.
+      has_candidate: whether a step adds new content, the candidate, to what it carries.
+      carry: the shape of each part of the carry, without batch axes; the state h is the last part.
+      feature_axes: the number of feature axes of the inputs.
     """
 
-    gates: int
-    remembers: bool
-    state: tuple[tuple[int, ...], ...]
+    gates: int | None
+    has_candidate: bool
+    carry: tuple[Shape, ...]
     feature_axes: int = 1
-    lack: str = "has no gates"
+
+
+class Sequence(NamedTuple):
+    """The axes of the inputs of a call, and the order in which their steps are read.
+
+    Attributes:
+      batch, time, features: the sizes of these axes.
+      time_major: whether time is the first axis; otherwise it follows the batch axes.
+      lengths: int32 [*batch], the number of steps before the padding; None without padding.
+      reverse: whether the last step is read first.
+      keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
+    """
+
+    batch: Shape
+    time: int
+    features: Shape
+    time_major: bool
+    lengths: jax.Array | None = None
+    reverse: bool = False
+    keep_order: bool = False
+
+    @property
+    def time_axis(self) -> int:
+        return 0 if self.time_major else len(self.batch)
+
+    @property
+    def step(self) -> Shape:
+        """The shape of the inputs of one step."""
+        return (*self.batch, *self.features)
+
+    def all_steps(self, features: Shape) -> Shape:
+        """The shape of an array with these features for every step."""
+        steps = (self.time, *self.batch) if self.time_major else (*self.batch, self.time)
+        return (*steps, *features)
+
+    def merge_batch(self, x: jax.Array, start: int) -> jax.Array:
+        """Makes the batch axes of x, which begin at `start`, one axis."""
+        end = start + len(self.batch)
+        if end == start + 1:
+            return x
+        return x.reshape(*x.shape[:start], math.prod(self.batch), *x.shape[end:])
 
 
 class Layer(NamedTuple):
-    """How a layer drops."""
+    """A layer in one call: what the call says, and otherwise what the attributes say."""
 
-    kind: Kind
+    cell: CellSpec
+    sequence: Sequence
     dropout: Rate
     recurrent_dropout: Rate
     variant: Variant
     per_gate: bool
-    time_major: bool
+    return_carry: bool
 
-    def batch(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The batch axes of inputs of a shape."""
-        features = len(shape) - self.kind.feature_axes
-        return shape[1:features] if self.time_major else shape[: features - 1]
-
-    def time_axis(self, shape: tuple[int, ...]) -> int:
-        """The axis of time of inputs of a shape."""
-        return 0 if self.time_major else len(self.batch(shape))
-
-    def features(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The feature axes of inputs of a shape."""
-        return shape[len(shape) - self.kind.feature_axes :]
+    @property
+    def rates(self) -> tuple[Rate, Rate]:
+        """The rates of the masks of the inputs and of the state."""
+        return self.dropout, self.recurrent_dropout
 
     @property
     def is_dropping(self) -> bool:
-        """Whether any of the rates may be above 0."""
-        return not (is_static(self.dropout, 0.0) and is_static(self.recurrent_dropout, 0.0))
+        """Whether a rate may be above 0."""
+        return not all(is_static(rate, 0.0) for rate in self.rates)
 
 
-def check_layer(layer: Layer, name: str) -> Layer:
-    """Returns the layer with its arguments checked, or says what does not go together."""
-    layer = layer._replace(
-        dropout=check_rate(layer.dropout, "dropout"),
-        recurrent_dropout=check_rate(layer.recurrent_dropout, "recurrent_dropout"),
-        per_gate=check_switch(layer.per_gate, "per_gate"),
+def read_call(
+    module: Any,
+    inputs: Any,
+    dropout: Rate | None,
+    recurrent_dropout: Rate | None,
+    time_major: bool | None,
+    seq_lengths: Any = None,
+    reverse: bool | None = False,
+    keep_order: bool | None = False,
+    return_carry: bool | None = False,
+) -> tuple[Array, Layer]:
+    """Checks the arguments of a call; where they are None, the attributes of the module hold.
+
+    Args:
+      inputs: [*batch, time, features], or with time first; floating.
+      seq_lengths: [*batch] whole numbers, the number of steps of each sequence. The steps after
+        them are padding: they change nothing, and their outputs are 0. Traced lengths are clipped
+        to [0, time].
+      time_major: in place of the attribute.
+      reverse: in place of the attribute.
+      keep_order: in place of the attribute.
+      return_carry: in place of the attribute.
+      dropout, recurrent_dropout: in place of the attributes; may be traced.
+    """
+    time_major = pick_switch(module, "time_major", time_major)
+    inputs, sequence = check_inputs(inputs, module._feature_axes, time_major, module._dtypes)
+    if seq_lengths is not None:
+        lengths = check_lengths(seq_lengths, sequence.batch, sequence.time)
+        sequence = sequence._replace(lengths=lengths)
+    if dropout is None:
+        dropout = module.dropout
+    if recurrent_dropout is None:
+        recurrent_dropout = module.recurrent_dropout
+    layer = Layer(
+        module._cell_spec(sequence.step),
+        sequence._replace(
+            reverse=pick_switch(module, "reverse", reverse),
+            keep_order=pick_switch(module, "keep_order", keep_order),
+        ),
+        check_rate(dropout, "dropout"),
+        check_rate(recurrent_dropout, "recurrent_dropout"),
+        check_choice(module.variant, "variant", get_args(Variant)),
+        check_switch(module.per_gate, "per_gate"),
+        pick_switch(module, "return_carry", return_carry),
     )
-    check_choice(layer.variant, "variant", get_args(Variant))
-    if layer.variant == "no_memory_loss" and not layer.kind.remembers:
+    check_gates(layer, type(module).__name__)
+    return inputs, layer
+
+
+def check_gates(layer: Layer, name: str) -> None:
+    """Raises if the cell of the layer called `name` lacks the gates that its options need."""
+    reason = "has no gates" if layer.cell.gates else "does not know the gates of its cell"
+    if layer.variant == "no_memory_loss" and not layer.cell.has_candidate:
         raise ValueError(
             "variant='no_memory_loss' drops the new content that gates add to a memory, and "
-            f"{name} {layer.kind.lack}; use 'variational' or 'zoneout', or LSTM or GRU"
+            f"{name} {reason}; use 'variational' or 'zoneout', or LSTM or GRU"
         )
-    if layer.per_gate and layer.kind.gates == 1:
+    if layer.per_gate and layer.cell.gates in (None, 1):
         raise ValueError(
-            f"per_gate=True draws a mask for each gate, and {name} {layer.kind.lack}; "
-            "use LSTM or GRU"
+            f"per_gate=True draws a mask for each gate, and {name} {reason}; use LSTM or GRU"
         )
-    return layer
 
 
 def pick_switch(layer: Any, name: str, given: Any) -> bool:
-    """A switch of a call, else the layer's own."""
+    """The switch given to a call, or the layer's own if that is None."""
     return check_switch(getattr(layer, name) if given is None else given, name)
 
 
 def check_unroll(unroll: Any) -> int | bool:
-    """Returns how many steps of the loop are written out; True for all of them."""
+    """Returns the number of steps that each iteration of the loop runs; True for all steps."""
     return unroll if isinstance(unroll, bool) else check_whole(unroll, "unroll", least=1)
 
 
 def check_inputs(
     inputs: Any, feature_axes: int, time_major: bool, dtypes: Any
-) -> tuple[Array, tuple[int, ...]]:
-    """Returns the inputs and the shape of one step of them, or says that they are no sequence."""
+) -> tuple[Array, Sequence]:
+    """Returns the inputs and their axes."""
     inputs = check_array(inputs, "inputs")
     if not jnp.issubdtype(inputs.dtype, dtypes):
         raise TypeError(
             f"a recurrent layer takes inputs of a floating dtype: got dtype {inputs.dtype}"
         )
-    if inputs.ndim < 1 + feature_axes:
-        features = ", ".join(["features"] * feature_axes)
-        order = f"[time, *batch, {features}]" if time_major else f"[*batch, time, {features}]"
+    first_feature = inputs.ndim - feature_axes
+    if first_feature < 1:
+        names = ", ".join(["features"] * feature_axes)
+        order = f"[time, *batch, {names}]" if time_major else f"[*batch, time, {names}]"
         raise ValueError(f"a recurrent layer takes inputs {order}: got shape {inputs.shape}")
-    time_axis = 0 if time_major else inputs.ndim - feature_axes - 1
-    return inputs, (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
+    sizes, features = inputs.shape[:first_feature], inputs.shape[first_feature:]
+    time, batch = (sizes[0], sizes[1:]) if time_major else (sizes[-1], sizes[:-1])
+    return inputs, Sequence(batch, time, features, time_major)
 
 
 def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Array:
-    """Returns the lengths, or says why they are none; those that are traced are clipped."""
+    """Returns the lengths as int32. Traced lengths cannot be checked and are clipped."""
     given = seq_lengths
     if is_whole(given) or (is_sequence(given) and all(map(is_whole, given))):
         given = np.asarray(given, object if not given else None)
@@ -156,13 +235,13 @@ def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Ar
                 f"seq_lengths must be from 0 to the {time} steps of the sequence: got from "
                 f"{known.min()} to {known.max()}"
             )
-    if lengths.dtype.itemsize < 4:  # which may not hold the number of steps
+    if lengths.dtype.itemsize < 4:  # too few bits, perhaps, for the number of steps
         lengths = lengths.astype(np.int32)
     return jnp.clip(lengths, 0, time).astype(np.int32)
 
 
 def check_carry(carry: Any, expected: Any) -> Any:
-    """Returns a carry, or says why it has not the shapes of the one expected."""
+    """Returns a carry with the structure, shapes and dtypes of the expected one."""
     carry = jax.tree.map(partial(check_array, name="initial_carry"), carry)
     shapes, needed = (jax.tree.map(lambda part: part.shape, tree) for tree in (carry, expected))
     same_tree = jax.tree.structure(carry) == jax.tree.structure(expected)  # type: ignore[operator]
@@ -188,11 +267,11 @@ _MERGES: dict[str | None, Callable[[jax.Array, jax.Array], Any]] = {
     "ave": lambda forward, backward: (forward + backward) / 2,
     None: lambda forward, backward: (forward, backward),
 }
-"""Keras's words for its merge_mode."""
+"""The names are those of Keras's merge_mode."""
 
 
 def check_merge(merge_fn: Any) -> Callable[[jax.Array, jax.Array], Any]:
-    """Returns the function of both outputs that is meant."""
+    """Returns the function that merges both outputs."""
     if callable(merge_fn):
         return cast(Callable[..., Any], merge_fn)
     if not isinstance(merge_fn, str | None) or merge_fn not in _MERGES:
@@ -205,10 +284,10 @@ def check_merge(merge_fn: Any) -> Callable[[jax.Array, jax.Array], Any]:
 
 
 def check_pair(pair: Any, name: str) -> tuple[Any, Any]:
-    """Returns what each direction is given, forward first; None for both without."""
+    """Returns the values for the forward and the backward direction; a pair of None for None."""
     if pair is None:
         return None, None
-    if type(pair) not in (tuple, list):  # a tuple with names, such as RecurrentMasks, is for one
+    if type(pair) not in (tuple, list):  # a NamedTuple, such as RecurrentMasks, is one value
         raise TypeError(f"{name} must be a pair, one for each direction: got {shown(pair)}")
     if len(pair) != 2:
         raise ValueError(f"{name} must be a pair, one for each direction: got {shown(pair)}")

@@ -1,4 +1,4 @@
-"""One step of a recurrent network: its weights, what is dropped in it, and its arithmetic."""
+"""One step of a recurrent network: its weights, its masks and its equations."""
 
 import math
 from collections.abc import Callable
@@ -10,32 +10,61 @@ import jax.numpy as jnp
 
 from .._apply import kept_or_zero
 from .._random.sharding import explicit_sharding
+from .spec import CellSpec
 
 Carry: TypeAlias = tuple[jax.Array, ...]
 
 
-class Cell(NamedTuple):
-    """What tells one recurrent network from another.
+class Equations(NamedTuple):
+    """The equations of a recurrent network.
 
-    It has `gates`, and a carry of `parts`. `join(a, u)` is linear; `update(z, carry, candidate)`
-    gives the new carry from what it returned, where `candidate` drops values of the new content
-    before it is added to what is remembered, if it `remembers`.
+    Attributes:
+      gates: the number of gates.
+      parts: the number of parts of the carry.
+      has_candidate: whether a step adds new content, the candidate, to what it carries.
+      join: join(a, u) combines the projections of the inputs and of the state; it is linear.
+      update: update(z, carry, candidate) gives the new carry from z = join(a, u). It applies
+        `candidate`, which drops values, to the new content.
     """
 
     gates: int
     parts: int
-    remembers: bool
+    has_candidate: bool
     join: Callable[[jax.Array, jax.Array], Any]
     update: Callable[[Any, Carry, Callable[[jax.Array], jax.Array]], Carry]
 
+    def cell_of(self, features: int) -> CellSpec:
+        """The cell with a hidden state of this size."""
+        return CellSpec(self.gates, self.has_candidate, ((features,),) * self.parts)
+
 
 class Weights(NamedTuple):
-    """The kernels [features, gates * hidden] of inputs and state, gate after gate; their biases."""
+    """The kernels [features, gates * hidden] and the biases; the gates stand side by side."""
 
     inputs: jax.Array
     state: jax.Array
     input_bias: jax.Array | None
     state_bias: jax.Array | None
+
+
+def weights_of(dense_layers: tuple[str, str], arrays: Callable[[str], tuple[Any, Any]]) -> Weights:
+    """Joins the weights of the gates.
+
+    `dense_layers` names the dense layers of the inputs and of the state, gate by gate; `arrays`
+    returns the kernel of a layer, and its bias or None.
+    """
+
+    def joined(arrays: tuple[Any, ...]) -> Any:
+        known = [array for array in arrays if array is not None]
+        if len(arrays) == 1 or not known:
+            return arrays[0]
+        zeros = jnp.zeros_like(known[0])
+        return jnp.concatenate([zeros if a is None else a for a in arrays], axis=-1)
+
+    (kernels, biases), (state_kernels, state_biases) = (
+        map(joined, zip(*map(arrays, names.split()), strict=True)) for names in dense_layers
+    )
+    return Weights(kernels, state_kernels, biases, state_biases)
 
 
 class Drop(NamedTuple):
@@ -46,9 +75,9 @@ class Drop(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """What is the same in every step: what is dropped of inputs, state and candidate.
+    """The masks that are the same in every step.
 
-    `zoneout` is the share of the new state in the mean that stands for zoneout in evaluation.
+    `zoneout` is the share of the new state in the mean, which replaces zoneout in evaluation.
     """
 
     inputs: Drop | None = None
@@ -58,36 +87,37 @@ class Fixed(NamedTuple):
 
 
 class Stepwise(NamedTuple):
-    """What is given for every step: where the state is as before, [time, batch, ...], True there.
+    """The masks that each step has of its own, True where the carry stays as it was.
 
-    `zoneout` has a mask for each part of the carry; `padding` is [time, batch, 1].
+    `zoneout` has a mask [time, batch, ...] for each part of the carry; `padding` is
+    [time, batch, 1].
     """
 
     zoneout: tuple[jax.Array, ...] | None = None
     padding: jax.Array | None = None
 
 
-def advance(cell, z, carry, fixed, each):
-    """The carry after a step, element by element, from join(a, u) and the carry before it."""
-    # In the precision of the carry, which is that of the parameters, as the host has it.
+def advance(equations, z, carry, fixed, each):
+    """The carry after a step, element by element, from z = join(a, u) and the carry before it."""
+    # As in Flax, the step computes in the precision of the carry, which is that of the parameters.
     z = jax.tree.map(lambda part: part.astype(carry[-1].dtype), z)
-    new = cell.update(z, carry, partial(dropped, drop=fixed.candidate))
+    new = equations.update(z, carry, partial(dropped, drop=fixed.candidate))
     return settled(carry, new, fixed, each)
 
 
 def settled(carry, new, fixed, each):
-    """The new carry, but for what zoneout and padding leave as it was."""
+    """The new carry, with the old values where zoneout or padding keep them."""
     if each.zoneout is not None:
         new = jax.tree.map(jnp.where, each.zoneout, carry, new)
     elif fixed.zoneout is not None:
         new = jax.tree.map(partial(mean_of_zoneout, fixed.zoneout), carry, new)
     if each.padding is not None:
-        new = jax.tree.map(lambda s, n: jnp.where(_like(each.padding, n), s, n), carry, new)
+        new = jax.tree.map(lambda s, n: jnp.where(_aligned(each.padding, n), s, n), carry, new)
     return new
 
 
-def _like(padding, v):
-    """[..., batch, 1] with as many axes of features as v."""
+def _aligned(padding, v):
+    """Padding [..., batch, 1] with the number of axes of v."""
     return padding.reshape(*padding.shape[:-1], *(1,) * (v.ndim - padding.ndim + 1))
 
 
@@ -101,14 +131,14 @@ def mean_of_zoneout(keep, previous, new):
 
 
 def unpadded(v, each):
-    """V with 0 for padding, [..., batch, features]."""
+    """Puts 0 in the padding of v, [..., batch, features]."""
     if each.padding is None:
         return v
-    return jnp.where(_like(each.padding, v), jnp.zeros((), v.dtype), v)
+    return jnp.where(_aligned(each.padding, v), jnp.zeros((), v.dtype), v)
 
 
 def project(v, drop, kernel):
-    """drop(v) @ kernel, [batch, features] -> [batch, gates * hidden], or with steps in front."""
+    """drop(v) @ kernel, [batch, features] -> [batch, gates * hidden]; time may come first."""
     if drop is None or drop.mask.ndim == 2:
         return _matmul(dropped(v, drop), kernel)
     kernels = jnp.split(kernel, drop.mask.shape[0], axis=-1)
@@ -121,34 +151,51 @@ def _matmul(v, kernel):
     v = v.astype(kernel.dtype)
     if v.ndim == 2:
         return v @ kernel
-    # As a product of two matrices, since one that sums over two axes is slow on a CPU; with the
-    # batch in front, so that one that is divided over devices stays so.
+    # With two axes in front, the derivative to the kernel would sum over both, which is slow on a
+    # CPU. The batch goes first, so that the merged axis stays sharded as the batch is.
     v = v.swapaxes(0, 1)
     product = v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) @ kernel
     return product.reshape(*v.shape[:-1], kernel.shape[-1]).swapaxes(0, 1)
 
 
 def dropped(v, drop):
-    """V * mask * scale, of which no NaN is left that was dropped."""
+    """Applies the mask and its scale to v; a NaN that is dropped becomes 0."""
     if drop is None:
         return v
     return kept_or_zero(drop.mask, v, drop.scale)
 
 
 def affine(z, bias):
-    """Z + bias, along the last axis."""
+    """Adds the bias to z, along the last axis."""
     if bias is None:
         return z
     return z + jnp.broadcast_to(bias, z.shape, out_sharding=explicit_sharding(z))
 
 
 cached = lru_cache(maxsize=64)
-"""Equal functions give the same cell, so that JAX finds what it has compiled for it."""
+"""Equal functions give the same equations, so that JAX's caches find what it has compiled."""
 
 
 @cached
-def lstm(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Cell:
-    """C' = f * c + i * g, h' = o * act(c'); the gates are i, f, g, o."""
+def lstm(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Equations:
+    """Long short-term memory over a sequence, with dropout of inputs and state.
+
+        [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
+        c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
+
+    Each sequence has one mask for all its steps, and the carry is never scaled. With
+    `variant="no_memory_loss"`, tanh(g) is dropped in place of the state. With "zoneout", values of
+    c and h stay as they were, both at the rate `recurrent_dropout`. The outputs are 0 in the
+    padding, where Flax's own layers run on.
+
+    Args:
+      variant: "variational" (default), "no_memory_loss" or "zoneout".
+      per_gate: whether each of the four gates has masks of its own, for the inputs and for a
+        "variational" state, as in Keras with a recurrent_dropout (default False).
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
 
     def update(z: jax.Array, carry: Carry, candidate: Callable[..., jax.Array]) -> Carry:
         memory, _ = carry
@@ -156,12 +203,30 @@ def lstm(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Cell
         memory = gate_fn(f) * memory + gate_fn(i) * candidate(activation_fn(g))
         return memory, gate_fn(o) * activation_fn(memory)
 
-    return Cell(gates=4, parts=2, remembers=True, join=jnp.add, update=update)
+    return Equations(gates=4, parts=2, has_candidate=True, join=jnp.add, update=update)
 
 
 @cached
-def gru(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Cell:
-    """N = act(a_n + r * u_n), h' = (1 - z) * n + z * h; the gates are r, z, n."""
+def gru(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Equations:
+    """Gated recurrent units over a sequence, with dropout of inputs and state.
+
+        r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
+        n = tanh(W_xn drop(x_t) + b_n + r (W_hn drop(h_{t-1}) + b_hn))
+        h_t = (1 - z) n + z h_{t-1}
+
+    Each sequence has one mask for all its steps, and the carry is never scaled. With
+    `variant="no_memory_loss"`, n is dropped in place of the state. With "zoneout", values of h stay
+    as they were, at the rate `recurrent_dropout`. The outputs are 0 in the padding, where Flax's
+    own layers run on.
+
+    Args:
+      variant: "variational" (default), "no_memory_loss" or "zoneout".
+      per_gate: whether each of the three gates has masks of its own, for the inputs and for a
+        "variational" state, as in Keras with a recurrent_dropout (default False).
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
 
     def join(a: jax.Array, u: jax.Array) -> Any:
         hidden = a.shape[-1] // 3
@@ -178,14 +243,28 @@ def gru(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Cell:
         new = candidate(activation_fn(a + reset * u))
         return (new + stay * (state - new),)
 
-    return Cell(gates=3, parts=1, remembers=True, join=join, update=update)
+    return Equations(gates=3, parts=1, has_candidate=True, join=join, update=update)
 
 
 @cached
-def simple(activation_fn: Callable[..., Any]) -> Cell:
-    """H' = act(a + u); no gates."""
+def simple(activation_fn: Callable[..., Any]) -> Equations:
+    """A simple recurrent network over a sequence, with dropout of inputs and state.
+
+        h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
+
+    Each sequence has one mask for all its steps. With `variant="zoneout"`, values of h stay as they
+    were, at the rate `recurrent_dropout`. The outputs are 0 in the padding, where Flax's own layers
+    run on.
+
+    Args:
+      variant: "variational" (default) or "zoneout".
+      per_gate: False; there are no gates.
+
+    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
+    """
 
     def update(z: jax.Array, carry: Carry, candidate: Callable[..., jax.Array]) -> Carry:
         return (activation_fn(z),)
 
-    return Cell(gates=1, parts=1, remembers=False, join=jnp.add, update=update)
+    return Equations(gates=1, parts=1, has_candidate=False, join=jnp.add, update=update)

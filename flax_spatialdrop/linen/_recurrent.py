@@ -1,73 +1,49 @@
-"""Recurrent layers with dropout: LSTM, GRU and a simple network, over whole sequences."""
+"""Recurrent layers with dropout, over whole sequences: LSTM, GRU, SimpleRNN and any other cell."""
 
 import abc
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict, lift
-from flax.core.scope import (
-    CollectionFilter,
-    DenyList,
-    PRNGSequenceFilter,
-    in_filter,
-    union_filters,
-)
+from flax.core.scope import CollectionFilter as Filter
+from flax.core.scope import DenyList, PRNGSequenceFilter, in_filter, union_filters
 from flax.linen.transforms import lift_direct_transform
 from flax.typing import InOutScanAxis
+from jax.nn.initializers import Initializer
 
-from .._checks import check_callable, check_key, check_whole, shown
+from .._checks import check_key, check_whole, shown
 from .._compat import linen_promote_dtype as promote_dtype
+from .._docs import completed_by
 from .._random.sharding import vary_alike
-from .._recurrent.any_cell import is_cell, kind_of_cell, step_of_cell
-from .._recurrent.layer import Loop, draw_masks, run_layer
+from .._recurrent import spec
+from .._recurrent.any_cell import is_cell, spec_of_cell, step_of_cell
+from .._recurrent.layer import Loop, draw_masks, run_both, run_layer, sample_both
 from .._recurrent.scan import scan_sequence
-from .._recurrent.spec import (
-    Kind,
-    Layer,
-    Merge,
-    RecurrentMasks,
-    Variant,
-    check_carry,
-    check_directions,
-    check_inputs,
-    check_layer,
-    check_merge,
-    check_pair,
-    check_unroll,
-    pick_switch,
-)
-from .._recurrent.step import Cell, Weights, gru, lstm, simple
+from .._recurrent.spec import CellSpec, RecurrentMasks, read_call
+from .._recurrent.step import Equations, Weights, gru, lstm, simple, weights_of
 from .._typing import Array, Key, Rate
-from ._base import Stochastic, find_key, is_deterministic, where
+from ._base import Stochastic, call_of
 
 
 class RecurrentLayer(Stochastic, abc.ABC):
-    """What all recurrent layers share: everything but the cell.
+    """The base of all recurrent layers, which differ in their cell.
 
     Attributes:
       dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: the same of the state, in the way that `variant` says.
-      variant: "variational" drops features of the hidden state before the gates see it;
-        "no_memory_loss" drops the new content only; "zoneout" keeps values as they were.
-      per_gate: whether each gate has masks of its own: of the inputs, and of a "variational" state.
-      time_major: whether inputs and outputs have time first.
-      return_carry: whether the final carry is returned too.
-      reverse: whether the sequence is read from its end.
-      keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
-      unroll: how many steps of the loop are written out.
-      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at the
-        call, if a rate is not 0.
-      rng_collection: the name of the stream that the key is asked of.
+      recurrent_dropout: probability to drop a value of the state, in the way that `variant` names.
+      time_major, return_carry, reverse, keep_order, unroll: as in `nn.RNN`.
+      deterministic: True drops nothing (zoneout takes the mean); to be given here or at the call,
+        if a rate is not 0.
     """
 
     dropout: Rate = 0.0
     recurrent_dropout: Rate = 0.0
-    variant: Variant = "variational"
+    variant: spec.Variant = "variational"
     per_gate: bool = False
     time_major: bool = False
     return_carry: bool = False
@@ -77,28 +53,23 @@ class RecurrentLayer(Stochastic, abc.ABC):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
+    _feature_axes: ClassVar[Any] = 1
+    _dtypes: ClassVar[Any] = jnp.floating  # of the inputs
+
     @abc.abstractmethod
     def _flax_cell(self) -> nn.RNNCellBase:
         """Flax's cell, which makes the parameters and the first carry."""
 
     @abc.abstractmethod
-    def _kind(self, of_step: tuple[int, ...]) -> Kind:
-        """What can be dropped, with a step of the inputs of this shape."""
-
-    @nn.nowrap
-    def _feature_axes(self) -> int:
-        return 1
-
-    @nn.nowrap
-    def _dtypes(self) -> Any:
-        """The kind of dtype that inputs may have."""
-        return jnp.floating
+    def _cell_spec(self, step: tuple[int, ...]) -> CellSpec:
+        """The shapes of the cell for inputs of one step of this shape."""
 
     @abc.abstractmethod
     def _loop(self, cell: nn.RNNCellBase, inputs: Array, carry: Any) -> tuple[jax.Array, Loop]:
         """The inputs in the precision of the computation, and the loop over them."""
 
     @nn.compact
+    @completed_by(run_layer, read_call)
     def __call__(
         self,
         inputs: Array,
@@ -119,52 +90,26 @@ class RecurrentLayer(Stochastic, abc.ABC):
         """Runs over a sequence.
 
         Args:
-          inputs: [*batch, time, features], or with time first; floating.
-          initial_carry: what another run returned; None starts from carry_init.
-          init_key: for carry_init.
-          seq_lengths: [*batch] whole numbers: what comes after is padding, which changes nothing
-            and for which the outputs are 0. Traced ones are clipped to [0, time].
-          return_carry, time_major, reverse, keep_order: in place of the attributes.
-          deterministic: as the attribute; just one of the two must be given, if a rate is not 0.
-          rng: the key to draw with, in place of the stream's.
-          dropout, recurrent_dropout: in place of the attributes; may be traced.
-          masks: in place of a draw, as `sample_masks` returns them; ignored when deterministic.
-
-        Returns:
-          The outputs [*batch, time, hidden] (with time where inputs have it), or carry and outputs.
-
-        Raises:
-          ValueError: for masks, lengths or a carry that do not fit, an unknown variant, what the
-            cell has not got, a rate outside [0, 1]; `deterministic` given twice or never.
-          TypeError: for inputs that are not floating, a traced `deterministic`, another type.
-          flax.errors.InvalidRngError: when masks are to be drawn and the stream is missing.
+          initial_carry: a carry that another call returned; None starts from carry_init.
+          init_key: a key for carry_init.
+          deterministic: as the attribute; exactly one of them must be given, if a rate is not 0.
+          rng: the key to draw with, in place of one of the stream.
         """
-        time_major = pick_switch(self, "time_major", time_major)
-        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major, self._dtypes())
-        layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
-        return_carry = pick_switch(self, "return_carry", return_carry)
-        cell = self._flax_cell()
-        key = jax.random.key(0) if init_key is None else check_key(init_key, "init_key")
-        first = cell.initialize_carry(key, of_step)
-        carry = first if initial_carry is None else check_carry(initial_carry, first)
-        if self.is_initializing():
-            cell(carry, jnp.zeros(of_step, inputs.dtype))
-        inputs, loop = self._loop(cell, inputs, carry)
-        carry, outputs = run_layer(
-            layer,
-            loop,
-            inputs,
-            carry,
-            masks=masks,
-            find_key=partial(find_key, self, rng),
-            where=partial(where, self, rng),
-            deterministic=self._is_off(layer, deterministic),
-            seq_lengths=seq_lengths,
-            reverse=pick_switch(self, "reverse", reverse),
-            keep_order=pick_switch(self, "keep_order", keep_order),
+        switches = reverse, keep_order, return_carry
+        inputs, layer = read_call(
+            self, inputs, dropout, recurrent_dropout, time_major, seq_lengths, *switches
         )
-        return (carry, outputs) if return_carry else outputs
+        cell, step = self._flax_cell(), layer.sequence.step
+        key = jax.random.key(0) if init_key is None else check_key(init_key, "init_key")
+        first = cell.initialize_carry(key, step)
+        carry = first if initial_carry is None else spec.check_carry(initial_carry, first)
+        if self.is_initializing():
+            cell(carry, jnp.zeros(step, inputs.dtype))
+        inputs, loop = self._loop(cell, inputs, carry)
+        find_call = partial(call_of, self, deterministic, rng)
+        return run_layer(layer, loop, inputs, carry, masks, find_call)
 
+    @completed_by(draw_masks, read_call)
     def sample_masks(
         self,
         inputs: Array,
@@ -175,82 +120,37 @@ class RecurrentLayer(Stochastic, abc.ABC):
         dropout: Rate | None = None,
         recurrent_dropout: Rate | None = None,
     ) -> RecurrentMasks:
-        """Draws the masks that a call with the same arguments would have dropped with.
-
-        To be used as `masks=`, such as for the parts of a sequence that comes bit by bit. (Those of
-        "zoneout" have an axis of time, and are to be cut as the sequence is.)
-
-        Args:
-          inputs: an array, of which only shape and dtype matter.
-          time_major, deterministic, rng, dropout, recurrent_dropout: as at the call.
-
-        Returns:
-          RecurrentMasks, whose entries are None where nothing would drop.
-
-        Raises:
-          ValueError, TypeError, flax.errors.InvalidRngError: as the call.
-        """
-        time_major = pick_switch(self, "time_major", time_major)
-        inputs, of_step = check_inputs(inputs, self._feature_axes(), time_major, self._dtypes())
-        layer = self._layer(of_step, time_major, dropout, recurrent_dropout)
-        off = self._is_off(layer, deterministic)
-        return draw_masks(layer, partial(find_key, self, rng), inputs.shape, deterministic=off)
-
-    @nn.nowrap
-    def _is_off(self, layer: Layer, deterministic: bool | None) -> bool:
-        return not layer.is_dropping or is_deterministic(self, deterministic)
-
-    @nn.nowrap
-    def _layer(
-        self,
-        of_step: tuple[int, ...],
-        time_major: bool,
-        dropout: Rate | None,
-        recurrent_dropout: Rate | None,
-    ) -> Layer:
-        return check_layer(
-            Layer(
-                kind=self._kind(of_step),
-                dropout=self.dropout if dropout is None else dropout,
-                recurrent_dropout=(
-                    self.recurrent_dropout if recurrent_dropout is None else recurrent_dropout
-                ),
-                variant=self.variant,
-                per_gate=self.per_gate,
-                time_major=time_major,
-            ),
-            type(self).__name__,
-        )
-
-
-Initializer = nn.initializers.Initializer
-
-_CELL_S_OWN = (
-    "activation_fn",
-    "kernel_init",
-    "recurrent_kernel_init",
-    "bias_init",
-    "carry_init",
-    "param_dtype",
-)
-"""What makes the parameters and the first carry; Flax's cell itself computes nothing here."""
+        """Draws the masks that a call with the same arguments drops with."""
+        _, layer = read_call(self, inputs, dropout, recurrent_dropout, time_major)
+        return draw_masks(layer, partial(call_of, self, deterministic, rng))
 
 
 class Sized(nn.Module):
-    """Puts the size in front of all other fields."""
+    """Puts the size before all other fields; `kw_only` would change the signatures of the layers.
+
+    Attributes:
+      features: size of the hidden state.
+    """
 
     features: int
 
 
 class FusedLayer(RecurrentLayer, Sized, abc.ABC):
-    """What LSTM, GRU and SimpleRNN share: the parameters of Flax's cell, and our own loop.
+    """The base of LSTM, GRU and SimpleRNN: the parameters of Flax's cell, and our own loop.
 
     Attributes:
-      features: size of the hidden state.
-      activation_fn: of the new content, and of an LSTM's output.
-      kernel_init, recurrent_kernel_init, bias_init, carry_init: initializers of Flax's cell.
-      dtype: of the computation; None infers it from inputs and parameters.
-      param_dtype: of the parameters.
+      activation_fn, kernel_init, recurrent_kernel_init, bias_init: as in Flax's cell.
+      dtype, param_dtype, carry_init: as in Flax's cell.
+      gate_fn: as in Flax's cell.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import LSTM
+      >>> layer, x = LSTM(16, dropout=0.2, recurrent_dropout=0.2), jnp.ones((4, 10, 8))
+      >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
+      >>> rngs = {"dropout": jax.random.key(1)}
+      >>> layer.apply(variables, x, deterministic=False, rngs=rngs).shape
+      (4, 10, 16)
     """
 
     activation_fn: Callable[..., Any] = nn.tanh
@@ -261,275 +161,106 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
     param_dtype: Any = jnp.float32
     carry_init: Initializer = nn.initializers.zeros_init()
 
-    def __post_init__(self):
-        for name in self._arguments:
-            if name.endswith(("_fn", "_init")):
-                check_callable(getattr(self, name), name, "a function")
-        super().__post_init__()
-
-    @abc.abstractmethod
-    def _cell(self) -> Cell:
-        """What a step does."""
-
-    @abc.abstractmethod
-    def _weights(self, params: Any) -> Weights:
-        """The parameters of Flax's cell as the loop takes them."""
+    # Flax's cell, the names of its dense layers for the inputs and for the state, gate by gate, and
+    # the equations.
+    _flax_class: ClassVar[Any]
+    _dense_layers: ClassVar[tuple[str, str]]
+    _network: ClassVar[Any]
 
     @nn.nowrap
-    def _kind(self, of_step):
-        cell, features = self._cell(), check_whole(self.features, "features", least=0)
-        return Kind(cell.gates, cell.remembers, ((features,),) * cell.parts)
+    def _equations(self) -> Equations:
+        names = [name for name in ("gate_fn", "activation_fn") if name in self._arguments]
+        return self._network(*(getattr(self, name) for name in names))
+
+    @nn.nowrap
+    def _flax_cell(self):
+        shared = {*self._arguments} & {*self._flax_class.__dataclass_fields__}
+        names = shared - {"parent", "name", "dtype"}  # the loop casts to dtype
+        return self._flax_class(name="cell", **{name: getattr(self, name) for name in names})
+
+    @nn.nowrap
+    def _cell_spec(self, step):
+        return self._equations().cell_of(check_whole(self.features, "features", least=0))
 
     @nn.nowrap
     def _loop(self, cell, inputs, carry):
         if not self.is_initializing():
-            # Computes nothing, but says in Flax's words which parameter is missing or misfits.
+            # Computes nothing, but Flax raises its own error if a parameter is missing or misfit.
             *batch, _ = jax.tree.leaves(carry)[-1].shape
             step = jax.ShapeDtypeStruct((*batch, inputs.shape[-1]), inputs.dtype)
             with jax.numpy_dtype_promotion("standard"):  # which Flax's cells rely on
                 jax.eval_shape(cell, carry, step)
         weights = self._weights(nn.unbox(cell.variables["params"]))
         promoted, *kernels = promote_dtype(inputs, *weights, dtype=self.dtype)
-        loop = partial(
-            scan_sequence, self._cell(), Weights(*kernels), unroll=check_unroll(self.unroll)
-        )
+        unroll = spec.check_unroll(self.unroll)
+        loop = partial(scan_sequence, self._equations(), Weights(*kernels), unroll=unroll)
         return jnp.asarray(promoted), loop
 
     @nn.nowrap
-    def _options(self) -> dict[str, Any]:
-        """The attributes that Flax's cells have too."""
-        return {name: getattr(self, name) for name in _CELL_S_OWN}
-
-
-class LSTM(FusedLayer):
-    """Long short-term memory over a sequence, with dropout of inputs and state.
-
-        [i, f, g, o] = W_x drop(x_t) + W_h drop(h_{t-1}) + b
-        c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
-
-    Its parameters are those of `nn.RNN(nn.LSTMCell(features))`, and without dropout so are its
-    outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
-    step to step is never scaled. With `variant="no_memory_loss"`, in place of the state tanh(g) is
-    dropped; with "zoneout", values of c and h stay as they were, both at the rate
-    `recurrent_dropout`. For padding the outputs are 0, where Flax's own run on.
-
-    Attributes:
-      features: size of the hidden state.
-      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: the same of the state, in the way that `variant` says.
-      variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the four gates has masks of its own, of the inputs and of a
-        "variational" state, as in Keras with a recurrent_dropout (default False).
-      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
-        the call, if a rate is not 0.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-      activation_fn, gate_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype,
-        param_dtype: as of `nn.LSTMCell`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import LSTM
-      >>> layer = LSTM(16, dropout=0.2, recurrent_dropout=0.2)
-      >>> x = jnp.ones((4, 10, 8))
-      >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
-      >>> rngs = {"dropout": jax.random.key(1)}
-      >>> layer.apply(variables, x, deterministic=False, rngs=rngs).shape
-      (4, 10, 16)
-
-    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
-    """
-
-    gate_fn: Callable[..., Any] = nn.sigmoid
-
-    @nn.nowrap
-    def _flax_cell(self):
-        return nn.LSTMCell(self.features, gate_fn=self.gate_fn, name="cell", **self._options())
-
-    @nn.nowrap
-    def _cell(self):
-        return lstm(self.gate_fn, self.activation_fn)
-
-    @nn.nowrap
-    def _weights(self, params):
-        return Weights(
-            _joined(params, "kernel", "ii", "if", "ig", "io"),
-            _joined(params, "kernel", "hi", "hf", "hg", "ho"),
-            None,
-            _joined(params, "bias", "hi", "hf", "hg", "ho"),
+    def _weights(self, params: Any) -> Weights:
+        """The parameters of Flax's cell in the form that the loop takes."""
+        return weights_of(
+            self._dense_layers, lambda name: (params[name]["kernel"], params[name].get("bias"))
         )
 
 
-class GRU(FusedLayer):
-    """Gated recurrent units over a sequence, with dropout of inputs and state.
-
-        r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
-        n = tanh(W_xn drop(x_t) + b_n + r (W_hn drop(h_{t-1}) + b_hn))
-        h_t = (1 - z) n + z h_{t-1}
-
-    Its parameters are those of `nn.RNN(nn.GRUCell(features))`, and without dropout so are its
-    outputs. Masks are drawn once for a sequence, for each sequence its own; what is carried from
-    step to step is never scaled. With `variant="no_memory_loss"`, in place of the state n is
-    dropped; with "zoneout", values of h stay as they were, at the rate
-    `recurrent_dropout`. For padding the outputs are 0, where Flax's own run on.
-
-    Attributes:
-      features: size of the hidden state.
-      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: the same of the state, in the way that `variant` says.
-      variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the three gates has masks of its own, of the inputs and of a
-        "variational" state, as in Keras with a recurrent_dropout (default False).
-      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
-        the call, if a rate is not 0.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-      activation_fn, gate_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype,
-        param_dtype: as of `nn.GRUCell`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import GRU
-      >>> layer, x = GRU(16), jnp.ones((4, 10, 8))
-      >>> layer.init_with_output(jax.random.key(0), x)[0].shape
-      (4, 10, 16)
-
-    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
-    """
+class LSTM(FusedLayer, of=lstm):
+    """In place of `nn.RNN(nn.LSTMCell(features))`, with its parameters and options."""
 
     gate_fn: Callable[..., Any] = nn.sigmoid
 
-    @nn.nowrap
-    def _flax_cell(self):
-        return nn.GRUCell(self.features, gate_fn=self.gate_fn, name="cell", **self._options())
-
-    @nn.nowrap
-    def _cell(self):
-        return gru(self.gate_fn, self.activation_fn)
-
-    @nn.nowrap
-    def _weights(self, params):
-        bias = params["hn"]["bias"]
-        return Weights(
-            _joined(params, "kernel", "ir", "iz", "in"),
-            _joined(params, "kernel", "hr", "hz", "hn"),
-            _joined(params, "bias", "ir", "iz", "in"),
-            jnp.concatenate([jnp.zeros_like(bias), jnp.zeros_like(bias), bias]),
-        )
+    _flax_class, _network = nn.LSTMCell, staticmethod(lstm)
+    _dense_layers = "ii if ig io", "hi hf hg ho"
 
 
-class SimpleRNN(FusedLayer):
-    """A simple recurrent network over a sequence, with dropout of inputs and state.
+class GRU(FusedLayer, of=gru):
+    """In place of `nn.RNN(nn.GRUCell(features))`, with its parameters and options."""
 
-        h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
+    gate_fn: Callable[..., Any] = nn.sigmoid
 
-    Its parameters are those of `nn.RNN(nn.SimpleCell(features))`, and without dropout so are its
-    outputs. Masks are drawn once for a sequence, for each sequence its own. With
-    `variant="zoneout"`, values of h stay as they were, at the rate `recurrent_dropout`. For padding
-    the outputs are 0, where Flax's own run on.
-
-    Attributes:
-      features: size of the hidden state.
-      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: the same of the state, in the way that `variant` says.
-      variant: "variational" (default) or "zoneout".
-      per_gate: False; there are no gates.
-      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
-        the call, if a rate is not 0.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-      activation_fn, kernel_init, recurrent_kernel_init, bias_init, carry_init, dtype, param_dtype:
-        as of `nn.SimpleCell`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import SimpleRNN
-      >>> layer, x = SimpleRNN(16), jnp.ones((4, 10, 8))
-      >>> layer.init_with_output(jax.random.key(0), x)[0].shape
-      (4, 10, 16)
-
-    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
-    """
-
-    @nn.nowrap
-    def _flax_cell(self):
-        return nn.SimpleCell(self.features, name="cell", **self._options())
-
-    @nn.nowrap
-    def _cell(self):
-        return simple(self.activation_fn)
-
-    @nn.nowrap
-    def _weights(self, params):
-        return Weights(params["i"]["kernel"], params["h"]["kernel"], params["i"]["bias"], None)
+    _flax_class, _network = nn.GRUCell, staticmethod(gru)
+    _dense_layers = "ir iz in", "hr hz hn"
 
 
-def _joined(params: Any, kind: str, *names: str) -> jax.Array:
-    return jnp.concatenate([params[name][kind] for name in names], axis=-1)
+class SimpleRNN(FusedLayer, of=simple):
+    """In place of `nn.RNN(nn.SimpleCell(features))`, with its parameters and options."""
+
+    _flax_class, _network = nn.SimpleCell, staticmethod(simple)
+    _dense_layers = "i", "h"
 
 
 class Around(nn.Module):
-    """Puts the cell in front of all other fields."""
+    """Puts the cell before all other fields, as `Sized` does the size."""
 
     cell: nn.RNNCellBase
 
 
-class RNN(RecurrentLayer, Around):
-    """Any cell of Flax, or of your own, over a sequence, with dropout of inputs and state.
-
-        s_t, y_t = cell(s_{t-1}, drop(x_t)),   where products read drop(h_{t-1}) in place of h_{t-1}
-
-    In place of `nn.RNN(cell)`, with its parameters. h is the last part of the cell's carry s. What
-    the cell computes of h by products, in dense layers and convolutions, comes of the dropped h;
-    what it uses element by element, such as z * h of a GRU, comes of h itself, so that the state
-    that is carried on is never scaled. (A function with a derivative of its own that has products
-    counts as one; a loop or branch with products of h is refused.) Masks are drawn once for a
-    sequence, for each sequence its own. With "zoneout" y is the part of the carry that stays as it
-    was, if it is that part itself. `LSTM`, `GRU` and `SimpleRNN` do the
-    same for theirs, faster and with more variants.
-
-    A cell may draw random numbers and write to its variables, such as those of Dropout and
-    BatchNorm inside it. Each step draws anew, and goes on from what the step before has written.
+class RNN(RecurrentLayer, Around, of=step_of_cell):
+    """In place of `nn.RNN(cell)`, with its parameters.
 
     Attributes:
-      cell: an `nn.RNNCellBase`, or a module that has its methods. Its inputs may be integers, if
-        `dropout` is 0.
-      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: the same of the state, in the way that `variant` says.
-      variant: "variational" (default) or "zoneout", which keeps values of the carry as they were.
-      per_gate: False; what gates a cell has is not known.
-      time_major, return_carry, reverse, keep_order, unroll: as of `nn.RNN`.
-      deterministic: True drops nothing (for zoneout the mean is taken); to be given here or at
-        the call, if a rate is not 0.
-      rng_collection: the name of the stream that the key is asked of (default "dropout").
-      variable_axes, variable_broadcast, variable_carry, split_rngs: what becomes of the cell's
-        variables and streams from step to step, as of `nn.RNN`. By default a cell draws anew in
-        every step but for its parameters, and all mutable collections but "params" and
-        "intermediates" are carried (variable_carry=None).
+      variable_axes, variable_broadcast, variable_carry, split_rngs: what happens to the variables
+        and streams of the cell from step to step, as in `nn.RNN`. By default each step draws anew,
+        except for parameters, and all mutable collections but "params" and "intermediates" are
+        carried (variable_carry=None).
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import RNN
-      >>> layer = RNN(nn.MGUCell(16), dropout=0.2, recurrent_dropout=0.2)
-      >>> x = jnp.ones((4, 10, 8))
-      >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
-      >>> rngs = {"dropout": jax.random.key(1)}
-      >>> layer.apply(variables, x, deterministic=False, rngs=rngs).shape
+      >>> layer, x = RNN(nn.MGUCell(16), recurrent_dropout=0.2), jnp.ones((4, 10, 8))
+      >>> rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+      >>> layer.init_with_output(rngs, x, deterministic=False)[0].shape
       (4, 10, 16)
-
-    Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
-    variable_axes: Mapping[CollectionFilter, InOutScanAxis] = FrozenDict()
-    variable_broadcast: CollectionFilter = "params"
-    variable_carry: CollectionFilter | None = None
+    variable_axes: Mapping[Filter, InOutScanAxis] = FrozenDict()
+    variable_broadcast: Filter = "params"
+    variable_carry: Filter | None = None
     split_rngs: Mapping[PRNGSequenceFilter, bool] = FrozenDict(
         {"params": False, DenyList("params"): True}
     )
+
+    _dtypes = np.generic
 
     def __post_init__(self):
         if not isinstance(self.cell, nn.Module) or not is_cell(self.cell):
@@ -543,18 +274,14 @@ class RNN(RecurrentLayer, Around):
     def _flax_cell(self):
         return self.cell
 
-    @nn.nowrap
+    @property
     def _feature_axes(self):
         return self.cell.num_feature_axes
 
     @nn.nowrap
-    def _kind(self, of_step):
-        first = jax.eval_shape(lambda: self.cell.initialize_carry(jax.random.key(0), of_step))
-        return kind_of_cell(first, of_step, self._feature_axes())
-
-    @nn.nowrap
-    def _dtypes(self):
-        return np.generic
+    def _cell_spec(self, step):
+        first = jax.eval_shape(lambda: self.cell.initialize_carry(jax.random.key(0), step))
+        return spec_of_cell(first, step, self._feature_axes)
 
     @nn.nowrap
     def _loop(self, cell, inputs, carry):
@@ -564,7 +291,7 @@ class RNN(RecurrentLayer, Around):
             xs, parts, fixed, stepwise, _ = vary_alike((xs, parts, fixed, stepwise, cell.variables))
 
             def body(cell, parts, part, fixed):
-                # Again, since Flax first traces a step without the types of a shard_map.
+                # Once more, because Flax first traces a step without the types of a shard_map.
                 parts, (x, each), fixed, _ = vary_alike((parts, part, fixed, cell.variables))
 
                 def drop(step, parts, x):
@@ -581,7 +308,7 @@ class RNN(RecurrentLayer, Around):
 
     @nn.nowrap
     def _lifting(self, cell):
-        """What becomes of the cell's variables and streams from step to step."""
+        """What happens to the cell's variables and streams from step to step."""
         for name in ("variable_axes", "split_rngs"):
             if not isinstance(getattr(self, name), Mapping):
                 got = shown(getattr(self, name))
@@ -598,7 +325,7 @@ class RNN(RecurrentLayer, Around):
             "variable_broadcast": broadcast,
             "variable_carry": carry,
             "split_rngs": self.split_rngs,
-            "unroll": check_unroll(self.unroll),
+            "unroll": spec.check_unroll(self.unroll),
         }
 
 
@@ -622,40 +349,20 @@ def as_function(run: Callable[..., Any], cell: nn.Module, *args: Any) -> Any:
     return lift_direct_transform(lifted, (lambda cell, carry, x: cell(carry, x),), cell, *args)
 
 
-class Bidirectional(Stochastic):
-    """Two recurrent layers over a sequence, one of them from its end.
-
-        y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
-
-    In place of `nn.Bidirectional`, with its parameters, for layers of this package. Each direction
-    draws masks of its own. The layers' own time_major, return_carry, reverse and keep_order are
-    overruled.
-
-    Attributes:
-      forward_rnn: `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
-      backward_rnn: another; None makes one like `forward_rnn`, with parameters of its own.
-      merge_fn: a function of the outputs of both, or as Keras's merge_mode: "concat" (default, side
-        by side along the features), "sum", "mul", "ave", or None for a pair.
-      time_major: whether inputs and outputs have time first.
-      return_carry: whether both final carries are returned too.
+class Bidirectional(Stochastic, of=run_both):
+    """In place of `nn.Bidirectional`, with its parameters, for layers of this package.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import GRU, Bidirectional
-      >>> layer = Bidirectional(GRU(16, recurrent_dropout=0.2))
-      >>> x = jnp.ones((4, 10, 8))
-      >>> variables = layer.init(jax.random.key(0), x, deterministic=True)
-      >>> rngs = {"dropout": jax.random.key(1)}
-      >>> layer.apply(variables, x, deterministic=False, rngs=rngs).shape
+      >>> layer, x = Bidirectional(GRU(16)), jnp.ones((4, 10, 8))
+      >>> layer.init_with_output(jax.random.key(0), x)[0].shape
       (4, 10, 32)
-
-    Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
-    https://doi.org/10.1109/78.650093
     """
 
     forward_rnn: RecurrentLayer
     backward_rnn: RecurrentLayer | None = None
-    merge_fn: Merge = "concat"
+    merge_fn: spec.Merge = "concat"
     time_major: bool = False
     return_carry: bool = False
 
@@ -665,6 +372,7 @@ class Bidirectional(Stochastic):
             self.backward_rnn = self.forward_rnn.clone(_deep_clone=True, name=None)
         super().__post_init__()
 
+    @completed_by(run_layer, read_call)
     def __call__(
         self,
         inputs: Array,
@@ -683,51 +391,18 @@ class Bidirectional(Stochastic):
         """Runs over a sequence in both directions.
 
         Args:
-          inputs: [*batch, time, features], or with time first; floating.
-          initial_carry: a carry for each direction.
-          init_key: for the first carries; split.
-          seq_lengths: [*batch] whole numbers: what comes after is padding.
-          return_carry, time_major: in place of the attributes.
-          deterministic, dropout, recurrent_dropout: as of the layers.
-          rng: the key to draw with, in place of the stream's; split.
-          masks: for each direction, as `sample_masks` returns them.
-
-        Returns:
-          The outputs, or a pair of carries and the outputs.
-
-        Raises:
-          ValueError: if both directions are one layer; else as the layers.
-          TypeError: for other layers; else as the layers.
+          initial_carry, masks: a pair, one for each direction.
+          init_key: a key for the first carries; it is split.
+          return_carry: in place of the attribute.
+          deterministic, dropout, recurrent_dropout: as in the layers.
+          rng: the key to draw with, in place of one of the stream; it is split.
         """
-        options: dict[str, Any] = {
-            "seq_lengths": seq_lengths,
-            "time_major": pick_switch(self, "time_major", time_major),
-            "deterministic": deterministic,
-            "dropout": dropout,
-            "recurrent_dropout": recurrent_dropout,
-            "return_carry": True,
-        }
-        rngs, init_keys = _for_each(rng, "rng"), _for_each(init_key, "init_key")
-        carries, given = check_pair(initial_carry, "initial_carry"), check_pair(masks, "masks")
-        merge = check_merge(self.merge_fn)
-        return_carry = pick_switch(self, "return_carry", return_carry)
-        found = [
-            layer(
-                inputs,
-                initial_carry=carries[i],
-                init_key=init_keys[i],
-                rng=rngs[i],
-                masks=given[i],
-                reverse=bool(i),
-                keep_order=True,
-                **options,
-            )
-            for i, layer in enumerate(self._layers())
-        ]
-        (first, forward), (second, backward) = found
-        outputs = merge(forward, backward)
-        return ((first, second), outputs) if return_carry else outputs
+        keys = {"rng": _split(rng, "rng"), "init_key": _split(init_key, "init_key")}
+        pairs = {**keys, "initial_carry": initial_carry, "masks": masks}
+        options = seq_lengths, deterministic, dropout, recurrent_dropout
+        return run_both(self, self._layers(), inputs, pairs, time_major, return_carry, *options)
 
+    @completed_by(draw_masks, read_call)
     def sample_masks(
         self,
         inputs: Array,
@@ -738,36 +413,15 @@ class Bidirectional(Stochastic):
         dropout: Rate | None = None,
         recurrent_dropout: Rate | None = None,
     ) -> tuple[RecurrentMasks, RecurrentMasks]:
-        """Draws the masks that a call with the same arguments would have dropped with.
-
-        Args:
-          inputs: an array, of which only shape and dtype matter.
-          time_major, deterministic, rng, dropout, recurrent_dropout: as at the call.
-
-        Returns:
-          RecurrentMasks for each direction, to be used as `masks=`.
-
-        Raises:
-          ValueError, TypeError, flax.errors.InvalidRngError: as the call.
-        """
-        layers = self._layers()
-        first, second = (
-            layer.sample_masks(
-                inputs,
-                time_major=pick_switch(self, "time_major", time_major),
-                deterministic=deterministic,
-                rng=key,
-                dropout=dropout,
-                recurrent_dropout=recurrent_dropout,
-            )
-            for layer, key in zip(layers, _for_each(rng, "rng"), strict=True)
-        )
-        return first, second
+        """Draws the masks of each direction, as a pair."""
+        pairs = {"rng": _split(rng, "rng")}
+        options = deterministic, dropout, recurrent_dropout
+        return sample_both(self, self._layers(), inputs, pairs, time_major, *options)
 
     def _layers(self) -> tuple[RecurrentLayer, RecurrentLayer]:
-        check_directions(self.forward_rnn, self.backward_rnn, RecurrentLayer)
+        spec.check_directions(self.forward_rnn, self.backward_rnn, RecurrentLayer)
         return self.forward_rnn, self.backward_rnn  # type: ignore[return-value]
 
 
-def _for_each(key: Key, name: str) -> Any:
-    return (None, None) if key is None else jax.random.split(check_key(key, name))
+def _split(key: Key, name: str) -> Any:
+    return None if key is None else tuple(jax.random.split(check_key(key, name)))

@@ -271,8 +271,8 @@ REFUSED_CELLS = {
         "inside jax.lax.cond; take it out of there, or use variant='zoneout'"
     ),
     Blind: (
-        "RNN drops what a cell's dense layers and convolutions see of its state, the last part of "
-        "its carry, and in this cell none sees it; use variant='zoneout', or set "
+        "RNN drops the state, the last part of a cell's carry, where the cell's dense layers and "
+        "convolutions read it, and in this cell none reads it; use variant='zoneout', or set "
         "recurrent_dropout=0"
     ),
     NoBatch: (

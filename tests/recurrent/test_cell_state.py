@@ -10,7 +10,8 @@ from jax.random import clone
 
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
-from flax_spatialdrop.nnx._recurrent import CellState
+from flax_spatialdrop._recurrent.any_cell import hold_unwritten
+from flax_spatialdrop.nnx._recurrent import OpenCell
 
 from .faces import FEATURES, HIDDEN, KEY, X, assert_close
 
@@ -83,9 +84,10 @@ def test_nnx_carries_what_a_step_writes_and_no_parameters():
     """Of what is carried a copy is kept for the gradient of every step."""
     layer = flax_spatialdrop.nnx.RNN(NoisyNNX(nnx.Rngs(0)))
     carry = layer.cell.initialize_carry(X[:, 0].shape, None)
-    state = CellState(layer.cell, layer.state_axes)
-    state.carry_what_is_written(carry, X, 1)
-    shapes = [leaf.shape for leaf in state.variables().carried]
+    cell = OpenCell(layer.cell)
+    axes = cell.axes(layer.state_axes)
+    variables = hold_unwritten(cell, cell.arrays, axes, carry, X, 1)
+    shapes = [array.shape for array in variables.carried]
     assert sorted(shapes) == [(), (), (HIDDEN,), (HIDDEN,)]  # two counts; mean and variance
 
 
@@ -155,6 +157,16 @@ def test_linen_drops_around_such_a_cell():
     first, second = (layer.apply(variables, X, rng=k, **options) for k in jax.random.split(KEY))
     assert (first[0] != second[0]).any()
     assert first[1]["count"]["cell"]["steps"] == X.shape[1]
+
+
+def test_nnx_takes_two_batch_axes():
+    layer = flax_spatialdrop.nnx.RNN(NoisyNNX(nnx.Rngs(0)), recurrent_dropout=0.5)
+    x = jnp.stack([X, X + 1])
+    masks = layer.sample_masks(x, rngs=clone(KEY))
+    flat = jax.tree.map(lambda mask: mask.reshape(-1, *mask.shape[2:]), masks)
+    twin = nnx.clone(layer)
+    y = layer(x, masks=masks)
+    assert_close(y, twin(x.reshape(-1, *X.shape[1:]), masks=flat).reshape(y.shape), 1e-5)
 
 
 class Embeds(nnx.Module):
