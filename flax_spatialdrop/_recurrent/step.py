@@ -58,8 +58,8 @@ def weights_of(dense_layers: tuple[str, str], arrays: Callable[[str], tuple[Any,
         known = [array for array in arrays if array is not None]
         if len(arrays) == 1 or not known:
             return arrays[0]
-        zeros = jnp.zeros_like(known[0])
-        return jnp.concatenate([zeros if a is None else a for a in arrays], axis=-1)
+        filled = [jnp.zeros_like(known[0]) if a is None else a for a in arrays]
+        return jnp.concatenate(filled, axis=-1)
 
     (kernels, biases), (state_kernels, state_biases) = (
         map(joined, zip(*map(arrays, names.split()), strict=True)) for names in dense_layers
