@@ -1,11 +1,10 @@
-"""A language model of characters: what is dropout of attention weights worth, and of which?
+"""A language model of characters: does dropout of attention weights help, and which form?
 
     python -m experiments.main --config=configs/language_model.py
 
-took 22 min on 2 CPU cores, all compiles included. It trains a
-decoder-only transformer on 500 sentences of UD Portuguese Porttinari, 54 kB, whose attention
-weights are all that is dropped. Expect, as perplexity per character, mean and 95 % interval over 5
-seeds of one split:
+This takes 22 min on 2 CPU cores, with all compiles. It trains a decoder-only transformer on 500
+sentences of UD Portuguese Porttinari, 54 kB, with dropout of attention weights only. The expected
+results are perplexity per character, as mean and 95 % interval over 5 seeds of one split:
 
     5-gram           6.41
     none             8.12 +- 0.10
@@ -14,10 +13,10 @@ seeds of one split:
     keys    at 0.3   7.63 +- 0.04    -0.48 +- 0.09
     spans   at 0.3   7.66 +- 0.08    -0.46 +- 0.11
 
-All forms help, and none leads by more than chance could give among so many. The 5-gram is better
-than all networks. At a rate of .5 nearly all runs reached the cap of 24 epochs.
+All forms help. The differences between them may be chance. The 5-gram is better than all networks.
+At a rate of .5, nearly all runs reached the cap of 24 epochs.
 
-`:smoke` (a minute) only shows that all parts work.
+`:smoke` (a minute) only tests that all parts work.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +32,7 @@ def get_config(variant: str = "characters") -> ConfigDict:
     config.seeds = 5
     config.grid_mode = "one_by_one"  # or "vmapped", "auto"
 
-    config.attention = "blockwise"  # or "fused"; "flax" for "none" alone
+    config.attention = "blockwise"  # or "fused"; "flax" works with "none" only
     config.layers = 2
     config.features = 64
     config.heads = 4
@@ -50,7 +49,7 @@ def get_config(variant: str = "characters") -> ConfigDict:
     config.data.test_sentences = 0
     config.data.window = 64  # characters that a prediction may see
     config.data.train_stride = 64  # characters from one training window to the next
-    config.data.min_count = 5  # all rarer characters count as one
+    config.data.min_count = 5  # all rarer characters share one number
 
     if variant == "smoke":
         config.name = "language_model-smoke"
@@ -64,5 +63,7 @@ def get_config(variant: str = "characters") -> ConfigDict:
         config.data.window = 32
         config.data.train_stride = 32
     elif variant != "characters":
-        raise ValueError(f"no variant {variant!r} of language_model: characters or smoke")
+        raise ValueError(
+            f"the variant of language_model must be characters or smoke: got {variant!r}"
+        )
     return config

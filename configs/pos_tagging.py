@@ -1,11 +1,11 @@
-"""Part-of-speech tagging: which dropout helps, behind the embedding or in the GRUs, if any.
+"""Part-of-speech tagging: does dropout help, after the embedding or in the GRUs?
 
     python -m experiments.main --config=configs/pos_tagging.py
 
-takes 6 min 12 s on 2 CPU cores, all compiles included. It trains on 1,000 sentences of UD
-Portuguese Porttinari, since little data is where a regularizer matters
-(--config.data.train_sentences=0 takes all). Expect, in % of the test words, mean and 95 % interval
-over 5 seeds of one split:
+This takes 6 min 12 s on 2 CPU cores, with all compiles. It trains on 1,000 sentences of UD
+Portuguese Porttinari, because regularizers matter most with little data
+(--config.data.train_sentences=0 takes all). The expected results are accuracy in % of the test
+words, as mean and 95 % interval over 5 seeds of one split:
 
     most frequent tag         82.5
     none                      90.8 +- 0.1
@@ -16,12 +16,12 @@ over 5 seeds of one split:
 
 TimestepDropout chose the lowest rate offered, so a lower one may be better still.
 
-RecurrentDropout drops inside the GRUs, the others behind the word vectors. `:classic` is the tagger
-of old with Keras: all GRUs have dropout=.2, recurrent_dropout=.2, and the question is what a
-dropout behind the word vectors adds to that.
+RecurrentDropout drops inside the GRUs, and the others drop after the word vectors. `:classic` is
+the classic tagger in Keras: all GRUs have dropout=.2 and recurrent_dropout=.2. It shows what a
+dropout after the word vectors adds.
 
-`:seq2seq` (2 min 50 s) sends each sentence of at most 12 words through one vector, which is too
-narrow for tagging:
+`:seq2seq` (2 min 50 s) passes each sentence of at most 12 words through one vector, which is too
+small for tagging:
 
     most frequent tag         81.0
     none                      39.2 +- 2.1
@@ -30,8 +30,8 @@ narrow for tagging:
     TimestepDropout   at 0.2  40.0 +- 4.2    +0.80 +- 2.92
     RecurrentDropout  at 0.2  30.8 +- 2.4    -8.38 +- 4.35
 
-Both tables are those of experiments/results/NAME/results.md. `:smoke` (half a minute) only shows
-that all parts work.
+Both tables are from experiments/results/NAME/results.md. `:smoke` (half a minute) only tests that
+all parts work.
 """
 
 from ml_collections import ConfigDict
@@ -51,8 +51,8 @@ def get_config(variant: str = "tagger") -> ConfigDict:
 
     config.features = 64
     config.hidden = 32
-    config.dropout = 0.0  # of every GRU's input, whatever the regularizer
-    config.recurrent_dropout = 0.0  # and of its state
+    config.dropout = 0.0  # of every GRU's input, with every regularizer
+    config.recurrent_dropout = 0.0  # of every GRU's state
     config.learning_rate = 3e-3
     config.batch_size = 32
     config.epochs = 100
@@ -60,7 +60,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = ""  # a CoNLL-U file; "" is the Porttinari treebank
-    config.data.test_path = ""  # "": the test part is split off
+    config.data.test_path = ""  # "" splits the test part from the corpus
     config.data.split_seed = 0
     config.data.train_sentences = 1000  # 0 takes all, here and below
     config.data.validation_sentences = 400
@@ -91,6 +91,6 @@ def get_config(variant: str = "tagger") -> ConfigDict:
         config.data.max_length = 24
     elif variant != "tagger":
         raise ValueError(
-            f"no variant {variant!r} of pos_tagging: tagger, classic, seq2seq or smoke"
+            f"the variant of pos_tagging must be tagger, classic, seq2seq or smoke: got {variant!r}"
         )
     return config

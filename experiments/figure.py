@@ -12,7 +12,7 @@ from .task import Metric
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Draws validation scores over epochs, test scores, and what each adds to its plain network."""
+    """Draws validation scores over epochs, test scores, and differences to the plain networks."""
     table = rows(results)
     canvas = Figure(figsize=(12, max(4.4, 1.6 + 0.4 * len(table))), layout="constrained")
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
@@ -36,7 +36,7 @@ def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
         epochs = np.arange(1, len(mean) + 1)
         ax.plot(epochs, mean, label=label, color=f"C{index}")
         ax.fill_between(epochs, mean - spread, mean + spread, color=f"C{index}", alpha=0.15)
-    # The first epochs are far worse; showing them would press the rest into one line.
+    # The first epochs are far worse. With them in view, the other epochs would look flat.
     if not means:
         pass
     elif metric.higher_is_better:
@@ -46,7 +46,7 @@ def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = f"Validation {metric.name}\n(mean and s.d. over seeds)"
     ax.set(xlabel="epoch", ylabel=metric.unit, title=title)
-    # Below the axes: curves leave no corner free for so many names.
+    # The legend is below the axes because the curves leave no free corner.
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize="small")
 
 
@@ -56,7 +56,7 @@ def _tests(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
         scores = chosen(results["regularizers"][row.name], "test_score")
         if row.test:
             _dots(ax, index, scores, row.test, metric.scale)
-    # In words: so far from the dots, a line would press them together.
+    # The baseline is in words. It is far from the dots, so a line would squeeze them together.
     baseline = metric.scale * results["baseline_test_score"]
     unit = f"{metric.unit}  ({metric.baseline}: {baseline:.{metric.digits}f})"
     _names(ax, table)
@@ -96,7 +96,7 @@ def _names(ax: Axes, table: list[Row]) -> None:
 
 
 def _over_seeds(curves: list[list[float]], metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per epoch, in the unit; a stopped run keeps its last value."""
+    """Returns mean and standard deviation per epoch. A stopped run keeps its last value."""
     longest = max(map(len, curves))
     table = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])
     return metric.scale * table.mean(0), metric.scale * table.std(0)

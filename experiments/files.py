@@ -1,4 +1,4 @@
-"""Files that are written in one step: a crash leaves the old one or the new one, whole."""
+"""Writes files atomically: a crash leaves the whole old file or the whole new one."""
 
 import contextlib
 import io
@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file; an OSError says which could not be written."""
+    """Writes a file. If that fails, an OSError names the file."""
     part = path.with_suffix(path.suffix + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it
+        path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
@@ -21,7 +21,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text, in the encoding that every machine reads; a character never costs it."""
+    """Writes a text in UTF-8, with "?" for characters that cannot be encoded."""
     replace(path, text.encode("utf-8", "replace"))
 
 

@@ -1,4 +1,4 @@
-"""The README's gallery: a photo, and a feature map of it, under what drops in space.
+"""Draws the README's gallery: a photo and a feature map of it, under dropout in space.
 
 python -m experiments.gallery
 """
@@ -18,7 +18,7 @@ import flax_spatialdrop as fsd
 RATE = 0.3
 SEED = 3
 STEP = 2  # every second pixel of the photo
-POOLED = 8  # pixels of the photo along each side of a position of the feature map
+POOLED = 8  # one position of the feature map covers POOLED x POOLED pixels
 BLOCK = 25
 FEATURE_BLOCK = 5
 
@@ -26,7 +26,7 @@ Regularizer = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Panel(NamedTuple):
-    """A picture: the code that makes it, and what it does in plain words."""
+    """A picture: its title, what is dropped in plain words, and the function that is applied."""
 
     title: str
     drops: str
@@ -86,14 +86,14 @@ FEATURE_PANELS = (
 
 
 def photo() -> jax.Array:
-    """The photo china.jpg of scikit-learn, [1, height, width, 3] in [0, 1]."""
+    """Returns the photo china.jpg of scikit-learn, [1, height, width, 3] in [0, 1]."""
     from sklearn.datasets import load_sample_image
 
     return jnp.asarray(load_sample_image("china.jpg")[None, ::STEP, ::STEP] / np.float32(255))
 
 
 def feature_map(image: jax.Array) -> jax.Array:
-    """Edges of four directions, as the first layers of vision networks find them, pooled."""
+    """Returns pooled edges of four directions, like the first layers of a vision network."""
     across = jnp.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], jnp.float32)
     filters = jnp.stack([across, across.T, -across, -across.T], axis=-1)[:, :, None]
     layout = ("NHWC", "HWIO", "NHWC")
@@ -105,7 +105,7 @@ def feature_map(image: jax.Array) -> jax.Array:
 
 
 def save_gallery(path: Path, dpi: int = 130) -> None:
-    """Draws the photo in two rows of panels, and the feature map in a third."""
+    """Draws the photo in two rows of panels, and the feature map in a third row."""
     image = photo()
     features = feature_map(image)
     figure = Figure(figsize=(12, 8.6), layout="constrained")
@@ -131,7 +131,7 @@ def _title(ax: Axes, panel: Panel) -> None:
 
 
 def _tiles(features: jax.Array) -> np.ndarray:
-    """Four channels as two rows of two, with a light line between."""
+    """Arranges four channels in two rows of two, with a light line between them."""
     tiles = [np.pad(features[..., c], 1, constant_values=1) for c in range(4)]
     return np.block([tiles[:2], tiles[2:]])
 

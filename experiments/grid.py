@@ -1,4 +1,4 @@
-"""Every (rate, seed) of a regularizer, through one compiled program."""
+"""Trains every (rate, seed) of a regularizer with one compiled program."""
 
 import itertools
 import time
@@ -27,17 +27,17 @@ from .train import (
 TRIED_MODES = ("one_by_one", "vmapped")
 MODES = ("auto", *TRIED_MODES)
 VMAPPED_WAITS = 2.0
-"""About how much longer the longest run is than the mean one: side by side, all wait for it."""
+"""About how many times longer the longest run is than the mean. Vmapped runs wait for it."""
 EVALUATION_BATCH = 256
 
 Check = Callable[[str], None]
-"""Called before each piece of work with its name; may raise KeyboardInterrupt."""
+"""Called with a name before each piece of work. It may raise KeyboardInterrupt."""
 OnEpoch = Callable[[float, float, float], None]
-"""Called with the share of the work done, the training loss and the validation score."""
+"""Called with the finished share of the work, the training loss and the validation score."""
 
 
 class Program(NamedTuple):
-    """An epoch compiled for a number of runs side by side: all of them, or one at a time."""
+    """An epoch compiled for `lanes` runs side by side: all of them, or one."""
 
     start: Callable[[list[Run]], tuple[RunState, jax.Array]]
     lanes: int
@@ -48,8 +48,8 @@ class Program(NamedTuple):
 class Grid:
     """Trains regularizers, each over all rates and seeds.
 
-    `mode` is how: "vmapped" or "one_by_one"; None while "auto" has not tried both, which happens
-    before the first training. What it measured then is in `trials`.
+    `mode` is "vmapped" or "one_by_one". With "auto" it is None until the first training, which
+    tries both modes and keeps the measurements in `trials`.
     """
 
     def __init__(self, task: Task, check: Check = lambda work: None):
@@ -67,9 +67,9 @@ class Grid:
         self._steps = steps_per_epoch(len(task.data.train.targets), config.batch_size)
 
     def train(self, regularizer: str, on_epoch: OnEpoch) -> dict[str, Any]:
-        """Trains all runs of a regularizer and tests those of the rate that validation chooses.
+        """Trains all runs of a regularizer, and tests those at the rate that validates best.
 
-        A rate at which a run diverged cannot be chosen; if none is left, the chosen rate is None.
+        A rate with a diverged run cannot be chosen. If no rate is left, the chosen rate is None.
         """
         if self.mode is None:
             self.mode = self._faster_mode()
@@ -106,14 +106,14 @@ class Grid:
         return list(itertools.starmap(Run, itertools.product(rates, range(self.config.seeds))))
 
     def _init(self, regularizer: str) -> Callable[[jax.Array], RunState]:
-        """Makes the start by a seed's key, which a regularizer shares with its plain network."""
+        """Returns `init(key)`. A regularizer shares it with its plain network."""
         plain = self.task.plain(regularizer)
         if plain not in self._inits:
             self._inits[plain] = jax.jit(make_init(self.task, plain, self._optimizer))
         return self._inits[plain]
 
     def _test_program(self, regularizer: str) -> Callable[[Any, float], tuple[jax.Array, Any]]:
-        """Makes the test: params and rate to a score, and the outputs that the task wants shown."""
+        """Returns `test(params, rate)`, which gives a score and the outputs to show in figures."""
         network, shown = self.task.network(regularizer), self.task.data.shown
 
         def test(params: Any, rate: jax.Array) -> tuple[jax.Array, Any]:
@@ -123,9 +123,9 @@ class Grid:
         return jax.jit(test)
 
     def _faster_mode(self) -> str:
-        """Times an epoch in both modes, on a regularizer that has the whole grid if there is one.
+        """Times an epoch in both modes, with a regularizer that has rates, if there is one.
 
-        A plain network has no rates, so its few lanes would tell little about the others' many.
+        A plain network has no rates, so it has fewer lanes than the others.
         """
         names = self.config.regularizers
         regularizer = next(filter(self.task.regularizers.get, names), names[0])
@@ -149,7 +149,7 @@ class Grid:
         return (time.perf_counter() - begin) / self._steps / program.lanes
 
     def _program(self, regularizer: str, mode: str) -> Program:
-        """Compiles an epoch, unless the trial has done so already."""
+        """Compiles an epoch, unless a trial already has."""
         if (regularizer, mode) not in self._programs:
             self._programs[regularizer, mode] = self._compile(regularizer, mode)
         return self._programs[regularizer, mode]
@@ -165,7 +165,7 @@ class Grid:
         data = self._train, self._validation
         self.check("compiling")
         begin = time.perf_counter()
-        # Compiled ahead of time, so that no later call can compile a second time unnoticed.
+        # Ahead-of-time compilation makes sure that no later call compiles again.
         compiled = jax.jit(epoch).lower(*inputs, *data).compile()
         seconds = time.perf_counter() - begin
         return Program(start, lanes, lambda state, rate: compiled(state, rate, *data), seconds)
@@ -186,7 +186,7 @@ class Grid:
     def _train_group(
         self, program: Program, runs: list[Run], progress: Callable[[int, Metrics], None]
     ) -> tuple[RunState, list[Metrics]]:
-        """Trains runs side by side until the last is out of patience."""
+        """Trains runs side by side until all are out of patience."""
         state, rates = program.start(runs)
         history: list[Metrics] = []
         self.check("this epoch")
@@ -200,14 +200,14 @@ class Grid:
 
 
 def _start(init: Callable[[jax.Array], RunState], runs: list[Run]) -> tuple[RunState, jax.Array]:
-    """Returns the states and the rates that runs start with, stacked: [lane, ...]."""
+    """Returns the first states and the rates of runs, stacked: [lane, ...]."""
     states = [init(jax.random.key(run.seed)) for run in runs]
     rates = jnp.array([run.rate for run in runs], jnp.float32)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), rates
 
 
 def _one_lane(epoch: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives an epoch the axis that vmap would, of length 1, and spares it vmap's slower code."""
+    """Adds a lane axis of length 1 to an epoch, without the slower code of vmap."""
 
     def call(state: RunState, rate: jax.Array, train: Any, validation: Any) -> Any:
         state, rate = jax.tree.map(lambda leaf: leaf[0], (state, rate))

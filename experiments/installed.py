@@ -1,4 +1,4 @@
-"""Files of data: those inside packages, and those that the user names."""
+"""Finds data files, inside packages or given by the user."""
 
 import importlib.util
 import os
@@ -9,9 +9,10 @@ from .errors import InputError
 
 
 def installed_file(data: str, package: str, requirement: str, kind: str, *parts: str) -> Path:
-    """Finds a file of `parts` inside a package, without importing it.
+    """Finds the file `parts` inside a package, without importing the package.
 
-    If it is not there, an InputError says that `data` needs the requirement, or a file of a kind.
+    If the package is missing, an InputError tells the user to install `requirement` or to pass a
+    file of this `kind`.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -23,7 +24,7 @@ def installed_file(data: str, package: str, requirement: str, kind: str, *parts:
 
 
 def user_file(path: str | Path, data: str) -> Path:
-    """Finds a file that the user named; anything but a file could be read for ever."""
+    """Checks a path that the user gave. Reading a pipe or a device might never end."""
     path = Path(os.path.expanduser(path))
     try:
         mode = path.stat().st_mode
@@ -31,5 +32,5 @@ def user_file(path: str | Path, data: str) -> Path:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the {data} {path}: {why}") from error
     if not stat.S_ISREG(mode):
-        raise InputError(f"cannot read the {data} {path}: it is no file")
+        raise InputError(f"cannot read the {data} {path}: it is not a file")
     return path

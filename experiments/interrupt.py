@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment of our choosing, and the end of the program."""
+"""Handles Ctrl-C between pieces of work, and ends the program."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the program here and now: what Python does at its end could fail, or be interrupted."""
+    """Ends the program at once. Python's own cleanup could fail or be interrupted."""
     with suppress(OSError, AttributeError):
         if sys.stdout.isatty():
             sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
@@ -23,7 +23,7 @@ def leave(code: int) -> NoReturn:
 
 
 def leave_at_ctrl_c(sentence: str) -> None:
-    """Lets Ctrl-C say a sentence and end the program, in the middle of an import as well."""
+    """Makes Ctrl-C print a sentence and end the program, even during an import."""
 
     def handler(number: int, frame: object) -> None:
         say(sentence)
@@ -34,11 +34,11 @@ def leave_at_ctrl_c(sentence: str) -> None:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[..., None]]:
-    """Holds Ctrl-C back until the function it yields is called, which then raises.
+    """Defers Ctrl-C until the next call of the yielded function, which then raises it.
 
-    That function is called before each piece of work, with its name. Raised at any moment, as
-    Python does, Ctrl-C can hit the middle of a compile: there JAX may swallow it or crash. A second
-    Ctrl-C ends the program at once.
+    Call that function before each piece of work, with the name of the work. Python raises Ctrl-C
+    at any moment. During a compile, JAX might ignore it or crash. A second Ctrl-C ends the program
+    at once.
     """
     pressed, doing = False, ""
 
@@ -59,8 +59,8 @@ def deferred_interrupt() -> Iterator[Callable[..., None]]:
             say("Stopped at once.")
             leave(INTERRUPTED)
 
-    # Python calls a handler between two of its own instructions, and a compile can be minutes of
-    # none. The pipe is written to at once, and read by a thread.
+    # Python runs a handler only between two bytecode instructions, and a compile can take minutes
+    # without one. The pipe gets a byte at once, and a thread reads it.
     read, write = os.pipe()
     os.set_blocking(write, False)
     watcher = threading.Thread(target=watch, daemon=True)

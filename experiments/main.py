@@ -1,11 +1,12 @@
-"""Trains with each regularizer and reports which one helps.
+"""Trains with each regularizer and reports which ones help.
 
     python -m experiments.main --config=configs/pos_tagging.py
     python -m experiments.main --config=configs/weather_forecast.py
     python -m experiments.main --config=configs/language_model.py
 
-`--config.FIELD=VALUE` overrides a field of the config; `--workdir` says where results go
-(runs/NAME_OF_THE_CONFIG if not given). A config file is a Python program, which is run.
+`--config.FIELD=VALUE` overrides a field of the config. `--workdir` is the folder for results; the
+default is runs/NAME_OF_THE_CONFIG. A config is a Python file that this program runs, so use only
+files that you trust.
 """
 
 import sys
@@ -30,7 +31,7 @@ from .task import Task
 from .tasks import TASKS
 
 FILES = {*report.FILES, "results.png", *(name for task in TASKS.values() for name in task.figures)}
-"""All that any task leaves in a workdir."""
+"""The names of all files that any task writes to a workdir."""
 
 
 def main(argv: list[str]) -> int:
@@ -53,20 +54,20 @@ def main(argv: list[str]) -> int:
 
 
 def run(config: ConfigDict, workdir: Path, console: Console) -> int:
-    """Trains every regularizer and reports; returns the exit code."""
+    """Trains every regularizer, reports, and returns the exit code."""
     task = TASKS[config.task](config)
     results = report.start(task)
     console.print(report.data(results))
     with deferred_interrupt() as check:
         try:
             code = train(Grid(task, check), results, workdir, console)
-        finally:  # whatever ended the training, what is finished is saved and shown
+        finally:  # save and show finished results, however the training ended
             finish(task, results, workdir, console)
     return code
 
 
 def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) -> int:
-    """Trains every regularizer and saves after each; Ctrl-C keeps what is finished."""
+    """Trains every regularizer and saves after each. Ctrl-C keeps the finished ones."""
     try:
         with Display(console) as display:
 
@@ -90,7 +91,7 @@ def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) 
 
 
 def finish(task: Task, results: dict[str, Any], workdir: Path, console: Console) -> None:
-    """Saves and shows all that is finished."""
+    """Saves and shows all finished results."""
     try:
         if results["regularizers"]:
             report.save(results, workdir)

@@ -1,4 +1,4 @@
-"""The terminal, a file or a pipe: none of its limits may cost a result."""
+"""Prints to a terminal, a file or a pipe, so that none of their limits loses a result."""
 
 import codecs
 import io
@@ -11,7 +11,7 @@ _PLAIN = {"±": "+-", "°": "deg "}
 
 
 class Console(rich.console.Console):
-    """Prints text as it is, in the characters that there are; an OSError says that it cannot."""
+    """Prints plain text, and replaces characters that the output does not support."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -19,10 +19,10 @@ class Console(rich.console.Console):
                 stream.reconfigure(errors="flax_spatialdrop.plain")
         super().__init__(highlight=False, markup=False, emoji=False)
         if not self.is_terminal:
-            self.width = 1000  # a file or a pipe cuts nothing off
+            self.width = 1000  # do not wrap lines in a file or a pipe
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints; a line that is too long is the terminal's to wrap."""
+        """Prints, and leaves wrapping of long lines to the terminal. May raise OSError."""
         try:
             super().print(*objects, **{"soft_wrap": True, **options})
         except OSError as error:
@@ -30,7 +30,7 @@ class Console(rich.console.Console):
             raise OSError(f"cannot write to the standard output: {why}") from error
 
     def on_broken_pipe(self) -> None:
-        """Raises the error that rich is handling, where rich would end the program."""
+        """Raises the error that rich is handling. By default rich would end the program."""
         raise
 
 

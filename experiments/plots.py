@@ -1,4 +1,4 @@
-"""The README's picture of what each kind of dropout drops.
+"""Draws the README's picture of the values that each kind of dropout drops.
 
 python -m experiments.plots
 """
@@ -16,11 +16,11 @@ from matplotlib.patches import Patch
 import flax_spatialdrop as fsd
 
 SHAPE = (2, 3, 4)
-SEED = 335  # one that shows in every panel both kept and dropped cells, and how samples differ
+SEED = 335  # every panel has kept and dropped cells, and the samples differ
 
 
 class Kind(NamedTuple):
-    """A panel: a function of the library, its noise shape, and what it drops in plain words."""
+    """A panel: a function of the library, its noise shape, and its effect in plain words."""
 
     draw: Callable[..., jax.Array]
     noise_shape: tuple[int, int, int]
@@ -37,7 +37,7 @@ KINDS = (
 
 
 def outputs(seed: int = SEED) -> list[jax.Array]:
-    """Draws every kind of dropout once, at a rate of 0.5, from the same key."""
+    """Applies every kind of dropout once, at a rate of 0.5, with the same key."""
     return [kind.draw(jax.random.key(seed), jnp.ones(SHAPE), 0.5) for kind in KINDS]
 
 

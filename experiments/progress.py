@@ -1,4 +1,4 @@
-"""The progress bar, or plain lines where there is no terminal or a narrow one."""
+"""Shows a progress bar, or plain lines if there is no terminal or it is narrow."""
 
 import time
 from types import TracebackType
@@ -14,7 +14,7 @@ class Display:
 
     def __init__(self, console: Console):
         self._console = console
-        # Too narrow for its numbers, a bar is worth less than lines.
+        # A narrow terminal has no room for the numbers beside a bar.
         self._has_bar = console.is_terminal and console.width >= 80
         self._bar = Progress(
             TextColumn("{task.description:18}"),
@@ -39,7 +39,7 @@ class Display:
         self._bar.stop()
 
     def begin(self, name: str) -> None:
-        """Opens the line of a regularizer."""
+        """Starts the line of a regularizer."""
         self._name = name
         self._task = self._bar.add_task(name, total=1.0, status="compiling")
         self._line("compiling")
@@ -52,7 +52,7 @@ class Display:
             self._line(f"{100 * share:3.0f} %  {status}")
 
     def end(self, seconds: float) -> None:
-        """Closes the line of a regularizer."""
+        """Ends the line of a regularizer."""
         self._bar.update(self._task, completed=1.0, status=f"finished in {seconds:.0f} s")
         self._line(f"finished in {seconds:.0f} s")
 

@@ -1,4 +1,4 @@
-"""The results as a table, as JSON and as Markdown."""
+"""Writes the results as a table, as JSON and as Markdown."""
 
 import datetime
 import itertools
@@ -26,7 +26,7 @@ COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 
 
 def start(task: Task) -> dict[str, Any]:
-    """Returns results without any regularizer yet: what ran, where, on what."""
+    """Returns empty results: the config, date, device, versions and data of a run."""
     device = jax.devices()[0]
     return {
         "config": task.config.to_dict(),
@@ -49,21 +49,21 @@ def start(task: Task) -> dict[str, Any]:
 
 
 def add(results: dict[str, Any], name: str, result: dict[str, Any], grid: Grid) -> None:
-    """Puts a finished regularizer into the results."""
+    """Adds a finished regularizer to the results."""
     results["regularizers"][name] = result
     results["missing"].remove(name)
     results["grid"] = {"mode": grid.mode, "trials": grid.trials}
 
 
 def save(results: dict[str, Any], workdir: Path) -> None:
-    """Writes results.json and results.md; a crash leaves the old files or the new, never half."""
+    """Writes results.json and results.md. A crash never leaves half a file."""
     texts = json.dumps(results, indent=1, allow_nan=False) + "\n", markdown(results)
     for name, text in zip(FILES, texts, strict=True):
         replace_text(workdir / name, text)
 
 
 def set_aside(workdir: Path, names: Iterable[str]) -> None:
-    """Moves the files of an earlier run to workdir/earlier-1, or the first number that is free."""
+    """Moves the files of an earlier run to workdir/earlier-N, for the first free N from 1."""
     files = [workdir / name for name in names if (workdir / name).exists()]
     folders = (workdir / f"earlier-{number}" for number in itertools.count(1))
     folder = next(folder for folder in folders if not folder.exists())
@@ -73,7 +73,7 @@ def set_aside(workdir: Path, names: Iterable[str]) -> None:
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """Prints the table, or a line for each row if the terminal is too narrow, and the sentences."""
+    """Prints the table and the sentences. In a narrow terminal, prints each row as a line."""
     view = table(results)
     if console.measure(view, options=console.options.update(width=1000)).maximum <= console.width:
         console.print(view)
@@ -98,7 +98,7 @@ def table(results: dict[str, Any]) -> Table:
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
-    """Returns what the results mean, and what is not in them, one sentence each."""
+    """Returns sentences on what the results show and what is missing."""
     seeds = results["config"]["seeds"]
     metric = Metric(**results["metric"])
     table = [row if row.compared_to else over_baseline(row, results) for row in rows(results)]
@@ -112,7 +112,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 
 def _at_an_edge(results: dict[str, Any]) -> list[str]:
-    """Says which regularizers chose the lowest or the highest of several rates."""
+    """Names regularizers that chose the lowest or the highest of several rates."""
     rates, table = results["config"]["rates"], rows(results)
     lines = []
     for edge, which, beyond in ((min(rates), "lowest", "lower"), (max(rates), "highest", "higher")):
@@ -126,7 +126,7 @@ def _at_an_edge(results: dict[str, Any]) -> list[str]:
 
 
 def _diverged(results: dict[str, Any]) -> list[str]:
-    """Says which regularizers have runs that diverged."""
+    """Names regularizers with diverged runs."""
     lines = []
     for name, result in results["regularizers"].items():
         rates = [run["rate"] for run in result["runs"] if run["diverged"]]
@@ -141,7 +141,7 @@ def _diverged(results: dict[str, Any]) -> list[str]:
 
 
 def _capped(results: dict[str, Any]) -> list[str]:
-    """Says which regularizers have runs that the cap on epochs ended before their patience."""
+    """Names regularizers with runs that reached the maximum number of epochs."""
     config = results["config"]
     lines = []
     for name, result in results["regularizers"].items():
@@ -160,7 +160,7 @@ def _capped(results: dict[str, Any]) -> list[str]:
 
 
 def data(results: dict[str, Any]) -> str:
-    """Says what the data came to."""
+    """Describes the data."""
     return f"Data: {results['description']}"
 
 
@@ -189,7 +189,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _legend(results: dict[str, Any]) -> str:
-    """Says what the numbers of the table are."""
+    """Explains the numbers of the table."""
     metric = Metric(**results["metric"])
     finished = results["regularizers"].values()
     plain = dict.fromkeys(one["compared_to"] for one in finished if one["compared_to"])
@@ -205,7 +205,7 @@ def _legend(results: dict[str, Any]) -> str:
 
 
 def _cost(results: dict[str, Any]) -> list[str]:
-    """Says in which mode runs were trained, why, and what that cost."""
+    """Describes the mode of training, why it was chosen, and its cost."""
     if not results["regularizers"]:
         return []
     grid = results["grid"]

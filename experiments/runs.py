@@ -1,4 +1,4 @@
-"""A run of a grid: its name, its end, and what is kept of it."""
+"""A run of a grid: its rate and seed, its end, and its record in the results."""
 
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ from .train import Metrics, RunState
 
 
 class Run(NamedTuple):
-    """What tells a run of a regularizer from its others."""
+    """Identifies a run of a regularizer."""
 
     rate: float
     seed: int
 
 
 class Finished(NamedTuple):
-    """A run at its end, and the metrics [epoch] of the epochs that it trained."""
+    """A finished run, with the metrics [epoch] of its epochs."""
 
     run: Run
     state: RunState
@@ -25,12 +25,12 @@ class Finished(NamedTuple):
 
     @property
     def diverged(self) -> bool:
-        """Whether a loss or a score was no finite number, after which no weights can be trusted."""
+        """Whether a loss or a score was not finite. After that, the weights are not usable."""
         return not all(np.isfinite(values).all() for values in self.history)
 
 
 def choose_rate(finished: list[Finished], higher_is_better: bool) -> float:
-    """Returns the rate whose runs have the best mean validation score; the lower of equals."""
+    """Returns the rate with the best mean validation score, and the lowest of equal ones."""
     scores = defaultdict(list)
     for one in finished:
         scores[one.run.rate].append(float(one.state.best_score))
@@ -39,7 +39,7 @@ def choose_rate(finished: list[Finished], higher_is_better: bool) -> float:
 
 
 def unstack(runs: list[Run], states: RunState, history: list[Metrics]) -> list[Finished]:
-    """Takes runs trained side by side apart; the epochs that a run sat out frozen are left out."""
+    """Separates runs that were trained side by side, without the epochs of frozen runs."""
     losses, scores = (np.stack(values) for values in zip(*history, strict=True))
     finished = []
     for lane, run in enumerate(runs):
@@ -51,9 +51,10 @@ def unstack(runs: list[Run], states: RunState, history: list[Metrics]) -> list[F
 
 
 def record(one: Finished, test: tuple[np.ndarray, Any] | None) -> dict[str, Any]:
-    """Returns what the results keep of a run; `test` is None if its rate was not chosen.
+    """Returns the record of a run in the results.
 
-    A score that is no finite number is None, as JSON has no other word for it.
+    `test` is None if the rate of the run was not chosen. Scores that are not finite become None,
+    because JSON has no NaN.
     """
     test_score = None if test is None else finite_or_none(test[0])
     kept: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The command line: flags become a checked config and a folder that can be written."""
+"""Turns the command line into a checked config and a writable folder."""
 
 import ast
 import contextlib
@@ -23,23 +23,23 @@ FIELDS = ("name", "task", "regularizers", "rates", "grid_mode", "learning_rate",
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
-    """Returns the config, with what the command line overrides, and the folder for results."""
+    """Returns the config, with the overrides of the command line, and the folder for results."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
     try:
         config_flags.DEFINE_config_file(
-            "config", None, "The file that makes the config.", flag_values=values, sys_argv=argv
+            "config", None, "The file of the config.", flag_values=values, sys_argv=argv
         )
         rest = values(argv)
         config = values.config
         if config is not None:
-            # A file that could not be opened is reported at the first access.
+            # The first access raises an error if the file could not be opened.
             _ = config.name, config.to_dict()
     except OSError as error:
         why = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"cannot read the config: {why}") from error
     except flags.Error as error:
-        # An error in the config file comes with its whole traceback; the last line says why.
+        # An error in the config file has its whole traceback. The last line is the message.
         why = str(error).strip().splitlines()[-1].strip()
         kind, _, message = why.partition(": ")
         if kind == "ValueError" and message:
@@ -48,13 +48,13 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             why = f"the config file fails: {why}"
         raise InputError(why) from error
     except AttributeError as error:
-        if not isinstance(error.__context__, KeyError):  # not an override: in the file itself
+        if not isinstance(error.__context__, KeyError):  # an error in the file, not in an override
             raise _failed(error) from error
         field, _, advice = ast.literal_eval(str(error)).partition("\n")
         raise InputError(f"the config has no such field: {field} {advice}".strip()) from error
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # the config file is a program and can raise anything
+    except BaseException as error:  # the config file is Python and can raise anything
         raise _failed(error) from error
     if not values["config"].present:
         raise InputError("a config is needed: --config=configs/pos_tagging.py")
@@ -75,15 +75,14 @@ def check(config: ConfigDict) -> None:
         if not isinstance(config[name], tuple | list):
             raise InputError(f"config.{name} must be a tuple: got {config[name]!r}")
     for name in config.regularizers:
-        checks.one_of("config.regularizers", name, task.regularizers)
+        checks.one_of("each of config.regularizers", name, task.regularizers)
     for rate in config.rates:
-        if not checks.is_rate(rate):
-            raise InputError(f"config.rates must be numbers in [0, 1]: got {rate!r}")
+        checks.rate("each of config.rates", rate)
     for name in ("regularizers", "rates"):
         if not config[name]:
             raise InputError(f"config.{name} must not be empty")
         if len(set(config[name])) < len(config[name]):
-            raise InputError(f"config.{name} must not name a value twice: got {config[name]}")
+            raise InputError(f"config.{name} must not have a value twice: got {config[name]}")
     checks.at_least(1, "config", config, SIZES)
     rate = config.learning_rate
     if not checks.is_number(rate) or not 0 < rate <= sys.float_info.max:
@@ -91,12 +90,12 @@ def check(config: ConfigDict) -> None:
     task.check(config)
     try:
         json.dumps(config.to_dict(), allow_nan=False)
-    except (TypeError, ValueError) as error:  # a field of the user's own can be any object
+    except (TypeError, ValueError) as error:  # a custom field can be any object
         raise InputError(f"results cannot hold the config as JSON: {error}") from error
 
 
 def prepare(workdir: Path) -> None:
-    """Makes the folder and writes to it once, so that a bad one is found before training."""
+    """Makes the folder and tests that it is writable, before the training begins."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
@@ -106,7 +105,7 @@ def prepare(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Keeps a folder for one run alone: two would write over each other's results."""
+    """Locks a folder for one run, because two runs would overwrite each other's results."""
     folder = os.open(workdir, os.O_RDONLY)
     try:
         try:
@@ -114,7 +113,7 @@ def locked(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"another run is using the workdir {workdir}") from error
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system has no locks
         yield
     finally:
         os.close(folder)

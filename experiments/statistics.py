@@ -1,4 +1,4 @@
-"""What a handful of seeds can and cannot tell."""
+"""Statistics over a few seeds: means, intervals and differences, in numbers and sentences."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from .task import Metric
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds and half the width of its 95 % t-interval (None for one seed)."""
+    """A mean over seeds and half the width of its 95 % t-interval, None for one seed."""
 
     mean: float
     half_width: float | None
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
 class Row(NamedTuple):
     """A regularizer's line of the report, from the runs at its chosen rate.
 
-    If it diverged, which is at every rate, there is no rate, and nothing but the seconds.
+    If the regularizer diverged at every rate, only its name and seconds are known.
     """
 
     name: str
@@ -40,7 +40,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
-    """Summarizes every finished regularizer; differences to the plain network are by seed."""
+    """Summarizes every finished regularizer. Differences are paired by seed."""
     finished = results["regularizers"]
     table = []
     for name, result in finished.items():
@@ -59,16 +59,16 @@ def rows(results: dict[str, Any]) -> list[Row]:
 
 
 def chosen(result: dict[str, Any], field: str) -> list[Any]:
-    """Returns a field of the runs at the chosen rate by seed; none if one of them diverged."""
+    """Returns a field of the runs at the chosen rate, by seed; [] if one of them diverged."""
     runs = sorted(result["runs"], key=lambda run: run["seed"])
     runs = [run for run in runs if run["rate"] == result["chosen_rate"]]
     return [] if any(run["diverged"] for run in runs) else [run[field] for run in runs]
 
 
 def sentence(row: Row, seeds: int, metric: Metric) -> str:
-    """Says in plain words what a comparison shows, and no more than that.
+    """Describes in words what a comparison shows.
 
-    A regularizer is compared to its plain network, a plain network to the baseline.
+    A regularizer is compared to its plain network, and a plain network to the baseline.
     """
     if row.test is None:
         return f"{row.name}: diverged, so there is nothing to compare."
@@ -93,7 +93,7 @@ def sentence(row: Row, seeds: int, metric: Metric) -> str:
 
 
 def over_baseline(row: Row, results: dict[str, Any]) -> Row:
-    """Compares a row to the guess that needs no network, whose score is the same for all seeds."""
+    """Compares a row to the baseline, whose score is the same for all seeds."""
     if row.test is None:
         return row
     baseline = results["metric"]["baseline"]

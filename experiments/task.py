@@ -1,4 +1,4 @@
-"""What the harness knows of a problem: its data, its networks, its score and the words for it."""
+"""The interface of a task: its data, networks and score, and how reports name them."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -17,9 +17,9 @@ class Split(NamedTuple):
     """A part of the data; the first axis of every array is the example.
 
     Attributes:
-      inputs: what the network takes, in its order.
-      targets: what it should say.
-      counted: bool, of the targets' shape: False where there is nothing to say (padding).
+      inputs: the arguments of the network, in order.
+      targets: the outputs that the network should give.
+      counted: bool, of the targets' shape; False for padding.
     """
 
     inputs: tuple[Array, ...]
@@ -28,14 +28,14 @@ class Split(NamedTuple):
 
 
 class Data(NamedTuple):
-    """All that training needs, and what the report tells about it.
+    """The data for training, and its description for the report.
 
     Attributes:
       train, validation, test: the parts.
-      baseline: the score on the test part of a guess that needs no network.
-      description: what the data came to, in sentences.
-      record: the same in numbers, as JSON; kept with the results.
-      shown: examples of the test part whose outputs are kept with the results, for a figure.
+      baseline: the test score of a prediction without a network.
+      description: the data in sentences.
+      record: the data in numbers, as JSON, for the results.
+      shown: examples of the test part whose outputs the results keep for a figure.
     """
 
     train: Split
@@ -48,15 +48,15 @@ class Data(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """The score, as reports and figures write it.
+    """How reports and figures write a score.
 
     Attributes:
-      name: of the score.
-      unit, difference_unit: of a score and of a difference of two.
-      scale: what a score is multiplied with to be in its unit.
-      digits: how many of a score are written after the point.
-      higher_is_better: whether it is.
-      baseline: the name of the guess that needs no network.
+      name: the name of the score.
+      unit, difference_unit: the units of a score and of a difference between scores.
+      scale: the factor that converts a score to its unit.
+      digits: the number of digits after the point.
+      higher_is_better: whether a higher score is better.
+      baseline: the name of the prediction without a network.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Metric(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The name, to begin a sentence with."""
+        """The name with a capital letter, to begin a sentence."""
         return self.name[0].upper() + self.name[1:]
 
     def text(self, score: float) -> str:
@@ -80,14 +80,14 @@ class Metric(NamedTuple):
 class Task(abc.ABC):
     """A problem with its data loaded.
 
-    `regularizers` names what can be compared, each with the plain network that it is compared to,
-    which starts from the same parameters; a plain network itself has None, and no rate.
+    `regularizers` maps the name of each regularizer to the plain network that it is compared to.
+    Both start from the same parameters. A plain network maps to None and has no rate.
     """
 
     metric: ClassVar[Metric]
     regularizers: ClassVar[Mapping[str, str | None]]
     figures: ClassVar[Mapping[str, Callable[[dict[str, Any]], Figure]]] = {}
-    """File names, and what draws them of results, beside the figure that every task has."""
+    """Maps file names to functions that draw extra figures from results."""
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -95,41 +95,41 @@ class Task(abc.ABC):
 
     @classmethod
     def plain(cls, regularizer: str) -> str:
-        """The plain network of a regularizer; of a plain network, itself."""
+        """Returns the plain network of a regularizer, or a plain network itself."""
         return cls.regularizers[regularizer] or regularizer
 
     @staticmethod
     @abc.abstractmethod
     def check(config: ConfigDict) -> None:
-        """Raises InputError for a field of the task's own that it cannot use."""
+        """Raises InputError for an invalid field of this task."""
 
     @staticmethod
     @abc.abstractmethod
     def load(config: ConfigDict) -> Data:
-        """Reads and splits what a config's `data` part names; raises InputError."""
+        """Reads and splits the data of a config's `data` part. May raise InputError."""
 
     @abc.abstractmethod
     def network(self, regularizer: str) -> nn.Module:
-        """Returns a module to be called with (*inputs, rate, deterministic=...)."""
+        """Returns a module that is called with (*inputs, rate, deterministic=...)."""
 
     @staticmethod
     @abc.abstractmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """The loss of every target, whose mean training makes small."""
+        """Returns the loss of every target. Training minimizes the mean."""
 
     @classmethod
     def points(cls, outputs: jax.Array, targets: Array) -> jax.Array:
-        """What every target adds to the score: its loss, if a task says nothing else."""
+        """Returns what every target adds to the score: by default, its loss."""
         return cls.losses(outputs, targets)
 
     @staticmethod
     @abc.abstractmethod
     def score(mean_points: jax.Array) -> jax.Array:
-        """The score of a whole part, from the mean over its targets."""
+        """Returns the score of a part, from the mean points of its targets."""
 
 
 def batches(data: Split, size: int) -> Split:
-    """Cuts a split into [batch, size, ...], the last filled up with examples that do not count."""
+    """Cuts a split into [batch, size, ...], and pads the last batch with uncounted examples."""
     size = min(size, len(data.targets))
     missing = -len(data.targets) % size
 

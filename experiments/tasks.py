@@ -1,4 +1,4 @@
-"""The problems that a config can name as its `task`."""
+"""The tasks that a config can name."""
 
 from .forecasting.task import Forecasting
 from .language.task import Language

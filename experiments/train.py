@@ -1,4 +1,4 @@
-"""One training run as a pure function, so that a single program serves every rate and seed."""
+"""One training run as a pure function, so that one program serves every rate and seed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ Params = Any
 
 
 class RunState(NamedTuple):
-    """All that a run carries from epoch to epoch."""
+    """The state that a run carries from epoch to epoch."""
 
     key: jax.Array
     params: Params
@@ -27,9 +27,10 @@ class RunState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an epoch reports: mean of its batches' losses, and the validation score after it.
+    """The mean loss over the batches of an epoch, and the validation score after the epoch.
 
-    A batch's loss is the mean over its targets, so those of batches with few weigh a little more.
+    A batch's loss is the mean over its targets. So targets in a batch with few targets weigh a
+    little more.
     """
 
     loss: jax.Array | np.ndarray
@@ -39,7 +40,7 @@ class Metrics(NamedTuple):
 def make_init(
     task: Task, regularizer: str, optimizer: optax.GradientTransformation
 ) -> Callable[[jax.Array], RunState]:
-    """Returns `init(key) -> RunState`; the same key gives networks that compare the same start."""
+    """Returns `init(key) -> RunState`. It is the same for a regularizer and its plain network."""
     model = task.network(task.plain(regularizer))
     worst = jnp.float32(-jnp.inf if task.metric.higher_is_better else jnp.inf)
 
@@ -53,7 +54,7 @@ def make_init(
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Returns how many full batches the training part has; one, if it is smaller than a batch."""
+    """Returns the number of full batches, at least 1."""
     return max(1, examples // batch_size)
 
 
@@ -64,9 +65,9 @@ def make_epoch(
 ) -> Callable[[RunState, jax.Array, Split, Split], tuple[RunState, Metrics]]:
     """Returns `epoch(state, rate, train, validation) -> state, metrics`.
 
-    `rate` is an ordinary argument, so one compile serves all rates, and `jax.vmap` over state and
-    rate gives the same runs side by side. A run out of patience is frozen: it comes back as it was.
-    Each epoch shuffles the examples anew and leaves out those that its last batch cannot fill.
+    `rate` is an argument, so one compile serves all rates, and `jax.vmap` over state and rate
+    trains the same runs side by side. A run that is out of patience is frozen: its state does not
+    change. Each epoch shuffles the examples and leaves out those that do not fill the last batch.
     """
     model = task.network(regularizer)
     batch_size, patience = task.config.batch_size, task.config.patience
@@ -94,7 +95,7 @@ def make_epoch(
             step, (state.params, state.opt_state), (order, jax.random.split(dropout_key, steps))
         )
         best, score = state.best_score, evaluate(params, task, model, validation, rate)
-        # Of weights that are no numbers a score can still be one: argmax finds a largest NaN.
+        # With NaN weights the score can still be finite, because argmax of NaN returns an index.
         norm = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(params))
         score = jnp.where(jnp.isfinite(norm), score, jnp.nan)
         better = score > best if task.metric.higher_is_better else score < best
@@ -113,14 +114,14 @@ def make_epoch(
 
 
 def out_of_patience(state: RunState, patience: int) -> jax.Array:
-    """Tells whether the last `patience` epochs all failed to beat the best one."""
+    """Returns whether none of the last `patience` epochs was the best."""
     return state.epoch - state.best_epoch >= patience
 
 
 def batch_loss(
     params: Params, task: Task, model: nn.Module, batch: Split, rate: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """The mean loss of a batch's targets; padding counts nothing."""
+    """Returns the mean loss of a batch's targets, without padding."""
     outputs: Any = model.apply(
         params, *batch.inputs, rate, deterministic=False, rngs={"dropout": key}
     )
@@ -131,7 +132,7 @@ def batch_loss(
 def evaluate(
     params: Params, task: Task, model: nn.Module, batches: Split, rate: jax.Array
 ) -> jax.Array:
-    """The score over batches of examples; padding counts nothing."""
+    """Returns the score over batches of examples, without padding."""
 
     def sums(batch: Split) -> tuple[jax.Array, jax.Array]:
         outputs = predict(params, model, batch, rate)
@@ -143,9 +144,9 @@ def evaluate(
 
 
 def predict(params: Params, model: nn.Module, batch: Split, rate: jax.Array) -> Any:
-    """The outputs for a batch, with nothing dropped.
+    """Returns the outputs for a batch, with nothing dropped.
 
-    The rate matters all the same to zoneout, whose evaluation mixes old and new by it.
+    Zoneout still needs the rate: in evaluation it mixes the old and the new state by it.
     """
     return model.apply(params, *batch.inputs, rate, deterministic=True)
 
@@ -155,10 +156,10 @@ def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 
 def _unless_frozen(frozen: jax.Array, old: RunState, new: RunState) -> RunState:
-    """Returns the new state, or for a frozen run the old one."""
+    """Returns the new state, or the old one if the run is frozen."""
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
-        # The key never changes, and choosing between keys would count as using them up.
+        # The key never changes, and jnp.where would consume it.
         is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
         return a if is_key else jnp.where(frozen, a, b)
 

@@ -1,13 +1,13 @@
-"""Measures every library's dropout beside a copy of x, and reports times, memory and cycles.
+"""Compares every library's dropout to a copy of x, and reports times, memory and cycles.
 
     python -m experiments.benchmarks [--only=PATTERN] [--seconds=2] [--workdir=runs/benchmarks]
     python -m experiments.benchmarks --device=tpu:v5e:4x4
 
-The libraries compared to besides Flax come with the extra `peers`, the TPU's compiler with the
-extra `tpu`; what is not installed is left out by name. `--only` is a regular expression for rows,
-such as "layers: spatial" or "networks|training"; `--seconds` is how long a row is timed at least.
-Results are DEVICE.json, saved after every row, DEVICE.md and (of layers) DEVICE.png in the workdir;
-rows that are there already stay unless they are measured anew.
+The extra `peers` installs the libraries other than Flax, and the extra `tpu` the TPU's compiler.
+The report names the libraries that are not installed and leaves them out. `--only` is a regular
+expression for rows, such as "layers: spatial" or "networks|training". `--seconds` is the least time
+for each row. Results are DEVICE.json, saved after every row, DEVICE.md and, for layers,
+DEVICE.png in the workdir. Rows of an earlier run stay unless they are measured again.
 """
 
 import sys
@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
         return 0
     values = flags.FlagValues()
     flags.DEFINE_string("device", HERE, "This machine, or tpu:TOPOLOGY.", flag_values=values)
-    flags.DEFINE_string("only", "", "A pattern of rows.", flag_values=values)
-    flags.DEFINE_float("seconds", 2.0, "Time for a row.", lower_bound=0, flag_values=values)
-    flags.DEFINE_bool("pages_kept", False, "The large layers only.", flag_values=values)
-    flags.DEFINE_string("workdir", "runs/benchmarks", "Where results go.", flag_values=values)
+    flags.DEFINE_string("only", "", "A regular expression for rows.", flag_values=values)
+    flags.DEFINE_float("seconds", 2.0, "Time for each row.", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("pages_kept", False, "Internal: only the large layers.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/benchmarks", "The folder for results.", flag_values=values)
     try:
         rest = values(argv)
         if len(rest) > 1:
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """Compiles a pattern of rows, or says why it is none."""
+    """Compiles a regular expression, or raises InputError with the reason."""
     try:
         return re.compile(text)
     except re.error as error:
@@ -87,11 +87,11 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def run(results: Results, records: Iterator[Record], workdir: Path) -> None:
-    """Measures record after record and saves after each of them."""
+    """Measures all records, and saves after each."""
     console = Console()
     prepare(workdir)
     for name in results.missing:
-        console.print(f"{name} is not installed and is left out.")
+        console.print(f"{name} is not installed, so it is left out.")
     path = workdir / f"{results.stem}.json"
     results.join(path)
     measured = False
@@ -118,7 +118,7 @@ def run(results: Results, records: Iterator[Record], workdir: Path) -> None:
 
 
 def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:
-    """Every row that matches, measured here."""
+    """Measures every matching row on this machine."""
 
     def records() -> Iterator[Record]:
         for case in matching(only, itertools.chain(cases(), drop_block.cases(), attention.cases())):
@@ -136,18 +136,18 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
 
 
 def large_layers(only: re.Pattern[str], seconds: float) -> tuple[Results, Iterator[Record]]:
-    """What the program asks of itself, started once more with other settings of the C library."""
+    """Measures the large layers. The program runs this in a second process that keeps its pages."""
     found = filter(here.is_large, matching(only, cases()))
     records = (r for case in found for r in here.measure(case, seconds, here.TIME_PAGES_KEPT))
     return Results.start(jax.default_backend(), this_device()), records
 
 
 def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[Record]]:
-    """Every row that is a JAX program, compiled for a TPU and not run."""
+    """Compiles every matching JAX program for a TPU, without running it."""
     kind, _, topology = device.partition(":")
     if kind != "tpu" or not topology:
         raise InputError(f"--device must be {HERE} or tpu:TOPOLOGY: got {device!r}")
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: no accelerator need be there
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is needed
     chips = tpu.mesh(topology)
     rows = (cases(), recurrent.cases(), drop_block.cases_for_tpu(), attention.cases_for_tpu())
     found = matching(only, itertools.chain(*rows))
@@ -157,12 +157,12 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
 
 
 def matching(only: re.Pattern[str], found: Iterable[Case]) -> Iterator[Case]:
-    """Those of some rows that match."""
+    """Returns the matching rows."""
     return (case for case in found if only.search(case.id))
 
 
 def line(record: Record) -> str:
-    """A record as it is shown while others are still to come."""
+    """Formats a record for the terminal."""
     values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
     return f"{record.section}: {record.row}: {record.quantity}: {values}"
 

@@ -1,7 +1,7 @@
-"""Two models after Flax's own examples, lm1b's transformer and imagenet's ResNet, kept small.
+"""Small versions of two Flax examples, lm1b's transformer and imagenet's ResNet, and a ResNet-50.
 
-The class of every dropout layer is an argument, so that a model can be built with Flax's or ours
-and nothing else differs.
+The class of the dropout layers is an argument, so that models with Flax's and our layers differ in
+nothing else.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Dropout = Callable[..., nn.Module]
 
 
 class TransformerLM(nn.Module):
-    """A causal language model on bytes: [batch, time] whole numbers to [batch, time, 256]."""
+    """A causal language model on bytes: maps [batch, time] to [batch, time, 256]."""
 
     dropout: Dropout
     layers: int = 4
@@ -24,7 +24,7 @@ class TransformerLM(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Returns the logits of every next byte, with dropout on."""
+        """Returns the logits of the next bytes, with dropout on."""
         time = tokens.shape[1]
         places = self.param("places", nn.initializers.normal(0.02), (time, self.features))
         x = nn.Embed(256, self.features)(tokens) + places[None]
@@ -43,14 +43,14 @@ class TransformerLM(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A classifier of images, [batch, height, width, channel] to [batch, 10]."""
+    """A classifier of images: maps [batch, height, width, channel] to [batch, 10]."""
 
     dropout: Dropout
     stages: tuple[int, ...] = (32, 64, 128)
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns the logits, with dropout on and batch norm's statistics of the batch."""
+        """Returns the logits, with dropout on and batch norm in training mode."""
         x = nn.relu(self._norm(nn.Conv(self.stages[0], (3, 3), use_bias=False)(images)))
         for stage, features in enumerate(self.stages):
             strides = (2, 2) if stage else (1, 1)
@@ -67,16 +67,16 @@ class ResNet(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """The ResNet-50 of He et al. in bfloat16, [batch, height, width, 3] to [batch, classes]."""
+    """ResNet-50 (He et al.) in bfloat16: maps [batch, height, width, 3] to [batch, classes]."""
 
     after: Callable[[], nn.Module] | None
-    """Makes what stands after each block of the last two stages; None for nothing."""
+    """Makes a layer after each block of the last two stages. None adds no layer."""
     classes: int = 1000
     blocks: tuple[int, ...] = (3, 4, 6, 3)
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns the logits in float32, with batch norm's statistics of the batch."""
+        """Returns the logits in float32, with batch norm in training mode."""
         x = nn.relu(self._norm(self._conv(64, 7, 2)(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
         for stage, blocks in enumerate(self.blocks):

@@ -1,8 +1,8 @@
-"""What does dropout of attention weights cost, beside attention without any and Flax's own?
+"""What does dropout of attention weights cost, compared to no dropout and to Flax's own?
 
-Asked of the gradient to query, key and value, [batch, length, heads, depth], and of a training step
-of the language model of the experiments; with a draw for each weight unless a contender's name says
-otherwise.
+The rows are the gradient for query, key and value, [batch, length, heads, depth], and a training
+step of the language model of the experiments. Each weight has its own draw, unless the name of a
+contender says otherwise.
 """
 
 import re
@@ -40,19 +40,19 @@ Attention = Callable[..., jax.Array]
 
 
 def cases() -> Iterator[Case]:
-    """The gradient on this machine, where queries attend to all keys and where to none later."""
+    """Yields the gradient on this machine, without a mask and with a causal mask."""
     yield _case(SHAPE, "float32", contenders())
     yield _case(SHAPE, "float32", causal_contenders(SHAPE[1]), "causal ")
 
 
 def cases_for_tpu() -> Iterator[Case]:
-    """The same in bfloat16; a causal loop's length is no constant, so its cycles are unknown."""
+    """Yields the gradient in bfloat16, without a causal mask, whose loops have no fixed length."""
     found = contenders()
     yield _case(ON_TPU, "bfloat16", {n: found[n] for n in (NO_DROPOUT, OURS, BLOCKWISE, FLAX)})
 
 
 def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
-    """How memory grows with the length, by compiling and not running; and a training step."""
+    """Yields the memory of compiled programs by length, and a training step."""
     for length in LENGTHS:
         case = _case((SHAPE[0], length, *SHAPE[2:]), "float32", contenders())
         if length != SHAPE[1] and only.search(case.id):
@@ -69,7 +69,7 @@ def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
 
 
 def contenders() -> dict[str, Attention]:
-    """What is measured where all keys are attended to."""
+    """Returns the contenders without a mask."""
     per_weight: dict[str, Any] = {"dropout_rate": RATE, "broadcast_dropout": False}
     flax = partial(nn.dot_product_attention, **per_weight)
     return {

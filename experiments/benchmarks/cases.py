@@ -1,4 +1,4 @@
-"""The rows: programs written once, around each library's dropout."""
+"""The rows: programs that run with each library's dropout."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ COPY, NO_DROPOUT = "copy", "no dropout"
 PASSES = ("forward", "pullback")
 DTYPES = ("float32", "bfloat16")
 PEER_SHAPES = ((32, 64, 64, 128), (64, 512, 768), (8, 3, 224, 224))
-"""Those that every library is measured at; the others compare to Flax alone."""
+"""The shapes for every library. The other shapes compare to Flax only."""
 SHAPES = (
     (2, 8, 8, 128),  # 64 KiB of float32
     (4, 16, 16, 128),  # 512 KiB
     (8, 32, 32, 128),  # 4 MiB
-    (8, 3, 224, 224),  # 4.6 MiB: an image batch with its channels first, read as channels last
+    (8, 3, 224, 224),  # 4.6 MiB: images with channels first, treated as channels last
     (32, 64, 64, 128),  # 64 MiB
     (64, 512, 768),  # 96 MiB
     (128, 64, 64, 128),  # 256 MiB
@@ -36,35 +36,35 @@ DEPTH = 12
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row: what each contender computes from a key and the same arrays."""
+    """One row: the program of each contender, and the arrays for all of them."""
 
     section: str
     row: str
     baseline: str
     programs: dict[str, Callable[..., Any]]
-    """Contender -> f(key, *arrays), to be jitted."""
+    """Maps each contender to f(key, *arrays), which is jitted."""
     shapes: tuple[Any, ...]
-    """Of the arrays, or of trees of them; the first is an array with a batch axis in front."""
+    """The shapes of the arrays, or trees of them. The first has a leading batch axis."""
     eager: Callable[[], dict[str, Callable[[], Any]]] = dict
-    """Makes contender -> f(), for libraries outside JAX, which bring their own arrays."""
+    """Returns a dict of contender -> f(), for libraries other than JAX with their own arrays."""
     backward: Callable[[str], Callable[..., Any]] | None = None
-    """Contender -> the loss whose gradient the program is, to count what it keeps."""
+    """Maps a contender to its loss, to count the residuals of its gradient."""
 
     @property
     def id(self) -> str:
-        """What a pattern of rows is matched with."""
+        """The text that `--only` must match."""
         return f"{self.section}: {self.row}"
 
 
 def cases() -> Iterator[Case]:
-    """Every row that is a JAX program, in the order of the report."""
+    """Yields every JAX program, in the order of the report."""
     yield from layer_cases()
     yield from line_cases()
     yield from network_cases()
 
 
 def layer_cases() -> Iterator[Case]:
-    """One layer alone, forward and backward."""
+    """Yields one layer alone, forward and backward."""
     for kind in (SPATIAL, ELEMENT_WISE):
         for shape in SHAPES:
             names = tuple(LIBRARIES) if shape in PEER_SHAPES else CORE
@@ -84,9 +84,9 @@ def layer_cases() -> Iterator[Case]:
 
 
 def line_cases() -> Iterator[Case]:
-    """Should a mask shared by a few be drawn once, or hashed at every element of x?
+    """Should a mask shared by few elements be drawn once, or hashed at every element of x?
 
-    Hashing it at every element costs at least what a draw per element costs.
+    Hashing at every element costs at least as much as one draw per element.
     """
     for axis, place in ((1, "a middle"), (2, "the last")):
         for shared_by in SHARED_BY:
@@ -109,7 +109,7 @@ def line_cases() -> Iterator[Case]:
 
 
 def network_cases() -> Iterator[Case]:
-    """The gradient of 12 layers, written out and as a scan: what dropout adds to training."""
+    """Yields the gradient of 12 layers, unrolled and as a scan."""
     for kind in (ELEMENT_WISE, SPATIAL):
         for form, build in {"chain": chain_loss, "scan": scan_loss}.items():
             found: dict[str, Layer] = {NO_DROPOUT: lambda key, x: x, **layers(kind, 4, CORE)}
@@ -128,19 +128,19 @@ def network_cases() -> Iterator[Case]:
 
 
 def copy(key: jax.Array, x: jax.Array) -> jax.Array:
-    """What bounds every layer here: x read once and written once."""
+    """Reads x once and writes it once, which is the least that any layer does."""
     return x * 2
 
 
 def in_direction(layer: Layer, direction: str) -> Callable[..., jax.Array]:
-    """The layer, or its pullback: the gradient it makes of a cotangent."""
+    """Returns the layer, or its pullback, which maps a cotangent to a gradient."""
     if direction == "forward":
         return lambda key, x, ct: layer(key, x)
     return lambda key, x, ct: jax.vjp(lambda x: layer(key, x), x)[1](ct)[0]
 
 
 def drawn_once(axis: int) -> Layer:
-    """A mask drawn in its noise shape and written down, then spread over x."""
+    """Returns a layer that stores its mask in noise shape and broadcasts it over x."""
 
     def layer(key: jax.Array, x: jax.Array) -> jax.Array:
         noise_shape = tuple(1 if a == axis else size for a, size in enumerate(x.shape))
@@ -150,7 +150,7 @@ def drawn_once(axis: int) -> Layer:
 
 
 def chain_loss(layer: Layer) -> Callable[..., jax.Array]:
-    """The loss of tanh(h @ w) and dropout, layer after layer, as one long program."""
+    """Returns the loss of unrolled layers of tanh(h @ w) and dropout."""
 
     def loss(key: jax.Array, x: jax.Array, ws: jax.Array) -> jax.Array:
         for w, k in zip(ws, jax.random.split(key, len(ws)), strict=True):
@@ -161,7 +161,7 @@ def chain_loss(layer: Layer) -> Callable[..., jax.Array]:
 
 
 def scan_loss(layer: Layer) -> Callable[..., jax.Array]:
-    """The same as a loop over the stacked weights."""
+    """Returns the same loss as a scan over stacked weights."""
 
     def loss(key: jax.Array, x: jax.Array, ws: jax.Array) -> jax.Array:
         def step(x, w_and_key):
@@ -174,5 +174,5 @@ def scan_loss(layer: Layer) -> Callable[..., jax.Array]:
 
 
 def describe(dtype: str, shape: tuple[int, ...]) -> str:
-    """Such as f32[32, 64, 64, 128]."""
+    """Returns a text such as f32[32, 64, 64, 128]."""
     return {"float32": "f32", "bfloat16": "bf16"}[dtype] + str(list(shape))

@@ -1,7 +1,7 @@
-"""What does DropBlock cost, beside a copy of x, torchvision's, and a training step without any?
+"""What does DropBlock cost, compared to a copy of x, to torchvision's and to no dropout?
 
-And how much does it drop, when asked for a rate? Compiled for TPUs there is a whole training step
-of a ResNet-50 as well, with DropBlock after each block of its last two stages, as in its paper.
+And which share does it drop for a given rate? For TPUs, the rows have a training step of a
+ResNet-50 as well, with DropBlock after each block of its last two stages, as in the paper.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ STEP_SHAPE = (16, 224, 224, 3)
 
 
 def cases() -> Iterator[Case]:
-    """One layer alone, for this machine."""
+    """Yields one layer alone, for this machine."""
     for dtype, shape in HERE:
         for direction in PASSES:
             eager = partial(torchvision_programs, dtype, shape, direction)
@@ -45,7 +45,7 @@ def cases() -> Iterator[Case]:
 
 
 def measure(only: re.Pattern[str]) -> Iterator[Record]:
-    """The share that each drops, when asked for a rate."""
+    """Yields the share that each contender drops for a given rate."""
     for rate in (0.1, 0.5):
         row = f"asked for {rate}, {MAPS[1]} x {MAPS[2]}, block {BLOCK}"
         if only.search(f"{SECTION}: {row}"):
@@ -61,7 +61,7 @@ def measure(only: re.Pattern[str]) -> Iterator[Record]:
 
 
 def torchvision_s() -> Callable[..., Any] | None:
-    """Torchvision's function; None where there is none, or one built for another PyTorch."""
+    """Returns torchvision's function; None if it is missing or built for another PyTorch."""
     if importlib.util.find_spec("torchvision") is None:
         return None
     pytorch()
@@ -80,7 +80,7 @@ def _share_of(drop_block2d: Callable[..., Any], rate: float) -> float:
 
 
 def cases_for_tpu() -> Iterator[Case]:
-    """One layer alone, and a whole training step."""
+    """Yields one layer alone, and a training step."""
     for dtype, shape in ON_TPU:
         for direction in PASSES:
             yield _layer_case(dtype, shape, direction, dict)
@@ -112,7 +112,7 @@ def _layer_case(
 
 
 def one_window(key: jax.Array, x: jax.Array, rate: float = RATE) -> jax.Array:
-    """The usual way, as torchvision has it: one window of a whole block, a scale of the batch."""
+    """Computes DropBlock as torchvision does: one window of block size, one scale for the batch."""
     batch, high, wide, channels = x.shape
     inside = (high - BLOCK + 1, wide - BLOCK + 1)
     gamma = rate * high * wide / (BLOCK**2 * inside[0] * inside[1])
@@ -127,9 +127,9 @@ def one_window(key: jax.Array, x: jax.Array, rate: float = RATE) -> jax.Array:
 def torchvision_programs(
     dtype: str, shape: tuple[int, ...], direction: str
 ) -> dict[str, Callable[[], Any]]:
-    """Torchvision's layer and PyTorch's copy, as calls without arguments; none where they are not.
+    """Returns torchvision's layer and PyTorch's copy as functions without arguments, if installed.
 
-    What is drawn is kept from the forward pass, so that its pullback is both passes.
+    PyTorch keeps the mask of the forward pass, so the pullback includes both passes.
     """
     drop_block2d = torchvision_s()
     if drop_block2d is None or jax.default_backend() != "cpu":

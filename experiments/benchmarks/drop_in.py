@@ -1,6 +1,6 @@
-"""Does swapping the import, or one `with drop_in():`, change anything but speed and memory?
+"""Does the import, or one `with drop_in():`, change anything but speed and memory?
 
-Asked of two models in training.
+The rows train two models.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DIFFERENCE = "largest difference of a loss to Flax's"
 
 
 def measure(only: re.Pattern[str]) -> Iterator[Record]:
-    """Trains each model with both libraries' dropout, from equal weights on equal batches."""
+    """Trains each model with both libraries' dropout, with the same weights and batches."""
     if only.search(f"{SECTION}: transformer language model"):
         yield from _train("transformer language model", TransformerLM, text_batches())
     if only.search(f"{SECTION}: ResNet"):
@@ -41,7 +41,7 @@ def measure(only: re.Pattern[str]) -> Iterator[Record]:
 
 
 def text_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Bytes of real text that every machine has, the source of argparse, and the next ones."""
+    """Yields bytes of the source of argparse, a text on every machine, and the next bytes."""
     text = np.frombuffer(inspect.getsource(argparse).encode(), np.uint8).astype(np.int32)
     rng = np.random.default_rng(0)
     while True:
@@ -51,7 +51,7 @@ def text_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
 
 
 def image_batches() -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Noise of which the label is the brightest of ten rows."""
+    """Yields images of noise. The label is the brightest of ten rows."""
     rng = np.random.default_rng(0)
     while True:
         labels = rng.integers(0, 10, 32)
@@ -88,7 +88,7 @@ def _train(row: str, model_class: Any, batches: Iterator[Any]) -> Iterator[Recor
 
 
 class _Run:
-    """A model in training, and what its steps took."""
+    """A model in training, with the time, memory and losses of its steps."""
 
     def __init__(self, model: nn.Module, batch: Any):
         key = jax.random.key(0)

@@ -1,8 +1,8 @@
-"""How much time does stochastic depth save, where a branch that is dropped for a batch is skipped?
+"""How much time does stochastic depth save if it skips branches that are dropped for a batch?
 
-Asked of the gradient, to weights and x, of 24 blocks x + tanh(x @ w1) @ w2 at a rate of .4. What a
-step takes depends on how many blocks its key keeps: a time here is the mean of two keys, which keep
-14 and 15 of them, where 14.4 are to be expected.
+The rows are the gradient for the weights and x of 24 blocks x + tanh(x @ w1) @ w2 at a rate of .4.
+The time of a step depends on how many blocks its key keeps. So each time is the mean over two keys,
+which keep 14 and 15 blocks. The expected number is 14.4.
 """
 
 import re
@@ -25,7 +25,7 @@ SECTION = "drop path"
 DEPTH, RATE = 24, 0.4
 KEPT = (14, 15)
 SIZES = ((2048, 512, 2048), (2048, 512, 512), (256, 1024, 1024))
-"""Of x [batch, features], and the width inside a block."""
+"""The sizes of x [batch, features], and the width inside a block."""
 WITHOUT, ROWS = "without drop path", "rows"
 
 Block = Callable[[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]], jax.Array]
@@ -40,12 +40,12 @@ def without(key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Arra
 def ours(
     key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array], mode: Any = "batch"
 ) -> jax.Array:
-    """A block that is skipped for the whole batch at once, or dropped in rows."""
+    """A block that is skipped for the whole batch, or dropped per row."""
     return residual_drop_path(key, x, branch, RATE, mode=mode)
 
 
 def flax(key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """What models in Flax do: dropout whose mask has an entry for each row."""
+    """A block as in Flax models: dropout whose mask has an entry for each row."""
     shared = tuple(range(1, x.ndim))
     layer = nn.Dropout(RATE, broadcast_dims=shared, deterministic=False)
     dropped: Any = layer.apply({}, branch(x), rngs={"dropout": key})
@@ -62,7 +62,7 @@ BLOCKS: dict[str, Block] = {
 
 
 def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
-    """Time and memory of every size and form that match."""
+    """Yields time and memory of every matching size and form."""
     for size in SIZES:
         for form, build in {"chain": chain_loss, "scan": scan_loss}.items():
             *shape, width = size
@@ -81,7 +81,7 @@ def _row(
         jax.random.normal(b, (DEPTH, features, width)) / features**0.5,
         jax.random.normal(c, (DEPTH, width, features)) / width**0.5,
     )
-    # A chain has weights of its own for each block; cutting them out of one array would cost time.
+    # A chain has separate weights for each block. Slicing them out of one array would cost time.
     weights: Any = stacked if build is scan_loss else list(zip(*map(list, stacked), strict=True))
     keys = [first_key(kept) for kept in KEPT]
     programs = {
@@ -106,7 +106,7 @@ def _with_each(program: Any, keys: list[jax.Array], *arrays: Any) -> None:
 
 
 def first_key(kept: int) -> jax.Array:
-    """The first key that keeps so many of the blocks."""
+    """Returns the first key that keeps `kept` blocks."""
 
     def count(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, DEPTH)
@@ -117,12 +117,12 @@ def first_key(kept: int) -> jax.Array:
 
 
 def branch_of(w1: jax.Array, w2: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """What is added to x."""
+    """Returns the branch of a block."""
     return lambda x: jnp.tanh(x @ w1) @ w2
 
 
 def chain_loss(block: Block) -> Callable[..., jax.Array]:
-    """The loss of the blocks, one after the other, as one long program."""
+    """Returns the loss of unrolled blocks."""
 
     def loss(key: jax.Array, x: jax.Array, weights: Any) -> jax.Array:
         for k, (w1, w2) in zip(jax.random.split(key, len(weights)), weights, strict=True):
@@ -133,7 +133,7 @@ def chain_loss(block: Block) -> Callable[..., jax.Array]:
 
 
 def scan_loss(block: Block) -> Callable[..., jax.Array]:
-    """The same as a loop over the stacked weights."""
+    """Returns the same loss as a scan over stacked weights."""
 
     def loss(key: jax.Array, x: jax.Array, weights: Any) -> jax.Array:
         def step(x, now):

@@ -1,4 +1,4 @@
-"""The figure: every library's layer as a bar over the copy of x, which no layer can beat."""
+"""Draws the time of every library's layer, as a ratio to a copy of x."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
 def save(results: Results, path: Path) -> bool:
-    """Writes the figure as a picture; False if no row that it shows was measured."""
+    """Writes the figure. Returns False if none of its rows was measured."""
     quantity = CYCLES if any(r.quantity == CYCLES for r in results.records) else TIME
     found = {r.row: r for r in results.records if r.section == "layers" and r.quantity == quantity}
     canvas = Figure(figsize=(12, 5.2), layout="constrained")
@@ -66,7 +66,7 @@ def _bars(ax: Axes, rows: list[Record]) -> None:
             color=COLORS[name],
             label=name,
         )
-        # On white, so that the line of the copy does not cross out the numbers beside it.
+        # White boxes keep the line of the copy from crossing the numbers.
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         labels = [f"{ratio:.2f}" for ratio in ratios]
         ax.bar_label(bars, labels, padding=2, size=7, bbox=paper, zorder=4)

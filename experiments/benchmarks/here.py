@@ -1,4 +1,4 @@
-"""Measures the rows on this machine: times, scratch memory, what the backward pass keeps."""
+"""Measures the rows on this machine: times, scratch memory and residuals."""
 
 import math
 import os
@@ -21,11 +21,11 @@ TIME, TIME_PAGES_KEPT = "time in ms", "time in ms, pages kept"
 SCRATCH = "scratch memory in MiB"
 KEPT = "kept for backward beyond no dropout, in bytes"
 FAULTS_FROM = 32 * 2**20
-"""Bytes of an array from which glibc asks for new pages each time."""
+"""The least bytes of an array for which glibc requests new pages at every call."""
 
 
 def measure(case: Case, seconds: float, quantity: str = TIME) -> Iterator[Record]:
-    """Every quantity of a row; `quantity` says under which conditions the times are taken."""
+    """Yields every quantity of a row. `quantity` is the name of the times."""
     key = jax.random.key(0)
     compiled = {
         name: jax.jit(f).lower(key, *case.shapes).compile() for name, f in case.programs.items()
@@ -45,23 +45,23 @@ def measure(case: Case, seconds: float, quantity: str = TIME) -> Iterator[Record
 
 
 def measure_pages_kept(only: str, seconds: float) -> list[Record]:
-    """The layers of 32 MiB and more, by the same program in a process that keeps its pages."""
+    """Measures the layers of at least 32 MiB in a second process that keeps its pages."""
     command = [sys.executable, "-m", __package__, "--pages_kept", f"--only={only}"]
     with tempfile.TemporaryDirectory() as folder:
         command += [f"--seconds={seconds}", f"--workdir={folder}"]
-        # A failure leaves the rows before it; the program that asks goes on with others.
+        # If the process fails, its earlier rows stay, and this program continues with other rows.
         subprocess.run(command, env=os.environ | timing.PAGES_KEPT, check=False)
         path = Path(folder) / "cpu.json"
         return Results.load(path).records if path.exists() else []
 
 
 def is_large(case: Case) -> bool:
-    """Whether page faults are most of what a copy of the row costs on a CPU."""
+    """Returns whether a copy of the row is mostly page faults on a CPU."""
     return case.section == "layers" and nbytes(case.shapes[0]) >= FAULTS_FROM
 
 
 def residual_bytes(loss: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
-    """How much the forward pass hands to the backward pass."""
+    """Returns the bytes of residuals, which the forward pass keeps for the backward pass."""
 
     def residuals(key, *arrays):
         return jax.vjp(lambda *a: loss(key, *a), *arrays)[1]
@@ -71,7 +71,7 @@ def residual_bytes(loss: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
 
 
 def nbytes(array: jax.ShapeDtypeStruct) -> int:
-    """Bytes of an array; of a key, those of its words."""
+    """Returns the bytes of an array, or of the words of a key."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.eval_shape(jax.random.key_data, array)
     return math.prod(array.shape) * array.dtype.itemsize

@@ -1,7 +1,7 @@
 """Each library's dropout, as a function of a key and x.
 
-A library that is not installed, or that has no such layer, is left out of a row. All drop at the
-same rate; all draw anew from the key they are given.
+Rows leave out libraries that are not installed or have no such layer. All drop at the same rate and
+draw a new mask from their key.
 """
 
 import importlib.metadata
@@ -24,13 +24,13 @@ Layer = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Kind(NamedTuple):
-    """What is dropped: each element alone, or (shared) all of an example's channel together."""
+    """A kind of dropout: of single elements, or (shared) of whole channels of an example."""
 
     name: str
     shared: bool
 
     def shared_axes(self, rank: int) -> tuple[int, ...]:
-        """The axes of [batch, *space, channel] that share a draw."""
+        """Returns the axes of [batch, *space, channel] that share a draw."""
         return tuple(range(1, rank - 1)) if self.shared else ()
 
 
@@ -39,13 +39,13 @@ SPATIAL = Kind("spatial", shared=True)
 
 
 def ours(kind: Kind, rank: int) -> Layer:
-    """The Linen module that stands where Flax's would."""
+    """Returns this library's Linen module."""
     axes = kind.shared_axes(rank)
     return _applied(fsl.Dropout(RATE, broadcast_dims=axes, deterministic=False))
 
 
 def ours_fast(kind: Kind, rank: int) -> Layer | None:
-    """The same with fast keys, which matter where every element has a draw of its own."""
+    """Returns the same with fast keys, if every element has its own draw."""
     if kind.shared:
         return None
     layer = ours(kind, rank)
@@ -53,7 +53,7 @@ def ours_fast(kind: Kind, rank: int) -> Layer | None:
 
 
 def flax(kind: Kind, rank: int) -> Layer:
-    """Flax's own module."""
+    """Returns Flax's own module."""
     axes = kind.shared_axes(rank)
     return _applied(nn.Dropout(RATE, broadcast_dims=axes, deterministic=False))
 
@@ -66,7 +66,7 @@ def _applied(module: nn.Module) -> Layer:
 
 
 def haiku(kind: Kind, rank: int) -> Layer:
-    """Haiku's function."""
+    """Returns Haiku's function."""
     import haiku as hk
 
     axes = kind.shared_axes(rank)
@@ -74,7 +74,7 @@ def haiku(kind: Kind, rank: int) -> Layer:
 
 
 def equinox(kind: Kind, rank: int) -> Layer | None:
-    """Equinox's module, which drops single elements only."""
+    """Returns Equinox's module, which drops single elements only."""
     import equinox as eqx
 
     if kind.shared:
@@ -84,12 +84,12 @@ def equinox(kind: Kind, rank: int) -> Layer | None:
 
 
 def keras(kind: Kind, rank: int) -> Layer:
-    """Keras's layer on its JAX backend, called as a pure function of its seed's state."""
+    """Returns Keras's layer on the JAX backend, as a pure function of its seed state."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras as k
 
     spatial = {3: k.layers.SpatialDropout1D, 4: k.layers.SpatialDropout2D}
-    # Without a dtype of its own the layer would cast bfloat16 to float32.
+    # Without an explicit dtype, the layer would cast bfloat16 to float32.
     layers: dict[Any, Any] = {}
 
     def call(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -106,7 +106,7 @@ LIBRARIES: dict[str, Callable[[Kind, int], Layer | None]] = {
     OURS: ours,
     OURS_FAST: ours_fast,
     FLAX: flax,
-    FLAX_AGAIN: flax,  # compiled twice: how far equal programs differ is the noise of a row
+    FLAX_AGAIN: flax,  # compiled twice, to measure the noise of a row
     "Haiku": haiku,
     "Equinox": equinox,
     "Keras": keras,
@@ -118,24 +118,24 @@ PEERS = {
     "PyTorch": "torch",
     "torchvision": "torchvision",
 }
-"""The module of each library of the extra `peers`."""
+"""The Python module of each library in the extra `peers`."""
 CORE = (OURS, OURS_FAST, FLAX, FLAX_AGAIN)
 
 
 def missing() -> list[str]:
-    """The libraries of the extra `peers` that are not installed."""
+    """Returns the libraries of the extra `peers` that are not installed."""
     return [name for name, module in PEERS.items() if importlib.util.find_spec(module) is None]
 
 
 def layers(kind: Kind, rank: int, names: tuple[str, ...] = tuple(LIBRARIES)) -> dict[str, Layer]:
-    """The layer of each library named that is installed and has one."""
+    """Returns the layer of each named library that is installed and has one."""
     absent = missing()
     found = {name: LIBRARIES[name](kind, rank) for name in names if name not in absent}
     return {name: layer for name, layer in found.items() if layer is not None}
 
 
 def versions() -> dict[str, str]:
-    """The version of every package that is measured."""
+    """Returns the version of every measured package."""
     packages = ["jax", "jaxlib", "flax", "flax-spatialdrop"]
     for name, module in PEERS.items():
         if name not in missing():

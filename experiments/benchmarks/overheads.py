@@ -1,4 +1,4 @@
-"""What a layer costs besides its arithmetic: calling it eagerly, tracing, compiling, importing."""
+"""Overheads of a layer: eager calls, tracing, lowering, compiling and the import."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ print(time.perf_counter() - start)
 
 
 def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
-    """Every row that matches, in the order of the report."""
+    """Yields every matching row, in the order of the report."""
 
     def wanted(row: str) -> bool:
         return bool(only.search(f"{SECTION}: {row}"))
@@ -56,7 +56,7 @@ def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
 
 
 def eager_calls(kind: Kind, seconds: float) -> Record:
-    """One layer outside jit, on an array so small that the call itself is what costs."""
+    """Times a layer outside jit, on a small array, so that the call takes most of the time."""
     key, x = jax.random.key(0), jnp.ones(SHAPE)
     functions: dict[str, Callable] = dict(layers(kind, len(SHAPE), CORE))
     axes = kind.shared_axes(len(SHAPE))
@@ -67,7 +67,7 @@ def eager_calls(kind: Kind, seconds: float) -> Record:
 
 
 def eager_nnx_calls(kind: Kind, seconds: float) -> Record:
-    """The same of NNX modules, which hold their stream and count its keys."""
+    """Times the same for NNX modules, which hold a stream and count its keys."""
     x, axes = jnp.ones(SHAPE), kind.shared_axes(len(SHAPE))
     classes = {OURS: fsx.Dropout, FLAX: nnx.Dropout, FLAX_AGAIN: nnx.Dropout}
     calls: dict[str, timing.Call] = {
@@ -79,22 +79,22 @@ def eager_nnx_calls(kind: Kind, seconds: float) -> Record:
 
 
 def new_rates() -> Record:
-    """The first eager call at a rate that was never used before: who compiles again?"""
+    """Times the first eager call at a new rate, to see which libraries compile again."""
     x, key = jnp.ones(SHAPE), jax.random.key(0)
     samples: dict[str, list[float]] = {}
     for turn in range(ROUNDS):
         for name, module in _modules(0.1 + 0.01 * turn, ELEMENT_WISE).items():
-            if name == FLAX_AGAIN:  # for which the rate would not be new
+            if name == FLAX_AGAIN:  # the rate is not new for it
                 continue
             start = time.perf_counter()
             jax.block_until_ready(module.apply({}, x, rngs={"dropout": key}))
             samples.setdefault(name, []).append(time.perf_counter() - start)
-    # The first rate of all is compiled for by everybody.
+    # Every library compiles for the first rate, so it does not count.
     return _record("eager call at a new rate", {n: values[1:] for n, values in samples.items()})
 
 
 def stages(kind: Kind) -> Iterator[Record]:
-    """Trace, lower and compile the gradient of 24 layers, from empty caches."""
+    """Times tracing, lowering and compiling the gradient of 24 layers, from empty caches."""
     samples: dict[str, dict[str, list[float]]] = {stage: {} for stage in STAGES}
     for _ in range(ROUNDS):
         for name, module in _modules(0.1, kind).items():
@@ -132,7 +132,7 @@ def _stages(module: nn.Module) -> tuple[float, ...]:
 
 
 def import_time() -> Record:
-    """What `import flax_spatialdrop` adds to importing JAX and chex, in fresh processes."""
+    """Times `import flax_spatialdrop` after JAX and chex, in fresh processes."""
     samples = []
     for _ in range(ROUNDS):
         done = subprocess.run(
@@ -140,7 +140,7 @@ def import_time() -> Record:
             capture_output=True,
             text=True,
             check=True,
-            start_new_session=True,  # Ctrl-C is for this program alone
+            start_new_session=True,  # Ctrl-C must reach only this program
         )
         samples.append(float(done.stdout))
     return _record("import, beyond jax and chex", {OURS: samples})

@@ -1,7 +1,7 @@
-"""PyTorch's dropout, beside a copy of its own.
+"""PyTorch's dropout and a copy in PyTorch.
 
-PyTorch keeps the mask of the forward pass, so its "pullback" here is forward and backward: what
-draws the mask and applies it to a cotangent, as in the other libraries' pullback.
+PyTorch keeps the mask of the forward pass, so its "pullback" includes both passes. The pullbacks of
+the other libraries also draw the mask and apply it to a cotangent.
 """
 
 import importlib.util
@@ -17,8 +17,8 @@ PYTORCH, PYTORCH_COPY = "PyTorch", "PyTorch copy"
 
 
 def pytorch() -> Any:
-    """The module torch, told to leave the cores alone when it waits."""
-    # Its idle threads would spin for a while, on the cores that the next library is timed on.
+    """Imports torch, with threads that sleep when idle."""
+    # By default idle threads spin for a while, which would slow down the next library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
@@ -28,7 +28,7 @@ def pytorch() -> Any:
 def programs(
     kind: Kind, dtype: str, shape: tuple[int, ...], direction: str
 ) -> dict[str, Callable[[], Any]]:
-    """The layer and a copy, as calls without arguments; none without PyTorch or beside a GPU."""
+    """Returns the layer and a copy as functions; {} without PyTorch or on a GPU."""
     if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
         return {}
     torch = pytorch()
@@ -36,7 +36,7 @@ def programs(
     layer = functional.dropout
     if kind.shared:
         layer = {3: functional.dropout1d, 4: functional.dropout2d}[len(shape)]
-        shape = (shape[0], shape[-1], *shape[1:-1])  # its own layout: channels first
+        shape = (shape[0], shape[-1], *shape[1:-1])  # PyTorch has channels first
     x = torch.ones(shape, dtype=getattr(torch, dtype))
     if direction == "forward":
         return {

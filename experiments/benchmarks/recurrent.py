@@ -1,7 +1,7 @@
-"""What does dropout inside a recurrence cost, and what the loop itself, beside Flax's and Keras's?
+"""What do recurrent dropout and the loop itself cost, compared to Flax's and Keras's layers?
 
-All run over [batch, time, features], and what is timed (or compiled for a TPU, in bfloat16) is the
-gradient to weights and inputs. Flax's own RNN has no dropout.
+All layers run over [batch, time, features]. The rows are the gradient for weights and inputs, timed
+here, or compiled for a TPU in bfloat16. Flax's own RNN has no dropout.
 """
 
 import os
@@ -30,7 +30,7 @@ KERAS_WITHOUT = "Keras without dropout"
 
 
 def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
-    """Time and memory of every size and cell that match."""
+    """Yields time and memory of every matching size and cell."""
     for size in SIZES:
         for kind in HOSTS:
             row = _named(kind, "float32", size)
@@ -39,11 +39,11 @@ def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
 
 
 def cases() -> Iterator[Case]:
-    """The rows for TPUs: the same gradients in bfloat16, from weights that all chips hold."""
+    """Yields the same gradients in bfloat16 for TPUs, with replicated weights."""
     dtypes = {
         "dtype": jnp.bfloat16,
         "param_dtype": jnp.bfloat16,
-        # Flax's default are orthogonal matrices, which JAX does not draw in bfloat16.
+        # Flax's default is orthogonal matrices, which JAX cannot draw in bfloat16.
         "recurrent_kernel_init": nn.initializers.lecun_normal(),
     }
     for size in SIZES:

@@ -1,4 +1,4 @@
-"""What a run leaves: the device, the versions, the date, and a record for every row."""
+"""The results of a run: the device, the versions, the date, and a record for every row."""
 
 import dataclasses
 import datetime
@@ -24,30 +24,30 @@ class Record:
     section: str
     row: str
     quantity: str
-    """What is measured, with its unit."""
+    """The measured quantity, with its unit."""
     values: dict[str, float]
     baseline: str | None = None
-    """The contender that the others are given as ratios to."""
+    """The contender that the report divides the others by."""
     spread: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    """The quartiles of each value, where it is a median of times."""
+    """The quartiles of each value, if it is a median of times."""
     is_cost: bool = True
-    """Whether less is better, so that Flax's value over ours says something."""
+    """Whether less is better, so that Flax's value can be divided by ours."""
 
     @property
     def id(self) -> tuple[str, str, str]:
-        """What no two records of a run share."""
+        """Identifies the record in a run."""
         return self.section, self.row, self.quantity
 
     @property
     def speedup(self) -> float | None:
-        """How many times Flax's value is ours."""
+        """Flax's value divided by ours."""
         if not (self.is_cost and self.values.get(OURS) and FLAX in self.values):
             return None
         return self.values[FLAX] / self.values[OURS]
 
     @property
     def noise(self) -> float | None:
-        """How far Flax is from itself: between two compiles, or within half its quartiles."""
+        """How much Flax's times vary: between two compiles, or half the distance of quartiles."""
         if FLAX_AGAIN not in self.values or FLAX not in self.spread:
             return None
         flax, (low, high) = self.values[FLAX], self.spread[FLAX]
@@ -55,7 +55,7 @@ class Record:
 
 
 def timed(section: str, row: str, quantity: str, times: dict[str, Time], **more: Any) -> Record:
-    """A record of medians and their quartiles."""
+    """Returns a record of medians and their quartiles."""
     return Record(
         section,
         row,
@@ -68,10 +68,10 @@ def timed(section: str, row: str, quantity: str, times: dict[str, Time], **more:
 
 @dataclasses.dataclass
 class Results:
-    """All records of a run, saved after each of them."""
+    """All records of a run."""
 
     stem: str
-    """The name of its files."""
+    """The name of the files, without the suffix."""
     device: str
     versions: dict[str, str]
     missing: list[str]
@@ -80,7 +80,7 @@ class Results:
 
     @classmethod
     def start(cls, stem: str, device: str) -> "Results":
-        """An empty run of today."""
+        """Returns empty results with today's date."""
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         return cls(stem, device, libraries.versions(), libraries.missing(), today)
 
@@ -92,19 +92,19 @@ class Results:
         return cls(**fields, records=records)
 
     def join(self, path: Path) -> None:
-        """Takes over the rows of an earlier run, which must be of the same device and versions."""
+        """Adds the rows of an earlier run, which must have the same device and versions."""
         if not path.exists():
             return
         earlier = Results.load(path)
         if (earlier.device, earlier.versions) != (self.device, self.versions):
             raise InputError(
-                f"{path} holds rows of another device or of other versions, which this run would "
-                "replace: give another --workdir, or move the file away"
+                f"{path} has rows of another device or of other versions, which this run would "
+                "replace: use another --workdir, or move the file"
             )
         self.records = earlier.records
 
     def add(self, record: Record) -> None:
-        """Puts a record in the place of its earlier measurement, or behind all others."""
+        """Replaces an earlier measurement of a record, or appends the record."""
         for place, other in enumerate(self.records):
             if other.id == record.id:
                 self.records[place] = record
@@ -112,12 +112,12 @@ class Results:
         self.records.append(record)
 
     def save(self, path: Path) -> None:
-        """Writes all as JSON, in one step: a reader finds the old file or the new one, whole."""
+        """Writes the results as JSON, atomically."""
         replace_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def this_device() -> str:
-    """Such as "2 cores of AMD EPYC" or "NVIDIA H200"."""
+    """Returns a name such as "2 cores of AMD EPYC" or "NVIDIA H200"."""
     kind = jax.devices()[0].device_kind
     if jax.default_backend() != "cpu":
         return kind

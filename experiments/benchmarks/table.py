@@ -1,4 +1,4 @@
-"""The report: a table for each section and quantity, and the short one that the README shows."""
+"""The report: a table for each section and quantity, and the short table of the README."""
 
 from collections.abc import Iterable
 
@@ -23,7 +23,7 @@ SHORT_SHAPE = PEER_SHAPES[0]
 
 
 def report(results: Results) -> str:
-    """The whole report in Markdown."""
+    """Returns the report in Markdown."""
     about = [
         "# Benchmarks",
         "",
@@ -42,7 +42,7 @@ def report(results: Results) -> str:
 
 
 def sentences(results: Results) -> list[str]:
-    """How to read the tables, and in which rows ours is slower than Flax's."""
+    """Explains the tables, and lists the rows in which ours is slower than Flax's."""
     slower = [
         f"{record.section}: {record.row}, {record.quantity} ({1 / record.speedup:.2f} of Flax's)"
         for record in results.records
@@ -72,7 +72,7 @@ def sentences(results: Results) -> list[str]:
 
 
 def table(records: list[Record]) -> list[str]:
-    """The lines of a table, a record a row; ratios to the baseline where there is one."""
+    """Returns a table with a row for each record, as ratios to the baseline if there is one."""
     names = contenders(records)
     lines = [["row", *names, "Flax / ours", "noise"]]
     for record in records:
@@ -87,7 +87,7 @@ def table(records: list[Record]) -> list[str]:
 
 
 def short(results: Results) -> str:
-    """The README's table: the first of the shapes, every library, as ratios to a copy."""
+    """Returns the README's table: every library at the first shape, as ratios to a copy."""
     wanted = [
         f"{kind} {describe(dtype, SHORT_SHAPE)} {direction}"
         for kind in ("spatial", "element-wise")
@@ -110,7 +110,7 @@ def _cell(record: Record, name: str) -> str:
 
 
 def contenders(records: Iterable[Record]) -> list[str]:
-    """The contenders of some records, ours first, in the same order everywhere."""
+    """Returns the contenders of records in a fixed order, with ours first."""
     order = [*LIBRARIES, PYTORCH]
     names = dict.fromkeys(name for record in records for name in record.values)
     shown = [name for name in names if name not in (FLAX_AGAIN, PYTORCH_COPY)]

@@ -1,8 +1,8 @@
-"""Fair times in one process.
+"""Compares the times of programs fairly in one process.
 
-Whoever runs after a program with large temporaries pays its page faults, so every program is
-called twice and the second call is timed; the order is another in every round, since in a rotation
-each would always follow the same one.
+A program that runs after one with large temporaries has more page faults. So every program is
+called twice, and only the second call is timed. The order is random in every round, so that a
+program does not always follow the same one.
 """
 
 import itertools
@@ -14,17 +14,17 @@ import jax
 import numpy as np
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 100
-LEAST_SAMPLE = 2e-3  # seconds: shorter calls are repeated, so that the clock can tell them
-IN_FLIGHT = 20  # calls that an accelerator is given at once, so that none waits for Python
+LEAST_SAMPLE = 2e-3  # seconds; shorter calls are repeated, because the clock is not exact enough
+IN_FLIGHT = 20  # calls sent to an accelerator at once, so that it does not wait for Python
 
 PAGES_KEPT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
-"""What tells glibc, as a process starts, to reuse the pages of large arrays that were freed.
+"""Environment variables that make glibc reuse the pages of freed large arrays.
 
-Else each call asks for new ones, and a copy of more than 32 MiB is mostly page faults.
+Otherwise each call requests new pages, and a copy of more than 32 MiB is mostly page faults.
 """
 
 Call = Callable[[], Any]
@@ -39,7 +39,7 @@ class Time(NamedTuple):
 
 
 def times(calls: dict[str, Call], seconds: float) -> dict[str, Time]:
-    """Times each call, for about so many seconds in all but at least 5 rounds."""
+    """Times the calls for about `seconds` in total, and at least 5 rounds."""
     repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names, rng = list(calls), np.random.default_rng(0)
@@ -54,12 +54,12 @@ def times(calls: dict[str, Call], seconds: float) -> dict[str, Time]:
 
 
 def scratch_bytes(program: Any) -> int:
-    """The memory that a compiled program takes besides its arguments and results."""
+    """Returns the memory of a compiled program besides its arguments and results."""
     return program.memory_analysis().temp_size_in_bytes
 
 
 def summary(seconds: list[float]) -> Time:
-    """The median and quartiles of some times, in milliseconds."""
+    """Returns the median and quartiles of times, in milliseconds."""
     low, median, high = np.percentile(seconds, (25, 50, 75)) * 1e3
     return Time(float(median), float(low), float(high))
 

@@ -1,7 +1,7 @@
-"""Compiles the rows for TPUs that are not at hand, and reads what the compiler says of them.
+"""Compiles the rows for TPUs without having one, and reads the compiler's estimates.
 
-The package libtpu (the extra `tpu`) brings the compiler. Its cycles are estimates, good for ratios
-between two programs for one kind of chip; each chip holds one share of the batch.
+The package libtpu (the extra `tpu`) contains the compiler. Its cycles are estimates, which are
+useful for ratios between two programs on one kind of chip. Each chip has one part of the batch.
 """
 
 import math
@@ -30,7 +30,7 @@ COMPILE = "compile time in s"
 _COLLECTIVE = re.compile(
     r"\b(?:all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
 )
-_ENVIRONMENT = {  # else libtpu asks a metadata server, which only a TPU's host has
+_ENVIRONMENT = {  # otherwise libtpu asks a metadata server, which only a TPU's host has
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -39,12 +39,12 @@ _ENVIRONMENT = {  # else libtpu asks a metadata server, which only a TPU's host 
 
 
 def mesh(topology: str) -> Mesh:
-    """All chips of a topology such as "v5e:4x4" in one axis named "data"."""
+    """Returns all chips of a topology such as "v5e:4x4" along one axis, "data"."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:  # the plug-in raises its own types, and none if it is absent
+    except Exception as error:  # the plug-in raises its own types of errors
         why = str(error).strip().splitlines()[-1]
         raise InputError(
             f"cannot compile for the TPU topology {topology!r}, which needs the package libtpu "
@@ -54,7 +54,7 @@ def mesh(topology: str) -> Mesh:
 
 
 def measure(case: Case, chips: Mesh) -> Iterator[Record]:
-    """Every quantity of a row, for a batch as many times as large as there are chips."""
+    """Yields every quantity of a row. Each chip gets a batch of the size of the row."""
     found = {
         name: _compile(f, case.shapes, chips)
         for name, f in case.programs.items()
@@ -91,14 +91,14 @@ def _sharded(array: Any, chips: Mesh, spec: PartitionSpec) -> jax.ShapeDtypeStru
 
 
 def total_cycles(text: str) -> int:
-    """The cycles of a compiled program's text, each loop's body counted as often as it runs.
+    """Returns the cycles of a compiled program's text. A loop's body counts as often as it runs.
 
-    JAX's scans count from 0, and their conditions hold the constant that they count to.
+    JAX's scans count from 0 up to a constant in their conditions.
     """
     cycles: Counter[str] = Counter()
     constants: dict[str, int] = {}
-    lengths: dict[str, int | None] = {}  # condition -> how often it holds
-    loops: dict[str, tuple[str, str]] = {}  # body -> where the loop stands, and its condition
+    lengths: dict[str, int | None] = {}  # condition -> number of iterations
+    loops: dict[str, tuple[str, str]] = {}  # body -> (the computation around the loop, condition)
     name = ""
     for line in text.splitlines():
         if header := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
@@ -117,7 +117,7 @@ def total_cycles(text: str) -> int:
             return 1
         outside, condition = loops[name]
         if (length := lengths.get(condition)) is None:
-            raise ValueError(f"a loop must count up to a constant: {condition} does not say so")
+            raise ValueError(f"a loop must count up to a constant: {condition} has none")
         return length * runs(outside)
 
     return sum(count * runs(name) for name, count in cycles.items())

@@ -1,1 +1,1 @@
-"""Forecasting: hourly weather, networks that say how warm tomorrow will be, and their error."""
+"""Forecasting: hourly weather, networks that forecast a temperature, and their error."""

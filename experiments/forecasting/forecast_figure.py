@@ -1,4 +1,4 @@
-"""The forecast of some weeks against the truth."""
+"""Draws the forecast of some weeks and the truth."""
 
 import datetime
 from typing import Any
@@ -14,7 +14,7 @@ STYLES = {"color": "C0", "linewidth": 1.2}, {"color": "C3", "linewidth": 1.2}
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Draws the first weeks of the test part: truth and forecasts, and their errors below."""
+    """Draws the first weeks of the test part: truth and forecasts above, errors below."""
     shown = results["data"]["shown"]
     hours = [datetime.datetime.fromisoformat(hour) for hour in shown["hours"]]
     truth, last = np.array(shown["truth"]), np.array(shown["last"])
@@ -43,7 +43,7 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 def drawn(results: dict[str, Any]) -> list[str]:
-    """The networks drawn: the first plain one, and the regularizer that validates best."""
+    """Returns the networks to draw: the first plain one and the best regularizer on validation."""
     table = [(row.validation.mean, row) for row in rows(results) if row.validation]
     plain = [row.name for _, row in table if not row.compared_to]
     others = sorted((error, row.name) for error, row in table if row.compared_to)

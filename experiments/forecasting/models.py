@@ -1,4 +1,4 @@
-"""The networks: hours of weather in, the change of the temperature out."""
+"""Networks that map hours of weather to the change of the temperature."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from flax_spatialdrop import linen
 
 
 class Places(NamedTuple):
-    """Where an LSTM's network drops: outside it, and by which of its own arguments."""
+    """Where a network with an LSTM drops: before it, after it, and by arguments of the LSTM."""
 
     before: bool = False
     after: bool = False
@@ -30,12 +30,12 @@ CNN_REGULARIZERS = ("CNN none", "CNN channels")
 
 
 class RecurrentForecaster(nn.Module):
-    """Dropout -> LSTM -> its last output -> Dropout -> Dense, with the dropouts of its places.
+    """Dropout -> LSTM -> last output -> Dropout -> Dense, with the dropouts that `places` names.
 
     Attributes:
-      hidden: features of the LSTM's state.
-      scale: of the changes, in degrees: the network computes in its unit.
-      places: where the rate of the call drops.
+      hidden: the number of features of the LSTM's state.
+      scale: the unit of the network's outputs, in degrees.
+      places: where the network drops, at the rate of the call.
     """
 
     hidden: int
@@ -56,10 +56,10 @@ class RecurrentForecaster(nn.Module):
 
 
 class ConvolutionalForecaster(nn.Module):
-    """Convolutions over time -> Dense, with whole channels dropped behind each convolution.
+    """Convolutions over time -> Dense, with dropout of whole channels after each convolution.
 
-    Feature maps are channels first, [batch, channel, 1, time], and the dropout's noise shape is
-    the (None, channels, 1, 1) that goes with that.
+    Feature maps have their channels first, [batch, channel, 1, time], so the noise shape is
+    (None, channels, 1, 1).
     """
 
     hidden: int
@@ -72,7 +72,7 @@ class ConvolutionalForecaster(nn.Module):
         """Maps weather [batch, time, channel] to changes in degrees [batch]."""
         x = x.swapaxes(1, 2)[:, :, None]
         for _ in range(self.layers):
-            # Flax convolves with channels last.
+            # Flax's convolution needs channels last.
             convolve = nn.Conv(self.hidden, (1, 5), strides=(1, 3))
             x = nn.relu(convolve(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
             if self.channels:

@@ -1,4 +1,4 @@
-"""Forecasting as the harness sees it."""
+"""The forecasting task."""
 
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ SHARES = ("train_share", "validation_share")
 
 
 class Forecasting(Task):
-    """The change of a temperature; judged by the root of the mean squared error."""
+    """Forecasts the change of a temperature. The score is the root mean squared error."""
 
     metric = Metric(
         name="RMSE",
@@ -43,7 +43,7 @@ class Forecasting(Task):
 
     @staticmethod
     def check(config: ConfigDict) -> None:
-        """Raises InputError for a field that the forecasters cannot use."""
+        """Raises InputError for an invalid field."""
         checks.has("config", config, ("hidden",))
         checks.has("config.data", config.data, ("path", "max_fill", *SIZES, *SHARES))
         checks.text("config.data", config.data, ("path",))
@@ -55,8 +55,8 @@ class Forecasting(Task):
         train, validation = (config.data[name] for name in SHARES)
         if train + validation >= 1:
             raise InputError(
-                "config.data.train_share and validation_share must leave something for the test: "
-                f"got {train} and {validation}"
+                "config.data.train_share and validation_share must sum to less than 1, to leave a "
+                f"test part: got {train} and {validation}"
             )
 
     @staticmethod
@@ -65,7 +65,7 @@ class Forecasting(Task):
         return windows.load(config)
 
     def network(self, regularizer: str) -> nn.Module:
-        """Returns a forecaster of the config's size."""
+        """Returns a network of the config's size."""
         sizes = self.config.hidden, self.data.record["deviation_of_change"]
         if regularizer in CNN_REGULARIZERS:
             return ConvolutionalForecaster(*sizes, channels=regularizer == "CNN channels")
@@ -73,10 +73,10 @@ class Forecasting(Task):
 
     @staticmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """The squared error of every forecast."""
+        """Returns the squared error of every forecast."""
         return (outputs - targets) ** 2
 
     @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:
-        """The root of the mean squared error."""
+        """Returns the root mean squared error."""
         return jnp.sqrt(mean_points)

@@ -1,4 +1,4 @@
-"""Hourly weather of New York's three airports: a file becomes a table without missing hours."""
+"""Reads hourly weather of New York's three airports into a table with a row for every hour."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ..installed import installed_file, user_file
 AIRPORTS = ("EWR", "JFK", "LGA")
 CHANNELS = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
 HIGHEST_WIND = 200.0
-"""In miles per hour; the file has one of 1,048."""
+"""In miles per hour. The file has a value of 1,048."""
 
 
 def weather_path() -> Path:
@@ -21,9 +21,9 @@ def weather_path() -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Reads what was measured: a row for every hour from the first to the last, NaN for missing.
+    """Reads the measurements into a row for every hour, with NaN for missing values.
 
-    Columns are (airport, channel). Wind that cannot be is missing, too.
+    Columns are (airport, channel). Impossible wind speeds count as missing.
     """
     rows = _rows(path)
     wind = rows["wind_speed"]
@@ -31,7 +31,7 @@ def read(path: Path) -> pd.DataFrame:
     table = rows.pivot(index="time_hour", columns="origin", values=list(CHANNELS))
     first, last = table.index.min(), table.index.max()
     length = 1 + round((last.timestamp() - first.timestamp()) / 3600)
-    if length > 10 * len(table):  # one row of a far year makes millions of missing hours
+    if length > 10 * len(table):  # one row with a wrong year would add millions of missing hours
         raise InputError(
             f"{path} has rows for {len(table)} of the {length} hours from {first} to {last}, "
             "less than a tenth"
@@ -42,7 +42,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def _rows(path: Path) -> pd.DataFrame:
-    """Reads a file and checks it: three airports, whole hours, none twice, numbers alone."""
+    """Reads a file and checks its airports, hours and numbers."""
     columns = ["origin", "time_hour", *CHANNELS]
     path = user_file(path, "weather")
     try:
@@ -51,8 +51,8 @@ def _rows(path: Path) -> pd.DataFrame:
         raise InputError(f"cannot read the weather {path}: {error.strerror}") from error
     except MemoryError:
         raise
-    except Exception as error:  # pandas's own, and those of decoding and of each compression
-        raise InputError(f"{path} is no CSV file: {error}") from error
+    except Exception as error:  # from pandas, from decoding or from decompression
+        raise InputError(f"{path} is not a CSV file: {error}") from error
     if missing := [name for name in columns if name not in rows]:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}")
     rows = rows[columns]
@@ -75,8 +75,8 @@ def _rows(path: Path) -> pd.DataFrame:
 
 
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    """Makes numbers of a column; NaN stands for what was not measured."""
-    known = column.dtype.kind in "iuf"  # True would be a number too, and is none as text
+    """Converts a column to numbers, with NaN for missing values."""
+    known = column.dtype.kind in "iuf"  # not bool, so that True raises below
     numbers = column if known else pd.to_numeric(column.astype(str), errors="coerce")
     wrong = column.notna() & ~(numbers.abs() <= np.finfo(np.float32).max)
     if wrong.any():

@@ -1,4 +1,4 @@
-"""From hours to examples: gaps filled, parts divided by time, windows cut inside each."""
+"""Turns hours into examples: fills gaps, splits by time, and cuts windows inside each part."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class Windows(NamedTuple):
     """The examples of a part.
 
     Attributes:
-      inputs: [window, hour, channel], the measurements as they are.
-      last: [window], the temperature at the window's last hour, which persistence forecasts.
+      inputs: [window, hour, channel], the measurements.
+      last: [window], the temperature at the last hour, which is the forecast of persistence.
       truth: [window], the temperature `ahead` hours later.
-      hours: [window], the hour of the truth, counted from the first of the data.
+      hours: [window], the hour of the truth, counted from the first hour of the data.
     """
 
     inputs: np.ndarray
@@ -32,7 +32,7 @@ class Windows(NamedTuple):
 
 
 def load(config: ConfigDict) -> Data:
-    """Reads, fills, divides and cuts the weather that a config's `data` part names."""
+    """Loads the weather of a config's `data` part, and turns it into examples."""
     measured = weather.read(Path(config.path) if config.path else weather.weather_path())
     filled = measured.ffill(limit=config.max_fill) if config.max_fill else measured
     spans = divide(len(measured), config.train_share, config.validation_share)
@@ -43,7 +43,7 @@ def load(config: ConfigDict) -> Data:
         offered += possible
         if not len(parts[name].truth):
             raise InputError(
-                f"the {name} part has {len(span)} hours and no whole window of {config.hours} "
+                f"the {name} part has {len(span)} hours and no complete window of {config.hours} "
                 f"hours with a measured temperature {config.ahead} hours later"
             )
     scale = scale_of(filled.to_numpy()[spans["train"]])
@@ -62,7 +62,7 @@ def load(config: ConfigDict) -> Data:
 
 
 def divide(hours: int, train_share: float, validation_share: float) -> dict[str, range]:
-    """Divides hours in their order: the first are for training, the last for the test."""
+    """Splits hours by time: the first for training, the last for the test."""
     first, second = (round(hours * s) for s in (train_share, train_share + validation_share))
     spans = range(first), range(first, second), range(second, hours)
     return dict(zip(PARTS, spans, strict=True))
@@ -71,10 +71,10 @@ def divide(hours: int, train_share: float, validation_share: float) -> dict[str,
 def cut(
     measured: pd.DataFrame, filled: pd.DataFrame, span: range, config: ConfigDict, stride: int
 ) -> tuple[Windows, int]:
-    """Cuts the windows that lie inside a span, target and all, and counts the possible ones.
+    """Cuts the windows whose hours and target are inside a span, and counts all such windows.
 
-    One is left out if a value of it is missing even after filling, or if the target was not
-    measured: a filled target would only repeat what was known before.
+    A window is left out if a value is missing even after filling, or if the target was not
+    measured. A filled target would only repeat an earlier value.
     """
     values, truth = filled.to_numpy(), measured[TARGET].to_numpy()
     starts = np.arange(span.start, span.stop - config.hours - config.ahead + 1, stride)
@@ -87,13 +87,13 @@ def cut(
 
 
 def scale_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean of every channel and its standard deviation, 1 where that is 0."""
+    """Returns the mean and the standard deviation of every channel. A deviation of 0 becomes 1."""
     deviation = np.nanstd(values, 0)
     return np.nanmean(values, 0), np.where(deviation > 0, deviation, 1)
 
 
 def normalize(part: Windows, scale: tuple[np.ndarray, np.ndarray]) -> Split:
-    """Makes of windows what a network takes; it is to say by how much the temperature changes."""
+    """Normalizes inputs, and makes the change of the temperature the target."""
     mean, deviation = scale
     inputs = ((part.inputs - mean) / deviation).astype(np.float32)
     change = (part.truth - part.last).astype(np.float32)
@@ -103,7 +103,7 @@ def normalize(part: Windows, scale: tuple[np.ndarray, np.ndarray]) -> Split:
 def show(
     part: Windows, split: Split, hours: pd.DatetimeIndex, length: int
 ) -> tuple[Split, dict[str, Any]]:
-    """Takes the first windows of a part, to be drawn, and keeps their truth in the record."""
+    """Returns the first windows of a part, for a figure, and their truth for the record."""
     first = slice(min(length, len(part.truth)))
     shown = Split((split.inputs[0][first],), split.targets[first], split.counted[first])
     return shown, {
@@ -114,12 +114,12 @@ def show(
 
 
 def rmse(forecast: np.ndarray, truth: np.ndarray) -> float:
-    """Returns the root of the mean squared error."""
+    """Returns the root mean squared error."""
     return float(np.sqrt(np.mean((forecast - truth) ** 2)))
 
 
 def count(measured: pd.DataFrame, filled: pd.DataFrame, spans: dict[str, range]) -> dict[str, Any]:
-    """Counts hours, missing ones and filled values, and says when each part begins and ends."""
+    """Counts hours, missing hours and filled values, and gives the first and last hour of parts."""
     return {
         "hours": len(measured),
         "missing_hours": {
@@ -134,7 +134,7 @@ def count(measured: pd.DataFrame, filled: pd.DataFrame, spans: dict[str, range])
 
 
 def describe(record: dict[str, Any], config: ConfigDict) -> str:
-    """Says what the data came to."""
+    """Describes the data in sentences."""
     parts = [
         f"{name} {record['windows'][name]} windows ({first[:10]} to {last[:10]})"
         for name, (first, last) in record["parts"].items()

@@ -1,1 +1,1 @@
-"""A language model: sentences as characters, a transformer that says the next, its perplexity."""
+"""A language model: a transformer that predicts the next character of sentences."""

@@ -1,4 +1,4 @@
-"""The network: characters in, scores of what may come next out."""
+"""A transformer that maps characters to scores of the next character."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from flax_spatialdrop import linen
 
 
 class Form(NamedTuple):
-    """How attention weights [batch, heads, queries, keys] share the draws of their mask."""
+    """How attention weights [batch, heads, queries, keys] share draws of their mask."""
 
     noise_shape: tuple[int | None, ...]
     span: int = 1
@@ -25,18 +25,19 @@ FORMS: dict[str, Form | None] = {
     "keys": Form((None, None, 1, None)),
     "spans": Form((None, None, 1, None), span=4),
 }
-"""Dropout of single weights, of whole heads, of keys for all queries, of keys in a row."""
+"""Dropout of single weights, whole heads, keys for all queries, and spans of keys."""
 ATTENTIONS = ("blockwise", "fused", "flax")
 
 
 class CausalAttention(nn.Module):
-    """Flax's attention layer, in which no query sees a later key and weights are dropped.
+    """Flax's attention layer with a causal mask and dropout of weights.
 
     Attributes:
-      heads: how many there are.
-      attention: what computes it: this library's attention in blocks, its drop-in for Flax's own,
-        or Flax's own, which knows no form but "weights", and for that a rate that is a number.
-      form: of the dropout of its weights.
+      heads: the number of heads.
+      attention: the function that computes attention. "blockwise" and "fused" are this library's
+        `blockwise_attention` and `dot_product_attention`. "flax" is Flax's own, which supports only
+        the form "weights", with a Python number as rate.
+      form: the form of dropout of the weights.
     """
 
     heads: int
@@ -47,8 +48,8 @@ class CausalAttention(nn.Module):
     def __call__(self, x: jax.Array, rate: Any, deterministic: bool) -> jax.Array:
         """Maps [batch, time, features] to the same shape."""
         deterministic = deterministic or FORMS[self.form] is None
-        # Bound here, since the layer compares a dropout_rate of its own with 0: none could be
-        # traced. Of what it passes it then leaves out all that this signature does not name.
+        # Bound here because the layer compares its own dropout_rate with 0, which fails for a
+        # traced rate. The layer passes only the arguments that attention_fn names.
         attend = partial(
             self._attend(),
             broadcast_dropout=False,
@@ -77,7 +78,7 @@ class CausalAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """LayerNorm -> attention, LayerNorm -> two dense layers, each beside its input."""
+    """LayerNorm -> attention, then LayerNorm -> two dense layers, each with a residual."""
 
     heads: int
     attention: str
@@ -93,12 +94,12 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A decoder-only transformer, whose attention weights are all that is dropped.
+    """A decoder-only transformer with dropout of attention weights only.
 
     Attributes:
-      vocabulary_size: how many characters there are.
-      layers, features, heads: of the transformer; its dense layers are four times as wide.
-      attention, form: of every layer, as CausalAttention has them.
+      vocabulary_size: the number of different characters.
+      layers, features, heads: the sizes of the transformer. Its dense layers have 4 * features.
+      attention, form: as in CausalAttention.
     """
 
     vocabulary_size: int
@@ -119,9 +120,10 @@ class LanguageModel(nn.Module):
 
 
 def positions(time: int, features: int) -> jax.Array:
-    """Sines and cosines [time, features], after Vaswani et al., 2017.
+    """Returns sines and cosines [time, features], as in Vaswani et al., 2017.
 
-    Learned positions take most of a training as short as this to find a character's neighbours.
+    Learned positions are too slow here: they need most of such a short training to learn which
+    characters are neighbors.
     """
     frequencies = 1e3 ** (-jnp.arange(0, features, 2) / features)
     angles = jnp.arange(time)[:, None] * frequencies[None]

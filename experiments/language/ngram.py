@@ -1,10 +1,10 @@
-"""The guess that needs no network: what followed the last few characters in training."""
+"""The baseline: predicts a character from the last few characters, by counts in training."""
 
 import numpy as np
 
 ORDER = 5
 STEPS = 100
-"""Of the fit of the mixture, which stands still long before."""
+"""Of expectation maximization, which converges in fewer."""
 
 
 def perplexity(
@@ -12,9 +12,9 @@ def perplexity(
 ) -> tuple[float, list[float]]:
     """Returns the perplexity on a test stream, and the weights of the orders from 0.
 
-    An n-gram gives every character the share that it had in training behind the same n - 1
-    characters; where training never showed those, it is the (n - 1)-gram. Order 0 gives all `size`
-    characters the same. The mixture's weights make the validation stream likeliest.
+    An n-gram gives each character its frequency in training after the same n - 1 characters. If
+    training does not have these, it is the (n - 1)-gram. Order 0 gives all `size` characters the
+    same probability. The weights of the mixture maximize the likelihood of the validation stream.
     """
     weights = fit(probabilities(train, validation, size))
     mixed = weights @ probabilities(train, test, size)
@@ -22,7 +22,7 @@ def perplexity(
 
 
 def probabilities(train: np.ndarray, stream: np.ndarray, size: int) -> np.ndarray:
-    """Returns what each order gives to each character of a stream but the first: [order, place]."""
+    """Returns the probability by each order of each character but the first: [order, place]."""
     rows = [np.full(len(stream) - 1, 1 / size)]
     for order in range(1, ORDER + 1):
         seen, asked = grams(train, order, size), grams(stream, order, size)
@@ -32,14 +32,14 @@ def probabilities(train: np.ndarray, stream: np.ndarray, size: int) -> np.ndarra
 
 
 def grams(stream: np.ndarray, order: int, size: int) -> np.ndarray:
-    """Numbers the `order` characters that end with each but the first, which stands for earlier."""
+    """Numbers the n-grams that end at each character but the first, which pads the beginning."""
     padded = np.concatenate([np.repeat(stream[:1], order - 1), stream[1:]]).astype(np.int64)
     places = np.lib.stride_tricks.sliding_window_view(padded, order)
     return places @ size ** np.arange(order - 1, -1, -1)
 
 
 def counts(seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Returns how often each of the numbers asked for is among those seen."""
+    """Returns how often each number of `asked` is in `seen`."""
     ordered = np.sort(seen)
     return np.searchsorted(ordered, asked, "right") - np.searchsorted(ordered, asked, "left")
 

@@ -1,4 +1,4 @@
-"""Language modelling as the harness sees it."""
+"""The language modeling task."""
 
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_se
 
 
 class Language(Task):
-    """The next character; judged by how many equally likely ones would be as hard to guess."""
+    """Predicts the next character. The score is the perplexity."""
 
     metric = Metric(
         name="perplexity",
@@ -35,7 +35,7 @@ class Language(Task):
 
     @staticmethod
     def check(config: ConfigDict) -> None:
-        """Raises InputError for a field that the language model cannot use."""
+        """Raises InputError for an invalid field."""
         checks.has("config", config, ("attention", *SIZES))
         checks.has("config.data", config.data, ("path", *DATA_SIZES, *LIMITS))
         checks.text("config.data", config.data, ("path",))
@@ -50,18 +50,18 @@ class Language(Task):
             )
         if config.data.train_stride > config.data.window:
             raise InputError(
-                "config.data.train_stride must be at most the window, or characters are left out: "
+                "config.data.train_stride must be at most the window, to use all characters: "
                 f"got {config.data.train_stride} and {config.data.window}"
             )
         if config.attention == "flax" and set(config.regularizers) != {"none"}:
             raise InputError(
-                "config.attention=flax trains 'none' alone, since Flax's own attention takes no "
-                f"traced rate: got {', '.join(config.regularizers)}"
+                "config.attention=flax needs config.regularizers=('none',), because Flax's own "
+                f"attention takes no traced rate: got {', '.join(config.regularizers)}"
             )
 
     @staticmethod
     def load(config: ConfigDict) -> Data:
-        """Reads the treebank's sentences and splits them by document."""
+        """Reads the treebank's sentences, and splits them by document."""
         return text.load(config)
 
     def network(self, regularizer: str) -> nn.Module:
@@ -78,10 +78,10 @@ class Language(Task):
 
     @staticmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """The cross-entropy of every character."""
+        """Returns the cross-entropy of every character."""
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:
-        """The perplexity."""
+        """Returns the perplexity."""
         return jnp.exp(mean_points)

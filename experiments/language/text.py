@@ -1,4 +1,4 @@
-"""From a treebank to windows of characters: divided by document, numbered, cut."""
+"""Turns a treebank into windows of characters: splits by document, encodes, and cuts."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,11 +14,11 @@ from ..treebank.split import split
 from . import ngram
 
 UNKNOWN = 0
-"""The number of all characters that training shows too rarely, or never."""
+"""The number of all characters that are rare in training, or not there."""
 
 
 def load(config: ConfigDict) -> Data:
-    """Reads, divides, numbers and cuts the sentences that a config's `data` part names."""
+    """Loads the sentences of a config's `data` part, and turns them into examples."""
     treebank = conllu.read(Path(config.path) if config.path else conllu.treebank_path())
     parts = split(treebank.sentences, [], config.split_seed)
     limits = (config.train_sentences, config.validation_sentences, config.test_sentences)
@@ -47,12 +47,12 @@ def load(config: ConfigDict) -> Data:
 
 
 def join(sentences: list[Sentence]) -> str:
-    """Writes a sentence a line; the line end before the first is there to predict it from."""
+    """Writes one sentence per line. A line end comes first, to predict the first character."""
     return "\n" + "".join(f"{sentence.text}\n" for sentence in sentences)
 
 
 def vocabulary(train: str, min_count: int) -> dict[str, int]:
-    """Numbers the characters that a text has at least `min_count` times, from 1."""
+    """Numbers the characters that occur at least `min_count` times, from 1."""
     frequent = sorted(c for c, count in Counter(train).items() if count >= min_count)
     return {character: number for number, character in enumerate(frequent, start=1)}
 
@@ -63,9 +63,9 @@ def encode(text: str, numbers: dict[str, int]) -> np.ndarray:
 
 
 def cut(stream: np.ndarray, window: int, stride: int) -> Split:
-    """Cuts windows that begin a stride apart; every character but the first is a target.
+    """Cuts windows that begin a stride apart. Every character but the first is a target.
 
-    Where the stride is the window, each is so once: no window predicts what another does.
+    If the stride equals the window, every character is a target exactly once.
     """
     targets = len(stream) - 1
     starts = stride * np.arange(1 + -(-max(0, targets - window) // stride))
@@ -76,7 +76,7 @@ def cut(stream: np.ndarray, window: int, stride: int) -> Split:
 
 
 def count(sentences: list[Sentence], stream: np.ndarray) -> dict[str, Any]:
-    """Counts what a part has."""
+    """Counts sentences, documents and characters of a part."""
     return {
         "sentences": len(sentences),
         "documents": len({sentence.document for sentence in sentences}),
@@ -86,7 +86,7 @@ def count(sentences: list[Sentence], stream: np.ndarray) -> dict[str, Any]:
 
 
 def describe(record: dict[str, Any], config: ConfigDict) -> str:
-    """Says what the text came to."""
+    """Describes the text in sentences."""
     counts = {name: record[name] for name in ("train", "validation", "test")}
     parts = [
         f"{name} {part['characters']} characters ({part['sentences']} sentences, "

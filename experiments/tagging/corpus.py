@@ -1,4 +1,4 @@
-"""From a treebank to padded arrays: split by document, cut to size, numbered."""
+"""Turns a treebank into padded arrays: splits by document, limits sizes, and encodes."""
 
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from .vocabulary import Vocabulary
 
 
 class Corpus(NamedTuple):
-    """The parts for training, validation and test, and what is known of them."""
+    """The parts for training, validation and test, with their vocabulary and statistics."""
 
     parts: tuple[Split, Split, Split]
     vocabulary: Vocabulary
@@ -27,7 +27,7 @@ class Corpus(NamedTuple):
 
 
 def load(config: ConfigDict) -> Corpus:
-    """Reads and splits the corpus that a config's `data` part names."""
+    """Reads and splits the corpus of a config's `data` part."""
     path = Path(config.path) if config.path else conllu.treebank_path()
     treebank = conllu.read(path)
     given = conllu.read(Path(config.test_path)).sentences if config.test_path else []
@@ -40,8 +40,8 @@ def load(config: ConfigDict) -> Corpus:
         kept[name] = short[:limit] if limit else short
         if not kept[name]:
             raise InputError(
-                f"{sources[name]} leaves no {name} sentence of at most {config.max_length} words "
-                "after duplicates are left out and documents divided"
+                f"{sources[name]} has no {name} sentence of at most {config.max_length} words "
+                "after removing duplicates and splitting by document"
             )
         statistics[name] = {
             "sentences": len(kept[name]),
@@ -57,7 +57,7 @@ def load(config: ConfigDict) -> Corpus:
 
 
 def describe(corpus: Corpus) -> str:
-    """Says what the corpus came to."""
+    """Describes the corpus in sentences."""
     parts = [
         f"{name} {part['sentences']} sentences ({part['tokens']} tokens, {part['documents']} "
         f"documents; {part['left_out_as_too_long']} too long, left out)"
@@ -67,9 +67,9 @@ def describe(corpus: Corpus) -> str:
 
 
 def arrays(sentences: list[Sentence], words: Vocabulary, time: int) -> Split:
-    """Numbers the sentences and pads them to a common time.
+    """Encodes the sentences, and pads them to the same length `time`.
 
-    Inputs are words [sentence, time], 0 for padding, and lengths [sentence].
+    Inputs are words [sentence, time], with 0 for padding, and lengths [sentence].
     """
     numbers = np.zeros((len(sentences), time), np.int32)
     tags = np.zeros((len(sentences), time), np.int32)
@@ -81,7 +81,10 @@ def arrays(sentences: list[Sentence], words: Vocabulary, time: int) -> Split:
 
 
 def most_frequent_tag_accuracy(train: list[Sentence], test: list[Sentence]) -> float:
-    """Accuracy of giving each word its most frequent tag in training, and new words that of all."""
+    """Returns the accuracy of the baseline: each word gets its most frequent tag in training.
+
+    A word that is not in training gets the most frequent tag of all words.
+    """
     by_word: dict[str, Counter[str]] = defaultdict(Counter)
     for sentence in train:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):

@@ -1,4 +1,4 @@
-"""The networks: words in, one row of tag scores per word out."""
+"""Networks that map words to scores of their tags."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ REGULARIZERS: dict[str, type[nn.Module] | None] = {
     "SampleDropout": linen.SampleDropout,
     "RecurrentDropout": None,
 }
-"""Each with the module that acts on the word vectors; RecurrentDropout acts inside the GRUs."""
+"""The module that acts on the word vectors. RecurrentDropout acts inside the GRUs instead."""
 
 
 class RegularizedEmbedding(nn.Module):
-    """Word vectors, with the regularizer under test right behind them."""
+    """Word vectors, followed by the regularizer under test."""
 
     vocabulary_size: int
     features: int
@@ -38,14 +38,14 @@ class RegularizedEmbedding(nn.Module):
 
 
 class Network(nn.Module):
-    """What the networks share: word vectors, and GRUs with the dropout they are to have.
+    """The base class of the networks: makes word vectors, and GRUs with their dropout.
 
     Attributes:
-      vocabulary_size, num_tags, features, hidden: how many words, tags, features of a word's
-        vector and of a GRU's state there are.
-      regularizer: the one under test, with the rate of the call.
-      dropout, recurrent_dropout: of every GRU, whatever the regularizer; under RecurrentDropout
-        the rate of the call takes the place of both.
+      vocabulary_size, num_tags: the numbers of words and tags.
+      features, hidden: the numbers of features of a word vector and of a GRU's state.
+      regularizer: the regularizer under test, which drops at the rate of the call.
+      dropout, recurrent_dropout: the rates of every GRU. With RecurrentDropout, both are the rate
+        of the call.
     """
 
     vocabulary_size: int
@@ -93,7 +93,7 @@ class Tagger(Network):
 class Seq2Seq(Network):
     """Embedding -> regularizer -> GRU -> RepeatVector -> GRU -> Dense per step.
 
-    The whole sentence has to pass through one vector, the first GRU's last state.
+    The whole sentence passes through one vector, the last state of the first GRU.
     """
 
     @nn.compact

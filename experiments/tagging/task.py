@@ -1,4 +1,4 @@
-"""Tagging as the harness sees it."""
+"""The tagging task."""
 
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_se
 
 
 class Tagging(Task):
-    """A tag for every word; judged by the share of words tagged right."""
+    """Predicts a tag for every word. The score is the accuracy."""
 
     metric = Metric(
         name="accuracy",
@@ -35,7 +35,7 @@ class Tagging(Task):
 
     @staticmethod
     def check(config: ConfigDict) -> None:
-        """Raises InputError for a field that the taggers cannot use."""
+        """Raises InputError for an invalid field."""
         checks.has("config", config, ("model", *SIZES, *RATES))
         checks.has("config.data", config.data, ("path", "test_path", *DATA_SIZES, *LIMITS))
         checks.text("config.data", config.data, ("path", "test_path"))
@@ -48,7 +48,7 @@ class Tagging(Task):
 
     @staticmethod
     def load(config: ConfigDict) -> Data:
-        """Reads the treebank and splits it by document."""
+        """Reads the treebank, and splits it by document."""
         loaded = corpus.load(config)
         record = {
             **loaded.statistics,
@@ -74,15 +74,15 @@ class Tagging(Task):
 
     @staticmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """The cross-entropy of every word."""
+        """Returns the cross-entropy of every word."""
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     @classmethod
     def points(cls, outputs: jax.Array, targets: Array) -> jax.Array:
-        """1 for every word that is tagged right."""
+        """Returns 1 for every word with the correct tag, and 0 for the others."""
         return (outputs.argmax(-1) == targets).astype(jnp.float32)
 
     @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:
-        """The share of words tagged right."""
+        """Returns the accuracy."""
         return mean_points

@@ -1,4 +1,4 @@
-"""Words and tags become numbers; both inventories come from the training part alone."""
+"""Numbers words and tags. Both vocabularies come from the training part only."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from ..treebank.conllu import Sentence
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 UNSEEN_TAG = -1
-"""The number of a tag that training never showed: no prediction equals it."""
+"""The number of a tag that is not in training. No prediction equals it."""
 
 
 class Vocabulary(NamedTuple):
@@ -33,9 +33,9 @@ class Vocabulary(NamedTuple):
 def build(sentences: Iterable[Sentence], min_count: int, min_class_count: int) -> Vocabulary:
     """Collects words and tags.
 
-    A word seen fewer than `min_count` times would get a vector that training hardly touched, so
-    it shares that of its unknown-word class; a class of fewer than `min_class_count` such words
-    is plain `<unk>`. New words find their vectors the same way.
+    A word that occurs fewer than `min_count` times would get a nearly untrained vector. So it
+    shares the vector of its unknown-word class. A class of fewer than `min_class_count` such words
+    becomes `<unk>`. New words use the same classes.
     """
     sentences = list(sentences)
     counts = Counter(normalize(word) for s in sentences for word in s.words)
@@ -61,5 +61,5 @@ def normalize(word: str) -> str:
 
 
 def unknown_class(word: str) -> str:
-    """Names the class that a rare word is put in: its last three characters, `<unk:-ção>`."""
+    """Returns the class of a rare word: its last three characters, such as `<unk:-ção>`."""
     return f"<unk:-{normalize(word)[-3:]}>"

@@ -1,1 +1,1 @@
-"""Treebanks: a CoNLL-U file becomes sentences, divided into parts by document."""
+"""Treebanks: reads CoNLL-U files, and splits their sentences by document."""

@@ -1,4 +1,4 @@
-"""CoNLL-U treebanks: a file becomes sentences of words and part-of-speech tags."""
+"""Reads CoNLL-U treebanks into sentences of words and part-of-speech tags."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ _DOCUMENT = re.compile(r"(.+)[-_.][A-Za-z]*\d+")  # FOLHA_DOC000001_SENT003 -> F
 class Sentence(NamedTuple):
     """The syntactic words of a sentence, their tags and the document they come from.
 
-    `text` is the sentence as it was written ("da casa", where the words are "de a casa").
+    `text` is the sentence as written: "da casa", for example, for the words "de", "a", "casa".
     """
 
     document: str
@@ -28,7 +28,7 @@ class Sentence(NamedTuple):
 
 
 class Treebank(NamedTuple):
-    """The sentences of a file, and the rule that told its documents apart."""
+    """The sentences of a file, and the rule that identified its documents."""
 
     sentences: list[Sentence]
     documents_by: str
@@ -41,11 +41,11 @@ def treebank_path() -> Path:
 
 
 def read(path: Path) -> Treebank:
-    """Reads a CoNLL-U file; multiword-token ranges (5-6) and empty nodes (8.1) are skipped.
+    """Reads a CoNLL-U file. Skips multiword-token ranges (5-6) and empty nodes (8.1).
 
-    A document is what stands before the last part of `sent_id` (before `_SENT003`, `-0012`); where
-    that does not tell documents apart, what a `# newdoc` opens; else each sentence is its own.
-    A sentence without a `# text` is written as its words with spaces between them.
+    The document of a sentence is its `sent_id` without the last part (`_SENT003`, `-0012`). If that
+    does not identify documents, `# newdoc` lines do. Otherwise each sentence is its own document.
+    The text of a sentence without `# text` is its words, joined by spaces.
     """
     ids: list[str] = []
     newdocs: list[int] = []
@@ -92,7 +92,7 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not UTF-8 text") from error
-    # str.splitlines would also divide at characters that may stand inside a word.
+    # str.splitlines would also split at characters that may be inside a word.
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -100,27 +100,27 @@ def _word(line: str, expected: int, place: str) -> list[tuple[str, str]]:
     columns = line.split("\t")
     if len(columns) != 10:
         raise InputError(
-            f"{place}: a token line has 10 columns, divided by tabs: got {len(columns)}"
+            f"{place}: a token line must have 10 columns, separated by tabs: got {len(columns)}"
         )
     number, form, _, tag = columns[:4]
     if _NOT_A_WORD.fullmatch(number):
         return []
     if not _WORD.fullmatch(number):
         raise InputError(f"{place}: column 1 must be a word's number: got {number!r}")
-    if number != str(expected):  # a blank line inside a sentence would make two of it
-        raise InputError(f"{place}: the next word of its sentence is {expected}: got {number}")
+    if number != str(expected):  # a blank line inside a sentence would split it
+        raise InputError(f"{place}: the next word must have the number {expected}: got {number}")
     if not form or tag in ("", "_"):
-        raise InputError(f"{place}: a word needs its form in column 2 and its tag in column 4")
+        raise InputError(f"{place}: a word needs a form in column 2 and a tag in column 4")
     return [(form, tag)]
 
 
 def _documents(ids: list[str], newdocs: list[int]) -> tuple[list[str], str]:
-    """Returns every sentence's document, and the rule in words."""
+    """Returns the document of every sentence, and the rule in words."""
     matches = [_DOCUMENT.fullmatch(sent_id) for sent_id in ids]
     by_id = [match[1] for match in matches if match]
     by_newdoc = [str(newdoc) for newdoc in newdocs]
     for documents, rule in ((by_id, "sent_id prefix"), (by_newdoc, "newdoc")):
-        # Fewer than three cannot be split: "train-s1", "train-s2" name a file, not a document.
+        # Fewer than three cannot be split: the prefix of "train-s1" and "train-s2" names a file.
         if len(documents) == len(ids) and len(set(documents)) >= 3:
             return documents, rule
     return [str(index) for index in range(len(ids))], "each sentence its own"

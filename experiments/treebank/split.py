@@ -1,4 +1,4 @@
-"""Whole documents for training, validation and test, and no sentence in two of them."""
+"""Splits a treebank by document, so that no sentence is in two parts."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -10,15 +10,16 @@ from .conllu import Sentence
 
 
 def split(sentences: list[Sentence], test: list[Sentence], seed: int) -> dict[str, list[Sentence]]:
-    """Divides whole documents at random, 80 : 10 : 10, or 90 : 10 where a test part is given.
+    """Splits whole documents at random, 80 : 10 : 10, or 90 : 10 if a test part is given.
 
-    Of sentences with the same words only the first is kept, and none that the test part has.
+    Sentences with the same words are kept once. Sentences of a given test part are removed from the
+    other parts.
     """
     test = _unique(test)
     sentences = _unique(sentences, but={s.words for s in test})
     if test and not sentences:
         raise InputError(
-            "the test part holds every sentence of the corpus: none is left to train on"
+            "the test part has every sentence of the corpus, so none is left for training"
         )
     documents: dict[str, list[Sentence]] = defaultdict(list)
     for sentence in sentences:

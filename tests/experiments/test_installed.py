@@ -22,7 +22,7 @@ def test_what_is_no_file_is_not_read(tmp_path, kind):
         path.mkdir()
     with pytest.raises(InputError) as caught:
         user_file(path, "weather")
-    assert str(caught.value) == f"cannot read the weather {path}: it is no file"
+    assert str(caught.value) == f"cannot read the weather {path}: it is not a file"
 
 
 def test_a_path_that_no_file_can_have():

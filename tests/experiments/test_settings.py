@@ -48,7 +48,7 @@ def test_every_variant_passes_its_own_checks(variant):
         ),
         (
             [f"{CONFIG}:foo"],
-            "no variant 'foo' of pos_tagging: tagger, classic, seq2seq or smoke",
+            "the variant of pos_tagging must be tagger, classic, seq2seq or smoke: got 'foo'",
         ),
         (
             [CONFIG, "--config.seeds=many"],
@@ -56,25 +56,28 @@ def test_every_variant_passes_its_own_checks(variant):
         ),
         (
             [CONFIG, "--config.task=poetry"],
-            "config.task knows tagging, forecasting, language: got 'poetry'",
+            "config.task must be one of tagging, forecasting, language: got 'poetry'",
         ),
         (
             [CONFIG, "--config.model=lstm"],
-            "config.model knows tagger, seq2seq: got 'lstm'",
+            "config.model must be one of tagger, seq2seq: got 'lstm'",
         ),
         (
             [CONFIG, "--config.regularizers=('none','Drop')"],
-            "config.regularizers knows none, Dropout, SpatialDropout1D, TimestepDropout, "
+            "each of config.regularizers must be one of none, Dropout, SpatialDropout1D, TimestepDropout, "
             "FeatureDropout, SampleDropout, RecurrentDropout: got 'Drop'",
         ),
         (
             [CONFIG, "--config.grid_mode=fast"],
-            "config.grid_mode knows auto, one_by_one, vmapped: got 'fast'",
+            "config.grid_mode must be one of auto, one_by_one, vmapped: got 'fast'",
         ),
-        ([CONFIG, "--config.rates=(0.1,1.5)"], "config.rates must be numbers in [0, 1]: got 1.5"),
+        (
+            [CONFIG, "--config.rates=(0.1,1.5)"],
+            "each of config.rates must be a number in [0, 1]: got 1.5",
+        ),
         (
             [CONFIG, "--config.rates=(0.5,0.5)"],
-            "config.rates must not name a value twice: got (0.5, 0.5)",
+            "config.rates must not have a value twice: got (0.5, 0.5)",
         ),
         (
             [CONFIG, "--config.recurrent_dropout=1.5"],
@@ -87,7 +90,10 @@ def test_every_variant_passes_its_own_checks(variant):
             [CONFIG, "--config.data.test_sentences=-1"],
             "config.data.test_sentences must be at least 0: got -1",
         ),
-        ([CONFIG, "--config.rates=(True,)"], "config.rates must be numbers in [0, 1]: got True"),
+        (
+            [CONFIG, "--config.rates=(True,)"],
+            "each of config.rates must be a number in [0, 1]: got True",
+        ),
         *(
             (
                 [CONFIG, f"--config.name={name}"],

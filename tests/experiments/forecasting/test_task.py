@@ -87,7 +87,7 @@ def test_what_is_shown_are_the_forecasts_of_one_run(task):
         ("hidden=0", "config.hidden must be at least 1: got 0"),
         (
             "regularizers=('Dropout',)",
-            "config.regularizers knows none, before, after, both, input mask, recurrent mask, "
+            "each of config.regularizers must be one of none, before, after, both, input mask, recurrent mask, "
             "zoneout, CNN none, CNN channels: got 'Dropout'",
         ),
     ],

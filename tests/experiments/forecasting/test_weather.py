@@ -104,7 +104,7 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2,3\n1\n4,5,6,7\n", b"\xff\xfe\xfa,\x80\n"])
 def test_no_csv(tmp_path, content):
     (tmp_path / "weather.csv").write_bytes(content)
-    with pytest.raises(InputError, match=r"weather.csv (is no CSV file: .|lacks the columns)"):
+    with pytest.raises(InputError, match=r"weather.csv (is not a CSV file: .|lacks the columns)"):
         weather.read(tmp_path / "weather.csv")
 
 
@@ -130,6 +130,8 @@ def test_a_file_cut_off_in_its_compressed_middle(rows, tmp_path, ending):
     content = path.read_bytes()
     for length in (0, 1, len(content) // 2, len(content) - 5):
         path.write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"weather.csv.{ending} is no CSV file: .") as caught:
+        with pytest.raises(
+            InputError, match=rf"weather.csv.{ending} is not a CSV file: ."
+        ) as caught:
             weather.read(path)
         assert "\n" not in str(caught.value)

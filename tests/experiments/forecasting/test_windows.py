@@ -131,7 +131,7 @@ def test_the_description_counts_what_is_missing_filled_and_left_out(
 def test_a_part_without_a_window_says_so(forecast_config, name):
     shares = {"train": (0.01, 0.5), "validation": (0.8, 0.01), "test": (0.8, 0.19)}[name]
     forecast_config.data.train_share, forecast_config.data.validation_share = shares
-    message = f"^the {name} part has 4 hours and no whole window of 12 hours with a measured"
+    message = f"^the {name} part has 4 hours and no complete window of 12 hours with a measured"
     with pytest.raises(InputError, match=message):
         windows.load(forecast_config.data)
 

@@ -71,7 +71,7 @@ def test_a_form_trains_with_each_rate_and_validation_chooses(task):
             "heads=3",
             "config.features must be an even multiple of config.heads: got 64 and 3",
         ),
-        ("attention=fast", "config.attention knows blockwise, fused, flax: got 'fast'"),
+        ("attention=fast", "config.attention must be one of blockwise, fused, flax: got 'fast'"),
         (
             "attention=flax",
             "config.attention=flax trains 'none' alone, since Flax's own attention takes no "
@@ -79,7 +79,7 @@ def test_a_form_trains_with_each_rate_and_validation_chooses(task):
         ),
         (
             "regularizers=('Dropout',)",
-            "config.regularizers knows none, weights, heads, keys, spans: got 'Dropout'",
+            "each of config.regularizers must be one of none, weights, heads, keys, spans: got 'Dropout'",
         ),
     ],
 )

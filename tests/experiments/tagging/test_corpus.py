@@ -41,7 +41,7 @@ def test_load_takes_vocabulary_and_tags_from_the_training_part_alone(config):
 
 def test_a_limit_that_leaves_nothing_says_so(config):
     config.data.max_length = 1
-    with pytest.raises(InputError, match="leaves no train sentence of at most 1 words"):
+    with pytest.raises(InputError, match="has no train sentence of at most 1 words"):
         corpus.load(config.data)
 
 
@@ -64,9 +64,7 @@ def test_load_takes_the_test_part_from_a_file_of_its_own(config, tmp_path):
 
 def test_an_empty_test_part_is_blamed_on_its_own_file(config, tmp_path):
     config.data.test_path = write(tmp_path / "test.conllu", "a " * 40)
-    with pytest.raises(
-        InputError, match=r"test\.conllu leaves no test sentence of at most 24 words"
-    ):
+    with pytest.raises(InputError, match=r"test\.conllu has no test sentence of at most 24 words"):
         corpus.load(config.data)
 
 

@@ -59,13 +59,13 @@ def test_a_word_may_hold_a_unicode_line_separator_and_lines_may_end_in_crlf(read
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("2\tb", "a token line has 10 columns, divided by tabs: got 2"),
+        ("2\tb", "a token line must have 10 columns, separated by tabs: got 2"),
         (row("two", "b", "X"), "column 1 must be a word's number: got 'two'"),
-        (row("2", "b", "_"), "a word needs its form in column 2 and its tag in column 4"),
-        (row("2", "", "X"), "a word needs its form in column 2 and its tag in column 4"),
-        (row("3", "b", "X"), "the next word of its sentence is 2: got 3"),
-        (row("1", "b", "X"), "the next word of its sentence is 2: got 1"),
-        (row("02", "b", "X"), "the next word of its sentence is 2: got 02"),
+        (row("2", "b", "_"), "a word needs a form in column 2 and a tag in column 4"),
+        (row("2", "", "X"), "a word needs a form in column 2 and a tag in column 4"),
+        (row("3", "b", "X"), "the next word must have the number 2: got 3"),
+        (row("1", "b", "X"), "the next word must have the number 2: got 1"),
+        (row("02", "b", "X"), "the next word must have the number 2: got 02"),
     ],
 )
 @pytest.mark.parametrize("end", ["", "\n", "\n\n\n"])
@@ -78,7 +78,7 @@ def test_a_malformed_line_is_named_exactly(read, tmp_path, line, problem, end):
 
 def test_a_blank_line_inside_a_sentence_does_not_make_two_of_it(read):
     lines = row("1", "a", "X"), "", row("2", "b", "X")
-    with pytest.raises(InputError, match=r"line 3: the next word of its sentence is 1: got 2$"):
+    with pytest.raises(InputError, match=r"line 3: the next word must have the number 1: got 2$"):
         read("\n".join(lines))
 
 
