@@ -51,8 +51,8 @@ def test_rows_of_other_versions_are_not_replaced(tmp_path):
     earlier.versions["jax"] = "0.0.1"
     earlier.save(path)
     message = (
-        f"{path} holds rows of another device or of other versions, which this run would "
-        "replace: give another --workdir, or move the file away"
+        f"{path} has rows of another device or of other versions, which this run would "
+        "replace: use another --workdir, or move the file"
     )
     with pytest.raises(InputError, match=exactly(message)):
         Results.start("cpu", "a device").join(path)

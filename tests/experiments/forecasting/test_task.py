@@ -81,14 +81,14 @@ def test_what_is_shown_are_the_forecasts_of_one_run(task):
         ("data.train_share=1.5", "config.data.train_share must be a number in [0, 1]: got 1.5"),
         (
             "data.validation_share=0.3",
-            "config.data.train_share and validation_share must leave something for the test: "
-            "got 0.7 and 0.3",
+            "config.data.train_share and validation_share must sum to less than 1, to leave a "
+            "test part: got 0.7 and 0.3",
         ),
         ("hidden=0", "config.hidden must be at least 1: got 0"),
         (
             "regularizers=('Dropout',)",
-            "each of config.regularizers must be one of none, before, after, both, input mask, recurrent mask, "
-            "zoneout, CNN none, CNN channels: got 'Dropout'",
+            "each of config.regularizers must be one of none, before, after, both, input mask, "
+            "recurrent mask, zoneout, CNN none, CNN channels: got 'Dropout'",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_form_trains_with_each_rate_and_validation_chooses(task):
         ("data.test_sentences=-1", "config.data.test_sentences must be at least 0: got -1"),
         (
             "data.train_stride=65",
-            "config.data.train_stride must be at most the window, or characters are left out: "
+            "config.data.train_stride must be at most the window, to use all characters: "
             "got 65 and 64",
         ),
         ("layers=0", "config.layers must be at least 1: got 0"),
@@ -74,12 +74,13 @@ def test_a_form_trains_with_each_rate_and_validation_chooses(task):
         ("attention=fast", "config.attention must be one of blockwise, fused, flax: got 'fast'"),
         (
             "attention=flax",
-            "config.attention=flax trains 'none' alone, since Flax's own attention takes no "
-            "traced rate: got none, weights, heads, keys, spans",
+            "config.attention=flax needs config.regularizers=('none',), because Flax's own "
+            "attention takes no traced rate: got none, weights, heads, keys, spans",
         ),
         (
             "regularizers=('Dropout',)",
-            "each of config.regularizers must be one of none, weights, heads, keys, spans: got 'Dropout'",
+            "each of config.regularizers must be one of none, weights, heads, keys, spans: "
+            "got 'Dropout'",
         ),
     ],
 )
@@ -102,5 +103,5 @@ def test_every_variant_passes_its_own_checks(variant):
 
 
 def test_no_other_variant():
-    with pytest.raises(InputError, match=r"^no variant 'words' of language_model: characters"):
+    with pytest.raises(InputError, match=r"^the variant of language_model must be char"):
         settings.parse(["main", "--config=configs/language_model.py:words"])

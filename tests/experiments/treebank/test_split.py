@@ -49,5 +49,5 @@ def test_too_few_documents():
 
 
 def test_a_test_part_that_is_the_corpus_leaves_nothing_to_train_on():
-    with pytest.raises(InputError, match=r"^the test part holds every sentence of the corpus"):
+    with pytest.raises(InputError, match=r"^the test part has every sentence of the corpus"):
         split(DOCUMENTS, [*DOCUMENTS, sentence("other", "more")], seed=0)
