@@ -96,9 +96,9 @@ class Variables:
             jnp.moveaxis(array, axis, 0) if isinstance(axis, int) else array
             for array, axis in zip(arrays, axes, strict=True)
         ]
-        self.fixed, self.carried, self.scanned = self.sorted(moved)
+        self.fixed, self.carried, self.scanned = self.split(moved)
 
-    def sorted(self, arrays: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    def split(self, arrays: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         """The arrays that are fixed, carried and scanned."""
         kinds = [axis if axis in (None, CARRY) else "scanned" for axis in self.axes]
         fixed, carried, scanned = (
@@ -107,11 +107,18 @@ class Variables:
         )
         return fixed, carried, scanned
 
-    def joined(self, fixed: list[Any], carried: list[Any], scanned: list[Any]) -> list[Any]:
-        """The inverse of `sorted`."""
+    def join(self, fixed: list[Any], carried: list[Any], scanned: list[Any]) -> list[Any]:
+        """The inverse of `split`."""
         arrays = {None: iter(fixed), CARRY: iter(carried)}
         others = iter(scanned)
         return [next(arrays.get(axis, others)) for axis in self.axes]
+
+    def updated(self, carried: list[Any], scanned: list[Any]) -> list[Any]:
+        """All arrays after the last step, with their time axes in place."""
+        return [
+            jnp.moveaxis(array, 0, axis) if isinstance(axis, int) else array
+            for array, axis in zip(self.join(self.fixed, carried, scanned), self.axes, strict=True)
+        ]
 
 
 def scan_cell(
@@ -142,8 +149,8 @@ def scan_cell(
         (carry, carried), (x, each, scanned) = state, part
 
         def step(carry: Any, x: jax.Array) -> tuple[Any, Any, Any]:
-            carry, y, after = call(variables.joined(still, carried, scanned), carry, x)
-            return carry, y, variables.sorted(after)[1:]
+            carry, y, after = call(variables.join(still, carried, scanned), carry, x)
+            return carry, y, variables.split(after)[1:]
 
         carry, y, (carried, scanned) = step_of_cell(step, structure, carry, x, fixed, each)
         return (carry, carried), (y, scanned)
@@ -155,15 +162,7 @@ def scan_cell(
     outputs = jnp.moveaxis(outputs, 0, time_axis)
     if all(axis is None for axis in variables.axes):
         return last, outputs, None
-    after = variables.joined(variables.fixed, carried, scanned)
-    return (
-        last,
-        outputs,
-        [
-            jnp.moveaxis(array, 0, axis) if isinstance(axis, int) else array
-            for array, axis in zip(after, variables.axes, strict=True)
-        ],
-    )
+    return last, outputs, variables.updated(carried, scanned)
 
 
 def hold_unwritten(

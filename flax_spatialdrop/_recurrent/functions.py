@@ -1,4 +1,4 @@
-"""Regularizers for recurrent loops of one's own, as functions."""
+"""Functions for a recurrent loop that you write yourself."""
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +15,25 @@ from .step import mean_of_zoneout
 def recurrent_masks(
     key: Key, rate: Rate, batch: int, features: int, gates: int | None = None
 ) -> jax.Array:
-    """Draws the mask that an input or a state of a recurrent network keeps for a whole sequence.
+    """Draws one mask for all steps of a sequence, for the inputs or the state of a network.
 
         h_{t-1} -> h_{t-1} * m / (1 - rate),   m[b, f] ~ Bernoulli(1 - rate), the same for every t
 
-    One mask for all gates, as Gal & Ghahramani have it, or with `gates` one for each of them,
-    as Keras draws them.
+    By default all gates share one mask, as in Gal & Ghahramani. With `gates`, each gate has a mask
+    of its own, as in Keras.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
-      batch: how many sequences.
-      features: how many features of the input, or of the state.
-      gates: how many gates have a mask of their own; None: all share one.
+      key, rate: as in `dropout`.
+      batch: the number of sequences.
+      features: the number of features of the inputs, or of the state.
+      gates: the number of gates that have a mask of their own; None for one mask.
 
     Returns:
       bool[batch, features], or bool[gates, batch, features]; True where a value is kept.
 
     Raises:
-      ValueError: for a number for rate outside [0, 1], a negative size, a missing key.
-      TypeError: for a size that is no whole number, an argument of another type.
+      ValueError: for a rate outside [0, 1], a negative size, or a missing key.
+      TypeError: for a size or another argument of another type.
 
     Example:
       >>> import jax
@@ -51,24 +50,22 @@ def recurrent_masks(
 
 
 def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
-    """Drops values of a recurrent cell's new content, and nothing of what it remembers.
+    """Drops values of the new content of a recurrent cell, and keeps its memory.
 
         c_t = f_t * c_{t-1} + i_t * (g_t * m / (1 - rate)),   m ~ Bernoulli(1 - rate)
 
-    Recurrent dropout without memory loss: `x` is the candidate g_t (of a GRU, its n_t). It is
-    `dropout`; what makes it recurrent is where it stands. With the same key at every step the mask
-    is that of the whole sequence.
+    This is recurrent dropout without memory loss. It is `dropout` of the candidate `x`, which is
+    g_t in an LSTM and n_t in a GRU. With the same key in every step, all steps have the same mask.
 
     Args:
-      key: one JAX PRNG key; consumed. None will do at a rate of exactly 0 or 1.
+      key, rate: as in `dropout`.
       x: the candidate, [batch, features], floating or complex.
-      rate: probability to drop, in [0, 1]; a number or a scalar array.
 
     Returns:
       An array of x's shape, dtype and sharding.
 
     Raises:
-      ValueError: for a number for rate outside [0, 1], a missing key.
+      ValueError: for a rate outside [0, 1], or a missing key.
       TypeError: for integer or bool x, or an argument of another type.
 
     Example:
@@ -86,24 +83,24 @@ def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
 def zoneout(
     key: Key, x: Array, rate: Rate, *, previous: Array, deterministic: bool = False
 ) -> jax.Array:
-    """Keeps values of a state as they were a step ago, at random; in evaluation mixes the two.
+    """Keeps random values of a state as they were one step before; in evaluation, takes the mean.
 
         y = where(d, previous, x),   d ~ Bernoulli(rate)
         y = rate * previous + (1 - rate) * x   in evaluation
 
     Args:
-      key: one JAX PRNG key; consumed. None will do in evaluation and at a rate of exactly 0 or 1.
+      key: as in `dropout`; may also be None in evaluation.
       x: the new state, floating or complex.
-      rate: probability to stay as before, in [0, 1]; a number or a scalar array.
-      previous: the state before, of x's shape and dtype.
-      deterministic: True for evaluation: the mean over d.
+      rate: probability to keep the previous value, in [0, 1]; a number or a scalar array.
+      previous: the state one step before, of x's shape and dtype.
+      deterministic: True for evaluation, which takes the mean over d.
 
     Returns:
       An array of x's shape and dtype.
 
     Raises:
-      ValueError: for a number for rate outside [0, 1], a missing key, another shape of previous.
-      TypeError: for integer or bool x, another dtype of previous, an argument of another type.
+      ValueError: for a rate outside [0, 1], a missing key, or another shape of previous.
+      TypeError: for integer or bool x, another dtype of previous, or an argument of another type.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -130,5 +127,5 @@ def zoneout(
         return mean_of_zoneout(keep, previous, x)
     if is_static(rate, 0.0):
         return x
-    # The mask is True where the new value is taken, as everywhere where one is not dropped.
+    # The mask is True where the new value is taken.
     return jnp.where(sample_mask(key, rate, x.shape), x, previous)

@@ -75,7 +75,7 @@ def scan_sequence(
     time_axis: int,
     unroll: int = 1,
 ) -> tuple[Carry, jax.Array]:
-    """Runs over inputs [batch, time, features], or with time first, as `time_axis` says.
+    """Runs over inputs [batch, time, features]; time is first if `time_axis` is 0.
 
     Returns the last carry, and h of every step with the axes of the inputs.
     """

@@ -101,7 +101,7 @@ class Sequence(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer in one call: what the call says, and otherwise what the attributes say."""
+    """A layer in one call, with the arguments of the call, or the attributes if they are None."""
 
     cell: CellSpec
     sequence: Sequence
