@@ -54,9 +54,9 @@ def sample_masks(layer: Layer, keys: RecurrentMasks) -> RecurrentMasks:
     def sample(rate: Rate, shapes: Any, keys: Any) -> Any:
         if is_static(rate, 0.0):
             return None
-        if keys is None:
-            return jax.tree.map(lambda mask: sample_mask(None, rate, mask.shape), shapes)
-        return jax.tree.map(lambda mask, key: sample_mask(key, rate, mask.shape), shapes, keys)
+        pairs = zip_longest(_as_tuple(shapes), _as_tuple(keys))
+        masks = tuple(sample_mask(key, rate, mask.shape) for mask, key in pairs)
+        return masks if isinstance(shapes, tuple) else masks[0]
 
     return RecurrentMasks(*map(sample, layer.rates, mask_shapes(layer), keys))
 
