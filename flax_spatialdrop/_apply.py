@@ -1,4 +1,7 @@
-"""From a mask to the output, and to what the backward pass keeps; the recipe of a regularizer."""
+"""Applies masks, and controls what the backward pass keeps.
+
+`Recipe` describes a regularizer, and `drop` runs it.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -77,9 +80,10 @@ def apply_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
 
 
 def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.Array:
-    """Returns select(mask, x, *constants), whose only residual is the mask in its own shape.
+    """Returns select(mask, x, *constants).
 
-    Checkpointing exactly here keeps the compact mask instead of one of x's shape.
+    The backward pass keeps only the mask, as it is before it is broadcast to x's shape. The
+    `jax.checkpoint` around `select` ensures this.
     """
     x = jnp.asarray(x)
     y = _by_mask(select, mask, x, *constants)
@@ -118,8 +122,8 @@ def by_redraw(
       x: the input.
       params: the scalars that the distribution depends on, such as a threshold.
       *constants: of select.
-      prevent_cse: True for a draw that costs more than a hash. Otherwise XLA may find that both
-        passes draw the same, and store the draw of the first for the second.
+      prevent_cse: True for a draw that costs more than a hash. With False, XLA may merge the draws
+        of both passes, and store the mask in between.
     """
     x = jnp.asarray(x)
     y = _by_redraw(select, redraw, prevent_cse, key, x, params, *constants)
@@ -127,7 +131,7 @@ def by_redraw(
     return y
 
 
-# The barriers of prevent_cse would cost more than the few operations between them.
+# prevent_cse=False, since its barriers cost more than these few operations.
 @partial(jax.jit, static_argnums=0)
 def _by_mask(select, mask, x, *constants):
     y = jax.checkpoint(select, prevent_cse=False)(mask, x, *constants)
@@ -173,8 +177,9 @@ class Recipe(NamedTuple):
       noise_shape: of the mask: as many axes as the input, unless `apply` expects another shape.
       sample: sample(key, rate, noise_shape) draws the mask.
       apply: apply(x, mask, rate) is the output; the derivative keeps the mask in noise shape.
-      apply_key: apply_key(x, key, rate) is the output if each element has a draw of its own; the
-        derivative keeps the key only. None to use `sample` and `apply` there too.
+      apply_key: apply_key(x, key, rate) is used in place of `sample` and `apply` if the noise shape
+        is the shape of x; the derivative keeps the key only. It must be None if elements share
+        draws inside the noise shape.
       check_rate: returns a rate, or raises.
       check_mask: returns a mask given by the user, or raises.
       draws_at_1: whether a rate of 1 needs a draw, and so a key.

@@ -3,6 +3,9 @@
 The docstring that `help` shows for a module has several sources. The function that the module runs
 gives the summary, the equation and the reference. The function and the base classes of the module
 give the arguments. The module's own docstring adds its special features and the example.
+
+Some functions inside the package, such as `_host.regularize`, explain arguments that they do not
+have themselves: those texts are for the methods and classes that they complete.
 """
 
 import inspect
@@ -25,14 +28,15 @@ def document(
     """Completes the docstring of a class or function.
 
     Args:
-      target: the class or function. What its own docstring says wins. The docstring may begin with
-        a summary and an equation; without an equation, the text of `function` stands before it.
+      target: the class or function. Its own docstring may begin with a summary and an equation. If
+        it has no equation, the summary, equation and text of `function` come first.
       names: the arguments to explain, in this order.
       heading: the heading of the arguments, "Args" or "Attributes".
       function: its docstring gives the parts that the target's leaves out.
-      bases: classes that explain the remaining arguments; the last one that explains an argument
-        wins. They win over a text of `function` that only points elsewhere, "as in `f`". A class
-        without an example has that of its last base, with its own name.
+      bases: classes that explain arguments too. Of an argument's texts, that of the target is used
+        first, then that of the function, then that of the last base; but a text that begins
+        "as in `f`" never replaces another. A class without an example has that of its last base,
+        with its own name.
     """
     if target.__doc__ is None:  # as with python -OO
         return

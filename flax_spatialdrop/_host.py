@@ -73,8 +73,8 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
 def check_options(module: Any, options: Iterable[str], advice: str) -> None:
     """Checks the options of a module that can be checked without inputs.
 
-    An option may be None if that is its default, or if it has none, such as a rate that each call
-    gives. `advice` ends the message about a traced `deterministic`.
+    None is accepted if it is the default, or if there is no default, as for a rate that is passed
+    at each call. `advice` ends the message about a traced `deterministic`.
     """
     for name in options:
         value = getattr(module, name)

@@ -1,4 +1,4 @@
-"""The rate: its check, the keep probability and scale that follow from it, rates over depth.
+"""The keep probability and the scale that follow from a rate, and rates over depth.
 
 A checked rate is a Python float if it is known when tracing, and a scalar array otherwise. Only the
 float takes short cuts (nothing drawn at 0 and 1); an array is right at every value in one program.

@@ -1,1 +1,1 @@
-"""The only place that draws: bits, masks and noise, from a key and a shape."""
+"""Draws bits, Bernoulli masks and noise from a key and a shape."""

@@ -1,4 +1,4 @@
-"""The Bernoulli draw: the only file that draws masks, to be kept or to be drawn again."""
+"""Bernoulli masks, which are drawn once and kept, or drawn again in the backward pass."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -119,9 +119,9 @@ def draw_in_one_pass(
     shape: tuple[int, ...],
     sharding: jax.sharding.NamedSharding | None = None,
 ) -> jax.Array:
-    """`jax.random.bernoulli(key, keep, shape)`, where JAX's loop over a large shape costs too much.
+    """Returns `jax.random.bernoulli(key, keep, shape)`, without JAX's loop, slow for large shapes.
 
-    On meshes of explicit axes `sharding` is that of the result.
+    On meshes of explicit axes, the result has `sharding`.
     """
     key = check_key(key)
     if not is_unrollable(key, shape):
@@ -144,9 +144,9 @@ def fast_key(key: Key) -> jax.Array:
 
     A key like any other: for every function and module here, and for all of `jax.random`. Its
     masks are not those of `key`, but as unbiased, and as independent of sharding, jit and vmap.
-    It pays where each element has a draw of its own and the hash is what the chip waits for; a
-    mask that is shared along axes costs next to nothing with any key. Splitting and folding in
-    are those of `key`, with all 20 rounds.
+    It is faster if each element has its own draw and the hash limits the speed. A mask that is
+    shared along axes costs next to nothing with any key. `split` and `fold_in` are those of `key`,
+    with all 20 rounds.
 
     Args:
       key: one threefry key, typed or legacy; consumed.
@@ -184,22 +184,20 @@ def mask_block(
     start: Sequence[int | Array] | Array,
     sizes: Sequence[int],
 ) -> jax.Array:
-    """Draws a block of a mask alone, as it is in the whole, which is never written down.
+    """Draws one block of a mask, without computing the rest.
 
         mask_block(key, rate, noise_shape, start, sizes)
             = sample_mask(key, rate, noise_shape)[start : start + sizes]
 
-    Bit for bit, whatever is around it: so loops, shards and kernels can each draw the part that
-    they need, when they need it. It takes the arithmetic of as many elements as the block has, in
-    whole numbers of 32 bits (sums, products, shifts, xors), which runs in the body of a Pallas
-    kernel too.
+    The bits are exactly those of the whole mask, so loops, shards and kernels can each draw only
+    the part that they need. The cost is that of the block. It uses 32-bit integer operations only
+    (sums, products, shifts, xors), so it also runs inside a Pallas kernel.
 
     Args:
-      key: one JAX PRNG key, typed or legacy, of threefry (JAX's default) or from `fast_key`: only
-        of these is each bit a function of its place alone. It is not consumed, since all blocks of
-        a mask share it; no other draw may. In the body of a kernel, where keys do not go, the two
-        words of a threefry key's data, as a tuple of uint32 scalars. None will do at a rate of
-        exactly 0 or 1.
+      key: one threefry key (JAX's default), typed or legacy, or a `fast_key`. Only with these is
+        each bit a function of its position alone. All blocks of a mask use the same key, so it is
+        not consumed; use it for nothing else. In a Pallas kernel, pass the two words of a threefry
+        key's data as a tuple of uint32 scalars. It may be None at a rate of exactly 0 or 1.
       rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
         clipped to [0, 1]; NaN drops everything.
       noise_shape: the shape of the whole mask, whole numbers only; it may have more than 2^32

@@ -56,8 +56,9 @@ def step_of_cell(
 
     h is the last part of the cell's carry s. Products of h, in dense layers and convolutions, read
     the dropped h. Element by element operations, such as z * h in a GRU, read h itself, so that the
-    state that is carried on is never scaled. (A function with a derivative of its own that contains
-    products counts as a product; a loop or branch with products of h is refused.) Each sequence has
+    state that is carried on is never scaled. (A custom_jvp or
+    custom_vjp function that contains products counts as one product. Products of h inside a loop or
+    a branch are refused.) Each sequence has
     one mask for all its steps. With "zoneout", y is the part of the carry that stays as it was, if
     the cell returns that part as y. `LSTM`, `GRU` and `SimpleRNN` do the same for their cells,
     faster and with more variants.

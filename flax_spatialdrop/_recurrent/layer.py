@@ -24,6 +24,8 @@ the carry; returns the parts of the last carry, and the outputs."""
 def draw_masks(layer: Layer, find_call: Callable[[], Call]) -> RecurrentMasks:
     """Draws the masks of a call.
 
+    The rest completes the docstring of `sample_masks`, whose arguments these are.
+
     Args:
       inputs: an array; only its shape and dtype matter.
       deterministic: as at the call.

@@ -27,7 +27,8 @@ _IF_TRACED = (
 class Stochastic(nn.Module):
     """A module of this package, which checks its options when it is made.
 
-    A class is the module `of` a function, whose docstring completes that of the class.
+    Write `class X(Base, of=f)` for the module of a function f: the docstring of f completes that
+    of X.
 
     Attributes:
       deterministic: True returns the inputs as they are; to be given here or at the call.
