@@ -294,8 +294,9 @@ def shown(value: Any, depth: int = 0) -> str:
         what = "an array" if is_array else f"a value of type {kind}"
         what = "a masked array" if isinstance(value, np.ma.MaskedArray) else what
         return f"{what} of shape {value.shape} and dtype {value.dtype}"
-    if callable(value) and hasattr(value, "__name__"):
-        return f"the function {value.__name__}"
+    name = getattr(value, "__name__", None)
+    if callable(value) and isinstance(name, str):
+        return f"the function {name}"
     if isinstance(value, numbers.Number):
         return _shortened(f"{value} of type {kind}")
     return f"a value of type {kind}"

@@ -190,7 +190,7 @@ def blockwise_attention(
       ...     rngs=nnx.Rngs(params=0, dropout=1),
       ... )
       >>> layer.train()
-      >>> y = layer(jnp.ones((2, 5, 8)), is_causal=True)
+      >>> y = layer(jnp.ones((2, 5, 8)))  # and is_causal=True, from Flax 0.12.8 on
     """
     x = Inputs(query, key, value, bias, mask, dtype, precision, module, is_causal)
     x = check_inputs(x, promote_dtype)
