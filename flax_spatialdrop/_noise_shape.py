@@ -260,7 +260,8 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
         entry is None or (_is_size(entry) and entry in (1, size))
         for entry, size in zip(full, shape, strict=True)
     )
-    if fits and noise_shape:
+    # Only entries that are sizes, such as (10, 16), can be the trailing axes and nothing else.
+    if fits and any(_is_size(entry) and entry != 1 for entry in noise_shape):
         return f"write None for {where}: {full}"
     return (
         f"write None where an axis has its own draws and 1 where it shares one, {len(shape)} in all"

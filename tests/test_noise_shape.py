@@ -55,7 +55,16 @@ BAD_NOISE_SHAPES = [
         (None,),
         ValueError,
         "noise_shape needs one entry per axis of x: got noise_shape=(None,) for "
-        "x.shape=(2, 3, 4); write None for the 2 leading axes: (None, None, None)",
+        "x.shape=(2, 3, 4); write None where an axis has its own draws and 1 where it shares one, "
+        "3 in all",
+    ),
+    (  # which may have left out any entry
+        (2, 3, 4),
+        (None, 1),
+        ValueError,
+        "noise_shape needs one entry per axis of x: got noise_shape=(None, 1) for "
+        "x.shape=(2, 3, 4); write None where an axis has its own draws and 1 where it shares one, "
+        "3 in all",
     ),
     (
         (2, 3, 4),

@@ -140,6 +140,6 @@ def _predicate(paths: Paths) -> Callable[[str], object]:
 
 def _check_weight(path: str, leaf: Any) -> None:
     try:
-        check_input(leaf, f"the weight at {shown(path)}")
+        check_input(leaf, f"weights at {shown(path)}" if path else "weights")
     except TypeError as error:
         raise TypeError(f"{error}; leave it out with paths") from None

@@ -25,7 +25,8 @@ BAD = {
     "rank": (
         {"noise_shape": (1, 1, None)},
         "noise_shape needs one entry per axis of x: got noise_shape=(1, 1, None) for "
-        "x.shape=(2, 4, 5, 7); write None for the batch axis: (None, 1, 1, None)",
+        "x.shape=(2, 4, 5, 7); write None where an axis has its own draws and 1 where it shares "
+        "one, 4 in all",
     ),
     "axis": (
         {"broadcast_dims": (4,)},

@@ -327,12 +327,12 @@ def test_errors(rate):
     with pytest.raises(ValueError, match=exactly(message)):
         drop_connect(KEY, {}, rate)
     message = (
-        "the weight at 'count' must have a floating or complex dtype, since kept values are scaled "
+        "weights at 'count' must have a floating or complex dtype, since kept values are scaled "
         "by 1 / (1 - rate): got dtype int32; leave it out with paths"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         drop_connect(KEY, weights, rate)
-    message = "the weight at 'count' must be a JAX or NumPy array: got 1.5; leave it out with paths"
+    message = "weights at 'count' must be a JAX or NumPy array: got 1.5; leave it out with paths"
     with pytest.raises(TypeError, match=exactly(message)):
         drop_connect(KEY, {"count": 1.5}, rate)
     got = "a masked array of shape (3,) and dtype float64"
@@ -392,5 +392,5 @@ def test_patterns_that_are_none(paths, error):
 
 def test_a_dtype_without_a_zero_is_refused():
     weights = {"a": jnp.ones(3, jnp.float8_e8m0fnu)}
-    with pytest.raises(TypeError, match=r"\Athe weight at 'a' must have a dtype that can rep"):
+    with pytest.raises(TypeError, match=r"\Aweights at 'a' must have a dtype that can rep"):
         drop_connect(clone(KEY), weights, 0.5)
