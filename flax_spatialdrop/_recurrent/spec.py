@@ -218,7 +218,7 @@ def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Ar
     """Returns the lengths as int32. Traced lengths cannot be checked and are clipped."""
     given = seq_lengths
     if is_whole(given) or (is_sequence(given) and all(map(is_whole, given))):
-        given = np.asarray(given, object if not given else None)
+        given = np.asarray(given, np.int32 if is_sequence(given) and not given else None)
     lengths = check_array(given, "seq_lengths")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"seq_lengths must be whole numbers: got dtype {lengths.dtype}")

@@ -228,3 +228,10 @@ def test_a_first_carry_inside_shard_map(name):
 
     halves = gradient(lambda p, x: jnp.concatenate([run(p, x[:2]), run(p, x[2:])]))
     assert_close(gradient(mapped), halves, 1e-4)
+
+
+def test_lengths_of_nothing():
+    layer, key = flax_spatialdrop.linen.GRU(4), jax.random.key(0)
+    y, variables = layer.init_with_output(key, jnp.ones((5, 3)), seq_lengths=0)
+    assert not y.any()
+    assert layer.apply(variables, jnp.ones((0, 5, 3)), seq_lengths=[]).shape == (0, 5, 4)
