@@ -1,0 +1,49 @@
+"""Every Python example of the book runs, and prints what the page says that it prints.
+
+A page is a session, from top to bottom. On the pages of ALONE each block is complete by itself. If
+a block ```text follows a block ```python, it is what the code prints.
+"""
+
+import contextlib
+import io
+import pathlib
+import re
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+ALONE = {"docs/recipes.md"}
+"""Pages whose blocks are copied one by one."""
+
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+_BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S)
+
+
+def blocks(text):
+    """Yields (line, code, what it prints or None) of each example of a page."""
+    for match in _BLOCK.finditer(text):
+        yield text[: match.start()].count("\n") + 1, match[1], match[2]
+
+
+def run(name, text):
+    session = {"__name__": name}
+    for line, code, expected in blocks(text):
+        session = {"__name__": name} if name in ALONE else session
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * line + code, name, "exec"), session)  # so that errors name the line
+        if expected is not None:
+            assert printed.getvalue() == expected, f"{name}:{line}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in PAGES if [*blocks(PAGES[name])]))
+def test_the_examples_of_a_page_run(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # JAX's defaults
+        run(name, PAGES[name])
+
+
+def test_a_page_that_prints_something_else_fails():
+    with pytest.raises(AssertionError, match="page:1"):
+        run("page", "```python\nprint(1)\n```\n\n```text\n2\n```\n")
