@@ -1,0 +1,151 @@
+"""The pages on experiments and benchmarks include and quote what the commands printed."""
+
+import json
+import pathlib
+import re
+import statistics
+
+import pytest
+
+from experiments.benchmarks.results import Results
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RESULTS = ROOT / "experiments/results"
+DOCS = ROOT / "docs"
+EXPERIMENTS = (DOCS / "experiments.md").read_text()
+BENCHMARKS = (DOCS / "benchmarks.md").read_text()
+_INCLUDE = re.compile(r"^```\{include\} (\S+)\n(.*?)^```$", re.M | re.S)
+_OPTION = re.compile(r'^:([\w-]+): "(.*)"$', re.M)
+_TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
+
+
+def included(page):
+    """Yields the file and the text of every include of a page, as MyST cuts them."""
+    for target, options in _INCLUDE.findall(page.read_text()):
+        path = (page.parent / target).resolve()
+        text, options = path.read_text(), dict(_OPTION.findall(options))
+        if "start-after" in options:
+            text = text[text.index(options["start-after"]) + len(options["start-after"]) :]
+        if "end-before" in options:
+            text = text[: text.index(options["end-before"])]
+        yield path, text
+
+
+SOURCES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
+PAGES = [page for page in SOURCES if _INCLUDE.search(page.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_includes_is_there(page):
+    for path, text in included(page):
+        assert path.is_relative_to(ROOT)
+        assert text.strip()
+
+
+def test_parts_of_reports_are_one_table_each():
+    for path, text in included(DOCS / "benchmarks.md"):
+        if "Where a table begins" not in text:
+            assert len(_TABLE.findall(text)) == 1, f"{path.name}: {text[:40]}"
+            assert "\n## " not in text
+
+
+def test_every_report_is_on_a_page():
+    whole = {path for page in PAGES for path, text in included(page)}
+    assert {*RESULTS.rglob("*.md")} <= whole
+
+
+def test_no_table_of_results_is_copied():
+    """What stands in a report is included; a copy would go stale."""
+    rows = set()
+    for report in RESULTS.rglob("*.md"):
+        rows |= {line for line in report.read_text().splitlines() if line.startswith("|")}
+    header = {row for row in rows if not re.search(r"\d", row)}
+    for page in SOURCES:
+        assert (rows - header).isdisjoint(page.read_text().splitlines()), page.name
+
+
+def results(name):
+    return json.loads((RESULTS / name / "results.json").read_text())["regularizers"]
+
+
+def scores(runs):
+    return [run["test_score"] for run in runs if run["test_score"] is not None]
+
+
+def chosen(result):
+    return [run for run in result["runs"] if run["rate"] == result["chosen_rate"]]
+
+
+def difference(found, name, to="none"):
+    return statistics.mean(scores(found[name]["runs"])) - statistics.mean(scores(found[to]["runs"]))
+
+
+def says(page, sentence):
+    """Whether a page has a sentence, however its lines are broken."""
+    return sentence in " ".join(page.split())
+
+
+def test_numbers_of_the_taggers():
+    found = results("pos_tagging")
+    gains = {f"{100 * difference(found, name):+.2f}" for name in ("Dropout", "SpatialDropout1D")}
+    assert len(gains) == 1
+    assert says(EXPERIMENTS, f"spatial dropout both gain {gains.pop()} points")
+    loss = -100 * difference(results("pos_tagging-seq2seq"), "RecurrentDropout")
+    assert says(EXPERIMENTS, f"Recurrent dropout makes it worse by {loss:.2f} points")
+
+
+def test_numbers_of_the_forecast():
+    whole = json.loads((RESULTS / "weather_forecast/results.json").read_text())
+    found = whole["regularizers"]
+    gains = [
+        whole["baseline_test_score"] - statistics.mean(scores(row["runs"]))
+        for row in found.values()
+    ]
+    assert says(EXPERIMENTS, f"persistence, by {min(gains):.1f} to {max(gains):.1f} °F")
+    pairs = zip(*(scores(found[n]["runs"]) for n in ("CNN channels", "CNN none")), strict=True)
+    better = [ours < none for ours, none in pairs]
+    assert says(EXPERIMENTS, f"error is smaller for {sum(better)} seeds of {len(better)}")
+    rates = whole["config"]["rates"]
+    assert found["recurrent mask"]["chosen_rate"] == max(rates)
+    assert found["after"]["chosen_rate"] == min(rates)
+
+
+def test_numbers_of_the_language_model():
+    found = results("language_model")
+    none, others = found.pop("none"), found
+    before = statistics.mean(run["best_epoch"] for run in none["runs"])
+    after = [run["best_epoch"] for row in others.values() for run in chosen(row)]
+    assert says(EXPERIMENTS, f"best after {before:.0f} epochs on average, and with dropout at the")
+    assert says(EXPERIMENTS, f"chosen rates after {statistics.mean(after):.0f}.")
+    config = json.loads((RESULTS / "language_model/results.json").read_text())["config"]
+    high = [run for row in others.values() for run in row["runs"] if run["rate"] == 0.5]
+    cap = config["epochs"]
+    capped = [run["epochs"] == cap and cap - run["best_epoch"] < config["patience"] for run in high]
+    sentence = (
+        f"At a rate of 0.5, {sum(capped)} of {len(high)} runs reached the cap of {cap} epochs"
+    )
+    assert says(EXPERIMENTS, sentence)
+    for row in others.values():
+        pairs = zip(scores(row["runs"]), scores(none["runs"]), strict=True)
+        assert all(ours < theirs for ours, theirs in pairs)  # "Every form helps in every seed"
+
+
+CPU = {record.id: record for record in Results.load(RESULTS / "benchmarks/cpu.json").records}
+
+
+def test_numbers_of_the_benchmarks():
+    memory = [
+        CPU["attention", f"f32[2, {n}, 8, 64] gradient", "scratch memory in MiB"].values
+        for n in (1024, 8192)
+    ]
+    ours, flax = ([value[name] for value in memory] for name in ("in blocks", "Flax"))
+    sentence = (
+        f"it grows from {ours[0]:.3g} to {ours[1]:.3g} MiB, and that of Flax from {flax[0]:.3g}"
+    )
+    assert says(BENCHMARKS, f"{sentence} to {flax[1]:,.0f} MiB")
+    record = CPU["layers", "spatial f32[32, 64, 64, 128] forward", "time in ms"]
+    kept = CPU["layers", "spatial f32[32, 64, 64, 128] forward", "time in ms, pages kept"]
+    assert round(record.values["copy"] / kept.values["copy"]) == 4  # "about four times faster"
+    losses = [record for id, record in CPU.items() if id[2].startswith("largest difference")]
+    assert losses
+    assert all(value == 0 for record in losses for value in record.values.values())
