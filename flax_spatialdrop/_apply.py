@@ -24,13 +24,15 @@ CHECKPOINT_NAME = "flax_spatialdrop"
 """The name of every output, for remat policies."""
 
 Constant: TypeAlias = np.float32 | Array
-"""A scale, offset or id: a scalar, or an array with as many axes as x that broadcasts to it."""
+"""A scale, an offset or an id: a scalar, or an array that broadcasts to x and has as many axes."""
 
 Select: TypeAlias = Callable[..., jax.Array]
-"""select(mask, x, *constants) is the output; hashable, since it is a static argument of jit."""
+"""select(mask, x, *constants) returns the output. It is a static argument of jit, so it must be
+hashable."""
 
 Redraw: TypeAlias = Callable[..., jax.Array]
-"""redraw(words, rounds, params, like) is the mask that a key draws; hashable, as above."""
+"""redraw(words, rounds, params, like) draws the mask from a key's words. It must be hashable, too.
+"""
 
 
 def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
@@ -38,26 +40,27 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
 
         y = where(mask, x / (1 - rate), 0)
 
-    The scale is `float32(1) / float32(1 - rate)` and is applied in float32 (float64 for float64
-    x; complex values by their parts), never in half precision. Dropped values are replaced, not
-    multiplied, so a NaN or Inf among them reaches neither the output nor the gradient. The backward
-    pass keeps the mask in the shape given, and nothing of x. At a rate of 1 a value that the mask
-    keeps is not scaled.
+    The scale is `float32(1) / float32(1 - rate)`. It is applied in float32 also if x has half
+    precision, in float64 if x is float64, and to the real and imaginary part if x is complex.
+    Dropped values are replaced and not multiplied by 0, so a NaN or Inf among them reaches neither
+    the output nor the gradient. The backward pass keeps only the mask, in its own shape. At a rate
+    of 1, values that the mask keeps are not scaled.
 
     Args:
       x: any shape, floating or complex.
-      mask: bool, True where x is kept; as many axes as x, each of x's size or 1. It is always
-        used, at any rate.
-      rate: the probability to drop that the mask was drawn with, in [0, 1]; a number or a scalar
+      mask: a bool array, True where x is kept. It has as many axes as x, each of x's size or 1, and
+        is used at any rate.
+      rate: the probability to drop that the mask was drawn with, in [0, 1]: a number or a scalar
         array.
 
     Returns:
-      A JAX array of x's shape, dtype and sharding, named "flax_spatialdrop" for remat policies.
-      (NumPy input is taken as JAX takes it: float64 becomes float32 unless x64 is on.)
+      A JAX array with the shape, dtype and sharding of x, named "flax_spatialdrop" for remat
+      policies. (JAX converts NumPy input: float64 becomes float32 unless x64 is on.)
 
     Raises:
-      ValueError: for a rate outside [0, 1] or a mask whose shape does not fit x.
-      TypeError: for integer or bool x, a mask that is not bool, a rate of another type.
+      ValueError: if a number for rate is outside [0, 1], or the shape of the mask does not fit x.
+      TypeError: if x has an integer or bool dtype, the mask is not bool, or rate has the wrong
+        type.
 
     Example:
       >>> import jax.numpy as jnp
@@ -75,15 +78,15 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
 
 
 def apply_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
-    """`apply_mask` of a draw per element, which is made from the key."""
+    """Like `apply_mask`, with a mask that the key draws, in the shape of x."""
     return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
 
 
 def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.Array:
     """Returns select(mask, x, *constants).
 
-    The backward pass keeps only the mask, as it is before it is broadcast to x's shape. The
-    `jax.checkpoint` around `select` ensures this.
+    The backward pass keeps only the mask, before it is broadcast to x's shape. The `jax.checkpoint`
+    around `select` ensures this.
     """
     x = jnp.asarray(x)
     y = _by_mask(select, mask, x, *constants)
@@ -92,7 +95,7 @@ def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.
 
 
 def by_key(select: Select, key: jax.Array, x: Array, rate: Rate, *constants: Constant) -> jax.Array:
-    """`by_redraw` of a Bernoulli mask."""
+    """Like `by_redraw`, with a Bernoulli mask."""
     threshold = keep_threshold(keep_probability(rate))
     return by_redraw(select, redraw_mask, key, x, threshold, *constants, prevent_cse=False)
 
@@ -121,9 +124,9 @@ def by_redraw(
       key: a checked key.
       x: the input.
       params: the scalars that the distribution depends on, such as a threshold.
-      *constants: of select.
-      prevent_cse: True for a draw that costs more than a hash. With False, XLA may merge the draws
-        of both passes, and store the mask in between.
+      *constants: further arguments of select.
+      prevent_cse: True for a draw that costs more than a hash. If False, XLA may merge the draws of
+        both passes and store the mask in between.
     """
     x = jnp.asarray(x)
     y = _by_redraw(select, redraw, prevent_cse, key, x, params, *constants)
@@ -131,7 +134,7 @@ def by_redraw(
     return y
 
 
-# prevent_cse=False, since its barriers cost more than these few operations.
+# The barriers of prevent_cse=True would cost more than these few operations.
 @partial(jax.jit, static_argnums=0)
 def _by_mask(select, mask, x, *constants):
     y = jax.checkpoint(select, prevent_cse=False)(mask, x, *constants)
@@ -157,7 +160,7 @@ def kept_or_zero(mask, x, scale):
 
 def times(x, factor):
     """Returns x * factor in x's dtype, multiplied in at least float32."""
-    if jnp.iscomplexobj(x):  # by parts: a complex product turns inf + 1j into inf + nan j
+    if jnp.iscomplexobj(x):  # real and imaginary part, since (inf + 1j) * 2 is inf + nan j
         return jax.lax.complex(times(x.real, factor), times(x.imag, factor))
     wide = widened(x)
     return (wide * factor.astype(wide.dtype)).astype(x.dtype)
@@ -174,12 +177,13 @@ class Recipe(NamedTuple):
     The defaults are those of dropout. The code that makes a recipe has checked the input.
 
     Attributes:
-      noise_shape: of the mask: as many axes as the input, unless `apply` expects another shape.
+      noise_shape: the shape of the mask. It has as many axes as the input, unless `apply` expects
+        another shape.
       sample: sample(key, rate, noise_shape) draws the mask.
-      apply: apply(x, mask, rate) is the output; the derivative keeps the mask in noise shape.
-      apply_key: apply_key(x, key, rate) is used in place of `sample` and `apply` if the noise shape
-        is the shape of x; the derivative keeps the key only. It must be None if elements share
-        draws inside the noise shape.
+      apply: apply(x, mask, rate) returns the output. Its derivative keeps the mask in noise shape.
+      apply_key: apply_key(x, key, rate) replaces `sample` and `apply` if the noise shape is the
+        shape of x. Its derivative keeps only the key. It must be None if elements share draws
+        although the noise shape is the shape of x, as in DropBlock.
       check_rate: returns a rate, or raises.
       check_mask: returns a mask given by the user, or raises.
       draws_at_1: whether a rate of 1 needs a draw, and so a key.

@@ -1,7 +1,8 @@
 """Checks of arguments, and their messages.
 
-A check returns what it is given, in the form that the code uses, or raises one sentence: what, the
-rule, what was got. `name` is the argument as the user wrote it.
+A check returns its argument in the form that the code uses, or raises an error. Each message is one
+sentence: the name of the argument, the rule, and the value that was given. `name` is the name that
+the user knows.
 """
 
 import itertools
@@ -29,7 +30,7 @@ _LONGEST = 60
 
 
 def check_array(x: Any, name: str = "x") -> Array:
-    """Returns an array; of a box, such as an nnx.Variable, the one inside."""
+    """Returns x if it is an array, or the array inside of a box, such as an nnx.Variable."""
     x = unboxed(x)
     if not is_array(x):
         raise TypeError(f"{name} must be a JAX or NumPy array: got {shown(x)}")
@@ -42,7 +43,7 @@ def check_array(x: Any, name: str = "x") -> Array:
 
 
 def is_array(x: Any) -> bool:
-    """Whether x is an array of JAX or NumPy, and not a masked one, whose mask JAX would ignore."""
+    """Whether x is an array of JAX or NumPy. JAX would ignore the mask of a masked array."""
     return isinstance(x, jax.Array | np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
 
@@ -119,7 +120,7 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
         rate = float(rate)  # since Python does not count bfloat16 among the numbers
     if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
         is_in_range = bool(0 <= rate <= 1)  # type: ignore[operator]
-        if not is_in_range:  # before the cast, which a whole number may be too large for
+        if not is_in_range:  # before float(), which fails for very large integers
             got = f"{rate}" if isinstance(rate, float) else shown(rate)
             raise ValueError(
                 f"{name} is the probability to drop and must be in [0, 1]: got {name}={got}"
@@ -128,8 +129,8 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
     if not isinstance(rate, np.generic):
         if callable(rate):
             raise TypeError(
-                f"{name} must be a number or a scalar array: got {shown(rate)}; of a schedule, "
-                "pass its value, schedule(step)"
+                f"{name} must be a number or a scalar array: got {shown(rate)}; pass the "
+                "value of a schedule, schedule(step)"
             )
         if not is_array(rate):
             raise TypeError(
@@ -141,7 +142,7 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
             f"{name} must be one number or a scalar array, the same for all of x: "
             f"got an array of shape {rate.shape}"
         )
-    # Wider than 8 bytes is NumPy's longdouble, which JAX does not have.
+    # JAX does not have NumPy's longdouble, which is wider than 8 bytes.
     is_real = jnp.issubdtype(rate.dtype, jnp.floating) or jnp.issubdtype(rate.dtype, jnp.integer)
     if not is_real or rate.dtype.itemsize > 8:
         raise TypeError(f"{name} must be a real number: got an array of dtype {rate.dtype}")
@@ -149,17 +150,17 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
 
 
 def is_static(rate: Rate, value: float) -> bool:
-    """Whether a checked rate is known, when tracing, to be exactly `value`."""
+    """Whether a checked rate is exactly `value`, known when tracing."""
     return isinstance(rate, float) and rate == value
 
 
 def needs_no_key(rate: Rate) -> bool:
-    """Whether a checked rate is known to keep all or nothing."""
+    """Whether a checked rate is exactly 0 or 1, known when tracing, so that nothing is drawn."""
     return is_static(rate, 0.0) or is_static(rate, 1.0)
 
 
 def check_switch(value: Any, name: str, advice: str | None = None) -> bool:
-    """Returns True or False; `advice` says what to do in place of passing a traced value."""
+    """Returns True or False; `advice` tells how to avoid a traced value."""
     if isinstance(value, jax.core.Tracer):
         advice = advice or f"name it in jax.jit(..., static_argnames={name!r})"
         raise TypeError(
@@ -188,41 +189,41 @@ def check_name(value: Any, name: str) -> str:
 
 
 def check_callable(value: Any, name: str, what: str) -> Callable[..., Any]:
-    """Returns what can be called; `what` says what it must be, as in "a function of a key"."""
+    """Returns a callable value; `what` describes it in the message, as in "a function of a key"."""
     if not callable(unboxed(value)):
         raise TypeError(f"{name} must be {what}: got {shown(value)}")
     return value
 
 
 def check_whole(number: Any, name: str, least: int | None = None, unit: str = "") -> int:
-    """Returns a whole number as an int, of at least `least` `unit`s."""
+    """Returns an integer as an int; it must be at least `least`, a number of `unit`s."""
     if not is_whole(number):
-        raise TypeError(f"{name} must be a whole number: got {shown(number)}")
+        raise TypeError(f"{name} must be an integer: got {shown(number)}")
     number = operator.index(number)
     if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must be a whole number of at most 64 bits: got {shown(number)}")
+        raise ValueError(f"{name} must be an integer of at most 64 bits: got {shown(number)}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}{unit and ' ' + unit}: got {number}")
     return number
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it counts something, which a bool does not."""
+    """Whether a value is an integer and not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_symbolic(size: Any) -> bool:
-    """Whether it is a size of jax.export that is known only when the program is called."""
+    """Whether a size is symbolic: a size of jax.export, known only when the program is called."""
     return jax.export.is_symbolic_dim(size)
 
 
 def is_at_most(size: Any, limit: Any) -> bool:
-    """Whether size <= limit; of symbolic sizes, whether that is certain."""
+    """Whether size <= limit holds for all values of symbolic sizes."""
     return bool(jax.core.min_dim(size, limit) == size)
 
 
 def check_sequence(value: Any, name: str, what: str, advice: str = "") -> tuple[Any, ...]:
-    """Returns as a tuple what is one, or a list, or a NumPy array with one axis."""
+    """Returns a tuple, for a sequence or a NumPy array with one axis."""
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
     if not is_sequence(value):
@@ -231,33 +232,35 @@ def check_sequence(value: Any, name: str, what: str, advice: str = "") -> tuple[
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether it is a tuple or the like, which text is not."""
+    """Whether a value is a sequence and not text."""
     return isinstance(value, Sequence) and not isinstance(value, _TEXT)
 
 
-def check_axes(axes: Iterable[Any], name: str, role: str, shape: tuple[int, ...]) -> set[int]:
-    """Returns the axes of x of `shape`, counted from 0; `role` says what they do."""
+def check_axes(
+    axes: Iterable[Any], name: str, role: str, shape: tuple[int, ...], array: str = "x"
+) -> set[int]:
+    """Returns axes of an array, counted from 0; `role` says what the axes do, for messages."""
     axes = tuple(axes)
     for axis in axes:
         if not is_whole(axis):
             raise TypeError(
-                f"{name} must hold whole numbers, the axes of x that {role}: "
+                f"{name} must hold integers, the axes of {array} that {role}: "
                 f"got {shown(axis)} in {name}={shown(axes)}"
             )
         if not -len(shape) <= axis < len(shape):
             known = f"from {-len(shape)} to {len(shape) - 1}" if shape else "which has none"
             raise ValueError(
-                f"{name} must name axes of x, {known}: got {shown(axis)} in {name}={shown(axes)} "
-                f"for x.shape={shape}"
+                f"{name} must name axes of {array}, {known}: got {shown(axis)} in "
+                f"{name}={shown(axes)} for {array}.shape={shape}"
             )
     return {operator.index(axis) % len(shape) for axis in axes}
 
 
 def check_batch_dims(batch_dims: Any) -> int:
-    """Returns a number of leading axes."""
+    """Returns the number of leading batch axes."""
     if not is_whole(batch_dims):
         raise TypeError(
-            "batch_dims must be a whole number, how many leading axes are batch axes: "
+            "batch_dims must be an integer, how many leading axes are batch axes: "
             f"got {shown(batch_dims)}"
         )
     return check_whole(batch_dims, "batch_dims", least=0)
@@ -272,7 +275,7 @@ def shown(value: Any, depth: int = 0) -> str:
     """Describes a value on one short line: a literal as it is written, otherwise its type."""
     kind = type(value).__name__
     if isinstance(value, int) and abs(value) >= 10**_LONGEST:
-        return f"a whole number of {int(value.bit_length() * 0.30103) + 1} digits"
+        return f"an integer of {int(value.bit_length() * 0.30103) + 1} digits"
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
         return _shortened(repr(value))
     if isinstance(value, range):
@@ -303,7 +306,7 @@ def shown(value: Any, depth: int = 0) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """As many names as fit on a short line, and how many more there are."""
+    """The names that fit on a short line, and the number of other names."""
     lengths = itertools.accumulate(len(shown(name)) + 2 for name in names)
     count = max(1, sum(length <= 200 for length in lengths))
     more = f" and {len(names) - count} more" if len(names) > count else ""

@@ -1,6 +1,6 @@
-"""The one place for version gates, and for what JAX and Flax do not promise to keep.
+"""All code that depends on the version of JAX or Flax, or on their private parts.
 
-Nothing here is public. What is of Flax is imported when it is asked for: the core needs no Flax.
+Nothing here is public. Names of Flax are imported on first use, since the core does not need Flax.
 """
 
 import importlib
@@ -34,17 +34,21 @@ __all__ = [
 ]
 
 CAN_REMAT_INSIDE = jax.__version_info__ >= (0, 10, 2)
-"""JAX before 0.10.2 hands no keys, which a branch may draw with, to the derivative of a `cond`."""
+"""Whether a branch of `cond` that is checkpointed may use PRNG keys. JAX before 0.10.2 fails in its
+derivative."""
 
 CALLS = {"jit", "pjit", "closed_call"}
-"""The names that the primitive of `jax.jit` has had."""
+"""The names of the primitive of `jax.jit` in the versions of JAX."""
 
 REMATS = {"checkpoint", "remat", "remat2"}
-"""The names that the primitive of `jax.checkpoint` has had."""
+"""The names of the primitive of `jax.checkpoint` in the versions of JAX."""
 
 
 def as_linear(f: Callable) -> Callable:
-    """Returns f, which is linear. JAX before 0.10 transposes scans of its own derivatives alone."""
+    """Returns the linear function f in a form that JAX can transpose.
+
+    JAX before 0.10 transposes a scan only if the scan comes from `jax.jvp`.
+    """
     if jax.__version_info__ >= (0, 10):
         return f
     return lambda *args: jax.jvp(f, jax.tree.map(jnp.zeros_like, args), args)[1]
@@ -58,15 +62,15 @@ def vary(x: Any, axes: tuple[str, ...]) -> Any:
 
 
 def varying_axes(x: Any) -> frozenset[str]:
-    """The axes of a shard_map's mesh along which devices have arrays of their own, by x's type."""
+    """The axes of a shard_map's mesh along which the devices' values of x may differ."""
     kind = jax.typeof(x)
     return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
 
 
 def is_trial_of_scan() -> bool:
-    """Whether this runs in the trace of an nn.scan that Flax makes only to find its constants.
+    """Whether this runs while Flax traces the body of an nn.scan only to find its constants.
 
-    After Flax 0.12.8 a callback in that trace, which cannot be left out, makes it fail.
+    Flax after 0.12.8 fails if this trace contains a callback.
     """
     frame = sys._getframe()
     while frame := frame.f_back:  # type: ignore[assignment]

@@ -1,7 +1,7 @@
-"""From words about axes to the shape of a mask: pure Python, no arrays.
+"""Finds the shape of a mask from the options of a regularizer, in pure Python without arrays.
 
-A noise shape has one entry per axis of x: the axis's own size where every index has a draw of
-its own, 1 where all indices share one. Every message about shapes is written here.
+A noise shape has one entry per axis of x: the size of the axis if each index has its own draw, or 1
+if the whole axis shares one draw. The messages about noise shapes are written here.
 """
 
 import operator
@@ -24,17 +24,24 @@ from ._typing import DataFormat, NoiseShape, PathMode, Shape
 
 
 def resolve_noise_shape(
-    shape: Shape, noise_shape: NoiseShape | None = None, broadcast_dims: Sequence[int] | None = ()
+    shape: Shape,
+    noise_shape: NoiseShape | None = None,
+    broadcast_dims: Sequence[int] | None = (),
+    array: str = "x",
 ) -> Shape:
-    """Returns the mask's shape for x of `shape`, from at most one of the two ways to say it."""
+    """Returns the shape of the mask for an array of `shape`; messages call the array `array`.
+
+    At most one of noise_shape and broadcast_dims may be given.
+    """
     broadcast_dims = check_sequence(
         () if broadcast_dims is None else broadcast_dims,
         "broadcast_dims",
-        "a tuple of axes of x",
+        f"a tuple of axes of {array}",
         "write (1,) to share the draw along axis 1",
     )
     if noise_shape is None:
-        return _share(shape, broadcast_dims)
+        shared = check_axes(broadcast_dims, "broadcast_dims", "share a draw", shape, array)
+        return tuple(1 if axis in shared else size for axis, size in enumerate(shape))
     if broadcast_dims:
         raise ValueError(
             "at most one of noise_shape and broadcast_dims may be given: "
@@ -43,22 +50,24 @@ def resolve_noise_shape(
     noise_shape = check_sequence(
         noise_shape,
         "noise_shape",
-        f"a tuple with one entry per axis of x, which has shape {shown(shape)}",
+        f"a tuple with one entry per axis of {array}, which has shape {shown(shape)}",
     )
     if len(noise_shape) != len(shape):
         raise ValueError(
-            f"noise_shape needs one entry per axis of x: got noise_shape={shown(noise_shape)} "
-            f"for x.shape={shape}; {_full_rank_advice(shape, noise_shape)}"
+            f"noise_shape needs one entry per axis of {array}: "
+            f"got noise_shape={shown(noise_shape)} for {array}.shape={shape}; "
+            f"{_full_rank_advice(shape, noise_shape)}"
         )
     return tuple(
-        _resolve_entry(axis, entry, shape, noise_shape) for axis, entry in enumerate(noise_shape)
+        _resolve_entry(axis, entry, shape, noise_shape, array)
+        for axis, entry in enumerate(noise_shape)
     )
 
 
 def spatial_noise_shape(
     shape: Shape, data_format: DataFormat, batch_dims: int, num_space: int | None = None
 ) -> Shape:
-    """One draw per sample and channel; `num_space` fixes the rank, None takes any."""
+    """One draw per sample and channel; x must have `num_space` space axes unless it is None."""
     if num_space is not None:
         _check_rank(shape, batch_dims, num_space, f"{num_space}D spatial dropout")
     return _draw_per(("batch", "channel"), shape, data_format, batch_dims)
@@ -113,12 +122,12 @@ def path_noise_shape(shape: Shape, mode: PathMode, batch_axis: int | Sequence[in
 
 
 def check_shape(shape: Any, what: str) -> Shape:
-    """Returns a shape as a tuple; `what` names it where it is none."""
+    """Returns a shape as a tuple; messages call it `what`."""
     sizes = check_sequence(shape, what, "a tuple of sizes")
     for size in sizes:
         if not _is_size(size):
             raise TypeError(
-                f"{what} must hold whole numbers: got {shown(size)} in {shown(sizes)}; entries "
+                f"{what} must hold integers: got {shown(size)} in {shown(sizes)}; entries "
                 "may be None only where x is given"
             )
         if is_whole(size) and size < 0:
@@ -132,7 +141,7 @@ def check_size(size: Any, name: str) -> int:
 
 
 def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None:
-    """Raises unless a block lies in a mask of `shape`; where it begins may be known or not."""
+    """Raises unless a block lies in a mask of `shape`. Entries of `start` may be traced."""
     if not len(start) == len(sizes) == len(shape):
         raise ValueError(
             "start and sizes need one entry per axis of the mask: "
@@ -151,7 +160,7 @@ def check_block_fits(start: tuple[Any, ...], sizes: Shape, shape: Shape) -> None
 def check_mask_spreads(
     mask_shape: Shape, shape: Shape, name: str = "mask", x: str = "x.shape"
 ) -> None:
-    """Raises unless a mask of `mask_shape` spreads over x of `shape`, by the user's names."""
+    """Raises unless a mask broadcasts to `shape`; `name` and `x` are their names in messages."""
     if len(mask_shape) != len(shape) or any(
         m not in (1, n) for m, n in zip(mask_shape, shape, strict=True)
     ):
@@ -162,7 +171,7 @@ def check_mask_spreads(
 
 
 def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None:
-    """Raises unless a mask given to a module has its noise shape or the shape of x."""
+    """Raises unless a mask given to a module has the noise shape or the shape of x."""
     if mask_shape not in (noise_shape, shape):
         raise ValueError(
             f"mask must have the noise shape {noise_shape} or the shape of x: "
@@ -206,7 +215,7 @@ def _check_rank(shape: Shape, batch_dims: int, num_space: int, what: str) -> Non
 
 
 def shape_given(shape: Shape, batch_dims: int) -> str:
-    """Describes the shape of x to a message, with batch_dims if the user gave it."""
+    """Describes the shape of x in a message, with batch_dims unless it is the default."""
     return f"x.shape={shape}" + (f" with batch_dims={batch_dims}" if batch_dims != 1 else "")
 
 
@@ -228,18 +237,15 @@ def _rank_advice(shape: Shape, batch_dims: int, num_space: int, what: str) -> st
     return f"{unbatched}spatial_dropout, which takes any rank"
 
 
-def _share(shape: Shape, broadcast_dims: Sequence[int]) -> Shape:
-    shared = check_axes(broadcast_dims, "broadcast_dims", "share a draw", shape)
-    return tuple(1 if axis in shared else size for axis, size in enumerate(shape))
-
-
-def _resolve_entry(axis: int, entry: Any, shape: Shape, noise_shape: tuple[Any, ...]) -> int:
+def _resolve_entry(
+    axis: int, entry: Any, shape: Shape, noise_shape: tuple[Any, ...], array: str
+) -> int:
     size = shape[axis]
     if entry is None:
         return size
     message = (
-        f"noise_shape[{axis}] must be None, 1 or the size of that axis of x: got {shown(entry)} "
-        f"in noise_shape={shown(noise_shape)} for x.shape={shown(shape)}"
+        f"noise_shape[{axis}] must be None, 1 or the size of that axis of {array}: "
+        f"got {shown(entry)} in noise_shape={shown(noise_shape)} for {array}.shape={shown(shape)}"
     )
     if not _is_size(entry):
         raise TypeError(message)
@@ -260,7 +266,7 @@ def _full_rank_advice(shape: Shape, noise_shape: tuple[Any, ...]) -> str:
         entry is None or (_is_size(entry) and entry in (1, size))
         for entry, size in zip(full, shape, strict=True)
     )
-    # Only entries that are sizes, such as (10, 16), can be the trailing axes and nothing else.
+    # An entry that is a size above 1 shows which axes are meant, as in (10, 16). 1 and None do not.
     if fits and any(_is_size(entry) and entry != 1 for entry in noise_shape):
         return f"write None for {where}: {full}"
     return (

@@ -1,7 +1,7 @@
-"""The keep probability and the scale that follow from a rate, and rates over depth.
+"""The keep probability and the scale of a rate, and rates that grow with depth.
 
-A checked rate is a Python float if it is known when tracing, and a scalar array otherwise. Only the
-float takes short cuts (nothing drawn at 0 and 1); an array is right at every value in one program.
+A checked rate is a Python float if it is known when tracing, and a scalar array otherwise. A float
+of exactly 0 or 1 takes a short cut and draws nothing. With an array, one program serves all rates.
 """
 
 from typing import Literal, TypeAlias, get_args
@@ -14,7 +14,7 @@ from ._checks import check_choice, check_rate, check_whole
 from ._typing import Rate
 
 Convention: TypeAlias = Literal["huang", "timm"]
-"""Where a rate that grows with depth starts: `linear_rates` has both equations."""
+"""The rule for rates that grow with depth; see `linear_rates` for the equations."""
 
 
 def linear_rates(
@@ -25,21 +25,22 @@ def linear_rates(
         "huang":  rate[l] = max_rate * (l + 1) / depth       the first block drops a little
         "timm":   rate[l] = max_rate * l / (depth - 1)       the first block drops nothing
 
-    The rule of stochastic depth: early blocks are what the later ones build on, so they are
-    dropped less. "huang" is the paper's own, "timm" that of timm, Swin and ConvNeXt (whose single
-    block, at depth 1, drops nothing).
+    This is the rule of stochastic depth: later blocks build on early ones, so early blocks are
+    dropped less. "huang" is the rule of the paper. "timm" is the rule of timm, Swin and ConvNeXt;
+    at depth 1 its only block drops nothing.
 
     Args:
-      max_rate: the rate of the last block, in [0, 1]; a number or a scalar array, traced or not.
-      depth: how many blocks, at least 1.
+      max_rate: the rate of the last block, in [0, 1]: a number or a scalar array, traced or not.
+      depth: the number of blocks, at least 1.
       convention: "huang" or "timm".
 
     Returns:
-      A tuple of `depth` rates: numbers for a number, scalar arrays for an array.
+      A tuple of `depth` rates: numbers if max_rate is a number, scalar arrays if it is an array.
 
     Raises:
-      ValueError: for a number for max_rate outside [0, 1], a depth below 1, an unknown convention.
-      TypeError: for a rate of another type, a depth that is not a whole number.
+      ValueError: if max_rate is a number outside [0, 1], depth is below 1, or convention is
+        unknown.
+      TypeError: if depth is not an integer, or max_rate has the wrong type.
 
     Example:
       >>> from flax_spatialdrop import linear_rates
@@ -66,7 +67,10 @@ def linear_rates(
 
 
 def keep_probability(rate: Rate) -> np.float32 | jax.Array:
-    """1 - rate in float32; of an array clipped to [0, 1], 0 for NaN, with no gradient to it."""
+    """Returns 1 - rate in float32. If rate is an array, it is clipped to [0, 1], and NaN gives 0.
+
+    There is no gradient to the rate.
+    """
     if isinstance(rate, float):
         return np.float32(1.0 - rate)
     keep = np.float32(1) - jax.lax.stop_gradient(jnp.asarray(rate).astype(np.float32))
@@ -74,15 +78,17 @@ def keep_probability(rate: Rate) -> np.float32 | jax.Array:
 
 
 def fence(x: np.float32 | jax.Array) -> np.float32 | jax.Array:
-    """Returns x as it is, but rounded to float32 before anything else is computed from it.
+    """Returns x, which is rounded to float32 before anything else is computed from it.
 
-    XLA may compute a product and a sum in one instruction that rounds once, and may add up
-    constants first. Whether it does depends on the rest of the program, and so would the result:
+    XLA may compute a product and a sum in one instruction (FMA) that rounds once, and it may add
+    constants first. Whether it does so depends on the rest of the program. Without a fence, the
+    same code can therefore give different results:
 
         a * b + c           round(a * b + c) in one program, round(round(a * b) + c) in another
-        fence(a * b) + c    round(round(a * b) + c) in all of them
+        fence(a * b) + c    round(round(a * b) + c) in all programs
 
-    The fence is a maximum that changes no value, which XLA does not move operations across.
+    The fence is a maximum with the lowest float32, which changes no value. XLA does not move other
+    operations across it.
     """
     if isinstance(x, np.float32):
         return x
@@ -90,7 +96,7 @@ def fence(x: np.float32 | jax.Array) -> np.float32 | jax.Array:
 
 
 def scale_of(keep: np.float32 | jax.Array) -> np.float32 | jax.Array:
-    """1 / keep in float32, what a kept value is multiplied by; 1 where nothing is kept."""
+    """Returns 1 / keep in float32, the factor of kept values; 1 if keep is 0."""
     if isinstance(keep, np.float32):
         return np.float32(1) / keep if keep > 0 else np.float32(1)
     return np.float32(1) / jnp.where(keep > 0, keep, np.float32(1))

@@ -1,4 +1,4 @@
-"""The summary of the dropout in a model: its sites, remarks about them, and a table of both."""
+"""The summary of the dropout in a model: a table of the places where it runs, with remarks."""
 
 import contextlib
 import dataclasses
@@ -19,24 +19,24 @@ from ._typing import Array, Key, Rate
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A place in a model where a regularizer is called, as a forward pass used it.
+    """A place where a forward pass of a model called a regularizer.
 
     Attributes:
-      path: where the module is, "" for the model itself; a second call from the same place ends
-        in " (call 2)".
-      module: the module's class; Flax's own with its full name, followed by ", run here" where
-        `linen.drop_in` runs it; "attention weights" for those of an attention function.
-      shape: of the inputs.
-      noise_shape: of the mask.
-      rates: every rate it ran with, sorted; more than one where a traced rate moves.
-      stream: where its keys came from: the name of a stream, "a key" or "a mask" given at the
-        call, "" where no mask is drawn.
-      active: False if the call was deterministic or had a rate of 0.
-      runs: how often it ran: more than once inside a scan, for the examples of a vmap, in a
-        jitted function that is called again, or where a gradient in the pass computes it anew.
-      draws: how many different keys, or masks given, it ran with.
-      kept_bytes: what the backward pass would keep of it, on its own and outside any remat, for
-        all its draws; a mask that several sites are given counts for each.
+      path: the path of the module, "" for the model itself. The path of a second call of the same
+        module ends in " (call 2)".
+      module: the name of the module's class. A class of Flax has its full name, followed by
+        ", run here" if `linen.drop_in` runs it. For an attention function: "attention weights".
+      shape: the shape of the inputs.
+      noise_shape: the shape of the mask.
+      rates: all rates that it ran with, sorted. A traced rate may have several values.
+      stream: where the keys came from: the name of a stream, or "a key" or "a mask" if the call was
+        given one; "" if no mask was drawn.
+      active: False if the call was deterministic or the rate was 0.
+      runs: the number of times it ran. This is more than 1 inside a scan or a vmap, in a jitted
+        function that is called again, or if a gradient inside the pass computes it again.
+      draws: the number of different keys, or of different given masks, that it ran with.
+      kept_bytes: the bytes that the backward pass would keep for this call alone, without remat,
+        summed over its draws. A mask that is given to several sites counts at each of them.
     """
 
     path: str
@@ -52,7 +52,11 @@ class Site:
 
     @property
     def coin_flips(self) -> int:
-        """How many independent flips its masks are made of; 0 where masks are given to it."""
+        """The number of entries of all masks that it drew; 0 if its masks were given.
+
+        Each entry is an independent coin flip, except where a regularizer draws blocks (DropBlock,
+        cutout, spans of attention weights) or a fixed number of patches.
+        """
         drawn = self.active and self.stream not in ("", "a mask")
         return math.prod(self.noise_shape) * self.draws if drawn else 0
 
@@ -62,12 +66,12 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The sites of a forward pass in the order of their calls; `print` shows them as a table.
+    """All sites of a forward pass, in the order of their calls; `print` shows them as a table.
 
     Attributes:
-      sites: each call of a regularizer.
-      remarks: about what may not be meant: sites that never drop, or drop everything, or share a
-        mask or a key, and runs of a site that do.
+      sites: a `Site` for each call of a regularizer.
+      remarks: sentences about likely mistakes: sites that never drop or drop everything, and sites
+        or runs that share a mask or a key.
     """
 
     sites: tuple[Site, ...]
@@ -98,7 +102,7 @@ class Summary:
                 str(site.runs),
             )
         text = io.StringIO()
-        # So wide that no name is cut; a terminal wraps what it has no room for.
+        # Wide enough that rich never cuts a name. A terminal wraps long lines itself.
         Console(file=text, width=10_000, markup=False, highlight=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         kept = _bytes(sum(site.kept_bytes for site in self.sites))
@@ -109,7 +113,7 @@ class Summary:
 
 
 def remarks(sites: list[Site], draws: list[set[bytes]]) -> list[str]:
-    """Returns remarks on likely mistakes; `draws` holds the keys of each site, or its masks."""
+    """Returns remarks on likely mistakes; `draws` holds the keys or given masks of each site."""
     never = [site for site in sites if site.rates == (0.0,)]
     deterministic = [site for site in sites if not site.active and site not in never]
     always = [site for site in sites if site.active and site.rates == (1.0,)]
@@ -137,7 +141,7 @@ def remarks(sites: list[Site], draws: list[set[bytes]]) -> list[str]:
 
 
 def _folded(path: str, width: int = 40) -> str:
-    """A path in lines that end between two names."""
+    """Breaks a path into lines, each of which holds whole names."""
     lines = [""]
     for name in re.findall(r"[^/]+/?", path):
         if lines[-1] and len(lines[-1] + name) > width:
@@ -170,9 +174,9 @@ class Where(NamedTuple):
     """Where a regularizer runs.
 
     Attributes:
-      path: of the module; None for the module that is running.
+      path: the path of the module; None for the module that is running.
       module: the name of its class.
-      stream: the name of the stream that its keys come from, or "a key".
+      stream: the name of the stream of its keys, or "a key".
     """
 
     path: tuple[Any, ...] | None
@@ -181,12 +185,12 @@ class Where(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call of a module, made by its host.
+    """What a module of Linen or NNX knows about a call of itself.
 
     Attributes:
       deterministic: whether nothing is dropped.
-      find_key: returns the key to draw with; called only if a mask is drawn.
-      where: describes the module; called only while a summary is made.
+      find_key: returns the key to draw with. It is called only if a mask is drawn.
+      where: describes the module. It is called only while a summary is made.
     """
 
     deterministic: bool
@@ -195,16 +199,16 @@ class Call(NamedTuple):
 
 
 class Use(NamedTuple):
-    """A regularizer as a call uses it.
+    """The mask, rate and key of one call of a regularizer.
 
     Attributes:
-      noise_shape: of the mask.
-      rate: checked.
-      key: that the mask is drawn with; None if none is drawn.
-      mask: given in place of a draw.
+      noise_shape: the shape of the mask.
+      rate: the checked rate.
+      key: the key that the mask is drawn with; None if no mask is drawn.
+      mask: a mask that the user gave in place of a draw.
       active: False if the call is deterministic, or the rate is the number 0.
-      shape: of the values dropped, if that is not the shape of the inputs.
-      kept: bytes kept for the backward pass, if they cannot be counted.
+      shape: the shape of the values that are dropped; None for the shape of the inputs.
+      kept: the bytes kept for the backward pass; None to count them.
     """
 
     noise_shape: tuple[int, ...]
@@ -231,7 +235,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def at(self, path: tuple[Any, ...]) -> Iterator[None]:
-        """Sets the path of functions, and of modules that do not know theirs."""
+        """Sets the path of functions, and of modules that do not know their own path."""
         before, self.place = self.place, path
         try:
             yield
@@ -239,11 +243,11 @@ class Recorder:
             self.place = before
 
     def remark(self, text: str) -> None:
-        """Adds a remark, once."""
+        """Adds a remark unless it was added before."""
         self._remarks[text] = None
 
     def add(self, where: Where, run: Callable[[Array], Any], inputs: Array, use: Use) -> None:
-        """Adds a site, and makes the program report its rate and its key or mask at each run."""
+        """Adds a site. At each run, the program reports the rate and the key or mask."""
         stream: str = where.stream
         words: Any = np.zeros(0, np.uint32)
         if use.active and use.mask is not None:
@@ -271,9 +275,9 @@ class Recorder:
         # examples that share a key:
         #     callback(rate, words)        runs once, since no operand is batched;
         #     callback(rate, words, tie)   runs three times, since the tie depends on the inputs.
-        # The tie is always False, which XLA knows: it reads no input to compute it.
+        # The tie is always False. XLA simplifies it to a constant, so no input is computed for it.
         tie = jnp.logical_and(jnp.any(inputs != inputs), np.False_)
-        if isinstance(use.rate, float):  # not an operand, which would round it to float32
+        if isinstance(use.rate, float):  # as an operand it would be rounded to float32
             jax.debug.callback(partial(_report, runs, use.rate), words, tie)
         else:
             jax.debug.callback(partial(_report, runs), use.rate, words, tie)
@@ -284,7 +288,7 @@ class Recorder:
         calls: dict[str, int] = {}
         sites, draws = [], []
         for site, runs in self._sites:
-            if not runs:  # traced but not run: a branch not taken, or a body that is traced twice
+            if not runs:  # traced but not run: a branch not taken, or a second trace of a body
                 continue
             calls[site.path] = calls.get(site.path, 0) + 1
             suffix = f" (call {calls[site.path]})" if calls[site.path] > 1 else ""
@@ -305,7 +309,7 @@ class Recorder:
 
 
 def _report(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> None:
-    """Adds a run; called by the running program. The bytes of a mask begin with its shape."""
+    """Adds a run; the running program calls this. The shape of a mask is put before its bytes."""
     words = np.asarray(words)
     shape = b"" if words.dtype == np.uint32 else repr(words.shape).encode()
     rate = float(rate)
@@ -317,9 +321,10 @@ def _report(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) ->
 def _recording() -> Iterator[Recorder]:
     """Records the regularizers that are called inside.
 
-    The token is part of the keys of JAX's caches, so what is traced inside is used only inside.
+    JAX's caches of traced functions depend on the token. Functions are therefore traced anew
+    inside, with callbacks, and these traces are not used outside.
     """
-    recorder, token = Recorder(), object()  # the caches keep the token, and not the recorder
+    recorder, token = Recorder(), object()  # caches keep the token alive, but not the recorder
     _ACTIVE[token] = recorder
     try:
         with _TOKEN(token):
@@ -329,18 +334,18 @@ def _recording() -> Iterator[Recorder]:
 
 
 def unrecorded() -> contextlib.AbstractContextManager:
-    """Records nothing that is called inside."""
+    """Turns recording off inside."""
     return _TOKEN(None)
 
 
 def current_recorder() -> Recorder | None:
-    """Returns the recorder of the `_recording` that this runs in, if any."""
+    """Returns the recorder of the `_recording` that encloses this call, or None."""
     token = _TOKEN.value
     return None if token is None else _ACTIVE.get(token)
 
 
 def note(where: Callable[[], Where], run: Callable[[Array], Any], inputs: Array, use: Use) -> None:
-    """Adds the call `run(inputs)` to the summary that is being made, if any."""
+    """Adds the call `run(inputs)` to the summary if one is being made."""
     recorder = current_recorder()
     if recorder is not None:
         recorder.add(where(), run, inputs, use)
@@ -351,20 +356,21 @@ def summarize_run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Sum
 
         kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
 
-    The pass is compiled and run, but XLA computes only the keys of it. The summary lists the
-    modules of this package, Flax's own `Dropout`, classes derived from them, and the dropout of
-    weights in the attention functions of this package. It does not list the dropout inside Flax's
-    attention layers (except those that `drop_in` hands to this package), and other functions that
-    are called without a module.
+    The pass is compiled and run, but XLA removes all computations except those of the keys. The
+    summary lists the modules of this package, Flax's own `Dropout`, classes derived from them, and
+    the dropout of weights in the attention functions of this package. It does not list the dropout
+    inside Flax's attention layers (except those that `drop_in` hands to this package), or functions
+    that are called without a module.
 
     Args:
-      forward: runs the model; arrays are operands of its program, other arguments are known when
-        tracing.
-      *args: passed to the model: arrays, jax.ShapeDtypeStruct in their place, anything.
-      **kwargs: passed to the model, as args.
+      forward: runs the model. Arrays are arguments of the compiled program; all other arguments are
+        constants.
+      *args: the arguments of the model: arrays, jax.ShapeDtypeStruct in place of arrays, or other
+        values.
+      **kwargs: the keyword arguments of the model, of the same kinds.
 
     Returns:
-      A Summary: `print` it for the table; `sites` and `remarks` hold the same as values.
+      A Summary. `print` shows its table; the attributes `sites` and `remarks` hold the same values.
 
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
@@ -400,8 +406,8 @@ def with_zeros(tree: Any) -> Any:
 def kept_for_backward(f: Callable[[Array], Any], x: Array) -> int:
     """Counts the bytes of the residuals of jax.vjp(f, x), without computing them.
 
-    Residuals that depend on no input, such as zeros, do not count: XLA computes them where they
-    are used.
+    Residuals that do not depend on an input, such as zeros, do not count: XLA computes them where
+    they are used.
     """
     jaxpr = jax.make_jaxpr(lambda x: jax.tree.leaves(jax.vjp(f, x)[1]))(x).jaxpr
     values = {*jaxpr.invars, *jaxpr.constvars}

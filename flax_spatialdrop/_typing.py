@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 Array: TypeAlias = jax.Array | np.ndarray
-"""An x or mask of the user: a JAX array (traced or not) or a NumPy array."""
+"""An array given by the user, such as x or a mask: a JAX array, traced or not, or a NumPy array."""
 
 Key: TypeAlias = jax.Array | None
 """One JAX PRNG key, typed or legacy; None where no key is needed."""
@@ -19,10 +19,11 @@ Shape: TypeAlias = tuple[int, ...]
 """The sizes of an array, or of a part of it."""
 
 NoiseShape: TypeAlias = Sequence[int | None]
-"""One entry per axis of x: None or the axis's own size for own draws, 1 for a shared one."""
+"""The shape of a mask, one entry per axis of x: 1 where the axis shares a draw, otherwise its size
+or None."""
 
 DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
 """Where the channel axis of x is: after the space axes, or before them."""
 
 PathMode: TypeAlias = Literal["row", "batch"]
-"""Whether rows of a batch are dropped each on its own, or the whole batch at once."""
+"""Whether each sample (row) of a batch has its own draw, or the whole batch shares one."""

@@ -33,7 +33,7 @@ def scheduled(step):
         (None, "None"),
         ("a\nb", "'a\\nb'"),
         ("x" * 100, "'" + "x" * 56 + "..."),
-        (10**400, "a whole number of 401 digits"),
+        (10**400, "an integer of 401 digits"),
         ((1, None, "a"), "(1, None, 'a')"),
         ((X,), "(an array of shape (2, 3) and dtype float32,)"),
         (list(range(9)), "a list of 9 entries"),
@@ -103,7 +103,7 @@ def test_a_choice_that_is_no_string(value):
 @pytest.mark.parametrize(
     ("rate", "error", "got"),
     [
-        (10**400, ValueError, "rate=a whole number of 401 digits"),
+        (10**400, ValueError, "rate=an integer of 401 digits"),
         (fractions.Fraction(3, 2), ValueError, "rate=3/2 of type Fraction"),
         (float("nan"), ValueError, "rate=nan"),
         (np.array(0.5, np.longdouble), TypeError, "an array of dtype float128"),

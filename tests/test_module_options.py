@@ -166,7 +166,7 @@ def test_attributes_of_a_user_s_class_are_not_checked_as_ours():
 )
 def test_a_count_that_is_no_whole_number(face, name, options):
     (option, _), *_ = options.items()
-    with pytest.raises(TypeError, match=rf"\A{option} must be a whole number: got 'x'\Z"):
+    with pytest.raises(TypeError, match=rf"\A{option} must be an integer: got 'x'\Z"):
         getattr(FACES[face], name)(**{"rate": 0.5} | options)
 
 
@@ -285,5 +285,5 @@ def test_long_names_are_shortened():
     with pytest.raises(KeyError) as missing:
         flax_spatialdrop.nnx.Dropout(0.5, rng_collection=stream)(X, rngs=nnx.Rngs(params=0))
     assert len(str(missing.value)) < 400
-    with pytest.raises(TypeError, match="num_keep must be a whole number: got a value of type Lin"):
+    with pytest.raises(TypeError, match="num_keep must be an integer: got a value of type Lin"):
         flax_spatialdrop.nnx.PatchDropout(0.5, num_keep=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))(X)

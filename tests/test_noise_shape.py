@@ -178,7 +178,7 @@ BAD_BROADCAST_DIMS = [
         (2, 3),
         (True,),
         TypeError,
-        "broadcast_dims must hold whole numbers, the axes of x that share a draw: got True in "
+        "broadcast_dims must hold integers, the axes of x that share a draw: got True in "
         "broadcast_dims=(True,)",
     ),
 ]
@@ -270,7 +270,7 @@ BAD_LAYOUTS = [
     (
         {"batch_dims": True},
         TypeError,
-        "batch_dims must be a whole number, how many leading axes are batch axes: got True",
+        "batch_dims must be an integer, how many leading axes are batch axes: got True",
     ),
 ]
 
@@ -286,13 +286,13 @@ BAD_MASK_SHAPES = [
     (
         (None, 1),
         TypeError,
-        "the noise_shape of a mask must hold whole numbers: got None in (None, 1); entries may "
+        "the noise_shape of a mask must hold integers: got None in (None, 1); entries may "
         "be None only where x is given",
     ),
     (
         ([2], 2),
         TypeError,
-        "the noise_shape of a mask must hold whole numbers: got [2] in ([2], 2); entries may be "
+        "the noise_shape of a mask must hold integers: got [2] in ([2], 2); entries may be "
         "None only where x is given",
     ),
     (

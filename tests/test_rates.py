@@ -160,7 +160,7 @@ BAD_RATES = [
         "max_rate is the probability to drop and must be a number or a scalar array: got '0.5'",
     ),
     ((0.1, 0), {}, ValueError, "depth must be at least 1 block: got 0"),
-    ((0.1, 3.0), {}, TypeError, "depth must be a whole number: got 3.0"),
+    ((0.1, 3.0), {}, TypeError, "depth must be an integer: got 3.0"),
     (
         (0.1, 3),
         {"convention": "linear"},
@@ -208,8 +208,8 @@ def test_a_schedule_in_place_of_its_value():
         return 0.1 * step
 
     message = (
-        "rate must be a number or a scalar array: got the function warm_up; of a schedule, "
-        "pass its value, schedule(step)"
+        "rate must be a number or a scalar array: got the function warm_up; pass the "
+        "value of a schedule, schedule(step)"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         dropout(KEY, jnp.ones(3), warm_up)

@@ -61,7 +61,7 @@ class DropoutOptions(NamedTuple):
         queries, keys]: None for a draw per index, 1 for a shared one.
       broadcast_dims: the axes of the weights that share a draw, such as (-2,) for the queries, in
         place of noise_shape. At most one of the two may be given.
-      span: how many neighbouring keys are dropped together. Spans begin anywhere, and the rate is
+      span: how many neighboring keys are dropped together. Spans begin anywhere, and the rate is
         met as in `drop_block`.
     """
 

@@ -64,7 +64,7 @@ def blockwise(
     Raises:
       ValueError: for shapes that do not fit, a block size below 1, a rate outside [0, 1], a missing
         dropout_rng or one whose masks cannot be drawn in parts, a noise shape or axes that do not
-        fit the weights (which messages call x), a span below 1 or of keys that share a draw,
+        fit the weights, a span below 1 or of keys that share a draw,
         arguments that need whole weights.
       TypeError: for complex arrays, or an argument of another type.
 

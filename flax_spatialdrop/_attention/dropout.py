@@ -63,7 +63,7 @@ def dot_product(
 
     Raises:
       ValueError: for a rate outside [0, 1], a missing dropout_rng, a noise shape or axes that do
-        not fit the weights (which messages call x), a span below 1 or of keys that share a draw,
+        not fit the weights, a span below 1 or of keys that share a draw,
         shapes that do not fit, arguments that Flax refuses together.
       TypeError: for an argument of another type.
 
@@ -233,7 +233,7 @@ def _resolve_spans(shape: Shape, options: DropoutOptions) -> Blocks:
     noise_shape, broadcast_dims = options.noise_shape, options.broadcast_dims
     if noise_shape is None and broadcast_dims is None and broadcast_dropout:
         broadcast_dims = range(len(shape) - 2)
-    *others, keys = resolve_noise_shape(shape, noise_shape, broadcast_dims)
+    *others, keys = resolve_noise_shape(shape, noise_shape, broadcast_dims, "weights")
     span = check_whole(options.span, "span", least=1, unit="key")
     if span > 1 and keys != shape[-1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""DropBlock: drops blocks of neighbouring positions."""
+"""DropBlock: drops blocks of neighboring positions."""
 
 import dataclasses
 import functools
@@ -116,7 +116,7 @@ def resolve_blocks(
 
 
 def _one_per_axis(block_size: Any, num_space: int) -> Shape:
-    rule = "a whole number, or a tuple of one per space axis"
+    rule = "an integer, or a tuple of one per space axis"
     sizes = (
         (block_size,) * num_space
         if is_whole(block_size)
@@ -286,7 +286,7 @@ def drop_block(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops blocks of neighbouring positions in a sequence, an image or a volume.
+    """Drops blocks of neighboring positions in a sequence, an image or a volume.
 
         y[b, i, c] = x[b, i, c] * m[b, i, c] / k(i),   m = 0 on the block of every seed
         mean over i of E[1 - m[b, i, c]] = rate

@@ -174,7 +174,7 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
 @partial(jax.jit, static_argnums=2)
 def _keep(key, x, patches):
     indices = _all_indices(x, patches)
-    # Equal bits favour the earlier patch. Uniform floats would be equal 512 times as often.
+    # Equal bits favor the earlier patch. Uniform floats would be equal 512 times as often.
     bits = jax.random.bits(key, indices.shape, np.uint32, out_sharding=_batch_sharding(x))
     _, shuffled = jax.lax.sort_key_val(bits, indices)
     indices = jnp.sort(shuffled[..., : patches.num_keep])

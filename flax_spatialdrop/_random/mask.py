@@ -49,7 +49,7 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
       key: one JAX PRNG key, typed or legacy; consumed. It may be None at a rate of exactly 0 or 1.
       rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
         clipped to [0, 1]; NaN drops everything.
-      noise_shape: the shape of the mask, whole numbers only.
+      noise_shape: the shape of the mask, integers only.
 
     Returns:
       bool[noise_shape], for `apply_mask`.
@@ -200,12 +200,12 @@ def mask_block(
         key's data as a tuple of uint32 scalars. It may be None at a rate of exactly 0 or 1.
       rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
         clipped to [0, 1]; NaN drops everything.
-      noise_shape: the shape of the whole mask, whole numbers only; it may have more than 2^32
+      noise_shape: the shape of the whole mask, integers only; it may have more than 2^32
         elements. (The first may be a symbolic size of `jax.export`.)
-      start: where the block begins, one entry per axis: whole numbers or integer scalars, traced or
+      start: where the block begins, one entry per axis: integers or integer scalars, traced or
         not (the index of a loop, of a device, of a kernel's program), or one array of them. What is
         traced cannot be checked, and is clipped so that the block lies inside the mask.
-      sizes: the shape of the block, whole numbers only.
+      sizes: the shape of the block, integers only.
 
     Returns:
       bool[sizes], True where a value is kept.
@@ -311,10 +311,10 @@ def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[int | jax.Arra
 def _check_index(entry: Any) -> int | jax.Array:
     entry = unboxed(entry)
     if not isinstance(entry, jax.Array | np.ndarray) or entry.shape != ():
-        raise TypeError(f"start must hold whole numbers or integer scalars: got {shown(entry)}")
+        raise TypeError(f"start must hold integers or integer scalar arrays: got {shown(entry)}")
     if not jnp.issubdtype(entry.dtype, jnp.integer):
         raise TypeError(
-            f"start must hold whole numbers or integer scalars: got one of dtype {entry.dtype}"
+            f"start must hold integers or integer scalar arrays: got one of dtype {entry.dtype}"
         )
     return entry if isinstance(entry, jax.core.Tracer) else int(entry)
 

@@ -137,7 +137,7 @@ def read_call(
 
     Args:
       inputs: [*batch, time, features], or with time first; floating.
-      seq_lengths: [*batch] whole numbers, the number of steps of each sequence. The steps after
+      seq_lengths: [*batch] integers, the number of steps of each sequence. The steps after
         them are padding: they change nothing, and their outputs are 0. Traced lengths are clipped
         to [0, time].
       time_major: in place of the attribute.
@@ -221,7 +221,7 @@ def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Ar
         given = np.asarray(given, np.int32 if is_sequence(given) and not given else None)
     lengths = check_array(given, "seq_lengths")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"seq_lengths must be whole numbers: got dtype {lengths.dtype}")
+        raise TypeError(f"seq_lengths must be integers: got dtype {lengths.dtype}")
     if lengths.shape != batch:
         raise ValueError(
             f"seq_lengths needs one length for each sequence, of shape {batch}: "

@@ -71,7 +71,7 @@ BAD = {
     "half a block": (
         {"key_block_size": 2.5},
         TypeError,
-        "key_block_size must be a whole number: got 2.5",
+        "key_block_size must be an integer: got 2.5",
     ),
     "causal": ({"is_causal": 1}, TypeError, "is_causal must be True or False: got 1"),
     "span": ({"span": 0}, ValueError, "span must be at least 1 key: got 0"),
@@ -89,8 +89,8 @@ BAD = {
     "noise shape": (
         {"noise_shape": (None, 3, 1, None)},
         ValueError,
-        "noise_shape[1] must be None, 1 or the size of that axis of x: "
-        "got 3 in noise_shape=(None, 3, 1, None) for x.shape=(2, 4, 13, 19)",
+        "noise_shape[1] must be None, 1 or the size of that axis of weights: "
+        "got 3 in noise_shape=(None, 3, 1, None) for weights.shape=(2, 4, 13, 19)",
     ),
     "mask": (
         {"mask": jnp.ones((BATCH, 1, KEYS, QUERIES), bool)},

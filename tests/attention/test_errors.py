@@ -24,14 +24,14 @@ BAD = {
     ),
     "rank": (
         {"noise_shape": (1, 1, None)},
-        "noise_shape needs one entry per axis of x: got noise_shape=(1, 1, None) for "
-        "x.shape=(2, 4, 5, 7); write None where an axis has its own draws and 1 where it shares "
-        "one, 4 in all",
+        "noise_shape needs one entry per axis of weights: got noise_shape=(1, 1, None) for "
+        "weights.shape=(2, 4, 5, 7); write None where an axis has its own draws and 1 where it "
+        "shares one, 4 in all",
     ),
     "axis": (
         {"broadcast_dims": (4,)},
-        "broadcast_dims must name axes of x, from -4 to 3: got 4 in broadcast_dims=(4,) for "
-        "x.shape=(2, 4, 5, 7)",
+        "broadcast_dims must name axes of weights, from -4 to 3: got 4 in broadcast_dims=(4,) for "
+        "weights.shape=(2, 4, 5, 7)",
     ),
     "both": (
         {"noise_shape": (1, 1, None, None), "broadcast_dims": (0, 1)},

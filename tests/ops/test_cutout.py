@@ -121,7 +121,7 @@ def test_a_rate_of_1_still_needs_a_key():
         (
             {"num_blocks": 1.5},
             TypeError,
-            "num_blocks must be a whole number: got 1.5",
+            "num_blocks must be an integer: got 1.5",
         ),
         (
             {"fill": (1, 2)},
@@ -164,7 +164,7 @@ def test_a_rate_of_1_still_needs_a_key():
         (
             {"fill": 10**400},
             ValueError,
-            "fill must be finite in x's dtype, float32: got a whole number of 401 digits",
+            "fill must be finite in x's dtype, float32: got an integer of 401 digits",
         ),
         (
             {"block_size": 0},

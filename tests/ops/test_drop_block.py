@@ -229,7 +229,7 @@ def test_apply_mask_and_the_mask_are_it_but_for_the_scale():
             (2, 9, 9, 5),
             {"block_size": 2.5},
             TypeError,
-            "block_size must be a whole number, or a tuple of one per space axis: got 2.5",
+            "block_size must be an integer, or a tuple of one per space axis: got 2.5",
         ),
         (
             (2, 9, 9, 5),

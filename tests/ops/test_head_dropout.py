@@ -44,7 +44,7 @@ def test_heads_that_are_merged_or_unknown(shape):
 @pytest.mark.parametrize("head_axis", [1.0, True, None, (1,)])
 def test_a_head_axis_of_another_type(head_axis):
     with pytest.raises(
-        TypeError, match=exactly(f"head_axis must be a whole number: got {head_axis!r}")
+        TypeError, match=exactly(f"head_axis must be an integer: got {head_axis!r}")
     ):
         head_dropout(None, jnp.ones((2, 5, 4, 3)), 0.0, head_axis=head_axis)
 

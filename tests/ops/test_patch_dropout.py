@@ -252,7 +252,7 @@ ERRORS = [
         "patch dropout takes x with 3 axes (1 batch axis, tokens, features): got x.shape=(9, 4)",
     ),
     ({"batch_dims": -1}, ValueError, "batch_dims must be at least 0: got -1"),
-    ({"num_prefix_tokens": 1.0}, TypeError, "num_prefix_tokens must be a whole number: got 1.0"),
+    ({"num_prefix_tokens": 1.0}, TypeError, "num_prefix_tokens must be an integer: got 1.0"),
     (
         {"num_prefix_tokens": -1},
         ValueError,
@@ -285,7 +285,7 @@ ERRORS = [
         ValueError,
         "num_keep must be from 1 to 8, the number of patches: got num_keep=9 for x.shape=(8, 9, 4)",
     ),
-    ({"rate": None, "num_keep": 2.0}, TypeError, "num_keep must be a whole number: got 2.0"),
+    ({"rate": None, "num_keep": 2.0}, TypeError, "num_keep must be an integer: got 2.0"),
     (
         {"rate": 1},
         ValueError,

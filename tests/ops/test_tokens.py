@@ -179,8 +179,8 @@ ERRORS = [
         TypeError,
         "ids must have an integer dtype: got dtype bool",
     ),
-    ({"mask_id": 1.0}, TypeError, "mask_id must be a whole number: got 1.0"),
-    ({"mask_id": True}, TypeError, "mask_id must be a whole number: got True"),
+    ({"mask_id": 1.0}, TypeError, "mask_id must be an integer: got 1.0"),
+    ({"mask_id": True}, TypeError, "mask_id must be an integer: got True"),
     (
         {"mask_id": -1},
         ValueError,
@@ -201,7 +201,7 @@ ERRORS = [
     (
         {"special_ids": (0, None)},
         TypeError,
-        "each of special_ids must be a whole number: got None",
+        "each of special_ids must be an integer: got None",
     ),
     (
         {"special_ids": (0, 11)},
@@ -215,7 +215,7 @@ ERRORS = [
         "int32: got -100",
     ),
     ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1 id: got 0"),
-    ({"vocab_size": 9.5}, TypeError, "vocab_size must be a whole number: got 9.5"),
+    ({"vocab_size": 9.5}, TypeError, "vocab_size must be an integer: got 9.5"),
 ]
 
 

@@ -132,7 +132,7 @@ def test_no_program_over_all_of_x_hashes_a_small_mask():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_drops_at_the_rate_and_neighbours_are_independent(rate):
+def test_drops_at_the_rate_and_neighbors_are_independent(rate):
     """Exact binomial bounds on 2^23 draws, false alarm 1e-9 each."""
     mask = np.asarray(sample_mask(fast(8), rate, (2**23,)))
     for flips, chance in (
@@ -144,7 +144,7 @@ def test_drops_at_the_rate_and_neighbours_are_independent(rate):
         assert low <= flips.sum() <= high
 
 
-def test_masks_of_neighbouring_keys_are_independent():
+def test_masks_of_neighboring_keys_are_independent():
     """Of 512 keys from a split, 2^14 draws each: pairs agree as often as two coins do."""
     keys = jax.random.split(fast(9), 512)
     masks = np.asarray(jax.vmap(lambda key: sample_mask(key, 0.5, (2**14,)))(keys))

@@ -264,12 +264,12 @@ BAD = {
     "half a place": (
         {"start": (0, 0, 0.5)},
         TypeError,
-        "start must hold whole numbers or integer scalars: got 0.5",
+        "start must hold integers or integer scalar arrays: got 0.5",
     ),
     "float start": (
         {"start": jnp.zeros(3)},
         TypeError,
-        "start must hold whole numbers or integer scalars: got one of dtype float32",
+        "start must hold integers or integer scalar arrays: got one of dtype float32",
     ),
     "rate": (
         {"rate": -0.5},
@@ -279,7 +279,7 @@ BAD = {
     "None in the shape": (
         {"noise_shape": (6, None, 10)},
         TypeError,
-        "the noise_shape of a mask must hold whole numbers: got None in (6, None, 10); entries "
+        "the noise_shape of a mask must hold integers: got None in (6, None, 10); entries "
         "may be None only where x is given",
     ),
     "no key": (

@@ -42,7 +42,7 @@ def test_bits_on_8_devices(mode, spec):
 
 
 def threefry(words, position):
-    """Threefry-2x32 of one position in Python's whole numbers, its two words folded."""
+    """Threefry-2x32 of one position in Python's integers, its two words folded."""
     keys = [int(words[0]), int(words[1])]
     keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
     x0, x1 = (position >> 32) + keys[0], position % 2**32 + keys[1]

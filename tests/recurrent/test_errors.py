@@ -91,7 +91,7 @@ def test_types_that_are_refused(face):
     layer = face("GRU")
     with pytest.raises(TypeError, match="takes inputs of a floating dtype: got dtype int32"):
         layer(X.astype(int))
-    with pytest.raises(TypeError, match="seq_lengths must be whole numbers: got dtype float32"):
+    with pytest.raises(TypeError, match="seq_lengths must be integers: got dtype float32"):
         layer(X, seq_lengths=jnp.ones(4))
     with pytest.raises(TypeError, match="masks must be RecurrentMasks, as sample_masks returns"):
         layer(X, masks=jnp.ones((4, 5), bool), dropout=0.5)

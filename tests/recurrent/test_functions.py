@@ -24,11 +24,11 @@ def test_recurrent_masks():
     mask = recurrent_masks(clone(KEY), 0.3, 8, 16)
     np.testing.assert_array_equal(mask, sample_mask(clone(KEY), 0.3, (8, 16)))
     assert recurrent_masks(clone(KEY), 0.3, 8, 16, GATES["LSTM"]).shape == (4, 8, 16)
-    with pytest.raises(TypeError, match="features must be a whole number: got"):
+    with pytest.raises(TypeError, match="features must be an integer: got"):
         recurrent_masks(clone(KEY), 0.3, 8, 1.5)
     with pytest.raises(ValueError, match="batch must be at least 0: got -1"):
         recurrent_masks(clone(KEY), 0.3, -1, 8)
-    with pytest.raises(TypeError, match="gates must be a whole number: got True"):
+    with pytest.raises(TypeError, match="gates must be an integer: got True"):
         recurrent_masks(clone(KEY), 0.3, 8, 8, True)
 
 

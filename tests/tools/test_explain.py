@@ -103,7 +103,7 @@ def test_bad_noise_shape_is_explained_as_by_dropout():
         (
             (2.0, 3),
             TypeError,
-            "shape must hold whole numbers: got 2.0 in (2.0, 3); entries may be None only where "
+            "shape must hold integers: got 2.0 in (2.0, 3); entries may be None only where "
             "x is given",
         ),
         ((2, -1), ValueError, "shape cannot have a negative size: got (2, -1)"),

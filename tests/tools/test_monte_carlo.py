@@ -259,7 +259,7 @@ REFUSED = [
     (
         {"num_samples": 2.0},
         TypeError,
-        "num_samples must be a whole number: got 2.0",
+        "num_samples must be an integer: got 2.0",
     ),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1 pass at a time: got 0"),
     (
