@@ -100,7 +100,7 @@ def test_blocks_of_a_symbolic_length_cannot_drop_weights():
 
 def test_spans_need_a_known_number_of_keys():
     message = (
-        "span must be 1 where the number of keys is a symbolic size, because the number of "
+        "span must be 1 if the number of keys is a symbolic size, because the number of "
         "spans depends on it: got span=2 for u keys"
     )
     with pytest.raises(ValueError, match=exactly(message)):

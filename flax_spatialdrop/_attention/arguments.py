@@ -1,4 +1,4 @@
-"""The arguments that attention takes in Linen and NNX alike: their texts and their checks."""
+"""The arguments of the attention functions of Linen and NNX: their docstrings and their checks."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,18 +11,19 @@ from .._typing import Array, NoiseShape, Rate, Shape
 
 
 class Inputs(NamedTuple):
-    """What attention is computed from, and how.
+    """The inputs of attention, and the options that are not about dropout.
 
     Attributes:
       query: [*batch, queries, heads, depth].
-      key: [*batch, keys, heads, depth]. It may have fewer heads: each then serves a group of the
-        query's.
-      value: [*batch, keys, heads, features]. It may have fewer heads, as key.
-      bias: is added before the softmax; broadcasts to [*batch, heads, queries, keys].
-      mask: True where a query may attend; broadcasts to [*batch, heads, queries, keys].
-      dtype: of the computation; None for that of the inputs.
+      key: [*batch, keys, heads, depth]. It may have fewer heads than query; a head of key then
+        serves a group of heads of query.
+      value: [*batch, keys, heads, features]. Like key, it may have fewer heads than query.
+      bias: an array that is added before the softmax and broadcasts to [*batch, heads, queries,
+        keys].
+      mask: True where a query may attend to a key; broadcasts to [*batch, heads, queries, keys].
+      dtype: the dtype of the computation; None for the dtype of the inputs.
       precision: see `jax.lax.Precision`.
-      module: the module that sows the weights, as in Flax: before they are dropped.
+      module: the module that sows the weights. As in Flax, it sows them before they are dropped.
       is_causal: True lets each query attend only to keys at or before its own position.
     """
 
@@ -38,7 +39,7 @@ class Inputs(NamedTuple):
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array, Any, Any]:
-        """What Flax's functions take first."""
+        """The first arguments of Flax's functions."""
         return self.query, self.key, self.value, self.bias, self.mask
 
     @property
@@ -49,20 +50,22 @@ class Inputs(NamedTuple):
 
 
 class DropoutOptions(NamedTuple):
-    """How weights are dropped.
+    """The options that say how weights are dropped.
 
     Attributes:
-      dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all).
-      deterministic: True drops nothing.
-      broadcast_dropout: True draws once per query and key, for the whole batch and all heads; False
-        draws once per weight. Ignored if noise_shape or broadcast_dims is given.
-      noise_shape: the shape of the mask, one entry for each axis of the weights [*batch, heads,
-        queries, keys]: None for a draw per index, 1 for a shared one.
-      broadcast_dims: the axes of the weights that share a draw, such as (-2,) for the queries, in
-        place of noise_shape. At most one of the two may be given.
-      span: how many neighboring keys are dropped together. Spans begin anywhere, and the rate is
-        met as in `drop_block`.
+      dropout_rate: the probability to drop a weight, in [0, 1]: a number or a scalar array. An
+        array is clipped to [0, 1], and NaN drops everything.
+      deterministic: if True, nothing is dropped.
+      broadcast_dropout: if True, there is one draw per query and key, which the whole batch and all
+        heads share; if False, one draw per weight. Ignored if noise_shape or broadcast_dims is
+        given.
+      noise_shape: the shape of the mask, with one entry for each axis of the weights [*batch,
+        heads, queries, keys]: None where each index has its own draw, 1 where the axis shares a
+        draw.
+      broadcast_dims: the axes of the weights that share a draw, such as (-2,) for the queries,
+        instead of noise_shape. At most one of the two may be given.
+      span: the number of neighboring keys that are dropped together. A span may begin at any key.
+        As in `drop_block`, the rate is the expected fraction of weights that are dropped.
     """
 
     dropout_rate: Rate
@@ -74,10 +77,10 @@ class DropoutOptions(NamedTuple):
 
 
 def check_inputs(x: Inputs, promote_dtype: Any, *, grouped: bool = True) -> Inputs:
-    """Checks the inputs and brings query, key and value to one dtype.
+    """Checks the inputs, and converts query, key and value to one dtype.
 
-    The bias and the mask returned have as many axes as the weights. With `grouped`, several heads
-    of the query may share one of key or value.
+    Returns inputs whose bias and mask have as many axes as the weights. If `grouped`, several heads
+    of query may share a head of key or value.
     """
     check_callable(promote_dtype, "promote_dtype", "a function of arrays and dtype=")
     if x.dtype is not None and not _is_inexact(x.dtype):
@@ -147,7 +150,7 @@ def _check_shapes(query: Array, key: Array, value: Array, grouped: bool) -> None
 
 
 def _over_weights(array: Any, name: str, shape: Shape) -> Array | None:
-    """A bias or mask with as many axes as the weights of `shape`, each of their size or 1."""
+    """Returns a bias or mask with as many axes as the weights, whose shape is `shape`."""
     if array is None:
         return None
     if isinstance(array, bool | int | float):
@@ -171,12 +174,12 @@ def check_sown(module: Any) -> None:
     """Raises unless `module` is None or can sow the weights."""
     if module is not None and not hasattr(module, "sow"):
         raise TypeError(
-            f"module must be None or a Flax module, which sows the weights: got {shown(module)}"
+            f"module must be None or the Flax module that sows the weights: got {shown(module)}"
         )
 
 
 def check_einsums(precision: Any, functions: dict[str, Any]) -> None:
-    """Raises for functions of Linen's own that it does not take, alone or together."""
+    """Raises for combinations of Linen's einsum functions that Linen does not accept."""
     given = [name for name, function in functions.items() if function is not None]
     for name in given:
         check_callable(functions[name], name, "None or a function")

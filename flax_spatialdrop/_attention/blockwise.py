@@ -1,4 +1,4 @@
-"""Attention in blocks: from the arguments of a call to its outputs."""
+"""Attention in blocks: checks the arguments of a call, and computes its output."""
 
 from typing import Any
 
@@ -23,50 +23,52 @@ def blockwise(
     query_block_size: int,
     key_block_size: int,
 ) -> jax.Array:
-    """Flax's dot-product attention in blocks, which never holds all weights or their mask.
+    """Flax's dot-product attention in blocks: all weights and their mask never exist at once.
 
         w = softmax(query key^T / sqrt(depth)),   y = (w * m / (1 - rate)) value
 
-    Takes the place of Flax's own function, as the `attention_fn` of a layer too: each argument of
-    Flax's has its position and meaning, the mask for a key is the same, and so are the values in
-    float32. Each block of weights is computed in the forward pass and again in the backward pass,
-    and its mask is drawn from the key and the block's position. The backward pass keeps the output
-    and a number for each query and head; scratch memory grows linearly with the length.
+    It can replace Flax's own function, also as the `attention_fn` of a layer. It takes Flax's
+    arguments in the same order and with the same meaning, and the same key draws the same mask. In
+    float32 the values are the same too. Each block of weights is computed in the forward pass and
+    again in the backward pass, and its mask is drawn from the key and the position of the block.
+    The backward pass keeps the output, and one number for each query and head. Scratch memory grows
+    linearly with the length.
 
-    Products are summed, and the softmax is computed, in float32 (float64 for float64). A query that
-    may attend to no key gives 0 and gradients of 0, where Flax gives the mean of all values. Blocks
-    in which nothing is attended to are skipped: those that `is_causal` hides, and those that a
-    `mask` hides which is a NumPy array or shared by the whole batch and all heads. Only reverse
-    mode is differentiable, and only once if blocks are skipped.
+    Sums of products and the softmax are computed in float32 (float64 for float64). If a query may
+    not attend to any key, its output and its gradients are 0; Flax returns the mean of all values.
+    Blocks that are hidden completely are skipped. Both `is_causal` and a `mask` hide blocks, but
+    the mask must be a NumPy array, or shared by the whole batch and all heads. Only reverse mode
+    can differentiate the function; if blocks are skipped, only once.
 
     Args:
-      bias: is added before the softmax; broadcasts to [*batch, heads, queries, keys]. It has a
-        gradient.
-      mask: True where a query may attend; broadcasts to [*batch, heads, queries, keys]. A mask of
-        all queries and keys takes that much memory: for causal attention use `is_causal` instead,
-        and for padding a mask [*batch, 1, 1, keys].
-      dropout_rng: one JAX PRNG key; consumed. May be None where nothing is drawn. A mask with a
-        draw for each query and key needs a key whose masks can be drawn in parts, as in
-        `mask_block` (threefry, JAX's default, or `fast_key`).
-      dropout_rate: probability to drop a weight, in [0, 1]; a number or a scalar array
-        (clipped to [0, 1]; NaN drops all). A layer passes its own, which must be a number.
-      module: must be None, since there are no whole weights to sow.
-      is_causal: True lets query i attend to keys 0 to i only. Not for a layer that decodes: it
-        passes one query at a time and its own mask. One query with several keys is an error.
-      query_block_size: how many queries a block has; all, if there are fewer.
-      key_block_size: how many keys a block has. Both sizes affect speed and memory only, and are
-        best divisors of the lengths. (One exception: a NaN or Inf in a value that no query attends
-        to has no effect if its whole block is skipped.)
+      bias: an array that is added before the softmax and broadcasts to [*batch, heads, queries,
+        keys]. It has a gradient.
+      mask: True where a query may attend to a key; broadcasts to [*batch, heads, queries, keys]. A
+        mask of size [queries, keys] needs that much memory. For causal attention, use `is_causal`
+        instead; for padding, a mask of [*batch, 1, 1, keys].
+      dropout_rng: a JAX PRNG key, which the call consumes. It may be None if nothing is drawn. If
+        each query and key has its own draw, it must be a key whose masks can be drawn in parts, as
+        in `mask_block`: a threefry key, which is JAX's default, or a `fast_key`.
+      dropout_rate: the probability to drop a weight, in [0, 1]: a number or a scalar array. An
+        array is clipped to [0, 1], and NaN drops everything. A layer passes its own rate, a number.
+      module: must be None, since the weights never exist as a whole and cannot be sown.
+      is_causal: if True, query i attends only to keys 0 to i. Do not use it in a layer that
+        decodes, which passes one query at a time and its own mask: one query with several keys is
+        an error.
+      query_block_size: the number of queries in a block, or all queries if there are fewer.
+      key_block_size: the number of keys in a block, or all keys if there are fewer. The block sizes
+        only affect speed and memory, with one exception: a NaN or Inf in a value that no query
+        attends to has no effect if its whole block is skipped. Divisors of the lengths are fastest.
 
     Returns:
-      [*batch, queries, heads, features].
+      An array of [*batch, queries, heads, features].
 
     Raises:
-      ValueError: for shapes that do not fit, a block size below 1, a rate outside [0, 1], a missing
-        dropout_rng or one whose masks cannot be drawn in parts, a noise shape or axes that do not
-        fit the weights, a span below 1 or of keys that share a draw,
-        arguments that need whole weights.
-      TypeError: for complex arrays, or an argument of another type.
+      ValueError: if shapes do not fit; if a block size is below 1; if a number for the rate is
+        outside [0, 1]; if dropout_rng is missing, or its masks cannot be drawn in parts; if
+        noise_shape or broadcast_dims does not fit the weights; if span is below 1, or above 1 where
+        the keys share a draw; if an argument needs all weights at once.
+      TypeError: if an array is complex, or an argument has the wrong type.
 
     Reference: Dao et al., FlashAttention: Fast and Memory-Efficient Exact Attention with
     IO-Awareness, 2022, https://arxiv.org/abs/2205.14135; Rabe & Staats, Self-attention Does Not
@@ -96,7 +98,7 @@ def blockwise(
 
 
 def _check_supported(x: Inputs) -> Inputs:
-    """Raises for inputs that need all weights at once; the bias returned has a derivative."""
+    """Raises for inputs that are not supported. Makes the bias floating, so it has a derivative."""
     refuse_whole_weights(module=x.module)
     arrays: dict[str, Any] = {"query": x.query, "key": x.key, "value": x.value, "bias": x.bias}
     for name, array in arrays.items():
@@ -110,7 +112,7 @@ def _check_supported(x: Inputs) -> Inputs:
     queries, keys = x.weights_shape[-2:]
     if x.is_causal and queries == 1 != keys:
         raise ValueError(
-            "is_causal lets a single query attend to the first key only, and a layer that decodes "
+            "is_causal lets a single query attend only to the first key, and a layer that decodes "
             f"passes its own mask: got one query and {keys} keys; leave is_causal out"
         )
     if x.bias is not None and not jnp.issubdtype(x.bias.dtype, jnp.floating):
@@ -119,11 +121,11 @@ def _check_supported(x: Inputs) -> Inputs:
 
 
 def refuse_whole_weights(**arguments: Any) -> None:
-    """Raises for an argument of Flax's that needs all weights at once."""
+    """Raises if an argument of Flax is given that needs all weights at once."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(
-                f"{name} must be None: blockwise_attention never holds all weights, so it can "
+                f"{name} must be None, since blockwise_attention never holds all weights and can "
                 "neither sow them (sow_weights of a layer) nor pass them to a function: got "
                 f"{name}={type(value).__name__}; use dot_product_attention"
             )

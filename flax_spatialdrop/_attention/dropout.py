@@ -1,15 +1,16 @@
-"""Dropout of attention weights: on the weights, or on the values or outputs in their place.
+"""Dropout of attention weights, which may be applied to the values or the outputs instead.
 
-An output is a sum over keys, y[q] = sum over k of mask[q, k] * weights[q, k] * value[k]. A mask
-that does not depend on q can be applied to the values, and one that does not depend on k to y:
+An output is a sum over keys: y[q] = sum over k of mask[q, k] * weights[q, k] * value[k]. If the
+mask does not depend on q, it can be applied to the values. If it does not depend on k, it can be
+applied to y:
 
     mask's noise shape     the same as                        example: [queries, keys] = [2, 3]
     [..., 1, keys]         y = weights @ (mask^T * value)     mask [[1, 0, 1]] zeroes value[1]
     [..., queries, 1]      y = mask * (weights @ value)       mask [[1], [0]] zeroes y[1]
     [..., queries, keys]   y = (mask * weights) @ value       mask [[1, 0, 1], [0, 1, 1]]
 
-The first two forms need no array of queries times keys. They select rather than multiply, so a NaN
-or Inf in a dropped value or output reaches no output.
+The first two forms need no array of queries times keys. They replace dropped values by 0 and do not
+multiply, so a NaN or Inf among the dropped values does not reach the result.
 """
 
 import dataclasses
@@ -45,27 +46,27 @@ def dot_product(
     x: Inputs,
     options: DropoutOptions,
 ) -> jax.Array:
-    """Flax's dot-product attention, whose weights are dropped with any noise shape.
+    """Flax's dot-product attention, with any noise shape for the dropout of its weights.
 
         w = softmax(query key^T / sqrt(depth)),   y = (w * m / (1 - rate)) value
 
-    Takes the place of Flax's own function, as the `attention_fn` of a layer too: each argument of
-    Flax's has its position and meaning, the mask for a key is the same, and so are the values in
-    float32. The mask is kept in noise shape, or only its key where each weight has its own draw.
-    In half precision the weights are scaled in float32.
+    It can replace Flax's own function, also as the `attention_fn` of a layer. It takes Flax's
+    arguments in the same order and with the same meaning, and the same key draws the same mask. In
+    float32 the values are the same too; in half precision the weights are scaled in float32. The
+    backward pass keeps the mask in noise shape, or only the key if each weight has its own draw.
 
     Args:
-      attend: computes Flax's attention, and calls `of_weights` on the weights where they are whole.
-      dropout_rng: one JAX PRNG key; consumed. May be None where nothing is drawn.
+      attend: computes Flax's attention, and calls `of_weights` on the weights after the softmax.
+      dropout_rng: a JAX PRNG key, which the call consumes. It may be None if nothing is drawn.
 
     Returns:
-      [*batch, queries, heads, features].
+      An array of [*batch, queries, heads, features].
 
     Raises:
-      ValueError: for a rate outside [0, 1], a missing dropout_rng, a noise shape or axes that do
-        not fit the weights, a span below 1 or of keys that share a draw,
-        shapes that do not fit, arguments that Flax refuses together.
-      TypeError: for an argument of another type.
+      ValueError: if shapes do not fit; if a number for the rate is outside [0, 1]; if dropout_rng
+        is missing; if noise_shape or broadcast_dims does not fit the weights; if span is below 1,
+        or above 1 where the keys share a draw; if Flax does not accept two arguments together.
+      TypeError: if an argument has the wrong type.
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762;
     Lin Zehui et al., DropAttention: A Regularization Method for Fully-Connected Self-Attention
@@ -80,15 +81,16 @@ def dot_product(
 
 @dataclasses.dataclass
 class WeightsDropout:
-    """Dropout of weights [*batch, heads, queries, keys], in each step of attention.
+    """The dropout of weights [*batch, heads, queries, keys], as methods for the steps of attention.
 
-    This class drops nothing; each subclass drops in one of the steps.
+    In this base class no method drops anything. Each subclass overrides the methods of the step in
+    which it drops.
 
     Attributes:
-      key: a checked key; None where nothing is drawn.
+      key: a checked key; None if nothing is drawn.
       rate: the checked rate.
       spans: the mask's noise shape, and the spans of keys that are dropped together.
-      shape: of the weights.
+      shape: the shape of the weights.
     """
 
     key: Key
@@ -98,25 +100,25 @@ class WeightsDropout:
     active: ClassVar[bool] = True
 
     def of_values(self, value: jax.Array) -> jax.Array:
-        """Values [*batch, keys, heads, features] to attend to."""
+        """Returns the values to attend to, [*batch, keys, heads, features]."""
         return value
 
     def of_weights(self, weights: jax.Array) -> jax.Array:
-        """Whole weights, after the softmax."""
+        """Returns the weights to multiply the values by; `weights` come from the softmax."""
         return weights
 
     def of_tiles(self, value: jax.Array) -> tuple[jax.Array, MaskSource | None]:
-        """Values to attend to, and what draws the mask where weights are computed in blocks."""
+        """Returns the values to attend to, and the source of masks for blocks of weights."""
         return self.of_values(value), None
 
     def of_outputs(self, y: jax.Array) -> jax.Array:
-        """Outputs [*batch, queries, heads, features]."""
+        """Returns the outputs, [*batch, queries, heads, features]."""
         return y
 
     def noted(
         self, run: Callable[[Any], jax.Array], x: jax.Array, kept: int | None = None
     ) -> jax.Array:
-        """run(x), the step that a summary lists; `kept` are its bytes, if run cannot tell."""
+        """Returns run(x), and adds it to the summary; see `Use` for `kept`."""
         use = Use(
             self.spans.noise_shape,
             self.rate,
@@ -133,20 +135,20 @@ class WeightsDropout:
 
 
 class NothingDropped(WeightsDropout):
-    """Deterministic, or a rate of exactly 0."""
+    """For a deterministic call, or a rate of exactly 0."""
 
     active = False
 
 
 class EverythingDropped(WeightsDropout):
-    """A rate of exactly 1."""
+    """For a rate of exactly 1."""
 
     def of_outputs(self, y: jax.Array) -> jax.Array:
         return self.noted(jnp.zeros_like, y)
 
 
 class ValuesDropped(WeightsDropout):
-    """A mask that all queries share."""
+    """For a mask that all queries share."""
 
     def of_values(self, value: jax.Array) -> jax.Array:
         heads, own = self.shape[-3], value.shape[-2]
@@ -163,7 +165,7 @@ class ValuesDropped(WeightsDropout):
 
 
 class OutputsDropped(WeightsDropout):
-    """A mask that all keys share."""
+    """For a mask that all keys share."""
 
     def of_outputs(self, y: jax.Array) -> jax.Array:
         def run(y: jax.Array) -> jax.Array:
@@ -174,7 +176,7 @@ class OutputsDropped(WeightsDropout):
 
 
 class WeightsDropped(WeightsDropout):
-    """A mask with a draw for each query and key."""
+    """For a mask with a draw for each query and key."""
 
     def of_weights(self, weights: jax.Array) -> jax.Array:
         def run(weights: jax.Array) -> jax.Array:
@@ -183,7 +185,7 @@ class WeightsDropped(WeightsDropout):
         return self.noted(run, weights)
 
     def of_tiles(self, value: jax.Array) -> tuple[jax.Array, MaskSource | None]:
-        """Consumes the key. Values are scaled here: a block of weights is only masked."""
+        """Consumes the key, and scales the values, since a block of weights is only masked."""
         key = check_key(self.key)
         words, rounds = words_and_rounds(key, self.spans.seed_shape, "dropout_rng")
         jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
@@ -200,7 +202,7 @@ class WeightsDropped(WeightsDropout):
 
 
 def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> WeightsDropout:
-    """Checks the options and decides in which step weights are dropped."""
+    """Checks the options, and returns the dropout for the step in which the weights are dropped."""
     rate = check_rate(options.dropout_rate, "dropout_rate")
     spans, shape = _resolve_spans(x.weights_shape, options), x.weights_shape
     if check_switch(options.deterministic, "deterministic") or is_static(rate, 0.0):
@@ -210,7 +212,7 @@ def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> Wei
     *_, queries, keys = spans.noise_shape
     if spans.long_axes and is_symbolic(keys):
         raise ValueError(
-            "span must be 1 where the number of keys is a symbolic size, because the number of "
+            "span must be 1 if the number of keys is a symbolic size, because the number of "
             f"spans depends on it: got span={options.span} for {keys} keys"
         )
     if is_static(rate, 1.0):
@@ -221,14 +223,18 @@ def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> Wei
             "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
         )
     dropout_rng = check_key(dropout_rng, "dropout_rng")
-    place: type[WeightsDropout] = OutputsDropped if keys == 1 else WeightsDropped
-    if queries == 1:  # also if keys == 1: a NaN in a dropped value then reaches no derivative
-        place = ValuesDropped
-    return place(dropout_rng, rate, spans, shape)
+    if queries == 1:  # also if keys == 1, so that a NaN in a dropped value reaches no derivative
+        kind: type[WeightsDropout] = ValuesDropped
+    else:
+        kind = OutputsDropped if keys == 1 else WeightsDropped
+    return kind(dropout_rng, rate, spans, shape)
 
 
 def _resolve_spans(shape: Shape, options: DropoutOptions) -> Blocks:
-    """The mask's noise shape, by Flax's argument unless one of ours is given, and its spans."""
+    """Returns the noise shape and the spans of the mask.
+
+    Flax's argument broadcast_dropout is used unless noise_shape or broadcast_dims is given.
+    """
     broadcast_dropout = check_switch(options.broadcast_dropout, "broadcast_dropout")
     noise_shape, broadcast_dims = options.noise_shape, options.broadcast_dims
     if noise_shape is None and broadcast_dims is None and broadcast_dropout:
@@ -237,7 +243,8 @@ def _resolve_spans(shape: Shape, options: DropoutOptions) -> Blocks:
     span = check_whole(options.span, "span", least=1, unit="key")
     if span > 1 and keys != shape[-1]:
         raise ValueError(
-            "span counts keys that are dropped together, so the keys must not share one draw: "
+            "span is the number of keys that are dropped together, so the keys must not share one "
+            "draw: "
             f"got span={span} with the noise shape {(*others, keys)} of the weights"
         )
     if span > 1 and is_at_most(keys, span):
@@ -247,5 +254,5 @@ def _resolve_spans(shape: Shape, options: DropoutOptions) -> Blocks:
 
 
 def _from_keys(array):
-    """From [*batch, heads, 1, keys] to the layout of values, [*batch, keys, heads, 1]."""
+    """Moves [*batch, heads, 1, keys] to the axes of values, [*batch, keys, heads, 1]."""
     return jnp.swapaxes(array[..., 0, :], -1, -2)[..., None]

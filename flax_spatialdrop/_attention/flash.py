@@ -1,9 +1,11 @@
 """Attention block by block, forward and backward, without ever holding all weights.
 
-The forward pass is the online softmax (Milakov & Gimelshein, 2018): it loops over blocks of keys
-and keeps for each query the largest score so far, and the sums of weights and of weighted values
-relative to it. The backward pass recomputes each block of weights from their sum (Dao et al.,
-FlashAttention, 2022), and redraws its mask from its position.
+The forward pass is the online softmax (Milakov & Gimelshein, 2018). It loops over blocks of keys,
+and keeps three values for each query: the largest score m so far, the sum of exp(score - m), and
+the sum of exp(score - m) * mask * value. At the end, the last sum is divided by the one before. For
+the backward pass it keeps L = log(sum of exp(score)) for each query. From it the backward pass
+computes each block of weights again as exp(score - L) (Dao et al., FlashAttention, 2022), and draws
+its mask again.
 """
 
 from functools import partial
@@ -28,16 +30,16 @@ from .tiling import visited
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(plan: TilePlan, operands: Operands) -> jax.Array:
-    """Computes softmax(query key^T + bias) value, with dropped weights set to 0.
+    """Returns softmax(query key^T + bias) value, with dropped weights set to 0.
 
-    Returns [*batch, queries, heads, features] of value's dtype; 0 for a query that attends to no
-    key.
+    The output is [*batch, queries, heads, features] in value's dtype. It is 0 for a query that
+    attends to no key.
     """
     return _forward(plan, operands)[0]
 
 
 def _forward(plan, x):
-    """The outputs, and the logarithm of each query's sum of weights, [*batch, heads, queries]."""
+    """Returns the outputs, and log(sum of exp(scores)) of each query, [*batch, heads, queries]."""
     heads, wide, features = x.query.shape[-2], widened_dtype(x.query), x.value.shape[-1]
     by_query, _ = x.visits or (None, None)
 
@@ -57,12 +59,12 @@ def _forward(plan, x):
             sums = sums * faded[..., None] + product(plan, kept, value, -1, -2)
             return new, total * faded + weights.sum(-1), sums
 
-        # Derived from the query, so that on a mesh of explicit axes they have its sharding.
+        # Derived from the query, so that they have its sharding on a mesh of explicit axes.
         per_query = jnp.zeros_like(query[..., 0], wide)
         sums = _zeros(query, (*per_query.shape, features), wide)
         start = (per_query - jnp.inf, per_query, sums)
         largest, total, sums = _loop(by_query, plan.keys, i, key_block, start)
-        attends = total != 0  # also where it is NaN
+        attends = total != 0  # True also for NaN
         total = jnp.where(attends, total, jnp.ones_like(total))
         outputs = jnp.swapaxes(sums / total[..., None], -2, -3).astype(x.value.dtype)
         log_sums = jnp.where(attends, largest + jnp.log(total), jnp.inf)
@@ -97,7 +99,7 @@ def _backward(plan, kept, d_y):
             log_sum, delta = (plan.queries.take(array, i, -1) for array in (log_sums, deltas))
             scores = scores_of(plan, x, query, all_keys, i, j, hides_repeated=True)
             weights = jnp.exp(scores - log_sum[..., None])
-            # The barrier stores the block, so that its mask is drawn once for both uses.
+            # Without the barrier, XLA may draw the mask again for each use of the block.
             kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
             d_weights = product(plan, d_out, all_values, -1, -1)
             d_scores = kept * d_weights - weights * delta[..., None]
@@ -131,23 +133,23 @@ attend.defvjp(_forward_and_kept, _backward)
 
 
 def _loop(visits, tiling, block, body, state):
-    """Runs body(t, state) for each block of the other axis that `block` visits; all if None."""
+    """Runs body(t, state) for each block of the other axis that `block` must visit."""
     count = _count(tiling) if visits is None else visits.number[block]
     return lax.fori_loop(0, count, body, state)
 
 
 def _count(tiling):
-    """The number of blocks as a loop bound, which must not be a symbolic size."""
+    """The number of blocks as the bound of a loop; a symbolic size becomes an array."""
     return jnp.asarray(tiling.number, np.int32) if is_symbolic(tiling.number) else tiling.number
 
 
 def _take(tiling, array, block):
-    """A block of [..., positions, heads, features] as [..., heads, positions, features]."""
+    """Takes a block of [..., positions, heads, features]; returns [..., heads, size, features]."""
     return jnp.swapaxes(tiling.take(array, block, -3), -2, -3)
 
 
 def _repeat_heads(array, heads):
-    """[..., own heads, keys, features] to [..., heads, keys, features], each for its group."""
+    """Repeats each head for its group: [..., own heads, keys, features] to [..., heads, ...]."""
     *batch, own, keys, features = array.shape
     if own == heads:
         return array
@@ -164,5 +166,5 @@ def _sum_groups(array, shape):
 
 
 def _zeros(array, shape, dtype):
-    """Zeros with the sharding of an array, whose shape differs in the last axis only."""
+    """Zeros with the sharding of an array that differs from `shape` only in the last axis."""
     return jnp.broadcast_to(jnp.zeros_like(array[..., :1], dtype), shape)

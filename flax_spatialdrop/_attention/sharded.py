@@ -1,6 +1,7 @@
-"""Queries that are sharded over devices: each device attends with its own, to all keys.
+"""Attention with queries that are sharded over devices: each device runs its queries on all keys.
 
-Sharded queries get an axis of shards, and `vmap` over it runs one shard on each device:
+The loop over blocks of queries would mix the devices. So the queries get an axis of shards, and
+`vmap` over this axis runs one loop on each device:
 
     8 queries on 2 devices    [batch, 8, heads, depth], spec (None, "x", None, None)
     with an axis of shards    [batch, 2, 4, heads, depth], spec (None, "x", None, None, None)
@@ -27,7 +28,7 @@ from .tiling import tile_axis
 
 @partial(jax.jit, static_argnums=0)
 def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
-    """Runs `attend`; on a mesh of explicit axes, queries may be sharded over devices."""
+    """Runs `attend`. On a mesh of explicit axes, the queries may be sharded over devices."""
     sharding = explicit_sharding(operands.query)
     if sharding is None:
         return attend(plan, vary_alike(operands))
@@ -47,7 +48,7 @@ def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
 
 
 def _beside_queries(x: Operands) -> Operands:
-    """Reshards everything to where the queries are: same batch and heads, and all keys."""
+    """Shards the batch and the heads of all operands like those of the queries, but no keys."""
     *batch, length, heads, _ = spec_of(x.query)
 
     def of_keys(array: jax.Array) -> jax.Array:
@@ -70,12 +71,12 @@ def _beside_queries(x: Operands) -> Operands:
 
 
 def _split_queries(x: Operands, shards: int, names: tuple[str, ...]) -> tuple[Operands, Operands]:
-    """Adds the axis of shards to each operand that has queries; and the index of that axis."""
+    """Adds an axis of shards to each operand with queries; returns them, and where the axis is."""
     length = x.query.shape[-3] // shards
     changed: dict[str, Any] = {
         "query": _split(x.query, -3, shards, names),
         "first_row": length * jnp.arange(shards, dtype=np.int32, out_sharding=PartitionSpec(names)),
-        "visits": None,  # with visits, all devices wait for the one that has most of them
+        "visits": None,  # vmap of loops with different lengths runs all as long as the longest
     }
     axes: dict[str, int | None] = dict.fromkeys(x._fields)
     axes |= {"query": x.query.ndim - 3, "first_row": 0}
@@ -87,7 +88,7 @@ def _split_queries(x: Operands, shards: int, names: tuple[str, ...]) -> tuple[Op
 
 
 def _split(array: Array, axis: int, shards: int, names: tuple[str, ...]) -> jax.Array:
-    """[..., queries, ...] to [..., shards, queries of a shard, ...], each on its device."""
+    """Reshapes [..., queries, ...] to [..., shards, queries of a shard, ...]."""
     spec, axis = spec_of(array), array.ndim + axis
     shape = (*array.shape[:axis], shards, array.shape[axis] // shards, *array.shape[axis + 1 :])
     whole = _reshard(array, *spec[:axis], names, *spec[axis + 1 :])

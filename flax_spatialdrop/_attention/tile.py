@@ -1,4 +1,4 @@
-"""One block of attention weights: its scores, and which of its weights are kept."""
+"""One block of attention weights: its scores, and the mask of its weights."""
 
 import dataclasses
 from functools import partial
@@ -24,12 +24,12 @@ from .tiling import Tiling, Visits
 )
 @dataclasses.dataclass(frozen=True)
 class MaskSource:
-    """Draws any block of the mask of weights that has a draw for each query and key.
+    """Draws any block of a mask of weights with a draw for each query and key.
 
     Attributes:
       words: the two words of the key.
-      threshold: a weight is kept where its random bits are below.
-      rounds: of the hash.
+      threshold: see `keep_threshold`; a weight is kept if its random bits are below.
+      rounds: the number of rounds of the hash.
       spans: the mask's noise shape, and the spans of keys that are dropped together.
     """
 
@@ -39,7 +39,7 @@ class MaskSource:
     spans: Blocks
 
     def keep(self, weights: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-        """A block [..., queries, keys] that begins at `row` and `column`, 0 where it is dropped."""
+        """Returns a block of weights with 0 for dropped ones; it begins at row and column."""
         if self.spans.long_axes:
             mask = self._outside_spans(weights, row, column)
         else:
@@ -47,7 +47,7 @@ class MaskSource:
         return jnp.where(mask, weights, jnp.zeros_like(weights))
 
     def _draws(self, weights, row, column, columns):
-        """The draws from `row` and `column` on; with spans, False where one begins."""
+        """The draws from row and column on. A draw of False starts a span (of size 1 or more)."""
         *shared, _, _ = self.spans.noise_shape
         sizes = (*shared, weights.shape[-2], columns)
         start = (*(np.uint32(0) for _ in shared), row.astype(np.uint32), column.astype(np.uint32))
@@ -55,11 +55,11 @@ class MaskSource:
         if sizes == weights.shape:
             return draw(weights, start, self.spans.seed_shape)
         block = jnp.zeros(sizes, bool, out_sharding=sharding_of_part(weights, sizes))
-        # The barrier keeps the compiler from drawing again for each weight that shares a draw.
+        # Without the barrier, XLA may draw again for each of the weights that share a draw.
         return lax.optimization_barrier(draw(block, start, self.spans.seed_shape))
 
     def _outside_spans(self, weights, row, column):
-        """False on each span, also where it begins before the block.
+        """The mask, which is False on each span. A span may begin before the block.
 
         For spans of 3 and a block of columns 4 to 7, with s where a span begins:
 
@@ -72,7 +72,7 @@ class MaskSource:
         columns = weights.shape[-1] + span - 1
         unseeded = self._draws(weights, row, first, columns)
         position = first + jnp.arange(columns, dtype=np.int32)
-        outside = (position < 0) | (position >= self.spans.seed_shape[-1])  # draws of another row
+        outside = (position < 0) | (position >= self.spans.seed_shape[-1])  # no span begins there
         mask = unseeded | jnp.expand_dims(outside, [*range(unseeded.ndim - 1)])
         reached = 1
         while reached < span:  # by doubling: windows of 1, 2, 4 and so on
@@ -86,12 +86,12 @@ class MaskSource:
 
 
 class TilePlan(NamedTuple):
-    """What is static: a program is compiled for each.
+    """The static arguments of attention in blocks; a program is compiled for each plan.
 
     Attributes:
-      queries, keys: how they are divided into blocks.
-      is_causal: True lets query i attend to keys 0 to i only.
-      precision: of the products.
+      queries, keys: the blocks of these axes.
+      is_causal: if True, query i attends only to keys 0 to i.
+      precision: the precision of the products.
     """
 
     queries: Tiling
@@ -101,17 +101,18 @@ class TilePlan(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """The arrays.
+    """The arrays that attention in blocks is computed from.
 
     Attributes:
       query: [*batch, queries, heads, depth], already divided by sqrt(depth).
-      key: [*batch, keys, heads, depth]. It may have fewer heads: each then serves a group of the
-        query's.
-      value: [*batch, keys, heads, features]. It may have fewer heads, as key.
-      bias, mask: None, or as many axes as the weights, each of their size or 1.
-      source: draws the mask of dropout; None if it drops no weights.
-      first_row: the position of the first query where these are a part of them; None for 0.
-      visits: the blocks of keys to visit for each block of queries, and the reverse; None for all.
+      key: [*batch, keys, heads, depth]. It may have fewer heads than query; a head of key then
+        serves a group of heads of query.
+      value: [*batch, keys, heads, features]. Like key, it may have fewer heads than query.
+      bias, mask: None, or an array with as many axes as the weights, each of their size or 1.
+      source: draws the mask of dropout; None if no weights are dropped.
+      first_row: the position of the first of these queries among all queries; None for 0.
+      visits: the blocks of keys to visit for each block of queries, and the blocks of queries to
+        visit for each block of keys; None to visit all.
     """
 
     query: jax.Array
@@ -125,10 +126,10 @@ class Operands(NamedTuple):
 
 
 def scores_of(plan, x, query, key, i, j, hides_repeated=False):
-    """The logits of a block, -inf where a query does not attend to a key.
+    """Returns the scores (logits) of a block, -inf where a query does not attend to a key.
 
-    The last block of keys overlaps the one before if their number is not a multiple of the block
-    size. The keys that it repeats are hidden, and so are repeated queries with `hides_repeated`.
+    The last block of keys may overlap the one before; the repeated keys are hidden. Repeated
+    queries are hidden if `hides_repeated`.
     """
     scores = product(plan, query, key, -1, -1)
     if x.bias is not None:
@@ -151,7 +152,7 @@ def scores_of(plan, x, query, key, i, j, hides_repeated=False):
 
 
 def kept_of(plan, x, weights, i, j):
-    """A block of weights, 0 where they are dropped."""
+    """Returns a block of weights, with dropped weights set to 0."""
     if x.source is None:
         return weights
     row = plan.queries.start(i)
@@ -160,12 +161,12 @@ def kept_of(plan, x, weights, i, j):
 
 
 def _block_of(plan, array, i, j):
-    """The block of a bias or mask that broadcasts to the weights."""
+    """Takes a block of a bias or a mask, which broadcasts to the weights."""
     return plan.keys.take(plan.queries.take(array, i, -2), j, -1)
 
 
 def add_to_bias(plan, total, d_scores, i, j):
-    """Adds the derivative of a block of scores to that of the bias."""
+    """Adds the derivative of a block of scores to `total`, the derivative of the bias."""
     shared = [axis for axis, size in enumerate(total.shape) if size == 1]
     block = _block_of(plan, total, i, j) + d_scores.sum(shared, keepdims=True)
     corner = plan.queries.start(i), plan.keys.start(j)
@@ -175,12 +176,12 @@ def add_to_bias(plan, total, d_scores, i, j):
 
 
 def product(plan, a, b, axis_a, axis_b):
-    """[..., rest of a, rest of b], summed over one of their last axes in float32 or float64."""
+    """Matrix product over one of the last two axes of a and of b, summed in float32 or float64."""
     batch = tuple(range(a.ndim - 2))
     summed = ((a.ndim + axis_a,), (b.ndim + axis_b,))
     return lax.dot_general(a, b, (summed, (batch, batch)), plan.precision, widened_dtype(a))
 
 
 def widened_dtype(array):
-    """The dtype to sum in: float32, or float64 if the array is."""
+    """The dtype for sums: float64 if the array is float64, else float32."""
     return jnp.float64 if array.dtype == jnp.float64 else jnp.float32

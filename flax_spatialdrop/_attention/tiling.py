@@ -12,17 +12,17 @@ from .._typing import Array
 
 
 class Tiling(NamedTuple):
-    """An axis divided into blocks of one size.
+    """An axis that is divided into blocks of one size.
 
     The last block is shifted left to stay in bounds, so it may overlap the one before:
 
         length 7, size 3      block 0: 0 1 2    block 1: 3 4 5    block 2: 4 5 6
 
-    Both numbers may be symbolic sizes of jax.export.
+    The length and the size may be symbolic sizes of jax.export.
 
     Attributes:
-      length: of the axis.
-      size: of a block, from 1 to length.
+      length: the length of the axis.
+      size: the size of a block, from 1 to length.
     """
 
     length: int
@@ -30,16 +30,16 @@ class Tiling(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.length // self.size)
 
     @property
     def overlaps(self) -> bool:
-        """Whether the last block repeats positions of the one before."""
+        """Whether the last block repeats positions of the block before."""
         return self.length % self.size != 0
 
     def first_new(self, block: jax.Array) -> jax.Array:
-        """The first position of a block that is not in the one before."""
+        """The first position of a block that is not in the block before."""
         return jnp.asarray(block, np.int32) * jnp.asarray(self.size, np.int32)
 
     def start(self, block: jax.Array) -> jax.Array:
@@ -51,36 +51,41 @@ class Tiling(NamedTuple):
         return self.start(block) + jnp.arange(self.size, dtype=np.int32)
 
     def take(self, array: jax.Array, block: jax.Array, axis: int) -> jax.Array:
-        """A block of an array; the array itself if its size is 1, shared by all positions.
+        """Takes a block of an array along `axis`, which is negative: -1 is the last axis.
 
-        Here and below, axes count from the end: -1 is the last.
+        An array with size 1 along the axis is shared by all positions and is returned as it is.
         """
         if array.shape[axis] == 1:
             return array
         return lax.dynamic_slice_in_dim(array, self.start(block), self.size, array.ndim + axis)
 
     def put(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
-        """The array with a block replaced by `part`."""
+        """Returns the array with a block replaced by `part`."""
         start = self.start(block)
         return lax.dynamic_update_slice_in_dim(array, part, start, array.ndim + axis)
 
     def add(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
-        """The array with `part` added to a block."""
+        """Returns the array with `part` added to a block."""
         old = self.take(array, block, axis)
         return self.put(array, (old.astype(part.dtype) + part).astype(old.dtype), block, axis)
 
 
 def tile_axis(length: int, size: int) -> Tiling:
-    """Blocks of `size`, or a single one if the axis is shorter."""
+    """Divides an axis into blocks of `size`, or into one block if the axis is shorter."""
     return Tiling(length, jax.core.min_dim(size, length))
 
 
 class Visits(NamedTuple):
-    """The blocks along one axis to compute for each block along the other.
+    """For each block along one axis, the blocks along the other axis that must be computed.
+
+    If the first of 2 blocks must visit blocks 1 and 2 of 3, and the second only block 0:
+
+        number = [2, 1]      order = [[1, 2, 0],
+                                      [0, 1, 2]]
 
     Attributes:
-      number: how many, int32[blocks].
-      order: these first, int32[blocks, blocks of the other axis].
+      number: int32[blocks], the number of blocks to visit.
+      order: int32[blocks, blocks of the other axis]: first the blocks to visit, then all others.
     """
 
     number: Array
@@ -88,18 +93,19 @@ class Visits(NamedTuple):
 
 
 def visited(visits: Visits | None, block: jax.Array, turn: jax.Array) -> jax.Array:
-    """The block to compute in a turn of the loop for `block`."""
+    """The block of the other axis to compute in iteration `turn` of the loop for `block`."""
     return turn if visits is None else visits.order[block, turn]
 
 
 def find_visits(
     queries: Tiling, keys: Tiling, is_causal: bool, mask: Array | None
 ) -> tuple[Visits, Visits] | None:
-    """The blocks of keys that each block of queries attends to, and the reverse; None for all.
+    """Returns the blocks of keys to visit for each block of queries, and the reverse.
 
-    A mask lets blocks be skipped if it is a NumPy array, or shared by the whole batch and all
-    heads. For any other mask, devices that hold parts of the batch would have to communicate. No
-    block is skipped where the number of blocks is a symbolic size.
+    Returns None if all blocks must be visited. Blocks that a mask hides are skipped only if the
+    mask is a NumPy array, or shared by the whole batch and all heads: for other masks, devices that
+    hold parts of the batch would have to communicate. No block is skipped if the number of blocks
+    is a symbolic size.
     """
     if is_symbolic(queries.number) or is_symbolic(keys.number):
         return None
@@ -118,7 +124,7 @@ def find_visits(
 
 
 def _has_any(xp: Any, mask: Any, queries: Tiling, keys: Tiling) -> Any:
-    """Whether a block of a mask has a True: bool[blocks of queries or 1, blocks of keys or 1]."""
+    """Whether a block has a True in it: bool[blocks of queries or 1, blocks of keys or 1]."""
     found = mask.astype(bool).any(tuple(range(mask.ndim - 2)))
     for axis, tiling in enumerate((queries, keys)):
         if found.shape[axis] > 1:

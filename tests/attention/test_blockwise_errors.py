@@ -78,8 +78,8 @@ BAD = {
     "span of what": (
         {"span": 2, "broadcast_dims": (-1,)},
         ValueError,
-        "span counts keys that are dropped together, so the keys must not share one draw: "
-        f"got span=2 with the noise shape {(*WEIGHTS[:-1], 1)} of the weights",
+        "span is the number of keys that are dropped together, so the keys must not share one "
+        f"draw: got span=2 with the noise shape {(*WEIGHTS[:-1], 1)} of the weights",
     ),
     "rate": (
         {"dropout_rate": 1.5},
@@ -129,8 +129,8 @@ BAD = {
     "sown weights": (
         {"module": object()},
         ValueError,
-        "module must be None: blockwise_attention never holds all weights, so it can neither sow "
-        "them (sow_weights of a layer) nor pass them to a function: got module=object; "
+        "module must be None, since blockwise_attention never holds all weights and can neither "
+        "sow them (sow_weights of a layer) nor pass them to a function: got module=object; "
         "use dot_product_attention",
     ),
 }
@@ -149,8 +149,8 @@ def test_bad_arguments(host, bad, error, message):
 )
 def test_products_of_the_user_s_own_in_linen(name):
     message = (
-        f"{name} must be None: blockwise_attention never holds all weights, so it can neither sow "
-        f"them (sow_weights of a layer) nor pass them to a function: got {name}=function; "
+        f"{name} must be None, since blockwise_attention never holds all weights and can neither "
+        f"sow them (sow_weights of a layer) nor pass them to a function: got {name}=function; "
         "use dot_product_attention"
     )
     with pytest.raises(ValueError, match=exactly(message)):

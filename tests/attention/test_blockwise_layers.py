@@ -163,7 +163,7 @@ def test_a_scan_over_layers_that_are_rematerialised():
 
 
 def test_weights_cannot_be_sown():
-    message = r"module must be None: .* sow them \(sow_weights of a layer\)"
+    message = r"module must be None, since .* sow them \(sow_weights of a layer\)"
     layer = linen_layer(attention_fn=LINEN)
     with pytest.raises(ValueError, match=message):
         layer.init(jax.random.key(3), X, deterministic=True, sow_weights=True)

@@ -251,6 +251,6 @@ def test_boxes_are_opened_and_whole_numbers_converted(attention):
 
 def test_modules_that_cannot_sow():
     for attention in OURS.values():
-        message = "module must be None or a Flax module, which sows the weights: got 3"
+        message = "module must be None or the Flax module that sows the weights: got 3"
         with pytest.raises(TypeError, match=exactly(message)):
             attention(*QKV, module=3)
