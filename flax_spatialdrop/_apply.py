@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple, TypeAlias
 
 import chex
@@ -18,7 +18,7 @@ from ._noise_shape import check_mask_spreads
 from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_mask
 from ._random.threefry import mark_as_used, rounds_of
 from ._rates import keep_probability, scale_of
-from ._typing import Array, Key, Rate
+from ._typing import Array, Key, Rate, Shape
 
 CHECKPOINT_NAME = "flax_spatialdrop"
 """The name of every output, for remat policies."""
@@ -196,6 +196,21 @@ class Recipe(NamedTuple):
     check_rate: Callable[[Any], Rate] = check_rate
     check_mask: Callable[[Any], Array] = check_mask
     draws_at_1: bool = False
+
+
+def recipe_from(
+    noise_shape_of: Callable[..., Shape], make: Callable[[Shape], Recipe] = Recipe
+) -> Callable[..., Recipe]:
+    """Returns a function that checks x and makes its recipe.
+
+    recipe(x, *options) = make(noise_shape_of(x.shape, *options))
+    """
+
+    @wraps(noise_shape_of)
+    def recipe(x: Array, *options: Any) -> Recipe:
+        return make(noise_shape_of(check_input(x).shape, *options))
+
+    return recipe
 
 
 def drop(key: Key, x: Array, rate: Rate, recipe: Recipe) -> jax.Array:

@@ -1,14 +1,14 @@
 """Alpha dropout: dropped values are set to the limit of a SELU; mean and variance are kept."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Recipe, by_key, by_mask, drop, kept_or_zero, times, widened
-from .._checks import check_input
+from .._apply import Recipe, by_key, by_mask, drop, kept_or_zero, recipe_from, times, widened
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from .._rates import fence, keep_probability
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
@@ -62,8 +62,7 @@ def alpha_dropout(
     Reference: Klambauer et al., Self-Normalizing Neural Networks, 2017,
     https://arxiv.org/abs/1706.02515
     """
-    shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, alpha_recipe(shape))
+    return drop(key, x, rate, alpha_recipe(x, noise_shape, broadcast_dims))
 
 
 def feature_alpha_dropout(
@@ -106,13 +105,7 @@ def feature_alpha_dropout(
     Reference: Klambauer et al., Self-Normalizing Neural Networks, 2017,
     https://arxiv.org/abs/1706.02515
     """
-    shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, alpha_recipe(shape))
-
-
-def alpha_recipe(noise_shape: tuple[int, ...]) -> Recipe:
-    """Returns the recipe of alpha dropout: dropout with another way to apply the mask."""
-    return Recipe(noise_shape, apply=_apply_alpha, apply_key=_apply_alpha_key)
+    return drop(key, x, rate, feature_alpha_recipe(x, data_format, batch_dims))
 
 
 def _apply_alpha(x: Array, mask: Array, rate: Rate) -> jax.Array:
@@ -121,6 +114,12 @@ def _apply_alpha(x: Array, mask: Array, rate: Rate) -> jax.Array:
 
 def _apply_alpha_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     return by_key(_kept_or_saturated, key, x, rate, *_constants(rate))
+
+
+# Dropout with another way to apply the mask.
+_recipe = partial(Recipe, apply=_apply_alpha, apply_key=_apply_alpha_key)
+alpha_recipe = recipe_from(resolve_noise_shape, _recipe)
+feature_alpha_recipe = recipe_from(spatial_noise_shape, _recipe)
 
 
 def _constants(rate: Rate) -> tuple[Any, Any, Any]:

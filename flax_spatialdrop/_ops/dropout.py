@@ -1,11 +1,11 @@
 """Dropout and its structured variants, which differ only in the shape of the mask."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 
-from .._apply import Recipe, drop
-from .._checks import check_input
+from .._apply import drop, recipe_from
 from .._noise_shape import (
     feature_noise_shape,
     head_noise_shape,
@@ -15,6 +15,16 @@ from .._noise_shape import (
     timestep_noise_shape,
 )
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
+
+dropout_recipe = recipe_from(resolve_noise_shape)
+timestep_recipe = recipe_from(timestep_noise_shape)
+feature_recipe = recipe_from(feature_noise_shape)
+sample_recipe = recipe_from(sample_noise_shape)
+spatial_recipe = recipe_from(spatial_noise_shape)
+spatial_1d_recipe = recipe_from(partial(spatial_noise_shape, num_space=1))
+spatial_2d_recipe = recipe_from(partial(spatial_noise_shape, num_space=2))
+spatial_3d_recipe = recipe_from(partial(spatial_noise_shape, num_space=3))
+head_recipe = recipe_from(head_noise_shape)
 
 
 def dropout(
@@ -62,8 +72,7 @@ def dropout(
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    noise_shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, dropout_recipe(x, noise_shape, broadcast_dims))
 
 
 def timestep_dropout(
@@ -103,8 +112,7 @@ def timestep_dropout(
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287 (which drops words of a sequence)
     """
-    noise_shape = timestep_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, timestep_recipe(x, data_format, batch_dims))
 
 
 def feature_dropout(
@@ -144,8 +152,7 @@ def feature_dropout(
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html (here with a shared draw)
     """
-    noise_shape = feature_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, feature_recipe(x, data_format, batch_dims))
 
 
 def sample_dropout(
@@ -186,8 +193,7 @@ def sample_dropout(
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
     https://arxiv.org/abs/1603.09382
     """
-    noise_shape = sample_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, sample_recipe(x, data_format, batch_dims))
 
 
 def spatial_dropout(
@@ -226,8 +232,7 @@ def spatial_dropout(
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
     https://arxiv.org/abs/1411.4280
     """
-    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, spatial_recipe(x, data_format, batch_dims))
 
 
 def spatial_dropout_1d(
@@ -267,8 +272,7 @@ def spatial_dropout_1d(
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
     https://arxiv.org/abs/1411.4280
     """
-    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 1)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, spatial_1d_recipe(x, data_format, batch_dims))
 
 
 def spatial_dropout_2d(
@@ -308,8 +312,7 @@ def spatial_dropout_2d(
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
     https://arxiv.org/abs/1411.4280
     """
-    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 2)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, spatial_2d_recipe(x, data_format, batch_dims))
 
 
 def spatial_dropout_3d(
@@ -349,8 +352,7 @@ def spatial_dropout_3d(
     Reference: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015,
     https://arxiv.org/abs/1411.4280
     """
-    noise_shape = spatial_noise_shape(check_input(x).shape, data_format, batch_dims, 3)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, spatial_3d_recipe(x, data_format, batch_dims))
 
 
 def head_dropout(
@@ -389,5 +391,4 @@ def head_dropout(
     2020, https://arxiv.org/abs/2004.13342; Michel et al., Are Sixteen Heads Really Better than
     One?, 2019, https://arxiv.org/abs/1905.10650 (which prunes heads after training)
     """
-    noise_shape = head_noise_shape(check_input(x).shape, head_axis, batch_dims)
-    return drop(key, x, rate, Recipe(noise_shape))
+    return drop(key, x, rate, head_recipe(x, head_axis, batch_dims))

@@ -1,13 +1,14 @@
 """Gaussian dropout: values are multiplied by noise of mean 1, and none is dropped."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._apply import Recipe, by_mask, by_redraw, drop, times
-from .._checks import check_array, check_input, check_rate, is_static
+from .._apply import Recipe, by_mask, by_redraw, drop, recipe_from, times
+from .._checks import check_array, check_rate, is_static
 from .._noise_shape import resolve_noise_shape
 from .._random.noise import noise_moments, redraw_noise, sample_noise
 from .._typing import Array, Key, NoiseShape, Rate
@@ -58,20 +59,7 @@ def gaussian_dropout(
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, section 10, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    shape = resolve_noise_shape(check_input(x).shape, noise_shape, broadcast_dims)
-    return drop(key, x, rate, gaussian_recipe(shape))
-
-
-def gaussian_recipe(noise_shape: tuple[int, ...]) -> Recipe:
-    """Returns the recipe of Gaussian dropout, whose mask is the noise."""
-    return Recipe(
-        noise_shape,
-        sample=sample_noise,
-        apply=_apply_noise,
-        apply_key=_apply_noise_key,
-        check_rate=_check_rate_below_1,
-        check_mask=_check_noise,
-    )
+    return drop(key, x, rate, gaussian_recipe(x, noise_shape, broadcast_dims))
 
 
 def _apply_noise(x: Array, noise: Array, rate: Rate) -> jax.Array:
@@ -105,3 +93,16 @@ def _check_noise(noise: Any) -> Array:
             f"float32 array: got dtype {noise.dtype}"
         )
     return noise
+
+
+gaussian_recipe = recipe_from(  # the mask is the noise
+    resolve_noise_shape,
+    partial(
+        Recipe,
+        sample=sample_noise,
+        apply=_apply_noise,
+        apply_key=_apply_noise_key,
+        check_rate=_check_rate_below_1,
+        check_mask=_check_noise,
+    ),
+)

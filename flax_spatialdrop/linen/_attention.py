@@ -8,20 +8,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .._apply import Recipe, widened
+from .._apply import widened
 from .._attention.arguments import DropoutOptions, Inputs, check_einsums, check_inputs
 from .._attention.blockwise import blockwise, refuse_whole_weights
 from .._attention.dropout import WeightsDropout, dot_product
-from .._checks import check_input, check_switch
+from .._checks import check_switch
 from .._compat import linen_promote_dtype
 from .._docs import completed_by
-from .._noise_shape import head_noise_shape
-from .._ops.dropout import head_dropout
+from .._ops.dropout import head_dropout, head_recipe
 from .._typing import Key, NoiseShape, Rate
 from ._base import Regularizer
 
 
-class HeadDropout(Regularizer, of=head_dropout):
+class HeadDropout(Regularizer, of=head_dropout, recipe=head_recipe):
     """The module of `flax_spatialdrop.head_dropout`.
 
     Call it on what the `attention_fn` of a layer returns. Flax passes an `attention_fn` only the
@@ -49,11 +48,6 @@ class HeadDropout(Regularizer, of=head_dropout):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-
-    @nn.nowrap
-    def _recipe(self, inputs):
-        shape = check_input(inputs).shape
-        return Recipe(head_noise_shape(shape, self.head_axis, self.batch_dims))
 
 
 def _promote_dtype(arrays, *, dtype):

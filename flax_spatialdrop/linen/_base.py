@@ -1,7 +1,7 @@
 """The bases of the modules: their calls, and the options that most of them have."""
 
-import abc
 import dataclasses
+import inspect
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -11,10 +11,9 @@ import jax
 from flax.errors import InvalidRngError
 
 from .._apply import Recipe
-from .._checks import check_input, check_key, check_name, check_switch, shown
+from .._checks import check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
 from .._host import check_options, draw_mask, regularize
-from .._noise_shape import resolve_noise_shape
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -92,17 +91,28 @@ def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
     return check_switch(given[0], "deterministic", _IF_TRACED)
 
 
-class Regularizer(Stochastic, abc.ABC):
-    """A module that needs its inputs only; a subclass has the attributes and makes its recipe.
+class Regularizer(Stochastic):
+    """A module that needs its inputs only.
+
+    Write `class X(Regularizer, of=f, recipe=r)` for a function f that drops by the recipe
+    `r(x, *options)`. The attributes of X are the options, by their names.
 
     Attributes:
       rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
     """
 
+    _recipe_of: ClassVar[Any]
+    _options: ClassVar[Sequence[str]]
+
+    def __init_subclass__(cls, recipe: Any = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if recipe is not None:
+            cls._recipe_of = staticmethod(recipe)
+            cls._options = [n for n in inspect.signature(recipe).parameters if n in cls._arguments]
+
     @nn.nowrap  # Flax would list it as a call of the module
-    @abc.abstractmethod
     def _recipe(self, inputs: Array) -> Recipe:
-        """Returns the recipe for inputs, which are checked here."""
+        return self._recipe_of(inputs, *(getattr(self, name) for name in self._options))
 
     @nn.compact
     @completed_by(regularize)
@@ -188,15 +198,6 @@ class LayoutDropout(Regularizer):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    # The axes that share a draw, and what a draw does: the two things in which subclasses differ.
-    _noise_shape_of: ClassVar[Any]
-    _recipe_of: ClassVar[Any] = staticmethod(Recipe)
-
-    @nn.nowrap
-    def _recipe(self, inputs: Array) -> Recipe:
-        shape = check_input(inputs).shape
-        return self._recipe_of(self._noise_shape_of(shape, self.data_format, self.batch_dims))
-
 
 class NoiseShapeDropout(Regularizer):
     """The attributes of modules that are told which axes of x share a draw.
@@ -218,10 +219,3 @@ class NoiseShapeDropout(Regularizer):
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-
-    _recipe_of: ClassVar[Any]  # in which subclasses differ
-
-    @nn.nowrap
-    def _recipe(self, inputs: Array) -> Recipe:
-        shape = check_input(inputs).shape
-        return self._recipe_of(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import flax.linen as nn
-
 from .._ops.blocks import Normalize, block_recipe, drop_block
 from .._ops.cutout import Fill, cutout, cutout_recipe
 from .._typing import DataFormat, Rate
 from ._base import Regularizer
 
 
-class DropBlock(Regularizer, of=drop_block):
+class DropBlock(Regularizer, of=drop_block, recipe=block_recipe):
     """The module of `flax_spatialdrop.drop_block`.
 
     Example:
@@ -29,13 +27,8 @@ class DropBlock(Regularizer, of=drop_block):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    @nn.nowrap
-    def _recipe(self, inputs):
-        options = self.block_size, self.per_channel, self.normalize
-        return block_recipe(inputs, *options, self.data_format, self.batch_dims)
 
-
-class Cutout(Regularizer, of=cutout):
+class Cutout(Regularizer, of=cutout, recipe=cutout_recipe):
     """The module of `flax_spatialdrop.cutout`.
 
     Attributes:
@@ -57,8 +50,3 @@ class Cutout(Regularizer, of=cutout):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-
-    @nn.nowrap
-    def _recipe(self, inputs):
-        options = self.block_size, self.num_blocks, self.fill
-        return cutout_recipe(inputs, *options, self.data_format, self.batch_dims)

@@ -26,7 +26,7 @@ from .._typing import Array, Key, PathMode, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class DropPath(Regularizer, of=drop_path):
+class DropPath(Regularizer, of=drop_path, recipe=path_recipe):
     """The module of `flax_spatialdrop.drop_path`.
 
     Example:
@@ -52,10 +52,6 @@ class DropPath(Regularizer, of=drop_path):
     scale: bool = True
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-
-    @nn.nowrap
-    def _recipe(self, inputs):
-        return path_recipe(inputs, self.mode, self.batch_axis, self.scale)
 
 
 class ResidualDropPath(Stochastic, of=residual_drop_path):

@@ -1,36 +1,14 @@
 """A replacement for flax.linen.Dropout, and modules that drop whole steps, channels or samples."""
 
 from collections.abc import Sequence
-from functools import partial
 
-import flax.linen as nn
-
-from .._apply import Recipe
-from .._checks import check_input
-from .._noise_shape import (
-    feature_noise_shape,
-    resolve_noise_shape,
-    sample_noise_shape,
-    spatial_noise_shape,
-    timestep_noise_shape,
-)
-from .._ops.alpha import alpha_dropout, alpha_recipe, feature_alpha_dropout
-from .._ops.dropout import (
-    dropout,
-    feature_dropout,
-    sample_dropout,
-    spatial_dropout,
-    spatial_dropout_1d,
-    spatial_dropout_2d,
-    spatial_dropout_3d,
-    timestep_dropout,
-)
-from .._ops.gaussian import gaussian_dropout, gaussian_recipe
+from .._ops import alpha, gaussian
+from .._ops import dropout as ops
 from .._typing import NoiseShape, Rate
 from ._base import LayoutDropout, NoiseShapeDropout, Regularizer
 
 
-class Dropout(Regularizer, of=dropout):
+class Dropout(Regularizer, of=ops.dropout, recipe=ops.dropout_recipe):
     """The module of `flax_spatialdrop.dropout`, a replacement for `flax.linen.Dropout`.
 
     It takes every argument of Flax's class at the same place and with the same meaning. It draws
@@ -53,43 +31,28 @@ class Dropout(Regularizer, of=dropout):
     rng_collection: str = "dropout"
     noise_shape: NoiseShape | None = None
 
-    @nn.nowrap
-    def _recipe(self, inputs):
-        shape = check_input(inputs).shape
-        return Recipe(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
 
-
-class TimestepDropout(LayoutDropout, of=timestep_dropout):
+class TimestepDropout(LayoutDropout, of=ops.timestep_dropout, recipe=ops.timestep_recipe):
     """The module of `flax_spatialdrop.timestep_dropout`."""
 
-    _noise_shape_of = staticmethod(timestep_noise_shape)
 
-
-class FeatureDropout(LayoutDropout, of=feature_dropout):
+class FeatureDropout(LayoutDropout, of=ops.feature_dropout, recipe=ops.feature_recipe):
     """The module of `flax_spatialdrop.feature_dropout`."""
 
-    _noise_shape_of = staticmethod(feature_noise_shape)
 
-
-class SampleDropout(LayoutDropout, of=sample_dropout):
+class SampleDropout(LayoutDropout, of=ops.sample_dropout, recipe=ops.sample_recipe):
     """The module of `flax_spatialdrop.sample_dropout`."""
 
-    _noise_shape_of = staticmethod(sample_noise_shape)
 
-
-class SpatialDropout(LayoutDropout, of=spatial_dropout):
+class SpatialDropout(LayoutDropout, of=ops.spatial_dropout, recipe=ops.spatial_recipe):
     """The module of `flax_spatialdrop.spatial_dropout`."""
 
-    _noise_shape_of = staticmethod(spatial_noise_shape)
 
-
-class SpatialDropout1D(LayoutDropout, of=spatial_dropout_1d):
+class SpatialDropout1D(LayoutDropout, of=ops.spatial_dropout_1d, recipe=ops.spatial_1d_recipe):
     """The module of `flax_spatialdrop.spatial_dropout_1d`."""
 
-    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=1))
 
-
-class SpatialDropout2D(LayoutDropout, of=spatial_dropout_2d):
+class SpatialDropout2D(LayoutDropout, of=ops.spatial_dropout_2d, recipe=ops.spatial_2d_recipe):
     """The module of `flax_spatialdrop.spatial_dropout_2d`.
 
     Example:
@@ -99,10 +62,8 @@ class SpatialDropout2D(LayoutDropout, of=spatial_dropout_2d):
       >>> y = layer.apply({}, jnp.ones((2, 5, 5, 4)), rngs={"dropout": jax.random.key(0)})
     """
 
-    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=2))
 
-
-class SpatialDropout3D(LayoutDropout, of=spatial_dropout_3d):
+class SpatialDropout3D(LayoutDropout, of=ops.spatial_dropout_3d, recipe=ops.spatial_3d_recipe):
     """The module of `flax_spatialdrop.spatial_dropout_3d`.
 
     Example:
@@ -112,27 +73,22 @@ class SpatialDropout3D(LayoutDropout, of=spatial_dropout_3d):
       >>> y = layer.apply({}, jnp.ones((2, 3, 5, 5, 4)), rngs={"dropout": jax.random.key(0)})
     """
 
-    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=3))
 
-
-class AlphaDropout(NoiseShapeDropout, of=alpha_dropout):
+class AlphaDropout(NoiseShapeDropout, of=alpha.alpha_dropout, recipe=alpha.alpha_recipe):
     """The module of `flax_spatialdrop.alpha_dropout`."""
 
-    _recipe_of = staticmethod(alpha_recipe)
 
-
-class FeatureAlphaDropout(LayoutDropout, of=feature_alpha_dropout):
+class FeatureAlphaDropout(
+    LayoutDropout, of=alpha.feature_alpha_dropout, recipe=alpha.feature_alpha_recipe
+):
     """The module of `flax_spatialdrop.feature_alpha_dropout`."""
 
-    _noise_shape_of = staticmethod(spatial_noise_shape)
-    _recipe_of = staticmethod(alpha_recipe)
 
-
-class GaussianDropout(NoiseShapeDropout, of=gaussian_dropout):
+class GaussianDropout(
+    NoiseShapeDropout, of=gaussian.gaussian_dropout, recipe=gaussian.gaussian_recipe
+):
     """The module of `flax_spatialdrop.gaussian_dropout`.
 
     Its mask is the noise n: `mask=` takes and `sample_mask` returns float32 noise, which is 1
     everywhere if nothing would change.
     """
-
-    _recipe_of = staticmethod(gaussian_recipe)

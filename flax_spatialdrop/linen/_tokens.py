@@ -19,7 +19,7 @@ from .._typing import Array, Key, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class TokenDropout(Regularizer, of=token_dropout):
+class TokenDropout(Regularizer, of=token_dropout, recipe=token_recipe):
     """The module of `flax_spatialdrop.token_dropout`.
 
     Its inputs are ids. Special tokens are kept even if a mask given at the call drops them.
@@ -37,10 +37,6 @@ class TokenDropout(Regularizer, of=token_dropout):
     vocab_size: int | None = None
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-
-    @nn.nowrap
-    def _recipe(self, inputs):
-        return token_recipe(inputs, self.mask_id, self.special_ids, self.vocab_size)
 
 
 class EmbeddingDropout(Stochastic, of=embedding_dropout):

@@ -1,6 +1,7 @@
 """Dropout in attention: the module that drops heads, and Flax's attention with a noise shape."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 import jax
@@ -8,21 +9,19 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import PromoteDtypeFn
 
-from .._apply import Recipe
 from .._attention.arguments import DropoutOptions, Inputs, check_inputs
 from .._attention.blockwise import blockwise
 from .._attention.dropout import WeightsDropout, dot_product
-from .._checks import check_input, is_static
+from .._checks import is_static
 from .._compat import nnx_attention_weights as dot_product_attention_weights
 from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._docs import completed_by
-from .._noise_shape import head_noise_shape
-from .._ops.dropout import head_dropout
+from .._ops.dropout import head_dropout, head_recipe
 from .._typing import Key, NoiseShape, Rate
 from ._base import Regularizer
 
 
-class HeadDropout(Regularizer, of=head_dropout):
+class HeadDropout(Regularizer, of=head_dropout, recipe=head_recipe):
     """The module of `flax_spatialdrop.head_dropout`.
 
     Call it on what the `attention_fn` of a layer returns. Make the `attention_fn` a module, so that
@@ -46,23 +45,9 @@ class HeadDropout(Regularizer, of=head_dropout):
       >>> y = layer(jnp.ones((2, 5, 8)))
     """
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        head_axis: int = -2,
-        batch_dims: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.head_axis = head_axis
-        self.batch_dims = batch_dims
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs):
-        shape = check_input(inputs).shape
-        return Recipe(head_noise_shape(shape, self.head_axis, self.batch_dims))
+    _: KW_ONLY
+    head_axis: int = -2
+    batch_dims: int = 1
 
 
 @completed_by(dot_product, Inputs, DropoutOptions)

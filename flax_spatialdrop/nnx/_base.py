@@ -1,21 +1,21 @@
 """The bases of the modules: their calls, and the options that most of them have."""
 
-import abc
+import dataclasses
 import inspect
 import types
 from collections.abc import Collection, Sequence
+from dataclasses import KW_ONLY, InitVar
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import numpy as np
 from flax import nnx
 
 from .._apply import Recipe
-from .._checks import check_input, check_key, check_name, check_switch, shown
+from .._checks import check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
 from .._host import check_options, draw_mask, regularize
-from .._noise_shape import resolve_noise_shape
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -116,12 +116,26 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+class _Signature:
+    """The signature of a class for `help`, in place of that of Flax's metaclass."""
+
+    def __get__(self, instance: Any, cls: Any) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        _, *found = inspect.signature(cls.__init__).parameters.values()
+        found = [p.replace(annotation=getattr(p.annotation, "type", p.annotation)) for p in found]
+        common = Stochastic.__dataclass_fields__
+        return inspect.Signature(sorted(found, key=lambda p: (p.kind, p.name in common)))
+
+
+@dataclass_transform(eq_default=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Stochastic(nnx.Module):
     """A module of this package, with a mode and a stream.
 
-    A class is the module `of` a function, whose docstring completes that of the class. The defaults
-    of the constructor are also attributes of the class, so that a derived class may set its
-    attributes without calling the constructor.
+    Write `class X(Base, of=f)` for the module of a function f: the docstring of f completes that
+    of X. The annotations of X are the arguments of its constructor, as in a dataclass, unless X or
+    a base writes one.
 
     Args:
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
@@ -132,28 +146,32 @@ class Stochastic(nnx.Module):
         (nnx.Rngs, a stream or a key) at the call.
     """
 
+    _: KW_ONLY
+    deterministic: bool | None = False
+    rng_collection: str = "dropout"
+    rngs: InitVar[nnx.Rngs | nnx.RngStream | None] = None
+
+    __signature__ = _Signature()
+
     _arguments: ClassVar[Collection[str]] = ()
     """The arguments of the constructors of this package's classes."""
+
+    _is_dataclass: ClassVar[bool] = True
+    """Whether the constructor is made from the annotations."""
 
     def __init_subclass__(cls, of: Any = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
-            if "__init__" not in vars(cls):
+            cls._is_dataclass &= "__init__" not in vars(cls)
+            if cls._is_dataclass:
+                dataclasses.dataclass(eq=False, repr=False)(cls)
+            elif "__init__" not in vars(cls):
                 setattr(cls, "__init__", _named_after(cls))  # noqa: B010
-            for name, default in (cls.__init__.__kwdefaults__ or {}).items():
-                setattr(cls, name, default)
-            _, *names = inspect.signature(cls.__init__).parameters
-            cls._arguments = {*names, *cls._arguments}
+            names = inspect.signature(cls).parameters
+            cls._arguments = tuple(dict.fromkeys((*names, *cls._arguments)))
             document(cls, names, "Args", of, reversed(cls.__mro__[1:]))
 
-    def __init__(
-        self,
-        deterministic: bool | None,
-        rng_collection: str,
-        rngs: nnx.Rngs | nnx.RngStream | None,
-    ):
-        self.deterministic = deterministic
-        self.rng_collection = rng_collection
+    def __post_init__(self, rngs: Any) -> None:
         check_options(self, [n for n in self._arguments if n in vars(self)], _IF_TRACED)
         self.rngs = forked(self, rngs)
 
@@ -189,28 +207,29 @@ def _named_after(cls: type[nnx.Module]) -> Any:
     return copy
 
 
-class Regularizer(Stochastic, abc.ABC):
-    """A module that needs its inputs only; a subclass makes its recipe.
+class Regularizer(Stochastic):
+    """A module that needs its inputs only.
+
+    Write `class X(Regularizer, of=f, recipe=r)` for a function f that drops by the recipe
+    `r(x, *options)`. The arguments of X are the options, by their names.
 
     Args:
       rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
     """
 
-    rate: Any = None
+    rate: Rate | None
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        deterministic: bool | None,
-        rng_collection: str,
-        rngs: nnx.Rngs | nnx.RngStream | None,
-    ):
-        self.rate = rate
-        super().__init__(deterministic, rng_collection, rngs)
+    _recipe_of: ClassVar[Any]
+    _options: ClassVar[Sequence[str]]
 
-    @abc.abstractmethod
+    def __init_subclass__(cls, recipe: Any = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if recipe is not None:
+            cls._recipe_of = staticmethod(recipe)
+            cls._options = [n for n in inspect.signature(recipe).parameters if n in cls._arguments]
+
     def _recipe(self, inputs: Array) -> Recipe:
-        """Returns the recipe for inputs, which are checked here."""
+        return self._recipe_of(inputs, *(getattr(self, name) for name in self._options))
 
     @completed_by(regularize)
     def __call__(
@@ -289,27 +308,9 @@ class LayoutDropout(Regularizer):
       >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
     """
 
-    # The axes that share a draw, and what a draw does: the two things in which subclasses differ.
-    _noise_shape_of: ClassVar[Any]
-    _recipe_of: ClassVar[Any] = staticmethod(Recipe)
-
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        data_format: DataFormat = "channels_last",
-        batch_dims: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.data_format = data_format
-        self.batch_dims = batch_dims
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs: Array) -> Recipe:
-        shape = check_input(inputs).shape
-        return self._recipe_of(self._noise_shape_of(shape, self.data_format, self.batch_dims))
+    _: KW_ONLY
+    data_format: DataFormat = "channels_last"
+    batch_dims: int = 1
 
 
 class NoiseShapeDropout(Regularizer):
@@ -327,22 +328,6 @@ class NoiseShapeDropout(Regularizer):
       >>> y = layer(jnp.ones((2, 3, 4)), rngs=jax.random.key(0))
     """
 
-    _recipe_of: ClassVar[Any]  # in which subclasses differ
-
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        noise_shape: NoiseShape | None = None,
-        broadcast_dims: Sequence[int] = (),
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.noise_shape = noise_shape
-        self.broadcast_dims = broadcast_dims
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs: Array) -> Recipe:
-        shape = check_input(inputs).shape
-        return self._recipe_of(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
+    _: KW_ONLY
+    noise_shape: NoiseShape | None = None
+    broadcast_dims: Sequence[int] = ()

@@ -1,16 +1,15 @@
 """The modules of DropBlock and cutout."""
 
 from collections.abc import Sequence
-
-from flax import nnx
+from dataclasses import KW_ONLY
 
 from .._ops.blocks import Normalize, block_recipe, drop_block
 from .._ops.cutout import Fill, cutout, cutout_recipe
-from .._typing import DataFormat, Rate
+from .._typing import DataFormat
 from ._base import Regularizer
 
 
-class DropBlock(Regularizer, of=drop_block):
+class DropBlock(Regularizer, of=drop_block, recipe=block_recipe):
     """The module of `flax_spatialdrop.drop_block`.
 
     Example:
@@ -20,32 +19,15 @@ class DropBlock(Regularizer, of=drop_block):
       >>> y = layer(jnp.ones((2, 14, 14, 4)), rngs=jax.random.key(0))
     """
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        block_size: int | Sequence[int] = 7,
-        per_channel: bool = True,
-        normalize: Normalize = "expected",
-        data_format: DataFormat = "channels_last",
-        batch_dims: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.block_size = block_size
-        self.per_channel = per_channel
-        self.normalize = normalize
-        self.data_format = data_format
-        self.batch_dims = batch_dims
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs):
-        options = self.block_size, self.per_channel, self.normalize
-        return block_recipe(inputs, *options, self.data_format, self.batch_dims)
+    _: KW_ONLY
+    block_size: int | Sequence[int] = 7
+    per_channel: bool = True
+    normalize: Normalize = "expected"
+    data_format: DataFormat = "channels_last"
+    batch_dims: int = 1
 
 
-class Cutout(Regularizer, of=cutout):
+class Cutout(Regularizer, of=cutout, recipe=cutout_recipe):
     """The module of `flax_spatialdrop.cutout`.
 
     Args:
@@ -59,26 +41,9 @@ class Cutout(Regularizer, of=cutout):
       >>> y = layer(jnp.ones((2, 32, 32, 3)), rngs=jax.random.key(0))
     """
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        block_size: int | Sequence[int] = 16,
-        num_blocks: int = 1,
-        fill: Fill = 0.0,
-        data_format: DataFormat = "channels_last",
-        batch_dims: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.block_size = block_size
-        self.num_blocks = num_blocks
-        self.fill = fill
-        self.data_format = data_format
-        self.batch_dims = batch_dims
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs):
-        options = self.block_size, self.num_blocks, self.fill
-        return cutout_recipe(inputs, *options, self.data_format, self.batch_dims)
+    _: KW_ONLY
+    block_size: int | Sequence[int] = 16
+    num_blocks: int = 1
+    fill: Fill = 0.0
+    data_format: DataFormat = "channels_last"
+    batch_dims: int = 1

@@ -1,6 +1,7 @@
 """Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 import jax
@@ -11,7 +12,6 @@ from .._checks import is_static
 from .._docs import completed_by
 from .._host import key_and_rate, regularize
 from .._ops.path import (
-    check_branch,
     check_branch_fits,
     check_forms_stay,
     draw_branch,
@@ -25,7 +25,7 @@ from .._typing import Array, PathMode, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class DropPath(Regularizer, of=drop_path):
+class DropPath(Regularizer, of=drop_path, recipe=path_recipe):
     """The module of `flax_spatialdrop.drop_path`.
 
     Example:
@@ -46,24 +46,10 @@ class DropPath(Regularizer, of=drop_path):
       >>> y = model(jnp.ones((2, 4)))
     """
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        mode: PathMode = "row",
-        batch_axis: int | Sequence[int] = 0,
-        scale: bool = True,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.mode = mode
-        self.batch_axis = batch_axis
-        self.scale = scale
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs):
-        return path_recipe(inputs, self.mode, self.batch_axis, self.scale)
+    _: KW_ONLY
+    mode: PathMode = "row"
+    batch_axis: int | Sequence[int] = 0
+    scale: bool = True
 
 
 class ResidualDropPath(Stochastic, of=residual_drop_path):
@@ -98,27 +84,12 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
       >>> y = model(jnp.ones((2, 4)))
     """
 
-    rate: Any = None
-
-    def __init__(
-        self,
-        branch: Callable[..., jax.Array],
-        rate: Rate | None,
-        *,
-        mode: PathMode = "row",
-        batch_axis: int | Sequence[int] = 0,
-        scale: bool = True,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        check_branch(branch)
-        self.branch = branch
-        self.rate = rate
-        self.mode = mode
-        self.batch_axis = batch_axis
-        self.scale = scale
-        super().__init__(deterministic, rng_collection, rngs)
+    branch: Callable[..., jax.Array]
+    rate: Rate | None
+    _: KW_ONLY
+    mode: PathMode = "row"
+    batch_axis: int | Sequence[int] = 0
+    scale: bool = True
 
     @completed_by(regularize)
     def __call__(

@@ -1,38 +1,19 @@
 """A replacement for flax.nnx.Dropout, and modules that drop whole steps, channels or samples."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import KW_ONLY
 
 from flax import nnx
 
-from .._apply import Recipe
-from .._checks import check_input
-from .._noise_shape import (
-    feature_noise_shape,
-    resolve_noise_shape,
-    sample_noise_shape,
-    spatial_noise_shape,
-    timestep_noise_shape,
-)
-from .._ops.alpha import alpha_dropout, alpha_recipe, feature_alpha_dropout
-from .._ops.dropout import (
-    dropout,
-    feature_dropout,
-    sample_dropout,
-    spatial_dropout,
-    spatial_dropout_1d,
-    spatial_dropout_2d,
-    spatial_dropout_3d,
-    timestep_dropout,
-)
-from .._ops.gaussian import gaussian_dropout, gaussian_recipe
-from .._typing import NoiseShape, Rate
+from .._ops import alpha, gaussian
+from .._ops import dropout as ops
+from .._typing import NoiseShape
 from ._base import LayoutDropout, NoiseShapeDropout, Regularizer
 
 
 # Flax's class is a base, so that filters by that class, as in nnx.view, find this one too. None of
 # its code runs; a test checks that this class has its attributes.
-class Dropout(Regularizer, nnx.Dropout, of=dropout):
+class Dropout(Regularizer, nnx.Dropout, of=ops.dropout, recipe=ops.dropout_recipe):  # type: ignore[misc]
     """The module of `flax_spatialdrop.dropout`, a replacement for `flax.nnx.Dropout`.
 
     It takes every argument of Flax's class with the same meaning. It draws the same mask from the
@@ -48,56 +29,32 @@ class Dropout(Regularizer, nnx.Dropout, of=dropout):
       >>> y = layer(jnp.ones((2, 3, 4)))
     """
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        broadcast_dims: Sequence[int] = (),
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-        noise_shape: NoiseShape | None = None,
-    ):
-        self.broadcast_dims = broadcast_dims
-        self.noise_shape = noise_shape
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs):
-        shape = check_input(inputs).shape
-        return Recipe(resolve_noise_shape(shape, self.noise_shape, self.broadcast_dims))
+    _: KW_ONLY
+    broadcast_dims: Sequence[int] = ()
+    noise_shape: NoiseShape | None = None
 
 
-class TimestepDropout(LayoutDropout, of=timestep_dropout):
+class TimestepDropout(LayoutDropout, of=ops.timestep_dropout, recipe=ops.timestep_recipe):
     """The module of `flax_spatialdrop.timestep_dropout`."""
 
-    _noise_shape_of = staticmethod(timestep_noise_shape)
 
-
-class FeatureDropout(LayoutDropout, of=feature_dropout):
+class FeatureDropout(LayoutDropout, of=ops.feature_dropout, recipe=ops.feature_recipe):
     """The module of `flax_spatialdrop.feature_dropout`."""
 
-    _noise_shape_of = staticmethod(feature_noise_shape)
 
-
-class SampleDropout(LayoutDropout, of=sample_dropout):
+class SampleDropout(LayoutDropout, of=ops.sample_dropout, recipe=ops.sample_recipe):
     """The module of `flax_spatialdrop.sample_dropout`."""
 
-    _noise_shape_of = staticmethod(sample_noise_shape)
 
-
-class SpatialDropout(LayoutDropout, of=spatial_dropout):
+class SpatialDropout(LayoutDropout, of=ops.spatial_dropout, recipe=ops.spatial_recipe):
     """The module of `flax_spatialdrop.spatial_dropout`."""
 
-    _noise_shape_of = staticmethod(spatial_noise_shape)
 
-
-class SpatialDropout1D(LayoutDropout, of=spatial_dropout_1d):
+class SpatialDropout1D(LayoutDropout, of=ops.spatial_dropout_1d, recipe=ops.spatial_1d_recipe):
     """The module of `flax_spatialdrop.spatial_dropout_1d`."""
 
-    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=1))
 
-
-class SpatialDropout2D(LayoutDropout, of=spatial_dropout_2d):
+class SpatialDropout2D(LayoutDropout, of=ops.spatial_dropout_2d, recipe=ops.spatial_2d_recipe):
     """The module of `flax_spatialdrop.spatial_dropout_2d`.
 
     Example:
@@ -107,10 +64,8 @@ class SpatialDropout2D(LayoutDropout, of=spatial_dropout_2d):
       >>> y = layer(jnp.ones((2, 5, 5, 4)), rngs=jax.random.key(0))
     """
 
-    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=2))
 
-
-class SpatialDropout3D(LayoutDropout, of=spatial_dropout_3d):
+class SpatialDropout3D(LayoutDropout, of=ops.spatial_dropout_3d, recipe=ops.spatial_3d_recipe):
     """The module of `flax_spatialdrop.spatial_dropout_3d`.
 
     Example:
@@ -120,27 +75,22 @@ class SpatialDropout3D(LayoutDropout, of=spatial_dropout_3d):
       >>> y = layer(jnp.ones((2, 3, 5, 5, 4)), rngs=jax.random.key(0))
     """
 
-    _noise_shape_of = staticmethod(partial(spatial_noise_shape, num_space=3))
 
-
-class AlphaDropout(NoiseShapeDropout, of=alpha_dropout):
+class AlphaDropout(NoiseShapeDropout, of=alpha.alpha_dropout, recipe=alpha.alpha_recipe):
     """The module of `flax_spatialdrop.alpha_dropout`."""
 
-    _recipe_of = staticmethod(alpha_recipe)
 
-
-class FeatureAlphaDropout(LayoutDropout, of=feature_alpha_dropout):
+class FeatureAlphaDropout(
+    LayoutDropout, of=alpha.feature_alpha_dropout, recipe=alpha.feature_alpha_recipe
+):
     """The module of `flax_spatialdrop.feature_alpha_dropout`."""
 
-    _noise_shape_of = staticmethod(spatial_noise_shape)
-    _recipe_of = staticmethod(alpha_recipe)
 
-
-class GaussianDropout(NoiseShapeDropout, of=gaussian_dropout):
+class GaussianDropout(
+    NoiseShapeDropout, of=gaussian.gaussian_dropout, recipe=gaussian.gaussian_recipe
+):
     """The module of `flax_spatialdrop.gaussian_dropout`.
 
     Its mask is the noise n: `mask=` takes and `sample_mask` returns float32 noise, which is 1
     everywhere if nothing would change.
     """
-
-    _recipe_of = staticmethod(gaussian_recipe)

@@ -3,6 +3,7 @@
 import abc
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, InitVar, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -44,43 +45,25 @@ class RecurrentLayer(Stochastic, abc.ABC):
     """The argument of the constructor that masks are drawn from, for messages."""
 
     _dtypes: ClassVar[Any] = jnp.floating  # of the inputs
-    carry_rngs: Any = None
 
-    def __init__(
-        self,
-        cell: Any,
-        *,
-        dropout: Rate = 0.0,
-        recurrent_dropout: Rate = 0.0,
-        variant: spec.Variant = "variational",
-        per_gate: bool = False,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        unroll: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-        dropout_rngs: nnx.Rngs | nnx.RngStream | Literal[False] | None = None,
-    ):
-        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout}
-        is_dropping = any(not is_static(check_rate(r, name), 0.0) for name, r in rates.items())
-        if dropout_rngs is None and is_dropping:
-            dropout_rngs = source_of(rngs, check_name(rng_collection, "rng_collection"))
-        self.cell = cell
-        self.dropout = dropout
-        self.recurrent_dropout = recurrent_dropout
-        self.variant = variant
-        self.per_gate = per_gate
-        self.time_major = time_major
-        self.return_carry = return_carry
-        self.reverse = reverse
-        self.keep_order = keep_order
-        self.unroll = unroll
-        super().__init__(
-            deterministic, rng_collection, None if dropout_rngs is False else dropout_rngs
-        )
+    cell: Any
+    _: KW_ONLY
+    dropout: Rate = 0.0
+    recurrent_dropout: Rate = 0.0
+    variant: spec.Variant = "variational"
+    per_gate: bool = False
+    time_major: bool = False
+    return_carry: bool = False
+    reverse: bool = False
+    keep_order: bool = False
+    unroll: int = 1
+    dropout_rngs: InitVar[nnx.Rngs | nnx.RngStream | Literal[False] | None] = None
+    carry_rngs: Any = field(default=None, init=False)
+
+    def __post_init__(self, rngs: Any, dropout_rngs: Any = None) -> None:
+        if dropout_rngs is None and _is_dropping(self):
+            dropout_rngs = source_of(rngs, check_name(self.rng_collection, "rng_collection"))
+        super().__post_init__(None if dropout_rngs is False else dropout_rngs)
 
     @abc.abstractmethod
     def _cell_spec(self, step: tuple[int, ...]) -> CellSpec:
@@ -156,6 +139,11 @@ def check_rngs(rngs: Any) -> nnx.Rngs | nnx.RngStream:
     return rngs
 
 
+def _is_dropping(layer: RecurrentLayer) -> bool:
+    rates = {name: getattr(layer, name) for name in ("dropout", "recurrent_dropout")}
+    return any(not is_static(check_rate(rate, name), 0.0) for name, rate in rates.items())
+
+
 def source_of(rngs: Any, name: str) -> nnx.RngStream | None:
     """A stream of nnx.Rngs, or its default one; None if it has neither."""
     return getattr(rngs, name, None) if isinstance(rngs, nnx.Rngs) else rngs
@@ -167,7 +155,7 @@ def made(layer: RecurrentLayer, make_cell: Callable[[], Any]) -> Any:
     return make_cell()
 
 
-def another(layer: RecurrentLayer) -> RecurrentLayer:
+def another(layer: Any) -> Any:
     """A layer like this one, with parameters and a stream of its own."""
     if layer not in _MAKERS:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The modules of token, embedding and patch dropout."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY
 
 import jax
 from flax import nnx
@@ -20,7 +20,7 @@ from .._typing import Array, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class TokenDropout(Regularizer, of=token_dropout):
+class TokenDropout(Regularizer, of=token_dropout, recipe=token_recipe):
     """The module of `flax_spatialdrop.token_dropout`.
 
     Its inputs are ids. Special tokens are kept even if a mask given at the call drops them.
@@ -32,24 +32,10 @@ class TokenDropout(Regularizer, of=token_dropout):
       >>> y = layer(jnp.array([[1, 7, 8, 9, 2, 0, 0]]), rngs=jax.random.key(0))
     """
 
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        mask_id: int,
-        special_ids: Sequence[int] = (),
-        vocab_size: int | None = None,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.mask_id = mask_id
-        self.special_ids = special_ids
-        self.vocab_size = vocab_size
-        super().__init__(rate, deterministic, rng_collection, rngs)
-
-    def _recipe(self, inputs):
-        return token_recipe(inputs, self.mask_id, self.special_ids, self.vocab_size)
+    _: KW_ONLY
+    mask_id: int
+    special_ids: Sequence[int] = ()
+    vocab_size: int | None = None
 
 
 class EmbeddingDropout(Stochastic, of=embedding_dropout):
@@ -70,20 +56,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
       >>> y = EmbeddingDropout(0.1)(table, ids=ids, rngs=jax.random.key(0))
     """
 
-    rate: Any = None
-
-    def __init__(
-        self,
-        rate: Rate | None,
-        *,
-        per_sample: bool = False,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.rate = rate
-        self.per_sample = per_sample
-        super().__init__(deterministic, rng_collection, rngs)
+    rate: Rate | None
+    _: KW_ONLY
+    per_sample: bool = False
 
     @completed_by(Regularizer.__call__)
     def __call__(
@@ -153,24 +128,11 @@ class PatchDropout(Stochastic, of=patch_dropout):
       ((2, 50, 8), (2, 49))
     """
 
-    rate: Any = None
-
-    def __init__(
-        self,
-        rate: float | None = None,
-        *,
-        num_keep: int | None = None,
-        num_prefix_tokens: int = 1,
-        batch_dims: int = 1,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        self.rate = rate
-        self.num_keep = num_keep
-        self.num_prefix_tokens = num_prefix_tokens
-        self.batch_dims = batch_dims
-        super().__init__(deterministic, rng_collection, rngs)
+    rate: float | None = None
+    _: KW_ONLY
+    num_keep: int | None = None
+    num_prefix_tokens: int = 1
+    batch_dims: int = 1
 
     @completed_by(Regularizer.__call__)
     def __call__(

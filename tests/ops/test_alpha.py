@@ -18,7 +18,7 @@ FALSE_ALARM = 1e-9
 
 
 def apply(x, mask, rate):
-    return alpha_recipe(mask.shape).apply(x, mask, rate)
+    return alpha_recipe(x, mask.shape, ()).apply(x, mask, rate)
 
 
 def scale_of(rate):
