@@ -1,4 +1,4 @@
-"""Draws the README's gallery: a photo and a feature map of it, under dropout in space.
+"""Draws the gallery of the book: a photo and a feature map of it, under dropout in space.
 
 python -m experiments.gallery
 """
