@@ -107,6 +107,12 @@ def regularize(
 
     Returns:
       An array of the shape and dtype of inputs.
+
+    Raises:
+      ValueError: for inputs of the wrong rank; a noise shape, mask or rate that does not fit;
+        `deterministic` that is missing or, in Linen, given twice.
+      TypeError: for inputs of another dtype, a traced `deterministic`, another type.
+      ValueError, KeyError, flax.errors.InvalidRngError: if a mask is drawn and there is no key.
     """
     use, inputs = use_of(call, recipe, rate, mask), unboxed(inputs)
     if mask is not None:
@@ -139,7 +145,26 @@ def draw_mask(call: Call, recipe: Recipe, rate: Rate | None) -> jax.Array:
 
 
 def key_and_rate(call: Call, inputs: Array, recipe: Recipe, rate: Rate | None) -> tuple[Key, Rate]:
-    """Returns the key and rate of a residual block, which applies the recipe to its branch."""
+    """Returns the key and rate of a residual block, which applies the recipe to its branch.
+
+    Args:
+      call: of the module.
+      inputs: floating or complex.
+      recipe: for these inputs.
+      rate: as in `regularize`.
+      *args, **kwargs: given to the branch after inputs. The branch gets neither `deterministic` nor
+        the key.
+
+    Returns:
+      An array of the shape and dtype of inputs.
+
+    Raises:
+      ValueError: for a branch whose output differs from inputs in shape or dtype, or that makes
+        variables with mode="batch"; a mode, batch_axis or rate that does not fit; `deterministic`
+        that is missing or, in Linen, given twice.
+      TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+      ValueError, KeyError, flax.errors.InvalidRngError: if a mask is drawn and there is no key.
+    """
     use = use_of(call, recipe, rate)
     note(call.where, lambda x: drop(use.key, x, use.effective_rate, recipe), inputs, use)
     return use.key, use.effective_rate
@@ -159,7 +184,18 @@ def run_layer_of_flax(
 
 
 def drop_patches(call: Call, inputs: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
-    """Keeps some of the patches, or all of them if nothing is dropped."""
+    """Removes patches.
+
+    Args:
+      call: of the module.
+      inputs: [batch, tokens, features], of any dtype.
+      patches: of these inputs.
+      rate: a number to use instead of the module's rate or num_keep.
+
+    Returns:
+      The kept tokens, [batch, prefix + k, features], and the indices of the kept patches, int32
+      [batch, k], where 0 is the first after the prefix. If deterministic, all are kept.
+    """
     active = not call.deterministic and not patches.are_all_kept
     key = call.find_key() if active else None
     kept = patches if active else patches._replace(num_keep=patches.num_patches)

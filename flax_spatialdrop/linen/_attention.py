@@ -90,11 +90,8 @@ def dot_product_attention(
     Example:
       >>> import functools, flax.linen as nn, jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import dot_product_attention
-      >>> layer = nn.MultiHeadDotProductAttention(
-      ...     num_heads=4,
-      ...     dropout_rate=0.1,
-      ...     attention_fn=functools.partial(dot_product_attention, broadcast_dims=(-2,)),
-      ... )
+      >>> attention_fn = functools.partial(dot_product_attention, broadcast_dims=(-2,))
+      >>> layer = nn.MultiHeadDotProductAttention(4, dropout_rate=0.1, attention_fn=attention_fn)
       >>> x = jnp.ones((2, 5, 8))
       >>> params = layer.init(jax.random.key(0), x, deterministic=True)
       >>> rngs = {"dropout": jax.random.key(1)}
@@ -179,12 +176,9 @@ def blockwise_attention(
     Example:
       >>> import functools, flax.linen as nn, jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import blockwise_attention
-      >>> layer = nn.MultiHeadDotProductAttention(
-      ...     num_heads=4,
-      ...     dropout_rate=0.1,
-      ...     broadcast_dropout=False,
-      ...     attention_fn=functools.partial(blockwise_attention, is_causal=True),
-      ... )
+      >>> attention_fn = functools.partial(blockwise_attention, is_causal=True)
+      >>> options = {"dropout_rate": 0.1, "broadcast_dropout": False}
+      >>> layer = nn.MultiHeadDotProductAttention(4, attention_fn=attention_fn, **options)
       >>> x = jnp.ones((2, 5, 8))
       >>> params = layer.init(jax.random.key(0), x, deterministic=True)
       >>> rngs = {"dropout": jax.random.key(1)}

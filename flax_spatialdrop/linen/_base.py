@@ -130,12 +130,6 @@ class Regularizer(Stochastic):
         Args:
           deterministic: as the attribute; exactly one of the two must be given.
           rng: a key to draw with, in place of one from the stream.
-
-        Raises:
-          ValueError: for inputs of the wrong rank; a noise shape, mask or rate that does not fit;
-            `deterministic` given twice or not at all.
-          TypeError: for inputs of another dtype, a traced `deterministic`, another type.
-          flax.errors.InvalidRngError: if a mask is drawn and the stream is missing.
         """
         recipe = self._recipe(inputs)
         call = call_of(self, deterministic, rng)
@@ -157,20 +151,6 @@ class Regularizer(Stochastic):
 
         Args:
           deterministic, rng: as at the call.
-
-        Raises:
-          ValueError, TypeError, flax.errors.InvalidRngError: as the call.
-
-        Example:
-          >>> import jax, jax.numpy as jnp
-          >>> from flax_spatialdrop.linen import SpatialDropout1D
-          >>> layer, x = SpatialDropout1D(0.5, deterministic=False), jnp.ones((2, 3, 4))
-          >>> rngs = {"dropout": jax.random.key(0)}
-          >>> mask = layer.apply({}, x, rngs=rngs, method="sample_mask")
-          >>> mask.shape
-          (2, 1, 4)
-          >>> bool((layer.apply({}, x, mask=mask) == layer.apply({}, x, rngs=rngs)).all())
-          True
         """
         recipe = self._recipe(inputs)
         call = call_of(self, deterministic, rng)

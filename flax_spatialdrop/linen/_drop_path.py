@@ -10,40 +10,21 @@ import jax.numpy as jnp
 from .._checks import is_static
 from .._compat import CAN_REMAT_INSIDE
 from .._docs import completed_by
-from .._host import key_and_rate, regularize
-from .._ops.path import (
-    check_branch,
-    check_branch_fits,
-    check_forms_stay,
-    draw_branch,
-    drop_path,
-    forms,
-    path_recipe,
-    residual_drop_path,
-)
+from .._host import key_and_rate
+from .._ops import path
 from .._random.sharding import vary_alike
 from .._typing import Array, Key, PathMode, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class DropPath(Regularizer, of=drop_path, recipe=path_recipe):
+class DropPath(Regularizer, of=path.drop_path, recipe=path.path_recipe):
     """The module of `flax_spatialdrop.drop_path`.
 
     Example:
-      Deeper residual blocks are dropped more often:
-
-      >>> import flax.linen as nn, jax, jax.numpy as jnp
-      >>> from flax_spatialdrop import linear_rates
+      >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.linen import DropPath
-      >>> class Model(nn.Module):
-      ...     @nn.compact
-      ...     def __call__(self, x, train):
-      ...         for rate in linear_rates(0.3, 4):
-      ...             x = x + DropPath(rate, deterministic=not train)(nn.Dense(4)(x))
-      ...         return x
-      >>> x = jnp.ones((2, 4))
-      >>> variables = Model().init(jax.random.key(0), x, train=False)
-      >>> y = Model().apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+      >>> x, rngs = jnp.ones((2, 4)), {"dropout": jax.random.key(0)}
+      >>> y = x + DropPath(0.2).apply({}, jnp.tanh(x), deterministic=False, rngs=rngs)
     """
 
     rate: Rate | None
@@ -54,7 +35,7 @@ class DropPath(Regularizer, of=drop_path, recipe=path_recipe):
     rng_collection: str = "dropout"
 
 
-class ResidualDropPath(Stochastic, of=residual_drop_path):
+class ResidualDropPath(Stochastic, of=path.residual_drop_path):
     """The module of `flax_spatialdrop.residual_drop_path`.
 
     A branch that is skipped leaves its variables as they were, such as the statistics of a batch
@@ -94,7 +75,7 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
     rng_collection: str = "dropout"
 
     @nn.compact
-    @completed_by(regularize)
+    @completed_by(key_and_rate, Regularizer.__call__)
     def __call__(
         self,
         inputs: Array,
@@ -104,41 +85,26 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
         rate: Rate | None = None,
         **kwargs: Any,
     ) -> jax.Array:
-        """Runs the block.
-
-        Args:
-          inputs: floating or complex.
-          *args, **kwargs: given to the branch after inputs.
-          deterministic: as the attribute; exactly one of the two must be given. The branch does not
-            get it.
-          rng: a key to draw with, in place of one from the stream.
-
-        Raises:
-          ValueError: for a branch whose output differs from inputs in shape or dtype (at a rate of
-            1 only `init` checks it), or that makes variables with mode="batch"; a mode, batch_axis
-            or rate that does not fit; `deterministic` given twice or not at all.
-          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
-          flax.errors.InvalidRngError: if a mask is drawn and the stream is missing.
-        """
-        check_branch(self.branch)
-        recipe = path_recipe(inputs, self.mode, self.batch_axis, self.scale)
+        """Runs the block."""
+        path.check_branch(self.branch)
+        recipe = path.path_recipe(inputs, self.mode, self.batch_axis, self.scale)
         call = call_of(self, deterministic, rng)
         key, rate = key_and_rate(call, inputs, recipe, self.rate if rate is None else rate)
         x = jnp.asarray(inputs)
         if is_static(rate, 1.0) and not self.is_initializing():
             return x
-        mask, dropped = draw_branch(key, rate, recipe, self.mode)
+        mask, dropped = path.draw_branch(key, rate, recipe, self.mode)
 
         def run(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
-            return x + dropped(check_branch_fits(module.branch(x, *args, **kwargs), x))
+            return x + dropped(path.check_branch_fits(module.branch(x, *args, **kwargs), x))
 
         if mask is None or self.is_initializing():  # `init` makes the variables of the branch
             return run(self, x)
 
         def run_in_form(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
-            before = forms(module.variables)
+            before = path.forms(module.variables)
             y = run(module, x)
-            check_forms_stay(before, forms(module.variables))
+            path.check_forms_stay(before, path.forms(module.variables))
             return y
 
         # `run_or_skip`, with Flax's own `cond` and `remat`.

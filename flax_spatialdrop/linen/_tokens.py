@@ -7,19 +7,13 @@ import jax
 
 from .._docs import completed_by
 from .._host import draw_mask, drop_patches, regularize
+from .._ops import tokens
 from .._ops.patches import count_patches, patch_dropout
-from .._ops.tokens import (
-    embedding_dropout,
-    embedding_recipe,
-    look_up,
-    token_dropout,
-    token_recipe,
-)
 from .._typing import Array, Key, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class TokenDropout(Regularizer, of=token_dropout, recipe=token_recipe):
+class TokenDropout(Regularizer, of=tokens.token_dropout, recipe=tokens.token_recipe):
     """The module of `flax_spatialdrop.token_dropout`.
 
     Its inputs are ids. Special tokens are kept even if a mask given at the call drops them.
@@ -39,16 +33,12 @@ class TokenDropout(Regularizer, of=token_dropout, recipe=token_recipe):
     rng_collection: str = "dropout"
 
 
-class EmbeddingDropout(Stochastic, of=embedding_dropout):
+class EmbeddingDropout(Regularizer, of=tokens.embedding_dropout):
     """The module of `flax_spatialdrop.embedding_dropout`.
 
     Instead of `embed(ids)`, call it with the table of the `nn.Embed` and the ids:
     `dropout(embed.embedding, ids=ids)`. If the `nn.Embed` has a `dtype` for its outputs, pass
     `embed.embedding.astype(dtype)`.
-
-    Attributes:
-      rate: probability to drop a word, in [0, 1]; a number or a scalar array; None if each call
-        gives one.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -87,9 +77,9 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         Returns:
           The table, or rows of shape [*ids.shape, features].
         """
-        recipe = embedding_recipe(inputs, ids, self.per_sample)
+        recipe = tokens.embedding_recipe(inputs, ids, self.per_sample)
         call, rate = call_of(self, deterministic, rng), self.rate if rate is None else rate
-        return regularize(call, look_up(inputs, ids), recipe, rate, mask)
+        return regularize(call, tokens.look_up(inputs, ids), recipe, rate, mask)
 
     @completed_by(Regularizer.sample_mask)
     def sample_mask(
@@ -112,7 +102,7 @@ class EmbeddingDropout(Stochastic, of=embedding_dropout):
         Returns:
           bool [vocab, 1], or [*batch, vocab] if per_sample; True where a word is kept.
         """
-        recipe = embedding_recipe(inputs, ids, self.per_sample)
+        recipe = tokens.embedding_recipe(inputs, ids, self.per_sample)
         call, rate = call_of(self, deterministic, rng), self.rate if rate is None else rate
         return draw_mask(call, recipe, rate)
 
@@ -140,7 +130,7 @@ class PatchDropout(Stochastic, of=patch_dropout):
     rng_collection: str = "dropout"
 
     @nn.compact
-    @completed_by(Regularizer.__call__)
+    @completed_by(drop_patches, Regularizer.__call__)
     def __call__(
         self,
         inputs: Array,
@@ -149,16 +139,7 @@ class PatchDropout(Stochastic, of=patch_dropout):
         *,
         rate: float | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Removes patches.
-
-        Args:
-          inputs: [batch, tokens, features], of any dtype.
-          rate: a number to use instead of the module's rate or num_keep.
-
-        Returns:
-          The kept tokens, [batch, prefix + k, features], and the indices of the kept patches, int32
-          [batch, k], where 0 is the first after the prefix. If deterministic, all are kept.
-        """
+        """Removes patches."""
         rate, num_keep = (self.rate, self.num_keep) if rate is None else (rate, None)
         patches = count_patches(inputs, rate, num_keep, self.num_prefix_tokens, self.batch_dims)
         return drop_patches(call_of(self, deterministic, rng), inputs, patches)

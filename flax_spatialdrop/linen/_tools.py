@@ -15,6 +15,7 @@ from .._compat import is_trial_of_scan
 from .._docs import completed_by
 from .._host import regularize, run_layer_of_flax
 from .._noise_shape import resolve_noise_shape
+from .._ops.dropout import dropout
 from .._summary import Summary, Where, current_recorder, summarize_run, unrecorded, with_zeros
 from .._typing import Array, Key, Shape
 from ._attention import dot_product_attention
@@ -131,35 +132,27 @@ def _noise_shape(module: nn.Dropout, inputs: Array) -> Shape:
     return resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
 
 
+@completed_by(dropout)
 def drop_in() -> contextlib.AbstractContextManager[None]:
     """Makes this package run the dropout of Flax's own layers that are called inside.
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
     The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
-    without Flax's NaN at a rate of 1). They take less memory, and less time if each element has a
-    draw of its own. The arguments are checked as by `linen.Dropout` and
-    `linen.dot_product_attention`: integer inputs and a rate outside [0, 1] raise an error.
+    without Flax's NaN at a rate of 1). They take less memory. The arguments are checked as by
+    `linen.Dropout` and `linen.dot_product_attention`: integer inputs and a rate outside [0, 1]
+    raise an error. The context affects calls of these modules:
 
-    Flax and the model do not change, and other threads are not affected. A function that was jitted
-    outside is traced again inside, and the other way round, but not one that was compiled ahead of
-    time (`lower`, `compile`). An interceptor that is entered inside does not see the calls of
-    `flax.linen.Dropout`.
-
-    The context affects calls of these modules, in setup, compact or Sequential, and under nn.scan,
-    nn.remat, nn.vmap and nn.jit:
       - `flax.linen.Dropout`, but not classes derived from it;
-      - `flax.linen.MultiHeadDotProductAttention` and classes derived from it (Flax's
-        `MultiHeadAttention` and `SelfAttention`, your own) whose `attention_fn` is
-        `flax.linen.dot_product_attention`. For the time of the call it is the function of this
-        package. Other functions stay, such as your own or a functools.partial of Flax's.
+      - `flax.linen.MultiHeadDotProductAttention` and classes derived from it whose `attention_fn`
+        is `flax.linen.dot_product_attention`. Other functions stay, such as your own or a
+        functools.partial of Flax's.
 
     It does not affect functions of Flax that are called without such a layer, nor NNX layers inside
-    Linen (`flax.nnx.bridge.to_linen`). For those, call `flax_spatialdrop.nnx.drop_in` in the
-    constructor of the wrapped module.
-
-    The context is that of the thread: coroutines that run during an `await` inside are in it too,
-    so leave it before.
+    Linen (`flax.nnx.bridge.to_linen`): call `flax_spatialdrop.nnx.drop_in` in the constructor of
+    the wrapped module. Flax, the model and other threads do not change; coroutines that run during
+    an `await` inside are in the context too. A function that was jitted outside is traced again
+    inside, and the other way round, but not one that was compiled ahead of time.
 
     Returns:
       A context manager. It may be entered again, even inside itself, and decorates functions.
@@ -175,9 +168,6 @@ def drop_in() -> contextlib.AbstractContextManager[None]:
       >>> rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
       >>> with drop_in():
       ...     y, variables = model.init_with_output(rngs, jnp.ones((2, 5, 3)))
-
-    Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     return _DropIn()
 

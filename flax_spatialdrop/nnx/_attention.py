@@ -80,14 +80,9 @@ def dot_product_attention(
       >>> import functools, jax, jax.numpy as jnp
       >>> from flax import nnx
       >>> from flax_spatialdrop.nnx import dot_product_attention
-      >>> layer = nnx.MultiHeadAttention(
-      ...     num_heads=4,
-      ...     in_features=8,
-      ...     dropout_rate=0.1,
-      ...     decode=False,
-      ...     attention_fn=functools.partial(dot_product_attention, broadcast_dims=(-2,)),
-      ...     rngs=nnx.Rngs(params=0, dropout=1),
-      ... )
+      >>> attention_fn = functools.partial(dot_product_attention, broadcast_dims=(-2,))
+      >>> options = {"dropout_rate": 0.1, "decode": False, "rngs": nnx.Rngs(params=0, dropout=1)}
+      >>> layer = nnx.MultiHeadAttention(4, 8, attention_fn=attention_fn, **options)
       >>> layer.train()
       >>> y = layer(jnp.ones((2, 5, 8)))
     """
@@ -165,14 +160,10 @@ def blockwise_attention(
       >>> import jax, jax.numpy as jnp
       >>> from flax import nnx
       >>> from flax_spatialdrop.nnx import blockwise_attention
+      >>> rngs = nnx.Rngs(params=0, dropout=1)
+      >>> options = {"dropout_rate": 0.1, "broadcast_dropout": False, "decode": False}
       >>> layer = nnx.MultiHeadAttention(
-      ...     num_heads=4,
-      ...     in_features=8,
-      ...     dropout_rate=0.1,
-      ...     broadcast_dropout=False,
-      ...     decode=False,
-      ...     attention_fn=blockwise_attention,
-      ...     rngs=nnx.Rngs(params=0, dropout=1),
+      ...     4, 8, attention_fn=blockwise_attention, **options, rngs=rngs
       ... )
       >>> layer.train()
       >>> y = layer(jnp.ones((2, 5, 8)))  # and is_causal=True, from Flax 0.12.8 on

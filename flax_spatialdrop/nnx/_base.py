@@ -247,12 +247,6 @@ class Regularizer(Stochastic):
           deterministic: used in place of the attribute.
           rngs: nnx.Rngs, a stream of it, or a key to draw with, in place of the module's stream.
             Layers that are given the same key draw the same mask; pass nnx.Rngs instead.
-
-        Raises:
-          ValueError: for inputs of the wrong rank; a noise shape, mask or rate that does not fit;
-            no `deterministic` anywhere; no key to draw a mask with.
-          KeyError: for nnx.Rngs without the stream.
-          TypeError: for inputs of another dtype, a traced `deterministic`, another type.
         """
         recipe = self._recipe(inputs)
         call = call_of(self, deterministic, rngs)
@@ -274,19 +268,6 @@ class Regularizer(Stochastic):
 
         Args:
           deterministic, rngs: as at the call.
-
-        Raises:
-          ValueError, KeyError, TypeError: as the call.
-
-        Example:
-          >>> import jax, jax.numpy as jnp
-          >>> from flax_spatialdrop.nnx import SpatialDropout1D
-          >>> layer, x = SpatialDropout1D(0.5), jnp.ones((2, 3, 4))
-          >>> mask = layer.sample_mask(x, rngs=jax.random.key(0))
-          >>> mask.shape
-          (2, 1, 4)
-          >>> bool((layer(x, mask=mask) == layer(x, rngs=jax.random.key(0))).all())
-          True
         """
         recipe = self._recipe(inputs)
         call = call_of(self, deterministic, rngs)

@@ -10,40 +10,20 @@ from flax import nnx
 
 from .._checks import is_static
 from .._docs import completed_by
-from .._host import key_and_rate, regularize
-from .._ops.path import (
-    check_branch_fits,
-    check_forms_stay,
-    draw_branch,
-    drop_path,
-    forms,
-    path_recipe,
-    residual_drop_path,
-    run_or_skip,
-)
+from .._host import key_and_rate
+from .._ops import path
 from .._typing import Array, PathMode, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
-class DropPath(Regularizer, of=drop_path, recipe=path_recipe):
+class DropPath(Regularizer, of=path.drop_path, recipe=path.path_recipe):
     """The module of `flax_spatialdrop.drop_path`.
 
     Example:
-      Deeper residual blocks are dropped more often:
-
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from flax_spatialdrop import linear_rates
+      >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop.nnx import DropPath
-      >>> class Block(nnx.Module):
-      ...     def __init__(self, rate, rngs):
-      ...         self.dense = nnx.Linear(4, 4, rngs=rngs)
-      ...         self.drop_path = DropPath(rate, rngs=rngs)
-      ...     def __call__(self, x):
-      ...         return x + self.drop_path(self.dense(x))
-      >>> rngs = nnx.Rngs(params=0, dropout=1)
-      >>> model = nnx.Sequential(*[Block(rate, rngs) for rate in linear_rates(0.3, 4)])
-      >>> y = model(jnp.ones((2, 4)))
+      >>> layer, x = DropPath(0.2), jnp.ones((2, 4))
+      >>> y = x + layer(jnp.tanh(x), rngs=jax.random.key(0))
     """
 
     _: KW_ONLY
@@ -52,7 +32,7 @@ class DropPath(Regularizer, of=drop_path, recipe=path_recipe):
     scale: bool = True
 
 
-class ResidualDropPath(Stochastic, of=residual_drop_path):
+class ResidualDropPath(Stochastic, of=path.residual_drop_path):
     """The module of `flax_spatialdrop.residual_drop_path`.
 
     A branch that is skipped leaves its variables as they were, such as the statistics of a batch
@@ -91,7 +71,7 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
     batch_axis: int | Sequence[int] = 0
     scale: bool = True
 
-    @completed_by(regularize)
+    @completed_by(key_and_rate, Regularizer.__call__)
     def __call__(
         self,
         inputs: Array,
@@ -101,30 +81,16 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
         rate: Rate | None = None,
         **kwargs: Any,
     ) -> jax.Array:
-        """Runs the block.
-
-        Args:
-          inputs: floating or complex.
-          *args, **kwargs: given to the branch after inputs: arrays, modules, nnx.Rngs, anything.
-          deterministic: used in place of the attribute. The branch does not get it.
-          rngs: nnx.Rngs, a stream of it, or a key to draw with, in place of the block's stream. The
-            branch does not get it.
-
-        Raises:
-          ValueError: for a branch whose output differs from inputs in shape or dtype, or that makes
-            variables with mode="batch"; a mode, batch_axis or rate that does not fit; no
-            `deterministic` anywhere; no key to draw a mask with.
-          TypeError: for integer or bool inputs, a traced `deterministic`, another type.
-        """
-        recipe = path_recipe(inputs, self.mode, self.batch_axis, self.scale)
+        """Runs the block."""
+        recipe = path.path_recipe(inputs, self.mode, self.batch_axis, self.scale)
         call = call_of(self, deterministic, rngs)
         key, rate = key_and_rate(call, inputs, recipe, self.rate if rate is None else rate)
         x = jnp.asarray(inputs)
-        mask, dropped = draw_branch(key, rate, recipe, self.mode)
+        mask, dropped = path.draw_branch(key, rate, recipe, self.mode)
 
         def run(called: dict[str, Any], x: jax.Array) -> jax.Array:
             output = called["branch"](x, *called["args"], **called["kwargs"])
-            return x + dropped(check_branch_fits(output, x))
+            return x + dropped(path.check_branch_fits(output, x))
 
         called = {"branch": self.branch, "args": args, "kwargs": kwargs}
         if mask is None and not is_static(rate, 1.0):
@@ -136,10 +102,10 @@ class ResidualDropPath(Stochastic, of=residual_drop_path):
 
         def run_in_form(state: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
             y, after = run_pure(state, x)
-            check_forms_stay(forms(state), forms(after))
+            path.check_forms_stay(path.forms(state), path.forms(after))
             return y, after
 
-        y, state = run_or_skip(mask, run_in_form, lambda state, x: (x, state), state, x)
+        y, state = path.run_or_skip(mask, run_in_form, lambda state, x: (x, state), state, x)
         nnx.update(called, state)
         return y
 

@@ -110,22 +110,19 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
         y = x * m / (1 - rate),   m the mask that Flax draws
 
     The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
-    without Flax's NaN at a rate of 1). They take less memory, and less time if each element has a
-    draw of its own. The arguments are checked as by `nnx.Dropout` and `nnx.dot_product_attention`:
-    integer inputs and a rate outside [0, 1] raise an error.
+    without Flax's NaN at a rate of 1). They take less memory. The arguments are checked as by
+    `nnx.Dropout` and `nnx.dot_product_attention`: integer inputs and a rate outside [0, 1] raise an
+    error. These modules of the model are changed:
 
-    Each layer keeps its arguments, its mode and its stream. It is the same object, so whatever
-    shares it, refers to it or filters by Flax's class still finds it. But the structure of the
-    model changes: call this when the model is built, outside nnx.jit, before it is split and before
-    it is cloned (as for an average of its parameters).
-
-    These modules of the model are changed:
       - `flax.nnx.Dropout`, but not classes derived from it, becomes `Dropout` of this package;
       - `flax.nnx.MultiHeadAttention` and classes derived from it whose `attention_fn` is
         `flax.nnx.dot_product_attention` get the function of this package. Other functions stay,
         such as your own or a functools.partial of Flax's.
 
-    Functions of Flax that are called without such a layer are not affected.
+    Each layer keeps its arguments, its mode and its stream, and is the same object. But the
+    structure of the model changes: call this when the model is built, outside nnx.jit, before it is
+    split or cloned (as for an average of its parameters). Functions of Flax that are called without
+    such a layer are not affected.
 
     Args:
       model: any NNX module; it is changed.
