@@ -1,17 +1,18 @@
-"""The loop around a cell that is not our own: another one of Flax, or a user's.
+"""The loop around any cell: another cell of Flax, or one that a user wrote.
 
-Dropout of the state must not scale the state that the cell carries on: scaled by 1 / keep in each
-of 100 steps, it would overflow, and multiplied by the mask it would be lost. But the code of a cell
-does not tell us where it uses the state for what. So we trace the cell and run its program on two
-sets of values: the `raw` ones, and the `seen` ones, which start from the dropped state. Products
-(dense layers and convolutions) take the seen values, all other operations keep both. For a cell
+Dropout of the state must not change the state that the cell carries to the next step. A state that
+is scaled by 1 / keep in each of 100 steps would overflow, and values that are set to 0 would be
+lost. Only the products of the state (dense layers and convolutions) should read the dropped state.
 
-    def cell(h, x):                     #           raw           seen
-        u = h @ W                       #           drop(h) @ W   drop(h) @ W    a product
-        n = tanh(x + u)                 #           the same for both
-        return z * h + (1 - z) * n      #  result:  z * h + ...   z * drop(h) + ...
+We cannot change the code of a cell, so we trace it and run its jaxpr on two values for each
+variable. The `raw` value comes from the state, and the `seen` value from the dropped state. A
+product computes its output from the seen values, and this output is both the raw and the seen value
+from there on. All other operations run on both values. The raw result is returned:
 
-the result is the raw value: the dense layer has seen the dropped state, and z * h is not scaled.
+    def cell(h, x):                  raw value                seen value
+        u = h @ W                    drop(h) @ W              drop(h) @ W
+        n = tanh(x + u)              tanh(x + u)              tanh(x + u)
+        return z * h + (1 - z) * n   z * h + (1 - z) * n      z * drop(h) + (1 - z) * n
 """
 
 from collections.abc import Callable
@@ -37,10 +38,10 @@ from .spec import CellSpec
 from .step import Carry, Drop, Fixed, Stepwise, dropped, settled, unpadded
 
 Step = Callable[[Any, jax.Array], tuple[Any, Any, Any]]
-"""step(carry, x) -> carry, y, rest."""
+"""step(carry, x) returns the new carry, the output, and arrays that are passed through."""
 
 CARRY = "carry"
-"""The axis of a variable that each step takes from the step before."""
+"""Stands for the axis of a variable that each step takes from the step before."""
 
 _PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
 _PROGRAMS = (Jaxpr, ClosedJaxpr)
@@ -50,27 +51,28 @@ _LOOPS = {"scan", "while", "cond"}
 def step_of_cell(
     step: Step, structure: Any, carry: Carry, x: jax.Array, fixed: Fixed, each: Stepwise
 ) -> tuple[Carry, jax.Array, Any]:
-    """Any cell of Flax, or of your own, over a sequence, with dropout of inputs and state.
+    """Runs any cell of Flax, or your own cell, over a sequence, with dropout of inputs and state.
 
         s_t, y_t = cell(s_{t-1}, drop(x_t)),   where products read drop(h_{t-1}) in place of h_{t-1}
 
     h is the last part of the cell's carry s. Products of h, in dense layers and convolutions, read
-    the dropped h. Element by element operations, such as z * h in a GRU, read h itself, so that the
-    state that is carried on is never scaled. (A custom_jvp or
-    custom_vjp function that contains products counts as one product. Products of h inside a loop or
-    a branch are refused.) Each sequence has
-    one mask for all its steps. With "zoneout", y is the part of the carry that stays as it was, if
-    the cell returns that part as y. `LSTM`, `GRU` and `SimpleRNN` do the same for their cells,
-    faster and with more variants.
+    the dropped h. Operations on single elements, such as z * h in a GRU, read h itself, so the
+    state in the carry is never scaled. A custom_jvp or custom_vjp function that contains products
+    counts as one product. A product of h inside a loop or a branch is an error.
 
-    A cell may draw random numbers and write to its variables, as Dropout and BatchNorm inside it
-    do. Each step draws anew, and continues from what the step before has written.
+    Each sequence has one mask for all its steps. If the output y is a part of the carry, "zoneout"
+    acts on both. `LSTM`, `GRU` and `SimpleRNN` do the same for their cells, but are faster and have
+    more variants.
+
+    A cell may draw random numbers and write to its variables, for example if it contains Dropout or
+    BatchNorm. Each step draws new numbers, and reads the variables that the step before wrote.
 
     Args:
       cell: a cell of Flax (RNNCellBase), or a module that has its methods. Its inputs may be
         integers if `dropout` is 0.
-      variant: "variational" (default) or "zoneout", which keeps values of the carry as they were.
-      per_gate: False; the gates of the cell are not known.
+      variant: "variational" (default), or "zoneout", which keeps random values of the carry from
+        the step before.
+      per_gate: must be False, since the gates of the cell are not known.
 
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
@@ -85,10 +87,9 @@ class Variables:
     """The arrays of a cell's variables over the steps of a sequence.
 
     Attributes:
-      axes: for each array None, if it is the same in every step; CARRY, if each step takes it from
-        the step before; or the number of its time axis.
-      fixed, carried, scanned: the arrays of these three kinds; those that are scanned have time
-        first.
+      axes: for each array: None if all steps read the same array, CARRY if each step takes it from
+        the step before, or the number of its time axis if each step has its own part.
+      fixed, carried, scanned: the arrays of these three kinds. Scanned arrays have time first.
     """
 
     def __init__(self, arrays: list[Any], axes: list[Any]):
@@ -100,7 +101,7 @@ class Variables:
         self.fixed, self.carried, self.scanned = self.split(moved)
 
     def split(self, arrays: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-        """The arrays that are fixed, carried and scanned."""
+        """Splits arrays into those that are fixed, carried and scanned."""
         kinds = [axis if axis in (None, CARRY) else "scanned" for axis in self.axes]
         fixed, carried, scanned = (
             [array for array, kind in zip(arrays, kinds, strict=True) if kind == wanted]
@@ -115,7 +116,7 @@ class Variables:
         return [next(arrays.get(axis, others)) for axis in self.axes]
 
     def updated(self, carried: list[Any], scanned: list[Any]) -> list[Any]:
-        """All arrays after the last step, with their time axes in place."""
+        """Returns all arrays after the last step, with each time axis in its own place."""
         return [
             jnp.moveaxis(array, 0, axis) if isinstance(axis, int) else array
             for array, axis in zip(self.join(self.fixed, carried, scanned), self.axes, strict=True)
@@ -137,8 +138,8 @@ def scan_cell(
 ) -> tuple[Carry, jax.Array, list[Any] | None]:
     """Runs `call(arrays, carry, x) -> carry, y, arrays` over the steps of the inputs.
 
-    The arrays are those of the variables of a cell, with `axes` as in `Variables`. Returns the last
-    carry, the outputs, and the arrays after the last step, or None if no step writes them.
+    The arrays are the variables of a cell, with `axes` as in `Variables`. Returns the last carry,
+    the outputs, and the arrays after the last step (None if no step writes to them).
     """
     tree = jax.tree.unflatten(structure, carry)
     variables = hold_unwritten(call, arrays, axes, tree, inputs, time_axis)
@@ -174,15 +175,15 @@ def hold_unwritten(
     inputs: jax.Array,
     time_axis: int,
 ) -> Variables:
-    """The variables of a cell; those that no step writes, such as parameters, are not carried.
+    """Returns the variables of a cell. Those that no step writes, such as parameters, become fixed.
 
-    JAX keeps a copy of everything that is carried for the gradient of every step.
+    If they were carried, JAX would keep a copy of them at every step, for the gradient.
     """
     is_written: list[bool] = []
     arrays = list(arrays)
 
     def run(carry: Any, inputs: jax.Array) -> None:
-        x = inputs.sum(time_axis).astype(inputs.dtype)  # stands for any step
+        x = inputs.sum(time_axis).astype(inputs.dtype)  # an array with the shape of one step
         before = [
             array.take(0, axis) if isinstance(axis, int) else array
             for array, axis in zip(arrays, axes, strict=True)
@@ -200,18 +201,18 @@ def hold_unwritten(
 
 
 def is_cell(value: Any) -> bool:
-    """Whether a value has the methods of a cell that the hosts' loops use."""
-    # By name, because the property num_feature_axes of the hosts' base class raises.
+    """Whether a value has the methods of a cell that the loops of Linen and NNX use."""
+    # Not hasattr, because the property num_feature_axes of Flax's base classes raises.
     return callable(value) and {"initialize_carry", "num_feature_axes"} <= set(dir(value))
 
 
 def spec_of_cell(first: Any, step: tuple[int, ...], feature_axes: int) -> CellSpec:
-    """Checks the first carry of a cell, for inputs of one step of this shape."""
+    """Checks the first carry of a cell; `step` is the shape of the inputs of one step."""
     batch = step[: len(step) - feature_axes]
     parts = jax.tree.leaves(first)
     if not parts or any(part.shape[: len(batch)] != batch for part in parts):
         raise ValueError(
-            f"RNN takes a cell whose carry has parts of shape [*batch, ...], here with the batch "
+            "RNN takes a cell whose carry has parts of shape [*batch, ...], here with the batch "
             f"{batch}: got shapes {[part.shape for part in parts]}"
         )
     if not jnp.issubdtype(parts[-1].dtype, jnp.floating):
@@ -225,10 +226,10 @@ def spec_of_cell(first: Any, step: tuple[int, ...], feature_axes: int) -> CellSp
 def _run_step(
     step: Step, structure: Any, carry: Carry, x: jax.Array, drop: Drop | None
 ) -> tuple[Carry, jax.Array, int | None, Any]:
-    """Runs one step whose products see the dropped state.
+    """Runs one step, in which products read the dropped state.
 
-    Returns the new parts of the carry; the output; which part of the carry the output is, if any;
-    and the rest.
+    Returns the parts of the new carry, the output, the index of the output among the parts of the
+    carry (None if it is not one of them), and the rest.
     """
 
     def flat_step(carry: Carry, x: jax.Array) -> tuple[list[Any], list[Any], Any]:
@@ -248,8 +249,8 @@ def _run_step(
     results = interpreter.run(closed.jaxpr, closed.consts, (*carry, x), seen)[0]
     if drop is not None and not interpreter.products:
         raise ValueError(
-            "RNN drops the state, the last part of a cell's carry, where the cell's dense layers "
-            "and convolutions read it, and in this cell none reads it; use variant='zoneout', or "
+            "RNN drops the state, the last part of a cell's carry, where a dense layer or a "
+            "convolution reads it: got a cell in which none reads it; use variant='zoneout', or "
             "set recurrent_dropout=0"
         )
     rest = jax.tree.unflatten(jax.tree.structure(rest), results[len(carry) + 1 :])
@@ -257,16 +258,17 @@ def _run_step(
 
 
 class _Interpreter:
-    """Runs a program on raw and seen values; products take the seen ones.
+    """Runs a jaxpr on raw and seen values, as described at the top of this file.
 
-    `products` counts the products for which the two differ.
+    Attributes:
+      products: the number of products whose raw and seen inputs differed.
     """
 
     def __init__(self) -> None:
         self.products = 0
 
     def run(self, jaxpr: Jaxpr, consts: Any, raw: Any, seen: Any) -> tuple[list[Any], list[Any]]:
-        """The raw and the seen outputs."""
+        """Returns the raw and the seen outputs."""
         values = dict(zip(jaxpr.constvars, zip(consts, consts, strict=True), strict=True))
         values |= zip(jaxpr.invars, zip(raw, seen, strict=True), strict=True)
 
@@ -296,8 +298,8 @@ class _Interpreter:
             return jax.checkpoint(partial(self.run, inner, ()), **options)(raw, seen)
         if name in _LOOPS:
             raise ValueError(
-                "RNN cannot drop the state of a cell that takes it through a dense layer or a "
-                f"convolution inside jax.lax.{name}; take it out of there, or use variant='zoneout'"
+                "RNN cannot drop the state where a dense layer or a convolution reads it inside "
+                f"jax.lax.{name}; move that layer out of jax.lax.{name}, or use variant='zoneout'"
             )
         self.products += 1
         outputs = compute(seen)
@@ -305,7 +307,7 @@ class _Interpreter:
 
 
 def _compute(jaxpr: Jaxpr, equation: Any, values: list[Any]) -> list[Any]:
-    """The outputs of one equation of a program."""
+    """Returns the outputs of one equation of a jaxpr."""
     pairs = zip(equation.invars, values, strict=True)
     inputs = {v: value for v, value in pairs if not isinstance(v, Literal)}
     program = jaxpr.replace(

@@ -1,4 +1,4 @@
-"""Functions for a recurrent loop that you write yourself."""
+"""Functions of recurrent dropout, for a loop that you write yourself."""
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +15,25 @@ from .step import mean_of_zoneout
 def recurrent_masks(
     key: Key, rate: Rate, batch: int, features: int, gates: int | None = None
 ) -> jax.Array:
-    """Draws one mask for all steps of a sequence, for the inputs or the state of a network.
+    """Draws a mask for the inputs or the state of a recurrent network, the same for all steps.
 
         h_{t-1} -> h_{t-1} * m / (1 - rate),   m[b, f] ~ Bernoulli(1 - rate), the same for every t
 
-    By default all gates share one mask, as in Gal & Ghahramani. With `gates`, each gate has a mask
-    of its own, as in Keras.
+    By default all gates share one mask, as in Gal & Ghahramani. With `gates`, each gate has its own
+    mask, as in Keras.
 
     Args:
       key, rate: as in `dropout`.
       batch: the number of sequences.
       features: the number of features of the inputs, or of the state.
-      gates: the number of gates that have a mask of their own; None for one mask.
+      gates: the number of gates, each of which has its own mask; None for one mask.
 
     Returns:
       bool[batch, features], or bool[gates, batch, features]; True where a value is kept.
 
     Raises:
-      ValueError: for a rate outside [0, 1], a negative size, or a missing key.
-      TypeError: for a size or another argument of another type.
+      ValueError: if a size is negative; else as in `dropout`.
+      TypeError: if a size is not an integer; else as in `dropout`.
 
     Example:
       >>> import jax
@@ -62,11 +62,10 @@ def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
       x: the candidate, [batch, features], floating or complex.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for a rate outside [0, 1], or a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError, TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -83,7 +82,7 @@ def recurrent_dropout(key: Key, x: Array, rate: Rate) -> jax.Array:
 def zoneout(
     key: Key, x: Array, rate: Rate, *, previous: Array, deterministic: bool = False
 ) -> jax.Array:
-    """Keeps random values of a state as they were one step before; in evaluation, takes the mean.
+    """Keeps random values of a state from the step before; in evaluation, takes the mean.
 
         y = where(d, previous, x),   d ~ Bernoulli(rate)
         y = rate * previous + (1 - rate) * x   in evaluation
@@ -91,16 +90,16 @@ def zoneout(
     Args:
       key: as in `dropout`; may also be None in evaluation.
       x: the new state, floating or complex.
-      rate: probability to keep the previous value, in [0, 1]; a number or a scalar array.
-      previous: the state one step before, of x's shape and dtype.
+      rate: the probability to keep the previous value, in [0, 1]: a number or a scalar array.
+      previous: the state of the step before, with the shape and dtype of x.
       deterministic: True for evaluation, which takes the mean over d.
 
     Returns:
-      An array of x's shape and dtype.
+      An array with the shape and dtype of x.
 
     Raises:
-      ValueError: for a rate outside [0, 1], a missing key, or another shape of previous.
-      TypeError: for integer or bool x, another dtype of previous, or an argument of another type.
+      ValueError: if previous does not have the shape of x; else as in `dropout`.
+      TypeError: if previous does not have the dtype of x; else as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp

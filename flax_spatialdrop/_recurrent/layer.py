@@ -1,4 +1,4 @@
-"""The calls of recurrent layers, in Linen and NNX alike."""
+"""The calls of recurrent layers, shared by Linen and NNX."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,14 +17,15 @@ from .spec import Layer, RecurrentMasks, check_merge, check_pair, pick_switch
 from .step import Carry, Fixed, Stepwise
 
 Loop: TypeAlias = Callable[..., tuple[Carry, jax.Array]]
-"""Called as loop(xs, carry, fixed, stepwise, time_axis=), with one batch axis and with the parts of
-the carry; returns the parts of the last carry, and the outputs."""
+"""loop(xs, carry, fixed, stepwise, time_axis=) returns the last carry and the outputs.
+
+All arrays have one batch axis, and a carry is a tuple of its parts."""
 
 
 def draw_masks(layer: Layer, find_call: Callable[[], Call]) -> RecurrentMasks:
     """Draws the masks of a call.
 
-    The rest completes the docstring of `sample_masks`, whose arguments these are.
+    The texts below are used in the docstrings of the layers' method `sample_masks`.
 
     Args:
       inputs: an array; only its shape and dtype matter.
@@ -34,11 +35,11 @@ def draw_masks(layer: Layer, find_call: Callable[[], Call]) -> RecurrentMasks:
 
     Returns:
       RecurrentMasks, to pass as `masks=`, for example to all parts of a long sequence. An entry is
-      None if nothing is dropped there. The masks of "zoneout" have a time axis, and must be cut as
-      the sequence is.
+      None if nothing is dropped there. The masks of "zoneout" have a time axis: pass each part of
+      the sequence its part of the masks.
 
     Raises:
-      ValueError, TypeError, flax.errors.InvalidRngError: as the call.
+      ValueError, TypeError, flax.errors.InvalidRngError: as at the call.
     """
     if not layer.is_dropping or (call := find_call()).deterministic:
         return RecurrentMasks()
@@ -56,29 +57,29 @@ def run_layer(
     """Runs a layer over a sequence.
 
     Args:
-      masks: the masks to drop with, such as those of `sample_masks`, in place of a draw; ignored
-        when deterministic.
+      masks: masks to use instead of drawing new ones, as `sample_masks` returns them. Ignored if
+        the call is deterministic.
 
     Returns:
-      The outputs, [*batch, time, hidden] or with time first, as the inputs have it; with
+      The outputs, [*batch, time, hidden], or with time first if the inputs have time first. With
       `return_carry`, the last carry and the outputs.
 
     Raises:
       ValueError: if masks, lengths or a carry do not fit; if a rate is outside [0, 1]; if the cell
-        lacks the gates that an option needs; if `deterministic` is needed and not given, or given
-        twice; in NNX, if a mask must be drawn and there is no key.
-      TypeError: if inputs are not floating, `deterministic` is traced, or an argument has another
+        does not have the gates that an option needs; if `deterministic` is needed and not given, or
+        given twice; in NNX, if a mask must be drawn and there is no key.
+      TypeError: if inputs are not floating, `deterministic` is traced, or an argument has the wrong
         type.
       flax.errors.InvalidRngError: in Linen, if a mask must be drawn and the stream is missing.
     """
     sequence = layer.sequence
     fixed, stepwise = Fixed(), Stepwise()
-    if layer.is_dropping:  # otherwise a layer need not say whether it is deterministic
+    if layer.is_dropping:  # otherwise `deterministic` may be missing
         fixed, stepwise = _dropping(layer, inputs, masks, find_call())
     if not jnp.issubdtype(inputs.dtype, jnp.inexact) and not is_static(layer.dropout, 0.0):
         raise TypeError(
-            "dropout scales inputs, which must be of a floating dtype for it: got dtype "
-            f"{inputs.dtype}; set dropout=0"
+            f"inputs must have a floating dtype if dropout scales them: got dtype {inputs.dtype}; "
+            "set dropout=0"
         )
     batch_axis = int(sequence.time_major)
     time_axis = 1 - batch_axis
@@ -109,7 +110,7 @@ def run_layer(
 def _dropping(
     layer: Layer, inputs: jax.Array, given: RecurrentMasks | None, call: Call
 ) -> tuple[Fixed, Stepwise]:
-    """The masks for the loop; in evaluation, the mean of zoneout."""
+    """Returns the masks for the loop or, in evaluation, the factor of zoneout's mean."""
     masks = keys = RecurrentMasks()
     if not call.deterministic and given is None:
         keys = mask_keys(layer, call)
@@ -124,7 +125,7 @@ def _dropping(
 
 
 def _sharded_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> jax.Array:
-    """A carry or a mask, sharded along its batch `axis` as xs is along `batch_axis`."""
+    """Shards a part of a carry or a mask along its batch `axis`, as xs along `batch_axis`."""
     sharding = explicit_sharding(xs)
     if sharding is None:
         return part
@@ -134,7 +135,7 @@ def _sharded_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> j
 
 
 def _flipped(xs: jax.Array, lengths: jax.Array | None, time_axis: int) -> jax.Array:
-    """A sequence backwards; its padding stays at the end."""
+    """Reverses a sequence; its padding stays at the end."""
     if lengths is None:
         return jnp.flip(xs, time_axis)
     step = jnp.arange(xs.shape[time_axis], dtype=lengths.dtype)
@@ -157,20 +158,21 @@ def run_both(
     dropout: Rate | None,
     recurrent_dropout: Rate | None,
 ) -> Any:
-    """Two recurrent layers over a sequence, one of which reads it from the end.
+    """Two recurrent layers over a sequence, one of which reads the sequence from its end.
 
         y_t = merge_fn(forward(x)_t, backward(x reversed, in x's order)_t)
 
-    Each direction draws masks of its own. The layers' own time_major, return_carry, reverse and
-    keep_order are ignored.
+    Each direction draws its own masks. The attributes time_major, return_carry, reverse and
+    keep_order of the two layers are ignored.
 
     Args:
       forward_rnn: an `LSTM`, `GRU`, `SimpleRNN` or `RNN`.
-      backward_rnn: another one; None for a layer like `forward_rnn` with parameters of its own.
-      merge_fn: a function of both outputs, or the name of Keras's merge_mode: "concat" (default,
-        side by side along the features), "sum", "mul", "ave", or None for a pair.
+      backward_rnn: a second such layer; None for a layer like `forward_rnn` with its own
+        parameters.
+      merge_fn: a function of both outputs, or a merge_mode of Keras: "concat" (default, along the
+        features), "sum", "mul", "ave", or None, which returns a pair.
       time_major: whether inputs and outputs have time first.
-      return_carry: whether both last carries are returned too.
+      return_carry: whether to return both last carries too.
 
     Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
     https://doi.org/10.1109/78.650093
@@ -207,7 +209,7 @@ def sample_both(
     dropout: Rate | None,
     recurrent_dropout: Rate | None,
 ) -> tuple[RecurrentMasks, RecurrentMasks]:
-    """A pair of RecurrentMasks, one for each direction."""
+    """Draws a pair of RecurrentMasks, one for each direction."""
     time_major = pick_switch(module, "time_major", time_major)
     first, second = (
         layer.sample_masks(
@@ -224,7 +226,7 @@ def sample_both(
 
 
 def _split(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of each direction; None stands for a pair of None."""
+    """Returns the arguments of each direction; None in place of a pair means None for both."""
     checked = {name: check_pair(pair, name) for name, pair in pairs.items()}
     first, second = ({name: pair[i] for name, pair in checked.items()} for i in (0, 1))
     return first, second

@@ -1,7 +1,8 @@
-"""The masks of a recurrent layer: how they are drawn, and the form in which the loop takes them.
+"""The masks of a recurrent layer: draws them, checks those of a user, and arranges them for the
+loop.
 
-Users see `RecurrentMasks`; shapes, rates and keys come in the same form. The loop takes `Fixed`
-and `Stepwise`.
+Users see `RecurrentMasks`. Shapes and keys of masks are stored in a `RecurrentMasks` too. The loop
+takes `Fixed` and `Stepwise`.
 """
 
 from functools import partial
@@ -22,7 +23,7 @@ from .step import Drop, Fixed, Stepwise
 
 
 def mask_shapes(layer: Layer) -> RecurrentMasks:
-    """A jax.ShapeDtypeStruct for each mask, whatever the rates are."""
+    """Returns a jax.ShapeDtypeStruct for each mask, also if its rate is 0."""
 
     def mask(*sizes: int) -> Any:
         return jax.ShapeDtypeStruct(sizes, jnp.bool_)
@@ -37,7 +38,10 @@ def mask_shapes(layer: Layer) -> RecurrentMasks:
 
 
 def mask_keys(layer: Layer, call: Call) -> RecurrentMasks:
-    """A key for each mask, None if nothing is drawn; a mask's key does not depend on the others."""
+    """Returns a key for each mask; None if its rate is 0 or 1.
+
+    The key of a mask does not depend on the rate of the other.
+    """
     if all(map(needs_no_key, layer.rates)):
         return RecurrentMasks()
     inputs, state = jax.random.split(check_key(call.find_key()))
@@ -49,7 +53,7 @@ def mask_keys(layer: Layer, call: Call) -> RecurrentMasks:
 
 
 def sample_masks(layer: Layer, keys: RecurrentMasks) -> RecurrentMasks:
-    """Draws the masks; None where the rate is 0."""
+    """Draws the masks; a mask is None if its rate is 0."""
 
     def sample(rate: Rate, shapes: Any, keys: Any) -> Any:
         if is_static(rate, 0.0):
@@ -62,7 +66,7 @@ def sample_masks(layer: Layer, keys: RecurrentMasks) -> RecurrentMasks:
 
 
 def check_masks(layer: Layer, masks: Any) -> RecurrentMasks:
-    """Returns masks that a user gave; None where the rate is 0."""
+    """Checks masks that a user gave, and returns them; a mask is None if its rate is 0."""
     if not isinstance(masks, RecurrentMasks):
         raise TypeError(
             f"masks must be RecurrentMasks, as sample_masks returns: got {shown(masks)}"
@@ -73,15 +77,15 @@ def check_masks(layer: Layer, masks: Any) -> RecurrentMasks:
             return None
         name = f"masks.{name}"
         if given is None:
-            raise ValueError(f"{name} is needed where its rate is not the number 0: got None")
+            raise ValueError(f"{name} is needed unless its rate is the number 0: got None")
         jax.tree.map(partial(check_mask, name=name), given)
         shapes, expected = (jax.tree.map(lambda mask: mask.shape, tree) for tree in (given, needed))
         if shapes == expected:
             return given
         if isinstance(needed, tuple):
             raise ValueError(
-                f"{name} must be a tuple of masks of the shapes {expected}, cut along time as the "
-                f"inputs are: got {shapes}"
+                f"{name} must be a tuple of masks of the shapes {expected}, with as many steps "
+                f"as the inputs: got {shapes}"
             )
         raise ValueError(f"{name} must have the shape {expected}: got {shapes}")
 
@@ -97,10 +101,10 @@ def note_masks(
     *,
     given: bool,
 ) -> None:
-    """Adds a site for each mask whose rate is not 0 to the summary that is being made, if any.
+    """Adds a site for each mask whose rate is not 0 to the summary, if one is being made.
 
-    For LSTM(16, dropout=0.2, recurrent_dropout=0.5, variant="zoneout") and inputs [4, 10, 8] these
-    are three sites, the last two of which are the parts of the carry:
+    For LSTM(16, dropout=0.2, recurrent_dropout=0.5, variant="zoneout") and inputs [4, 10, 8] it
+    adds three sites. The last two are for the two parts of the carry:
 
         path        mask           of x           rate
         inputs      [4, 1, 8]      [4, 10, 8]     0.2
@@ -142,14 +146,14 @@ def _as_tuple(entry: Any) -> tuple[Any, ...]:
 
 
 def _kept(mask: Array | None, rate: Rate) -> int:
-    """The bytes that the backward pass keeps of a mask."""
+    """The bytes that the backward pass keeps for a mask."""
     if mask is None:
         return 0
     return kept_for_backward(lambda x: apply_mask(x, mask, rate), jnp.zeros(mask.shape))
 
 
 def arrange(layer: Layer, masks: RecurrentMasks) -> tuple[Fixed, Stepwise]:
-    """The masks in the form that the loop takes, with one batch axis."""
+    """Returns the masks in the form that the loop takes, with one batch axis."""
     sequence = layer.sequence
     inputs = _drop(layer, masks.inputs, layer.dropout, layer.per_gate)
     if layer.variant == "zoneout" and masks.state is not None:

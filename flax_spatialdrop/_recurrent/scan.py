@@ -1,23 +1,29 @@
-"""A recurrent network over a sequence: the loop and its derivative, for all equations.
+"""Runs a recurrent network over a sequence: the loop and its derivative, for any equations.
 
     a_t = drop(x_t) W_x + b_x,   u_t = drop(h_{t-1}) W_h + b_h
     z_t = join(a_t, u_t),        s_t = update(z_t, s_{t-1})
 
-Here s is the carry, whose last part is h; `join` is linear and `update` works element by element.
-Masks are drawn before the loop. In the padding the carry stays as it is, the output is 0, and the
-inputs are never read.
+Here s is the carry, and h is its last part. `join` is linear, and `update` acts on each element.
+Masks are drawn before the loop. In the padding the carry does not change, the output is 0, and the
+inputs are not used.
 
-The rule for the derivative is a JVP, which JAX transposes, so forward and reverse mode work to any
-order. The forward pass keeps z_t and s_t of every step. From them the rule computes
+The derivative is a custom JVP, which JAX transposes for the gradient, so forward and reverse mode
+work to any order. The forward pass keeps z_t and s_t of every step. From them the JVP computes
 
     da_t = drop(dx_t) W_x + drop(x_t) dW_x + db_x
     du_t = drop(dh_{t-1}) W_h + drop(h_{t-1}) dW_h + db_h
     ds_t = the JVP of update for (join(da_t, du_t), ds_{t-1})
 
-Only the first term of du_t needs the tangents of the step before. So with 24 steps in 3 pieces of
-8, an outer loop computes all other terms for the 8 steps of a piece at once, and an inner loop runs
-the 8 steps. Transposed, drop(x) dW_x of a piece becomes one product of matrices, which gives the
-gradient of W_x for 8 steps. Pieces and steps are checkpointed: what they compute is not kept.
+Only the first term of du_t needs the tangents of the step before, and must be computed step by
+step. All other terms are computed for a piece of 8 steps at once. For 24 steps:
+
+    for piece in range(3):              outer loop, `run_piece`
+        da, and the rest of du          products for 8 steps at once
+        for step in range(8):           inner loop, `run_step`
+            drop(dh) W_h, then ds       needs dh of the step before
+
+JAX transposes drop(x_t) dW_x of a piece to one matrix product, which sums the gradient of W_x over
+8 steps. Pieces and steps are checkpointed, so the values that they compute are not kept.
 """
 
 from functools import partial
@@ -47,7 +53,7 @@ PIECE = 8
 
 
 class Span(NamedTuple):
-    """The `steps` steps of the inputs from `start` on, which one loop runs."""
+    """A part of the inputs that one loop runs over: `steps` steps, which begin at `start`."""
 
     time_axis: int
     start: int
@@ -59,7 +65,7 @@ class Span(NamedTuple):
         return min(PIECE, self.steps)
 
     def take(self, sequence: jax.Array, first: Any, steps: int) -> jax.Array:
-        """[steps, batch, features] of a sequence, from the step `first` of this span on."""
+        """Takes steps of a sequence, from step `first` of this span: [steps, batch, features]."""
         part = lax.dynamic_slice_in_dim(sequence, self.start + first, steps, self.time_axis)
         return jnp.moveaxis(part, self.time_axis, 0)
 
@@ -75,13 +81,13 @@ def scan_sequence(
     time_axis: int,
     unroll: int = 1,
 ) -> tuple[Carry, jax.Array]:
-    """Runs over inputs [batch, time, features]; time is first if `time_axis` is 0.
+    """Runs the equations over inputs [batch, time, features], or with time first if time_axis is 0.
 
-    Returns the last carry, and h of every step with the axes of the inputs.
+    Returns the last carry, and h of every step with the same axes as the inputs.
     """
     time = inputs.shape[time_axis]
     weights, inputs, carry, fixed, stepwise = vary_alike((weights, inputs, carry, fixed, stepwise))
-    if not isinstance(time, int):  # symbolic, so it cannot be cut into pieces
+    if not isinstance(time, int):  # a symbolic size cannot be divided into pieces
         span = Span(time_axis, 0, time, 1)
         return _scan_plainly(equations, span, weights, inputs, carry, fixed, stepwise)
     if not time:
@@ -124,8 +130,9 @@ def _scan_jvp(equations, span, primals, tangents):
         _, dcarry = jax.jvp(element_wise, (z, carry), (dz, dcarry))
         return dcarry, unpadded(dcarry[-1], each)
 
-    # The carry before each piece. h is taken from the outputs, which exist anyway. They are 0 in
-    # the padding, where the derivative does not depend on the carry.
+    # `starts` holds the carry before each piece. Its h comes from the outputs, so that h need not
+    # be kept twice. The outputs are 0 in the padding, but there the derivative does not depend on
+    # h.
     ends = slice(span.piece - 1, -1, span.piece)
     h_ends = jnp.moveaxis(outputs, span.time_axis, 0)[ends]
     starts = jax.tree.map(
@@ -160,7 +167,7 @@ def _scan_jvp(equations, span, primals, tangents):
 
 
 def _forward(equations, span, keep, weights, inputs, carry, fixed, stepwise):
-    """The last carry; every h; and if `keep`, every z and the other parts of every carry."""
+    """Returns the last carry and all h; if `keep`, also all z and the other parts of the carry."""
 
     def of_inputs(x, each):
         x = unpadded(x, each)
@@ -185,11 +192,11 @@ def _forward(equations, span, keep, weights, inputs, carry, fixed, stepwise):
 
     def all_at_once():
         a = of_inputs(span.take(inputs, 0, span.steps), stepwise)
-        # Otherwise a TPU's compiler may put the steps side by side, and reading one step is slow.
+        # Without this layout, a TPU's compiler may interleave the steps, and reading one is slow.
         a = with_layout_constraint(a, Layout(major_to_minor=(0, 1, 2)))
         return run(lambda a, each: a, a)
 
-    # On a CPU, writing and reading the product of all steps takes longer than it saves.
+    # On a CPU, computing all products at once saves less time than writing and reading them takes.
     return lax.platform_dependent(cpu=step_by_step, default=all_at_once)
 
 

@@ -29,13 +29,13 @@ class RecurrentMasks(NamedTuple):
     """The masks of one call on a sequence, True where a value is kept; None if nothing is dropped.
 
     Attributes:
-      inputs: [*batch, features], or [gates, *batch, features] with a mask for each gate. For a
-        convolutional cell it has all feature axes.
-      state: with "variational", the same for the hidden state. With "no_memory_loss", the mask of
-        the candidate, [*batch, hidden]. With "zoneout", a tuple with a mask for each part of the
-        carry, [*batch, time, hidden] (time first if the layer is time_major), True where the new
-        value is taken. Its steps are in the order in which they are read: for a reversed sequence
-        the last step comes first.
+      inputs: [*batch, features], or [gates, *batch, features] if each gate has its own mask. For a
+        convolutional cell, features stands for all feature axes.
+      state: with "variational", the mask of the hidden state, of the same form. With
+        "no_memory_loss", the mask of the candidate, [*batch, hidden]. With "zoneout", a tuple of
+        masks, one for each part of the carry, [*batch, time, hidden] (time first if the layer is
+        time_major), True where the new value is taken. The steps are in the order in which the
+        layer reads them: for a reversed sequence, the last step comes first.
     """
 
     inputs: Array | None = None
@@ -46,8 +46,8 @@ class CellSpec(NamedTuple):
     """The shapes and the gates of a cell.
 
     Attributes:
-      gates: the number of gates that can have masks of their own; 1 for a cell without gates, None
-        if they are not known.
+      gates: the number of gates, which can have their own masks; 1 for a cell without gates, None
+        if the number is not known.
       has_candidate: whether a step adds new content, the candidate, to what it carries.
       carry: the shape of each part of the carry, without batch axes; the state h is the last part.
       feature_axes: the number of feature axes of the inputs.
@@ -63,7 +63,7 @@ class Sequence(NamedTuple):
     """The axes of the inputs of a call, and the order in which their steps are read.
 
     Attributes:
-      batch, time, features: the sizes of these axes.
+      batch, time, features: the sizes of the batch axes, the time axis and the feature axes.
       time_major: whether time is the first axis; otherwise it follows the batch axes.
       lengths: int32 [*batch], the number of steps before the padding; None without padding.
       reverse: whether the last step is read first.
@@ -101,7 +101,7 @@ class Sequence(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer in one call, with the arguments of the call, or the attributes if they are None."""
+    """The options of a layer in one call: the arguments of the call, or else the attributes."""
 
     cell: CellSpec
     sequence: Sequence
@@ -133,13 +133,14 @@ def read_call(
     keep_order: bool | None = False,
     return_carry: bool | None = False,
 ) -> tuple[Array, Layer]:
-    """Checks the arguments of a call; where they are None, the attributes of the module hold.
+    """Checks the arguments of a call. If one is None, the attribute of the module is used.
 
     Args:
       inputs: [*batch, time, features], or with time first; floating.
-      seq_lengths: [*batch] integers, the number of steps of each sequence. The steps after
-        them are padding: they change nothing, and their outputs are 0. Traced lengths are clipped
-        to [0, time].
+      seq_lengths: integers of shape [*batch], the number of steps of each sequence. Later steps are
+        padding: they do not change the carry, and their outputs are 0. Traced lengths are clipped
+          to
+        [0, time].
       time_major: in place of the attribute.
       reverse: in place of the attribute.
       keep_order: in place of the attribute.
@@ -172,11 +173,11 @@ def read_call(
 
 
 def check_gates(layer: Layer, name: str) -> None:
-    """Raises if the cell of the layer called `name` lacks the gates that its options need."""
+    """Raises if the options of the layer `name` need gates that its cell does not have."""
     reason = "has no gates" if layer.cell.gates else "does not know the gates of its cell"
     if layer.variant == "no_memory_loss" and not layer.cell.has_candidate:
         raise ValueError(
-            "variant='no_memory_loss' drops the new content that gates add to a memory, and "
+            "variant='no_memory_loss' drops the new content that a gate adds to the state, and "
             f"{name} {reason}; use 'variational' or 'zoneout', or LSTM or GRU"
         )
     if layer.per_gate and layer.cell.gates in (None, 1):
@@ -186,7 +187,7 @@ def check_gates(layer: Layer, name: str) -> None:
 
 
 def pick_switch(layer: Any, name: str, given: Any) -> bool:
-    """The switch given to a call, or the layer's own if that is None."""
+    """Returns the switch given to a call, or the layer's attribute if it is None."""
     return check_switch(getattr(layer, name) if given is None else given, name)
 
 
@@ -271,7 +272,7 @@ _MERGES: dict[str | None, Callable[[jax.Array, jax.Array], Any]] = {
 
 
 def check_merge(merge_fn: Any) -> Callable[[jax.Array, jax.Array], Any]:
-    """Returns the function that merges both outputs."""
+    """Returns the function that merges the outputs of both directions."""
     if callable(merge_fn):
         return cast(Callable[..., Any], merge_fn)
     if not isinstance(merge_fn, str | None) or merge_fn not in _MERGES:

@@ -21,10 +21,10 @@ class Equations(NamedTuple):
     Attributes:
       gates: the number of gates.
       parts: the number of parts of the carry.
-      has_candidate: whether a step adds new content, the candidate, to what it carries.
+      has_candidate: whether a step adds new content, the candidate, to the carry.
       join: join(a, u) combines the projections of the inputs and of the state; it is linear.
-      update: update(z, carry, candidate) gives the new carry from z = join(a, u). It applies
-        `candidate`, which drops values, to the new content.
+      update: update(z, carry, candidate) returns the new carry, where z = join(a, u). The function
+        `candidate` drops values; update applies it to the new content.
     """
 
     gates: int
@@ -39,7 +39,7 @@ class Equations(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The kernels [features, gates * hidden] and the biases; the gates stand side by side."""
+    """The kernels, [features, gates * hidden], and the biases. The gates are concatenated."""
 
     inputs: jax.Array
     state: jax.Array
@@ -48,10 +48,11 @@ class Weights(NamedTuple):
 
 
 def weights_of(dense_layers: tuple[str, str], arrays: Callable[[str], tuple[Any, Any]]) -> Weights:
-    """Joins the weights of the gates.
+    """Concatenates the weights of the gates.
 
-    `dense_layers` names the dense layers of the inputs and of the state, gate by gate; `arrays`
-    returns the kernel of a layer, and its bias or None.
+    `dense_layers` holds the names of the layers of the inputs, one per gate, such as "ii if ig io",
+    and the names of the layers of the state. `arrays` returns the kernel and the bias (or None) of
+    a layer.
     """
 
     def joined(arrays: tuple[Any, ...]) -> Any:
@@ -68,7 +69,7 @@ def weights_of(dense_layers: tuple[str, str], arrays: Callable[[str], tuple[Any,
 
 
 class Drop(NamedTuple):
-    """A mask, [batch, features] or [gates, batch, features], and the scale of what it keeps."""
+    """A mask, [batch, features] or [gates, batch, features], and the scale of kept values."""
 
     mask: jax.Array
     scale: jax.Array
@@ -77,7 +78,7 @@ class Drop(NamedTuple):
 class Fixed(NamedTuple):
     """The masks that are the same in every step.
 
-    `zoneout` is the share of the new state in the mean, which replaces zoneout in evaluation.
+    In evaluation, zoneout is replaced by the mean; `zoneout` is the factor of the new state in it.
     """
 
     inputs: Drop | None = None
@@ -87,9 +88,9 @@ class Fixed(NamedTuple):
 
 
 class Stepwise(NamedTuple):
-    """The masks that each step has of its own, True where the carry stays as it was.
+    """The masks that differ from step to step, True where the carry does not change.
 
-    `zoneout` has a mask [time, batch, ...] for each part of the carry; `padding` is
+    `zoneout` holds a mask [time, batch, ...] for each part of the carry. `padding` is
     [time, batch, 1].
     """
 
@@ -98,15 +99,16 @@ class Stepwise(NamedTuple):
 
 
 def advance(equations, z, carry, fixed, each):
-    """The carry after a step, element by element, from z = join(a, u) and the carry before it."""
-    # As in Flax, the step computes in the precision of the carry, which is that of the parameters.
+    """Returns the carry after a step, from z = join(a, u) and the carry before the step."""
+    # As in Flax, a step is computed in the dtype of the carry, which is the dtype of the
+    # parameters.
     z = jax.tree.map(lambda part: part.astype(carry[-1].dtype), z)
     new = equations.update(z, carry, partial(dropped, drop=fixed.candidate))
     return settled(carry, new, fixed, each)
 
 
 def settled(carry, new, fixed, each):
-    """The new carry, with the old values where zoneout or padding keep them."""
+    """Returns the new carry, with the old values where zoneout or padding keeps them."""
     if each.zoneout is not None:
         new = jax.tree.map(jnp.where, each.zoneout, carry, new)
     elif fixed.zoneout is not None:
@@ -117,12 +119,12 @@ def settled(carry, new, fixed, each):
 
 
 def _aligned(padding, v):
-    """Padding [..., batch, 1] with the number of axes of v."""
+    """Reshapes padding [..., batch, 1] to the number of axes of v."""
     return padding.reshape(*padding.shape[:-1], *(1,) * (v.ndim - padding.ndim + 1))
 
 
 def mean_of_zoneout(keep, previous, new):
-    """(1 - keep) * previous + keep * new, in at least float32; at keep 0 or 1 one of them alone."""
+    """Returns (1 - keep) * previous + keep * new, in at least float32; exact for keep 0 and 1."""
     dtype = new.dtype if jnp.finfo(new.dtype).bits >= 32 else jnp.float32
     first, last = previous.astype(dtype), new.astype(dtype)
     mixed = first + (last - first) * keep.astype(dtype)
@@ -131,14 +133,14 @@ def mean_of_zoneout(keep, previous, new):
 
 
 def unpadded(v, each):
-    """Puts 0 in the padding of v, [..., batch, features]."""
+    """Sets the padding of v, [..., batch, features], to 0."""
     if each.padding is None:
         return v
     return jnp.where(_aligned(each.padding, v), jnp.zeros((), v.dtype), v)
 
 
 def project(v, drop, kernel):
-    """drop(v) @ kernel, [batch, features] -> [batch, gates * hidden]; time may come first."""
+    """Returns drop(v) @ kernel, [batch, gates * hidden]. v may have time before the batch."""
     if drop is None or drop.mask.ndim == 2:
         return _matmul(dropped(v, drop), kernel)
     kernels = jnp.split(kernel, drop.mask.shape[0], axis=-1)
@@ -151,29 +153,30 @@ def _matmul(v, kernel):
     v = v.astype(kernel.dtype)
     if v.ndim == 2:
         return v @ kernel
-    # With two axes in front, the derivative to the kernel would sum over both, which is slow on a
-    # CPU. The batch goes first, so that the merged axis stays sharded as the batch is.
+    # The axes of time and batch are merged, since on a CPU the derivative with respect to the
+    # kernel is slow if it sums over two axes. The batch goes first, so that the merged axis is
+    # sharded as the batch is.
     v = v.swapaxes(0, 1)
     product = v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) @ kernel
     return product.reshape(*v.shape[:-1], kernel.shape[-1]).swapaxes(0, 1)
 
 
 def dropped(v, drop):
-    """Applies the mask and its scale to v; a NaN that is dropped becomes 0."""
+    """Applies a mask and its scale to v. Dropped values are 0, even if they were NaN."""
     if drop is None:
         return v
     return kept_or_zero(drop.mask, v, drop.scale)
 
 
 def affine(z, bias):
-    """Adds the bias to z, along the last axis."""
+    """Adds the bias, if there is one, along the last axis of z."""
     if bias is None:
         return z
     return z + jnp.broadcast_to(bias, z.shape, out_sharding=explicit_sharding(z))
 
 
 cached = lru_cache(maxsize=64)
-"""Equal functions give the same equations, so that JAX's caches find what it has compiled."""
+"""Equal arguments return the same equations, so that JAX finds compiled programs in its caches."""
 
 
 @cached
@@ -184,13 +187,13 @@ def lstm(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Equa
         c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
 
     Each sequence has one mask for all its steps, and the carry is never scaled. With
-    `variant="no_memory_loss"`, tanh(g) is dropped in place of the state. With "zoneout", values of
-    c and h stay as they were, both at the rate `recurrent_dropout`. The outputs are 0 in the
-    padding, where Flax's own layers run on.
+    `variant="no_memory_loss"`, tanh(g) is dropped instead of the state. With "zoneout", random
+    values of c and h keep their values of the step before, at the rate `recurrent_dropout`. In the
+    padding the outputs are 0; the layers of Flax compute outputs there.
 
     Args:
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the four gates has masks of its own, for the inputs and for a
+      per_gate: whether each of the four gates has its own masks, for the inputs and for a
         "variational" state, as in Keras with a recurrent_dropout (default False).
 
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
@@ -210,18 +213,18 @@ def lstm(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Equa
 def gru(gate_fn: Callable[..., Any], activation_fn: Callable[..., Any]) -> Equations:
     """Gated recurrent units over a sequence, with dropout of inputs and state.
 
-        r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with weights of its own
+        r = sigmoid(W_xr drop(x_t) + W_hr drop(h_{t-1}) + b_r),   z the same with its own weights
         n = tanh(W_xn drop(x_t) + b_n + r (W_hn drop(h_{t-1}) + b_hn))
         h_t = (1 - z) n + z h_{t-1}
 
     Each sequence has one mask for all its steps, and the carry is never scaled. With
-    `variant="no_memory_loss"`, n is dropped in place of the state. With "zoneout", values of h stay
-    as they were, at the rate `recurrent_dropout`. The outputs are 0 in the padding, where Flax's
-    own layers run on.
+    `variant="no_memory_loss"`, n is dropped instead of the state. With "zoneout", random values of
+    h keep their values of the step before, at the rate `recurrent_dropout`. In the padding the
+    outputs are 0; the layers of Flax compute outputs there.
 
     Args:
       variant: "variational" (default), "no_memory_loss" or "zoneout".
-      per_gate: whether each of the three gates has masks of its own, for the inputs and for a
+      per_gate: whether each of the three gates has its own masks, for the inputs and for a
         "variational" state, as in Keras with a recurrent_dropout (default False).
 
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
@@ -252,13 +255,13 @@ def simple(activation_fn: Callable[..., Any]) -> Equations:
 
         h_t = tanh(W_x drop(x_t) + b + W_h drop(h_{t-1}))
 
-    Each sequence has one mask for all its steps. With `variant="zoneout"`, values of h stay as they
-    were, at the rate `recurrent_dropout`. The outputs are 0 in the padding, where Flax's own layers
-    run on.
+    Each sequence has one mask for all its steps. With `variant="zoneout"`, random values of h keep
+    their values of the step before, at the rate `recurrent_dropout`. In the padding the outputs are
+    0; the layers of Flax compute outputs there.
 
     Args:
       variant: "variational" (default) or "zoneout".
-      per_gate: False; there are no gates.
+      per_gate: must be False, since there are no gates.
 
     Reference: Gal & Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287

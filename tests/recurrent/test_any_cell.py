@@ -201,8 +201,9 @@ def test_masks_are_drawn_outside_the_loop_and_traced_rates_cost_one_compile():
     [
         (
             {"variant": "no_memory_loss"},
-            "variant='no_memory_loss' drops the new content that gates add to a memory, and RNN "
-            "does not know the gates of its cell; use 'variational' or 'zoneout', or LSTM or GRU",
+            "variant='no_memory_loss' drops the new content that a gate adds to the state, and "
+            "RNN does not know the gates of its cell; use 'variational' or 'zoneout', or LSTM or "
+            "GRU",
         ),
         (
             {"per_gate": True},
@@ -267,12 +268,12 @@ class Two(Keeps):
 
 REFUSED_CELLS = {
     Loops: (
-        "RNN cannot drop the state of a cell that takes it through a dense layer or a convolution "
-        "inside jax.lax.cond; take it out of there, or use variant='zoneout'"
+        "RNN cannot drop the state where a dense layer or a convolution reads it inside "
+        "jax.lax.cond; move that layer out of jax.lax.cond, or use variant='zoneout'"
     ),
     Blind: (
-        "RNN drops the state, the last part of a cell's carry, where the cell's dense layers and "
-        "convolutions read it, and in this cell none reads it; use variant='zoneout', or set "
+        "RNN drops the state, the last part of a cell's carry, where a dense layer or a "
+        "convolution reads it: got a cell in which none reads it; use variant='zoneout', or set "
         "recurrent_dropout=0"
     ),
     NoBatch: (

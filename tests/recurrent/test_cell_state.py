@@ -198,5 +198,5 @@ def test_a_cell_that_takes_integers():
         expected = jnp.where((lengths > t)[:, None], y, 0)
         assert_close(found[:, t], expected, 1e-6)
     assert layer(ids, recurrent_dropout=0.5, rngs=clone(KEY)).shape == (3, 4, HIDDEN)
-    with pytest.raises(TypeError, match="must be of a floating dtype for it: got dtype int32"):
+    with pytest.raises(TypeError, match="if dropout scales them: got dtype int32"):
         layer(ids, dropout=0.5, rngs=clone(KEY))

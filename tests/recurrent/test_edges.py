@@ -96,12 +96,12 @@ def test_masks_of_what_is_not_dropped_are_ignored(face, variant):
     [
         (
             RecurrentMasks(None, None),
-            "masks.inputs is needed where its rate is not the number 0: got None",
+            "masks.inputs is needed unless its rate is the number 0: got None",
         ),
         (
             RecurrentMasks(jnp.ones((4, FEATURES), bool), jnp.ones((4, 11, HIDDEN), bool)),
-            "masks.state must be a tuple of masks of the shapes ((4, 11, 7),), cut along time as "
-            "the inputs are: got (4, 11, 7)",
+            "masks.state must be a tuple of masks of the shapes ((4, 11, 7),), with as many "
+            "steps as the inputs: got (4, 11, 7)",
         ),
     ],
 )

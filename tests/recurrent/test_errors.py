@@ -36,7 +36,7 @@ REFUSED = [
         {"variant": "no_memory_loss"},
         {},
         (
-            "variant='no_memory_loss' drops the new content that gates add to a memory, and "
+            "variant='no_memory_loss' drops the new content that a gate adds to the state, and "
             "SimpleRNN has no gates; use 'variational' or 'zoneout', or LSTM or GRU"
         ),
     ),
