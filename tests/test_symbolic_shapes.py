@@ -85,7 +85,7 @@ def test_blocks_drop_the_same_with_a_symbolic_batch():
 
 def test_blocks_of_a_symbolic_length_cannot_drop_weights():
     message = (
-        "a part of a mask can be drawn alone where no axis but the first has a symbolic size: "
+        "a part of a mask can be drawn alone only if no axis but the first has a symbolic size: "
         "got a mask of shape (1, 1, t, u)"
     )
     for key in (KEY, FAST):

@@ -1,4 +1,4 @@
-"""Bernoulli masks, which are drawn once and kept, or drawn again in the backward pass."""
+"""Bernoulli masks: drawn as arrays, drawn again in the backward pass, or drawn in blocks."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,26 +37,29 @@ from .threefry import (
 
 
 def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
-    """Draws a mask: True where a value is kept, each entry on its own.
+    """Draws a mask with independent entries, True where a value is kept.
 
         mask[i] ~ Bernoulli(1 - rate)
 
-    Equal to `jax.random.bernoulli(key, keep, noise_shape)` with `keep = float32(1 - rate)` for
-    a number and `float32(1) - float32(rate)` for an array. It depends on nothing else: not on the
-    dtype of x, not on jit, vmap or x64, and with threefry keys not on the number of devices.
+    The mask is `jax.random.bernoulli(key, keep, noise_shape)`, where `keep` is `float32(1 - rate)`
+    for a number and `float32(1) - float32(rate)` for an array. It does not depend on the dtype of
+    x, or on jit, vmap or x64. With threefry keys, it does not depend on the number of devices
+    either.
 
     Args:
-      key: one JAX PRNG key, typed or legacy; consumed. It may be None at a rate of exactly 0 or 1.
-      rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
-        clipped to [0, 1]; NaN drops everything.
-      noise_shape: the shape of the mask, integers only.
+      key: a JAX PRNG key, typed or legacy, which the call consumes. It may be None if rate is the
+        number 0 or 1.
+      rate: the probability to drop, in [0, 1]: a number or a scalar array, traced or not. An array
+        is clipped to [0, 1], and NaN drops everything.
+      noise_shape: the shape of the mask, a tuple of integers.
 
     Returns:
       bool[noise_shape], for `apply_mask`.
 
     Raises:
-      ValueError: for a rate outside [0, 1], a negative size, a missing key or a batch of keys.
-      TypeError: for a rate, key or noise_shape of another type.
+      ValueError: if a number for rate is outside [0, 1], a size is negative, or the key is missing
+        or is a batch of keys.
+      TypeError: if rate, key or noise_shape has the wrong type.
 
     Example:
       >>> import jax
@@ -77,17 +80,17 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether to draw a mask where it is applied and again for the gradient, and not keep it.
+    """Whether to draw a mask again for the gradient, instead of keeping it.
 
-    This is faster if each element has a draw of its own. A draw that two elements share would be
-    hashed twice, and keeping it is faster on TPUs, though not yet on CPUs
+    Drawing again is faster if each element has its own draw. A draw that is shared by two elements
+    would be hashed twice. On TPUs it is then faster to keep the mask; on CPUs it is not
     (`python -m experiments.benchmarks --only=line`).
     """
     return noise_shape == shape and is_unrollable(key, shape)
 
 
 def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
-    """Returns the number that the upper 23 bits of a draw are compared to: kept if below.
+    """Returns the threshold for the upper 23 bits of a draw: a value is kept if they are below.
 
     `jax.random.bernoulli(key, keep)` compares multiples of 2^-23 to the float32 `keep`. Comparing
     integers to this threshold has the same result.
@@ -106,9 +109,10 @@ def redraw_mask(
     start: tuple[Index, ...] | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> jax.Array:
-    """`sample_mask` in the shape of `like`, from a key's words, in a form that fuses.
+    """Returns the mask of `sample_mask` in the shape of `like`, in a form that XLA fuses.
 
-    With `start` and `shape`, the part of the mask of that shape which begins there.
+    `words` are the two words of the key. With `start` and `shape`, returns the part of a mask of
+    `shape` that begins at `start`.
     """
     return random_bits(words, rounds, like, start, shape) >> np.uint32(9) < threshold
 
@@ -119,7 +123,7 @@ def draw_in_one_pass(
     shape: tuple[int, ...],
     sharding: jax.sharding.NamedSharding | None = None,
 ) -> jax.Array:
-    """Returns `jax.random.bernoulli(key, keep, shape)`, without JAX's loop, slow for large shapes.
+    """Returns `jax.random.bernoulli(key, keep, shape)`, but not in a loop, which is slow on CPUs.
 
     On meshes of explicit axes, the result has `sharding`.
     """
@@ -138,25 +142,25 @@ def _draw_in_one_pass(key, threshold, shape, sharding):
 
 
 def fast_key(key: Key) -> jax.Array:
-    """Returns a key that draws with 13 rounds of threefry-2x32, where JAX's own takes 20.
+    """Returns a key that draws with 13 rounds of threefry-2x32; keys of JAX use 20 rounds.
 
         bits[i] = threefry2x32_13(key, i)
 
-    A key like any other: for every function and module here, and for all of `jax.random`. Its
-    masks are not those of `key`, but as unbiased, and as independent of sharding, jit and vmap.
+    The key works in every function and module of this package, and in all of `jax.random`. It draws
+    other masks than `key`, but they are as unbiased, and as independent of sharding, jit and vmap.
     It is faster if each element has its own draw and the hash limits the speed. A mask that is
-    shared along axes costs next to nothing with any key. `split` and `fold_in` are those of `key`,
-    with all 20 rounds.
+    shared along axes takes little time with any key. `split` and `fold_in` return the same keys as
+    for `key`, with all 20 rounds.
 
     Args:
-      key: one threefry key, typed or legacy; consumed.
+      key: a threefry key, typed or legacy, which the call consumes.
 
     Returns:
-      A typed key made of the same two words.
+      A typed key with the same two words.
 
     Raises:
-      ValueError: for None or a batch of keys.
-      TypeError: for a key of another implementation, or an argument that is not a key.
+      ValueError: if key is None or a batch of keys.
+      TypeError: if key is not a key, or a key of another implementation.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -184,36 +188,39 @@ def mask_block(
     start: Sequence[int | Array] | Array,
     sizes: Sequence[int],
 ) -> jax.Array:
-    """Draws one block of a mask, without computing the rest.
+    """Draws one block of a mask, without computing the rest of the mask.
 
         mask_block(key, rate, noise_shape, start, sizes)
             = sample_mask(key, rate, noise_shape)[start : start + sizes]
 
-    The bits are exactly those of the whole mask, so loops, shards and kernels can each draw only
-    the part that they need. The cost is that of the block. It uses 32-bit integer operations only
-    (sums, products, shifts, xors), so it also runs inside a Pallas kernel.
+    The bits are the same as in the whole mask, so each step of a loop, each device and each kernel
+    can draw only the part that it needs. Time and memory depend only on the size of the block. Only
+    32-bit integer operations are used (sums, products, shifts, xors), so this also runs inside a
+    Pallas kernel.
 
     Args:
-      key: one threefry key (JAX's default), typed or legacy, or a `fast_key`. Only with these is
-        each bit a function of its position alone. All blocks of a mask use the same key, so it is
-        not consumed; use it for nothing else. In a Pallas kernel, pass the two words of a threefry
-        key's data as a tuple of uint32 scalars. It may be None at a rate of exactly 0 or 1.
-      rate: probability to drop, in [0, 1]; a number or a scalar array, traced or not. An array is
-        clipped to [0, 1]; NaN drops everything.
-      noise_shape: the shape of the whole mask, integers only; it may have more than 2^32
-        elements. (The first may be a symbolic size of `jax.export`.)
-      start: where the block begins, one entry per axis: integers or integer scalars, traced or
-        not (the index of a loop, of a device, of a kernel's program), or one array of them. What is
-        traced cannot be checked, and is clipped so that the block lies inside the mask.
-      sizes: the shape of the block, integers only.
+      key: a threefry key (JAX's default), typed or legacy, or a `fast_key`. With other keys, a bit
+        does not depend on its position alone. All blocks of a mask use the same key, so it is not
+        consumed; do not use it for anything else. In a Pallas kernel, pass the two words of a
+        threefry key's data as a tuple of uint32 scalars. It may be None if rate is the number 0 or
+        1.
+      rate: the probability to drop, in [0, 1]: a number or a scalar array, traced or not. An array
+        is clipped to [0, 1], and NaN drops everything.
+      noise_shape: the shape of the whole mask, a tuple of integers. The mask may have more than
+        2^32 elements. (The first size may be a symbolic size of `jax.export`.)
+      start: the position where the block begins: a tuple with an integer or an integer scalar array
+        for each axis, or one array of integers. Entries may be traced, such as the index of a loop,
+        of a device, or of a program of a kernel. Traced entries cannot be checked; they are clipped
+        so that the block lies inside the mask.
+      sizes: the shape of the block, a tuple of integers.
 
     Returns:
       bool[sizes], True where a value is kept.
 
     Raises:
-      ValueError: for a block that does not lie in the mask, a rate outside [0, 1], a missing key,
-        or a key whose masks cannot be drawn in parts.
-      TypeError: for an argument of another type.
+      ValueError: if the block does not lie inside the mask, a number for rate is outside [0, 1],
+        the key is missing, or its masks cannot be drawn in parts.
+      TypeError: if an argument has the wrong type.
 
     Example:
       >>> import jax
@@ -243,7 +250,7 @@ def mask_block(
 
 
 def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) -> tuple[Words, int]:
-    """Returns the words and rounds that draw a part of a mask of `shape`, or raises.
+    """Returns the words and the rounds of a key; raises if it cannot draw a part of the mask.
 
     The key is not consumed.
     """
@@ -252,15 +259,16 @@ def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) ->
         if not any(map(is_symbolic, shape)):
             rule = "every axis is shorter than 2^32"
         raise ValueError(
-            f"a part of a mask can be drawn alone where {rule}: got a mask of shape {shown(shape)}"
+            f"a part of a mask can be drawn alone only if {rule}: "
+            f"got a mask of shape {shown(shape)}"
         )
     if isinstance(key, tuple):
         return _check_words(key), _THREEFRY_ROUNDS
     key = check_key(key, name)
     if rounds_of(key) == 0:
         raise ValueError(
-            f"{name} must be a key of threefry2x32 or of fast_key, since a part of a mask is "
-            f"drawn alone: got a key of {_implementation(key)}; "
+            f"{name} must be a threefry2x32 key or a fast_key, since a part of a mask is drawn "
+            f"alone: got a key of {_implementation(key)}; "
             "write jax.random.key(seed, impl='threefry2x32')"
         )
     if not is_unrollable(key, shape):
@@ -295,7 +303,7 @@ def _check_words(words: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def _check_start(start: Any, sizes: Shape, shape: Shape) -> tuple[int | jax.Array, ...]:
-    """Where the block begins along each axis: inside the mask, or traced."""
+    """Returns where the block begins along each axis. Entries that are not traced are checked."""
     if isinstance(start, jax.Array | np.ndarray) and start.ndim == 1:
         start = tuple(start[axis] for axis in range(len(start)))
     if not is_sequence(start):
@@ -320,7 +328,7 @@ def _check_index(entry: Any) -> int | jax.Array:
 
 
 def _clipped(index: jax.Array, last: int) -> jax.Array:
-    """An index of any integer dtype as uint32, from 0 to `last`."""
+    """Clips an index of any integer dtype to 0, ..., `last`, and returns it as uint32."""
     if is_at_most(last, largest := int(jnp.iinfo(index.dtype).max)):
         largest = last
     return jnp.clip(index, index.dtype.type(0), jnp.asarray(largest, index.dtype)).astype(np.uint32)

@@ -1,6 +1,6 @@
-"""The normal draw: the only file that draws noise, to be kept or to be drawn again.
+"""Normal noise, the mask of Gaussian dropout: drawn as an array, or again in the backward pass.
 
-The noise is the mask of Gaussian dropout: float32, in noise shape.
+The noise is float32, in noise shape.
 """
 
 from typing import TypeAlias
@@ -24,10 +24,11 @@ _SQRT2 = np.float32(np.sqrt(2))
 
 
 def sample_noise(key: Key, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Array:
-    """Draws noise, float32[noise_shape], each entry from Normal(1, variance rate / (1 - rate)).
+    """Draws noise, float32[noise_shape], from Normal(1, variance rate / (1 - rate)).
 
-    Equal to `1 + sqrt(rate / keep) * jax.random.normal(key, noise_shape)` with each operation
-    rounded to float32, under jit or not. All 1 for the number 0; all 0 for an array of 1 or NaN.
+    The noise is `1 + sqrt(rate / keep) * jax.random.normal(key, noise_shape)`, where each operation
+    is rounded to float32, with and without jit. If rate is the number 0, the noise is 1 everywhere.
+    If rate is an array that is 1 or NaN, the noise is 0 everywhere.
     """
     if is_static(rate, 0.0):
         return jnp.ones(noise_shape, np.float32)
@@ -39,10 +40,10 @@ def sample_noise(key: Key, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Arra
 
 
 def redraw_noise(words: jax.Array, rounds: int, moments: Moments, like: jax.Array) -> jax.Array:
-    """`sample_noise` in the shape of `like`, from a key's words, in a form that fuses.
+    """Returns the noise of `sample_noise` in the shape of `like`, in a form that XLA fuses.
 
-    The steps are those of `jax.random.normal`: 23 bits are the fraction of a number in [1, 2),
-    which is mapped to (-1, 1) and then to a normal variable by the inverse of erf.
+    The steps are those of `jax.random.normal`. The upper 23 bits become the fraction of a float in
+    [1, 2), which is mapped to (-1, 1), and then to a normal variable by the inverse of erf.
     """
     fraction = random_bits(words, rounds, like) >> np.uint32(9)
     one_to_two = lax.bitcast_convert_type(fraction | np.float32(1).view(np.uint32), np.float32)

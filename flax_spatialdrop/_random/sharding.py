@@ -1,4 +1,4 @@
-"""How arrays lie over devices, where their types say so: on meshes of explicit axes."""
+"""Shardings that are part of the type of an array, as on meshes with explicit axes."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from .._compat import vary, varying_axes
 
 
 def explicit_sharding(x: Any) -> jax.sharding.NamedSharding | None:
-    """The sharding in x's type; None where the compiler finds it, or there is none."""
+    """Returns the sharding in x's type; None if the mesh has no explicit axes."""
     sharding = jax.typeof(x).sharding
     is_explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
     return sharding if is_explicit else None
 
 
 def sharding_of_part(x: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
-    """That of an array like x but of other sizes along some axes, which are not sharded."""
+    """Returns the sharding of x for an array of `shape`. Axes with another size are not sharded."""
     sharding = explicit_sharding(x)
     if sharding is None:
         return None
@@ -25,13 +25,13 @@ def sharding_of_part(x: Any, shape: tuple[int, ...]) -> jax.sharding.NamedShardi
 
 
 def spec_of(x: Any) -> list[Any]:
-    """The names of the mesh's axes that each axis of x is sharded over, or None, by x's type."""
+    """Returns for each axis of x the axes of the mesh that it is sharded over, or None."""
     spec = jax.typeof(x).sharding.spec
     return [*spec] + [None] * (x.ndim - len(spec))
 
 
 def vary_alike(tree: Any) -> Any:
-    """All arrays of a tree, in a shard_map of the same type: they differ where one of them does."""
+    """Makes all arrays of a tree vary over the same axes of a shard_map, as its loops require."""
     axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves(tree)))
 
     def alike(x: Any) -> Any:

@@ -1,11 +1,11 @@
-"""JAX's threefry-2x32 draw, unrolled: the same bits, in a form that XLA fuses.
+"""JAX's threefry-2x32 draw without a loop: the same bits, in a form that XLA fuses.
 
-Each element of `jax.random.bits` is a hash of the key and of the element's position. On the CPU,
-JAX computes it in a loop over memory. Plain arithmetic fuses with the select that uses the bits,
-so neither bits nor mask are written to memory.
+Each element of `jax.random.bits` is a hash of the key and of the element's position. On a CPU, JAX
+computes it in a loop that writes arrays to memory. Here the rounds are written out. XLA fuses them
+with the select that uses the bits, so neither the bits nor the mask are written to memory.
 
-Threefry is Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JAX uses 20 rounds;
-`FAST` is a key implementation of this package with 13.
+Threefry is described in Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011. JAX uses
+20 rounds. `FAST` is a key implementation of this package with 13 rounds.
 """
 
 import math
@@ -27,7 +27,7 @@ Index: TypeAlias = np.uint32 | jax.Array
 Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
 """The two words of a key's data, uint32."""
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of each four rounds, alternating
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of four rounds and of the next four
 _PARITY = np.uint32(0x1BD11BDA)
 _FAST_ROUNDS = 13
 _HALF = np.uint32(16)
@@ -46,7 +46,7 @@ def rounds_of(key: jax.Array) -> int:
 
 
 def mark_as_used(key: jax.Array) -> None:
-    """Tells `jax_debug_key_reuse` that a key is used, where its words are hashed here."""
+    """Marks a key as used for `jax_debug_key_reuse`, which does not see the use of its words."""
     jax.random.bits(key, (0,))
 
 
@@ -60,7 +60,7 @@ def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
 
 
 def has_places(shape: tuple[int, ...]) -> bool:
-    """Whether `_positions` can count the elements of an array of this shape.
+    """Whether `_positions` can number the elements of an array of this shape.
 
     The first axis may have a symbolic size of jax.export, since no stride depends on it.
     """
@@ -84,11 +84,11 @@ def random_bits(
     return lax.bitwise_xor(*_hash(words[0], words[1], high, low, rounds))
 
 
-@partial(jax.jit, static_argnums=4)  # traced once for all layers
+@partial(jax.jit, static_argnums=4)  # so that it is traced only once for all layers
 def _hash(key0, key1, x0, x1, rounds):
     """Returns threefry-2x32 of the position x0 * 2^32 + x1, as two words.
 
-    Written with jax.lax, since each operator of jax.numpy is a traced call.
+    This uses jax.lax, since operators of jax.numpy are slower to trace.
     """
     keys = (key0, key1, lax.bitwise_xor(lax.bitwise_xor(key0, key1), _PARITY))
     x0, x1 = lax.add(x0, keys[0]), lax.add(x1, keys[1])
@@ -109,14 +109,14 @@ def _round(x0, x1, rotation):
 
 
 def _fast_bits(words, bit_width, shape):
-    """Implements `jax.random.bits` for a fast key: the same 13 rounds, in a loop over memory.
+    """Implements `jax.random.bits` for a fast key: the same 13 rounds, but in a loop.
 
-    If unrolled, they would fuse with the code that uses the bits, and a mask that many elements
-    share would be hashed for each of them.
+    Without the loop, XLA would fuse the rounds with the code that uses the bits. A draw that many
+    elements share would then be hashed again for each of them.
     """
     if not has_places(shape):
         raise TypeError(
-            "a fast key draws arrays whose axes are shorter than 2^32, and only the first may "
+            "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
             f"have a symbolic size: got {shown(shape)}"
         )
     high, low = _positions(jnp.zeros(shape), None, shape)
@@ -153,9 +153,10 @@ FAST = define_prng_impl(
 
 
 def _positions(like, start, shape):
-    """Returns the row-major position of each element in an array of `shape`, as two uint32 words.
+    """Returns the position of each element of `like` in a row-major array of `shape`, in two words.
 
-    The first element of `like` is at `start`. high * 2^32 + low = sum over axes of index * stride.
+    `start` is the index of the first element of `like`. The position is
+    high * 2^32 + low = sum over axes of index * stride.
     """
     wide = not is_at_most(math.prod(shape), 2**32)
     out_sharding = explicit_sharding(like)
@@ -178,13 +179,15 @@ def _positions(like, start, shape):
 def _high_product(index, stride):
     """Returns the upper 32 bits of index * stride, from products of their 16-bit halves.
 
-    It is long multiplication in base 2^16. In base 10, 97 * 86 = 8342, with the upper digits 83:
+    This is long multiplication in base 2^16. For example, in base 10 it finds 83, the upper digits
+    of 97 * 86 = 8342. The index is i1 i0 = 97, the stride is s1 s0 = 86:
 
-        i1 * s1 = 9 * 8                                  72
-        upper digits of i0 * s1 = 56 and i1 * s0 = 54     5 + 5
-        carry of the middle column 4 + 6 + 4 = 14         1
+        i1 * s1 = 9 * 8                                        72
+        upper digits of i0 * s1 = 7 * 8 and i1 * s0 = 9 * 6     5 + 5
+        carry of the column of tens, 4 + 6 + 4 = 14             1
+                                                               83
 
-    where the first 4 of the middle column is the upper digit of i0 * s0 = 42.
+    In the column of tens are the upper digit of i0 * s0 = 42 and the lower digits of 56 and 54.
     """
     high, low = divmod(stride, 2**32)
     s1, s0 = (np.uint32(half) for half in divmod(low, 2**16))

@@ -123,7 +123,7 @@ BAD = {
     "kind of key": (
         {"dropout_rng": jax.random.key(0, impl="rbg")},
         ValueError,
-        "dropout_rng must be a key of threefry2x32 or of fast_key, since a part of a mask is drawn "
+        "dropout_rng must be a threefry2x32 key or a fast_key, since a part of a mask is drawn "
         "alone: got a key of rbg; write jax.random.key(seed, impl='threefry2x32')",
     ),
     "sown weights": (

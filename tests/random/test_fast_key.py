@@ -80,8 +80,8 @@ def test_a_symbolic_batch_and_no_other_symbolic_size():
     exported = jax.export.export(f)(jax.ShapeDtypeStruct((batch, 4), jnp.float32))
     np.testing.assert_array_equal(exported.call(jnp.ones((3, 4))), f(jnp.ones((3, 4))))
     message = (
-        "a fast key draws arrays whose axes are shorter than 2^32, and only the first may have a "
-        "symbolic size: got (b, t)"
+        "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
+        "have a symbolic size: got (b, t)"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         jax.export.export(f)(jax.ShapeDtypeStruct((batch, time), jnp.float32))

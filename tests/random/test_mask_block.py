@@ -253,7 +253,7 @@ BAD = {
     "words of a long mask": (
         {"key": tuple(WORDS), "noise_shape": (2**33, 1, 10), "start": (2**32, 0, 0)},
         ValueError,
-        "a part of a mask can be drawn alone where every axis is shorter than 2^32: "
+        "a part of a mask can be drawn alone only if every axis is shorter than 2^32: "
         f"got a mask of shape {(2**33, 1, 10)}",
     ),
     "no start": (
@@ -301,7 +301,7 @@ BAD = {
     "rbg": (
         {"key": jax.random.key(0, impl="rbg")},
         ValueError,
-        "key must be a key of threefry2x32 or of fast_key, since a part of a mask is drawn alone: "
+        "key must be a threefry2x32 key or a fast_key, since a part of a mask is drawn alone: "
         "got a key of rbg; write jax.random.key(seed, impl='threefry2x32')",
     ),
 }
@@ -327,7 +327,7 @@ def test_sizes_that_are_traced():
 
 def test_keys_and_axes_of_which_no_part_can_be_drawn_alone():
     message = (
-        "a part of a mask can be drawn alone where every axis is shorter than 2^32: got a mask "
+        "a part of a mask can be drawn alone only if every axis is shorter than 2^32: got a mask "
     )
     with pytest.raises(ValueError, match=exactly(f"{message}of shape {(2**32, 2)}")):
         mask_block(KEY, 0.4, (2**32, 2), (2**32 - 1, 0), (1, 1))
