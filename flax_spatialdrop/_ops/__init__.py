@@ -1,1 +1,1 @@
-"""The regularizers, a file a family: each chooses a noise shape, a draw and what is dropped."""
+"""The regularizers, one file for each family."""

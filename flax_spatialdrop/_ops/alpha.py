@@ -1,4 +1,4 @@
-"""Alpha dropout: dropped values are set to the limit of a SELU; mean and variance are kept."""
+"""Alpha dropout: sets dropped values to the limit of a SELU, and keeps the mean and variance."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from .._rates import fence, keep_probability
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
-_DEPTH = np.float32(1.7580993408473766)  # -alpha', the SELU's lambda * alpha
+_DEPTH = np.float32(1.7580993408473766)  # -alpha', which is lambda * alpha of the SELU
 _SQUARE = np.float32(1.7580993408473766**2)
-_INVERSE = np.float32(1 / 1.7580993408473766**2)  # times _SQUARE exactly 1, in float32 too
+_INVERSE = np.float32(1 / 1.7580993408473766**2)  # _INVERSE * _SQUARE is exactly 1 in float32
 
 
 def alpha_dropout(
@@ -26,30 +26,25 @@ def alpha_dropout(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] = (),
 ) -> jax.Array:
-    """Drops values to the limit of a SELU, and keeps mean 0 and variance 1 of its activations.
+    """Sets dropped values to the limit of a SELU, and keeps a mean of 0 and a variance of 1.
 
         y = a * (x * m + alpha' * (1 - m)) + b,   m[noise_shape] ~ Bernoulli(1 - rate)
         alpha' = -1.7580993,   a = ((1 - rate) * (1 + rate * alpha'^2))^(-1/2),   b = -a rate alpha'
 
-    For networks of SELUs (jax.nn.selu), whose activations stay near mean 0 and variance 1: so they
-    do here. Complex x is mapped in the same way, along the real line.
+    Use it in networks of SELUs (jax.nn.selu), whose activations stay near mean 0 and variance 1. If
+    x is complex, the imaginary part is only scaled by a, and its dropped values are 0.
 
     Args:
       key: as in `dropout`.
       x: any shape, floating or complex.
-      rate: as in `dropout`. At 1 all of y is 0, its limit.
-      noise_shape: the shape of the mask, one entry per axis of x: None (or the axis's own size)
-        for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
-      broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
-        from the end.
+      rate: as in `dropout`. At a rate of 1, y is 0, its limit.
+      noise_shape, broadcast_dims: as in `dropout`.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for a noise shape or axes that do not fit x, both given, a number for rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError, TypeError: as in `dropout`.
 
     Example:
       >>> import jax
@@ -73,33 +68,29 @@ def feature_alpha_dropout(
     data_format: DataFormat = "channels_last",
     batch_dims: int = 1,
 ) -> jax.Array:
-    """Drops whole channels to the limit of a SELU: one draw per sample and channel, at any rank.
+    """Alpha dropout of whole channels: one draw per sample and channel, for all positions.
 
         y[b, s, c] = a * (x[b, s, c] * m[b, c] + alpha' * (1 - m[b, c])) + d
 
-    with m[b, c] ~ Bernoulli(1 - rate), a and alpha' as of `alpha_dropout`, and d its b: alpha
-    dropout with the mask of `spatial_dropout`.
+    Here m[b, c] ~ Bernoulli(1 - rate), a and alpha' are those of `alpha_dropout`, and d is its b.
+    This is `alpha_dropout` with the mask of `spatial_dropout`.
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `alpha_dropout`.
       x: [*batch, *space, channel], floating or complex, with any number of space axes.
-      rate: as in `dropout`; the probability to drop a channel. At 1 all of y is 0, its limit.
-      data_format: "channels_last", or "channels_first" for [*batch, channel, *space].
-      batch_dims: how many leading axes are batch axes; 0 for one example.
+      data_format, batch_dims: as in `spatial_dropout`.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for x with fewer than batch_dims + 1 axes, an unknown data_format, a rate
-        outside [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError, TypeError: as in `spatial_dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import feature_alpha_dropout
       >>> y = feature_alpha_dropout(jax.random.key(0), jnp.ones((2, 5, 5, 4)), 0.5)
-      >>> bool((y == y[:, :1, :1]).all())  # all pixels of a channel share their draw
+      >>> bool((y == y[:, :1, :1]).all())  # all pixels of a channel share a draw
       True
 
     Reference: Klambauer et al., Self-Normalizing Neural Networks, 2017,
@@ -123,10 +114,10 @@ feature_alpha_recipe = recipe_from(spatial_noise_shape, _recipe)
 
 
 def _constants(rate: Rate) -> tuple[Any, Any, Any]:
-    """Returns shift and scale of a kept value, which is scale * (x + shift), and the dropped value.
+    """Returns `shift`, `scale` and `dropped`: a kept value is scale * (x + shift).
 
-    In terms of the equation, scale = a and shift = b / a. Sums come before products, so there is
-    no product and sum that XLA could round once.
+    In terms of the equation, scale = a and shift = b / a. The sum comes before the product, so XLA
+    cannot contract them to one operation that rounds once (see `fence`).
     """
     keep = keep_probability(rate)
     xp = np if isinstance(keep, np.float32) else jnp
@@ -134,7 +125,7 @@ def _constants(rate: Rate) -> tuple[Any, Any, Any]:
     safe = xp.where(keep > 0, keep, one)
     dropping = fence(one - safe)
     scale = xp.sqrt(one / (safe * ((dropping + _INVERSE) * _SQUARE)))
-    dropped = zero - _DEPTH * scale * keep  # a minus sign would make -0 at a rate of 1
+    dropped = zero - _DEPTH * scale * keep  # a unary minus would return -0 at a rate of 1
     return _DEPTH * dropping, scale, dropped
 
 

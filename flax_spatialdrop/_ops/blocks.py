@@ -180,7 +180,7 @@ def _dilate_by_shifts(seeds: jax.Array, blocks: Blocks) -> jax.Array:
 
 
 def _dilate_by_windows(seeds: jax.Array, blocks: Blocks) -> jax.Array:
-    """Grows blocks along one axis after another, in float32, which TPUs can reduce windows of."""
+    """Grows blocks along one axis after another, in float32, which TPUs can reduce over windows."""
     found = seeds.astype(np.float32)
     for axis, size in blocks.long_axes:
         window, padding = [1] * seeds.ndim, [(0, 0)] * seeds.ndim
@@ -194,7 +194,7 @@ def unseeded_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
 
         mean over i of u^n(i) = 1 - rate,   n(i) = the number of seeds whose block covers i
 
-    For a number it is solved now, in double precision; for an array, when the program runs.
+    If rate is a number, this solves for u now, in double precision; else when the program runs.
     """
     keep = keep_probability(rate)
     if not blocks.long_axes or is_static(rate, 1.0):
@@ -218,7 +218,7 @@ def _histogram(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     """Returns the values of n(i), and the fraction of positions that have each."""
     counts: np.ndarray = np.ones(1, np.int64)
     weights: np.ndarray = np.ones(1)
-    for axis, size in blocks.long_axes:  # axis by axis, as the whole map may not fit into memory
+    for axis, size in blocks.long_axes:  # one by one, since the whole map may not fit into memory
         along, repeats = np.unique(_cover(np, blocks.noise_shape[axis], size), return_counts=True)
         counts, bins = np.unique(np.outer(counts, along), return_inverse=True)
         weights = np.bincount(bins.ravel(), np.outer(weights, repeats).ravel())
@@ -228,7 +228,7 @@ def _histogram(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
 def _solve(xp: ModuleType, counts: Any, shares: Any, rate: Any) -> Any:
     """Solves sum(shares * u^counts) = 1 - rate for u, by Newton's method.
 
-    The variables are log(u) and the logarithm of the sum. In these the curve is convex and nearly
+    It solves for log(u), and takes the logarithm of both sides. The curve is then convex and nearly
     straight, so Newton's method converges from one side.
     """
     target = xp.log1p(-rate)
@@ -243,8 +243,8 @@ def _solve(xp: ModuleType, counts: Any, shares: Any, rate: Any) -> Any:
 def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.Array:
     """Returns 1 / u^n(i), which keeps the mean at each position i, with the mask's axes.
 
-    The power is computed by squaring, because products are rounded alike in every program, and
-    XLA's powers and logarithms are not.
+    The power is computed from products, by squaring, because XLA rounds products in the same way in
+    every program. It does not do so for powers and logarithms.
     """
     counts = _counts(blocks)
     base = np.float32(1) / jnp.where(unseeded > 0, unseeded, np.float32(1))

@@ -202,7 +202,7 @@ def _resolve_fill(
 
 
 def _fill_values(fill: Any, dtype: Any) -> Array:
-    """Returns the values as an array of any dtype, complex only if the dtype of x is."""
+    """Returns the values as an array of any dtype; it may be complex only if `dtype` is complex."""
     is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
     fill = unboxed(fill)
     given = fill if is_sequence(fill) else (fill,)
@@ -225,6 +225,6 @@ def _fill_values(fill: Any, dtype: Any) -> Array:
 
 
 def _can_hold(dtype: Any, values: Array) -> bool:
-    """Whether no finite value overflows in the dtype."""
+    """Whether all finite values are finite in the dtype too."""
     parts = np.asarray(values, complex).reshape(-1).view(float)
     return not np.any(np.isfinite(parts) & (np.abs(parts) > float(jnp.finfo(dtype).max)))

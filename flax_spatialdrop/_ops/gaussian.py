@@ -1,4 +1,4 @@
-"""Gaussian dropout: values are multiplied by noise of mean 1, and none is dropped."""
+"""Gaussian dropout: multiplies values by normal noise of mean 1; no value is dropped."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,38 +22,34 @@ def gaussian_dropout(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] = (),
 ) -> jax.Array:
-    """Multiplies values of x by normal noise of mean 1, with the variance of dropout's own noise.
+    """Multiplies x by normal noise of mean 1, with the same variance as the noise of dropout.
 
-        y = x * n,   n[noise_shape] ~ Normal(1, variance rate / (1 - rate)), spread over x
+        y = x * n,   n[noise_shape] ~ Normal(1, variance rate / (1 - rate)), broadcast to x.shape
 
-    Equal to `n = 1 + sqrt(rate / (1 - rate)) * jax.random.normal(key, noise_shape)`, each
-    operation rounded to float32, in any dtype of x. Nothing is dropped: NaN and Inf stay. The
-    backward pass keeps the key where each element has a draw of its own, else n in noise shape.
+    The noise is `n = 1 + sqrt(rate / (1 - rate)) * jax.random.normal(key, noise_shape)`, where each
+    operation is rounded to float32, for any dtype of x. No value is dropped, so NaN and Inf remain.
+    The backward pass keeps n in noise shape, or only the key if each element has its own draw.
 
     Args:
-      key: as in `dropout`, but None is allowed at a rate of exactly 0 only.
+      key: as in `dropout`, but it may be None only if rate is the number 0.
       x: any shape, floating or complex.
-      rate: sets the noise's variance, as if it were the probability to drop, in [0, 1); a number
-        or a scalar array (clipped to [0, 1]; where it is 1 or NaN, all of y is 0).
-      noise_shape: the shape of the noise, one entry per axis of x: None (or the axis's own size)
-        for a draw per index, 1 for one draw shared along the axis. None: a draw per element.
-      broadcast_dims: the axes of x that share a draw, in place of noise_shape; negative axes count
-        from the end.
+      rate: the rate of dropout with the same variance, in [0, 1): a number or a scalar array. An
+        array is clipped to [0, 1]; if it is 1 or NaN, y is 0.
+      noise_shape, broadcast_dims: as in `dropout`.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for a noise shape or axes that do not fit x, both given, a number for rate
-        outside [0, 1), a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if rate is the number 1; else as in `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import gaussian_dropout
       >>> x = jnp.ones((2, 4, 3))
       >>> y = gaussian_dropout(jax.random.key(0), x, 0.5, noise_shape=(None, 1, None))
-      >>> bool((y == y[:, :1]).all())  # all 4 steps of a channel share their noise
+      >>> bool((y == y[:, :1]).all())  # all 4 steps of a channel share a draw
       True
 
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
@@ -71,7 +67,7 @@ def _apply_noise_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
 
 
 def _multiplied(noise, x):
-    """Returns x * noise, and 0 where the noise is 0, as at a rate of 1, even if x is NaN there."""
+    """Returns x * noise. Where the noise is 0, as at a rate of 1, it is 0 even if x is NaN."""
     return jnp.where(noise == 0, jnp.zeros((), x.dtype), times(x, noise))
 
 

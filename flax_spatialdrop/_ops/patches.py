@@ -42,12 +42,13 @@ def patch_dropout(
 
     The output has fewer tokens than x, so later layers compute less. Prefix tokens, such as the
     class token, are kept. Each sample draws its own set of k patches, without replacement, and
-    keeps them in order: those with the smallest `jax.random.bits(key, [*batch, n], "uint32")`. Add
-    position embeddings before this. Values are not scaled, and dropped values have no gradient.
+    keeps them in order: those with the smallest random bits, which are
+    `jax.random.bits(key, [*batch, n], "uint32")`. Add position embeddings before this. Values are
+    not scaled, and dropped values have no gradient.
 
     Args:
       key: a JAX PRNG key, which the call consumes. It may be None if all patches are kept.
-      x: [batch, tokens, features], of any dtype. The tokens are a prefix and n patches.
+      x: [batch, tokens, features], of any dtype. The tokens are prefix tokens and then n patches.
       rate: the fraction of patches to drop, in [0, 1]; k is round((1 - rate) * n). It determines
         the shape of y, so it must be a number, known when tracing. (If any patches are dropped, the
         number of tokens must be known too.)
@@ -174,7 +175,8 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
 @partial(jax.jit, static_argnums=2)
 def _keep(key, x, patches):
     indices = _all_indices(x, patches)
-    # Equal bits favor the earlier patch. Uniform floats would be equal 512 times as often.
+    # Of patches with equal bits, the first is kept. Uniform floats would be equal 512 times as
+    # often.
     bits = jax.random.bits(key, indices.shape, np.uint32, out_sharding=_batch_sharding(x))
     _, shuffled = jax.lax.sort_key_val(bits, indices)
     indices = jnp.sort(shuffled[..., : patches.num_keep])
@@ -199,7 +201,7 @@ def _batch_sharding(x):
 
 
 def _with_whole_tokens(x):
-    """Replicates the tokens of x along its tokens axis, whose size is about to change."""
+    """Replicates x along the axis of tokens, since the size of this axis is about to change."""
     sharding = explicit_sharding(x)
     if sharding is None or sharding.spec[-2] is None:
         return x

@@ -1,4 +1,4 @@
-"""Drop path, or stochastic depth: whole samples of a residual branch, or the branch itself."""
+"""Drop path, or stochastic depth: drops samples of a residual branch, or the whole branch."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,36 +26,34 @@ def drop_path(
     batch_axis: int | Sequence[int] = 0,
     scale: bool = True,
 ) -> jax.Array:
-    """Drops the output of a residual branch, sample by sample or for the whole batch.
+    """Drops the output of a residual branch, for each sample or for the whole batch.
 
         y = x * m / (1 - rate),   m[batch] ~ Bernoulli(1 - rate), or one m for all of x
 
-    With mode="row" this is `sample_dropout` with any position of the batch axis. With
-    mode="batch", `residual_drop_path` does not compute a branch that is dropped.
+    With mode="row" this is `sample_dropout`, but the batch axis may be any axis. With mode="batch",
+    use `residual_drop_path` to save the computation of dropped branches.
 
     Args:
-      key: as in `dropout`.
+      key, rate: as in `dropout`.
       x: any shape, floating or complex.
-      rate: as in `dropout`.
-      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x, which
-        may then be unbatched.
-      batch_axis: the axis of samples, or several; negative axes count from the end. It is only
+      mode: "row" for one draw per sample, or "batch" for one draw for all of x, which then needs no
+        batch axis.
+      batch_axis: the axis of samples, or a tuple of axes. Negative axes count from the end. Only
         used with mode="row".
-      scale: False leaves kept values as they are, in place of x / (1 - rate).
+      scale: whether to divide kept values by 1 - rate.
 
     Returns:
-      An array of x's shape, dtype and sharding.
+      An array with the shape, dtype and sharding of x.
 
     Raises:
-      ValueError: for an unknown mode, a batch_axis that x does not have, a number for rate outside
-        [0, 1], a missing key.
-      TypeError: for integer or bool x, or an argument of another type.
+      ValueError: if mode is unknown, or x does not have the axis batch_axis; else as in `dropout`.
+      TypeError: as in `dropout`.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax_spatialdrop import drop_path
       >>> y = drop_path(jax.random.key(0), jnp.ones((4, 3)), 0.5)
-      >>> bool((y == y[:, :1]).all())  # all of a sample shares its draw
+      >>> bool((y == y[:, :1]).all())  # all elements of a sample share a draw
       True
 
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
@@ -74,14 +72,14 @@ def residual_drop_path(
     batch_axis: int | Sequence[int] = 0,
     scale: bool = True,
 ) -> jax.Array:
-    """A residual block with drop path, which with mode="batch" does not run a dropped branch.
+    """A residual block with drop path; with mode="batch", a dropped branch is not computed.
 
         y = x + drop_path(key, branch(x), rate)
 
-    With mode="batch" the branch is one side of `jax.lax.cond`. If the branch is dropped, nothing of
-    it is computed, neither forward nor backward, and y is x itself. If the branch is kept, the
-    gradient computes it again, as `jax.checkpoint` does, so only x is stored. Under `jax.vmap` over
-    keys both sides are computed and one is selected, as for any `cond`.
+    With mode="batch" the branch is one side of `jax.lax.cond`. If it is dropped, neither the
+    forward nor the backward pass computes it, and y is x. If it is kept, the backward pass computes
+    it again, as with `jax.checkpoint`, so that only x is stored. Under `jax.vmap` over keys, `cond`
+    computes both sides and selects one.
 
     Args:
       key: as in `dropout`.
@@ -89,17 +87,16 @@ def residual_drop_path(
       branch: a pure function of x. Arrays that it closes over have gradients too. If the rate is
         the number 1, only the shape of its output is computed.
       rate: as in `dropout`; the probability to drop the branch.
-      mode: "row" for a draw per index of the batch axis, "batch" for one draw for all of x.
-      batch_axis: the axis of samples, or several; only used with mode="row".
-      scale: False leaves the output of a branch that is kept as it is, in place of
-        branch(x) / (1 - rate).
+      mode, batch_axis: as in `drop_path`.
+      scale: whether to divide the output of a kept branch by 1 - rate.
 
     Returns:
-      An array of x's shape and dtype.
+      An array with the shape and dtype of x.
 
     Raises:
-      ValueError: as `drop_path`, and for a branch whose output differs from x in shape or dtype.
-      TypeError: as `drop_path`.
+      ValueError: if the output of the branch does not have the shape and dtype of x; else as in
+        `drop_path`.
+      TypeError: if branch is not a function; else as in `drop_path`.
 
     Example:
       Deeper blocks are dropped more often:
@@ -141,8 +138,8 @@ def draw_branch(
 ) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
     """Returns the mask that decides whether a branch runs, and a function that drops its output.
 
-    The mask has one entry. It is None if the branch runs in any case: for a mask per row, at a rate
-    of 0, and while a summary is made, which lists the contents of dropped branches too.
+    The mask has one entry. It is None if the branch always runs: with mode="row", at a rate of 0 or
+    1, and while a summary is made, since the summary lists what is inside of dropped branches too.
     """
     if mode == "row" or needs_no_key(rate) or current_recorder() is not None:
         return None, lambda y: drop(key, y, rate, recipe)
@@ -168,14 +165,14 @@ def check_branch(branch: Any) -> None:
 
 
 def check_branch_fits(output: Any, x: Array) -> jax.Array:
-    """Returns the output of a branch if it can be added to x, else raises."""
+    """Returns the output of a branch, or raises if it cannot be added to x."""
     if getattr(output, "shape", None) != x.shape or getattr(output, "dtype", None) != x.dtype:
         is_array = hasattr(output, "shape") and hasattr(output, "dtype")
         got = f"shape {output.shape} and dtype {output.dtype}" if is_array else shown(output)
         if is_array and output.shape == x.shape:
             got += "; cast it by .astype(x.dtype), or give its layers a dtype"
         raise ValueError(
-            "the branch of a residual block must return an array that is added to x, of shape "
+            "the branch of a residual block must return an array that can be added to x, of shape "
             f"{x.shape} and dtype {x.dtype}: got {got}"
         )
     return output
@@ -201,7 +198,7 @@ def check_forms_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
 def run_or_skip(
     mask: jax.Array, run: Callable[..., Any], skip: Callable[..., Any], *operands: Any
 ) -> Any:
-    """Returns run(*operands) if the one entry of the mask is True, else skip(*operands).
+    """Returns run(*operands) if the mask, which has one entry, is True; else skip(*operands).
 
     Both checkpoints are needed. Without the inner one, `cond` would keep the residuals of `run`,
     and fill them with zeros when it skips. Without the outer one, it would copy the operands that

@@ -1,4 +1,4 @@
-"""Dropout of tokens, by their ids, and of the words of an embedding table."""
+"""Dropout of tokens, which replaces ids, and of the words of an embedding table."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -28,7 +28,7 @@ Paths: TypeAlias = str | re.Pattern[str] | Callable[[str], bool] | None
 """The weights to drop: a regular expression or a predicate for their paths; None for all."""
 
 _BOX = jax.tree_util.GetAttrKey("value")
-"""The last key to a value in a box of Flax: an NNX Variable or a Linen Partitioned."""
+"""The last key in the path of a value in a box of Flax (an NNX Variable, a Linen Partitioned)."""
 
 
 def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None) -> Weights:

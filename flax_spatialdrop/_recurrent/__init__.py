@@ -1,1 +1,1 @@
-"""Dropout in recurrent networks: its masks, and the loop over a sequence."""
+"""Dropout in recurrent networks: the masks, and the loop over a sequence."""

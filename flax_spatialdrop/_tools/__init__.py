@@ -1,1 +1,1 @@
-"""Looking at dropout: what a noise shape does, and many passes with dropout on."""
+"""Tools: descriptions and pictures of noise shapes, and Monte Carlo dropout."""

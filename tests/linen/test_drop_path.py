@@ -183,8 +183,8 @@ def test_products_run_inside_conditionals_only():
 def test_a_branch_that_cannot_be_added_is_refused(mode, rate):
     layer = ResidualDropPath(nn.Dense(5), rate, mode, deterministic=False)
     message = (
-        "the branch of a residual block must return an array that is added to x, of shape (8, 6) "
-        "and dtype float32: got shape (8, 5) and dtype float32"
+        "the branch of a residual block must return an array that can be added to x, of shape "
+        "(8, 6) and dtype float32: got shape (8, 5) and dtype float32"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)

@@ -121,8 +121,8 @@ def test_its_own_stream_train_eval_and_view():
 def test_a_branch_that_cannot_be_added_is_refused(rate):
     layer = ResidualDropPath(nnx.Linear(6, 5, rngs=nnx.Rngs(0)), rate, mode="batch")
     message = (
-        "the branch of a residual block must return an array that is added to x, of shape (8, 6) "
-        "and dtype float32: got shape (8, 5) and dtype float32"
+        "the branch of a residual block must return an array that can be added to x, of shape "
+        "(8, 6) and dtype float32: got shape (8, 5) and dtype float32"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         layer(X, rngs=clone(KEPT))

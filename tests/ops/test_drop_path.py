@@ -126,8 +126,8 @@ def test_a_scalar_has_no_rows():
 )
 def test_branches_that_cannot_be_added_are_refused(mode, rate, branch, got):
     message = (
-        "the branch of a residual block must return an array that is added to x, of shape (8, 6) "
-        f"and dtype float32: got {got}"
+        "the branch of a residual block must return an array that can be added to x, of shape "
+        f"(8, 6) and dtype float32: got {got}"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         residual_drop_path(clone(KEY), X, branch, rate, mode=mode)
