@@ -51,13 +51,13 @@ class Stochastic(nn.Module):
 def call_of(module: nn.Module, deterministic: Any, rng: Key) -> Call:
     """Returns the call of a module with these arguments."""
     return Call(
-        is_deterministic(module, deterministic),
-        partial(find_key, module, rng),
-        partial(where, module, rng),
+        _is_deterministic(module, deterministic),
+        partial(_find_key, module, rng),
+        partial(_where, module, rng),
     )
 
 
-def find_key(module: nn.Module, rng: Key) -> Key:
+def _find_key(module: nn.Module, rng: Key) -> Key:
     """Returns the key given, or else one of the module's stream."""
     if rng is not None:
         return check_key(rng, "rng")
@@ -73,20 +73,20 @@ def find_key(module: nn.Module, rng: Key) -> Key:
         ) from None
 
 
-def where(module: nn.Module, rng: Key) -> Where:
+def _where(module: nn.Module, rng: Key) -> Where:
     """Describes the module to a summary."""
     cls = type(module)
     name = "flax.linen.Dropout" if cls is nn.Dropout else cls.__name__
     return Where(module.path, name, module.rng_collection if rng is None else "a key")
 
 
-def is_deterministic(module: nn.Module, deterministic: Any) -> bool:
+def _is_deterministic(module: nn.Module, deterministic: Any) -> bool:
     """Returns the module's `deterministic` or that of the call: exactly one must be given."""
     given = [value for value in (module.deterministic, deterministic) if value is not None]
     if len(given) != 1:
         raise ValueError(
-            f"deterministic must be given to the constructor or to the call of "
-            f"{type(module).__name__}, just once: got {'it twice' if given else 'neither'}"
+            f"deterministic must be given either to the constructor or to the call of "
+            f"{type(module).__name__}: got {'both' if given else 'neither'}"
         )
     return check_switch(given[0], "deterministic", _IF_TRACED)
 

@@ -31,9 +31,9 @@ _IF_TRACED = (
 def call_of(module: Any, deterministic: Any, rngs: Any) -> Call:
     """Returns the call of a module with these arguments."""
     return Call(
-        is_deterministic(module, deterministic),
-        partial(find_key, module, rngs),
-        partial(where, module, rngs),
+        _is_deterministic(module, deterministic),
+        partial(_find_key, module, rngs),
+        partial(_where, module, rngs),
     )
 
 
@@ -50,7 +50,7 @@ def forked(module: Any, rngs: Any) -> Any:
     return nnx.data(None if rngs is None else rngs.fork())
 
 
-def find_key(module: Any, rngs: Any) -> Key:
+def _find_key(module: Any, rngs: Any) -> Key:
     """Returns a key of `rngs`, or else of the module's stream."""
     if rngs is None:
         rngs = module.rngs
@@ -84,7 +84,7 @@ def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
         ) from None
 
 
-def where(module: Any, rngs: Any) -> Where:
+def _where(module: Any, rngs: Any) -> Where:
     """Describes the module to a summary."""
     if isinstance(rngs, nnx.Rngs):
         stream = module.rng_collection
@@ -95,7 +95,7 @@ def where(module: Any, rngs: Any) -> Where:
     return Where(getattr(module, PATH, None), type(module).__name__, stream)
 
 
-def is_deterministic(module: Any, deterministic: Any) -> bool:
+def _is_deterministic(module: Any, deterministic: Any) -> bool:
     """Returns the call's `deterministic`, or else the module's."""
     chosen = module.deterministic if deterministic is None else deterministic
     if chosen is None:
