@@ -34,6 +34,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!flax_spatialdrop).*")]
 
 add_module_names = False
+add_function_parentheses = False
 maximum_signature_line_length = 70
 python_use_unqualified_type_names = True
 smartquotes = False  # quotation marks here are code
