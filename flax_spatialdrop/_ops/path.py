@@ -87,7 +87,8 @@ def residual_drop_path(
       branch: a pure function of x. Arrays that it closes over have gradients too. If the rate is
         the number 1, only the shape of its output is computed.
       rate: as in `dropout`; the probability to drop the branch.
-      mode, batch_axis: as in `drop_path`.
+      mode: "row" for one draw per sample, or "batch" for one draw for all of x.
+      batch_axis: the axis of samples, or a tuple of axes; only used with mode="row".
       scale: whether to divide the output of a kept branch by 1 - rate.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a noise shape does, in words and as a picture."""
+"""Describes a noise shape in words, and draws a mask as a picture."""
 
 import math
 from collections.abc import Sequence
@@ -32,21 +32,20 @@ def explain(
     *,
     broadcast_dims: Sequence[int] = (),
 ) -> str:
-    """Says what a noise shape means for x of a shape: who shares a draw, how much can be zero.
+    """Describes a noise shape in words: which axes share draws, and which numbers of zeros can
+    occur.
 
-        flips = product of noise_shape;   zeros possible multiples of size / flips
+        flips = product of noise_shape,   number of zeros = a multiple of size / flips
 
     Args:
       shape: the shape of x.
-      noise_shape: one entry per axis: None or the axis's own size for own draws, 1 for a shared
-        one; None: a draw per element.
-      broadcast_dims: the same, said with the axes that share a draw.
+      noise_shape, broadcast_dims: as in `dropout`.
 
     Returns:
       Four lines of text.
 
     Raises:
-      ValueError, TypeError: as `dropout` does.
+      ValueError, TypeError: as in `dropout`.
 
     Example:
       >>> from flax_spatialdrop import explain
@@ -88,25 +87,27 @@ def plot_mask(
 
         cell dropped  <=>  mask == False,  or output == 0
 
-    The last axis runs to the right and the one before it down; each index of the axes before
-    those is a grid of its own, side by side. Needs matplotlib (the extra "plot").
+    Columns of a grid are the last axis, and rows are the axis before it. Each index of the other
+    axes has its own grid, and the grids are drawn side by side. This needs matplotlib (the extra
+    "plot").
 
     Args:
-      mask_or_output: a bool mask, in noise shape or spread out, or any numeric array, whose zeros
-        count as dropped. At least one axis.
-      ax: where to draw; None makes a new figure.
-      shape: the shape of x to spread a mask in noise shape over; None draws it as it is.
-      axis_names: what the axes are called, one name each; None guesses from the rank.
-      title: written above; None for none.
+      mask_or_output: a bool mask, in noise shape or in the shape of x, or an array of numbers,
+        where 0 means dropped. It needs at least one axis.
+      ax: the matplotlib Axes to draw on; None makes a new figure.
+      shape: the shape of x, to which a mask in noise shape is broadcast; None draws the mask in its
+        own shape.
+      axis_names: a name for each axis; None chooses names by the number of axes.
+      title: the title of the plot; None for no title.
 
     Returns:
-      The matplotlib Axes drawn on.
+      The matplotlib Axes.
 
     Raises:
-      ValueError: for an array without axes or elements, a shape that the mask does not spread
-        over, another number of names than axes.
-      TypeError: for an argument of another type, or a traced array.
-      ImportError: without matplotlib.
+      ValueError: if the array has no axes or no elements, if the mask does not broadcast to shape,
+        or if the number of names is not the number of axes.
+      TypeError: if an argument has the wrong type, or the array is traced.
+      ImportError: if matplotlib is not installed.
 
     Example:
       >>> import jax
@@ -189,17 +190,17 @@ def _multiples(each: int, flips: int, most: int = 17) -> str:
 
 
 def _check_numbers(values: Any, name: str) -> np.ndarray:
-    """Returns numbers or bools, an array of them or nested lists, as a NumPy array."""
+    """Returns an array, or nested lists, of numbers or bools as a NumPy array."""
     if isinstance(values, jax.core.Tracer):
         raise TypeError(
             f"{name} must not be traced: got a traced array; call plot_mask outside jax.jit"
         )
     if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jax.dtypes.extended):
-        array = None  # keys
+        array = None  # an array of keys
     else:
         try:
             array = np.asarray(values)
-        except ValueError:  # lists of lists of several lengths
+        except ValueError:  # nested lists with different lengths
             array = None
     kinds = jnp.bool_, jnp.number
     if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):

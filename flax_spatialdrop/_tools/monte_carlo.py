@@ -1,4 +1,4 @@
-"""Many stochastic passes: what a network with dropout left on is sure of."""
+"""Monte Carlo dropout: estimates the uncertainty of a network from passes with dropout on."""
 
 import warnings
 from collections.abc import Callable
@@ -11,18 +11,19 @@ from .._checks import check_callable, check_choice, check_key, check_whole, show
 from .._typing import Key
 
 Outputs: TypeAlias = Literal["values", "logits", "probabilities"]
-"""What a pass returns: any numbers, or those of a classifier, with the classes on the last axis."""
+"""What a pass returns: any values, or the logits or probabilities of a classifier."""
 
 
 class MonteCarlo(NamedTuple):
-    """What many passes agree on, and how far they differ.
+    """The mean and the spread of many passes.
 
     Attributes:
-      mean: over the passes; of a classifier, of its probabilities.
-      variance: the unbiased one, over num_samples - 1.
-      entropy: of a classifier, that of the mean probabilities, in nats: all uncertainty.
-      mutual_information: of a classifier, the part of `entropy` that comes from the passes not
-        agreeing, in nats: the uncertainty that more data would take away.
+      mean: the mean over the passes. For a classifier, the mean of its probabilities.
+      variance: the unbiased variance, with num_samples - 1 in the denominator.
+      entropy: for a classifier, the entropy of the mean probabilities in nats: the whole
+        uncertainty.
+      mutual_information: for a classifier, the part of `entropy` that comes from differences
+        between the passes, in nats: the uncertainty that more data would reduce.
     """
 
     mean: Any
@@ -39,40 +40,43 @@ def monte_carlo(
     batch_size: int | None = None,
     outputs: Outputs = "values",
 ) -> MonteCarlo:
-    """Runs many passes, each with a key of its own, and returns their mean and spread.
+    """Runs many passes, each with its own key, and returns their mean and spread.
 
         mean = sum_s y_s / S,   variance = sum_s |y_s - mean|^2 / (S - 1),   y_s = apply(key_s)
 
-    and of a classifier, whose y_s are probabilities p_s over classes,
+    and for a classifier, where y_s are probabilities p_s of classes,
 
         entropy = H[mean],   mutual_information = H[mean] - sum_s H[p_s] / S,   H[p] = -sum p log p
 
-    The keys are `jax.random.split(key, num_samples)`, and each pass has exactly the masks of a
-    Python loop over them (and its values, where XLA rounds a batch of products as it rounds one).
-    Put `jax.jit` around the call, and it is one vmapped program, compiled once. The outputs of all
-    passes are held until they are averaged; a `batch_size` reduces the memory of the model itself.
-    Passes that all agree are warned of, but not inside `jax.jit`, where they are not known.
+    The keys are `jax.random.split(key, num_samples)`. Each pass has the same masks as in a Python
+    loop over the keys. Its values are the same too, unless XLA rounds a batched product
+    differently. With `jax.jit` around the call, all passes are one vmapped program, which is
+    compiled once. The outputs of all passes are held until they are averaged; `batch_size` reduces
+    the memory that the model needs. If all passes return the same values, there is a warning, but
+    not inside `jax.jit`, where the values are not known.
 
     Args:
-      apply: from a key to a floating or complex array, or a tree of them: the model with its
-        dropout on, the rest of it in evaluation. It must not change any state: an NNX model is
-        given `rngs=nnx.Rngs(dropout=key)`, or, where its layers hold streams, `apply` makes an
-        nnx.clone of it and calls `nnx.reseed(clone, dropout=key)`.
-      key: one JAX PRNG key, typed or legacy; consumed. Not of an rbg implementation: vmap would
-        draw all passes with one of their keys.
-      num_samples: how many passes, at least 2.
-      batch_size: how many passes to run at a time, for less memory; None runs all at once.
-      outputs: "values", or of a classifier "logits" or "probabilities", with the classes on the
-        last axis. Of logits the softmax is taken first: all that is returned is about
-        probabilities. These must be at least 0 and sum to 1, which is not checked.
+      apply: a function from a key to a floating or complex array, or to a tree of such arrays. It
+        runs the model with dropout on and all other layers in evaluation. It must not change any
+        state. Pass an NNX model `rngs=nnx.Rngs(dropout=key)`. If its layers hold streams, make an
+        nnx.clone in `apply`, and call `nnx.reseed(clone, dropout=key)`.
+      key: a JAX PRNG key, typed or legacy, which the call consumes. Keys of rbg are not accepted,
+        since under vmap all passes would draw with one of them.
+      num_samples: the number of passes, at least 2.
+      batch_size: the number of passes to run at a time, to save memory; None runs all at once.
+      outputs: "values"; or, for a classifier, "logits" or "probabilities", with the classes on the
+        last axis. Logits are converted to probabilities by softmax, and all results are about
+        probabilities. Probabilities must be at least 0 and sum to 1, which is not checked.
 
     Returns:
-      A MonteCarlo of mean, variance, entropy and mutual_information, the last two None for
-      values. Half-precision outputs are averaged in float32.
+      A MonteCarlo with mean, variance, entropy and mutual_information. The last two are None for
+      "values". Half-precision outputs are averaged in float32.
 
     Raises:
-      ValueError: for num_samples below 2, a batch_size below 1, unknown `outputs`, a missing key.
-      TypeError: for a key of rbg, outputs that are not floating or complex, another type.
+      ValueError: if num_samples is below 2, batch_size is below 1, outputs is unknown, or the key
+        is missing.
+      TypeError: if the key is an rbg key, if apply returns arrays that are not floating or complex,
+        or if an argument has the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -130,7 +134,7 @@ def _spread(samples: Any) -> MonteCarlo:
 def _spread_of_classes(probabilities: jax.Array) -> MonteCarlo:
     mean, variance, *_ = _spread(probabilities)
     entropy = _entropy(mean)
-    # Never below 0, which rounding alone could bring about.
+    # Rounding errors could make it negative.
     shared = jnp.maximum(entropy - _entropy(probabilities).mean(axis=0), jnp.zeros((), mean.dtype))
     return MonteCarlo(mean, variance, entropy, shared)
 
@@ -142,7 +146,7 @@ def _entropy(probabilities: jax.Array) -> jax.Array:
 def _check_output(y: jax.Array) -> jax.Array:
     if not jnp.issubdtype(y.dtype, jnp.inexact):
         raise TypeError(
-            f"apply must return floating or complex arrays, which are averaged: got dtype {y.dtype}"
+            f"apply must return floating or complex arrays, to be averaged: got dtype {y.dtype}"
         )
     return y.astype(jnp.float32) if jnp.finfo(y.dtype).bits < 32 else y
 

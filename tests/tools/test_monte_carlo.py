@@ -270,7 +270,7 @@ REFUSED = [
     (
         {"apply": lambda key: jnp.arange(3)},
         TypeError,
-        "apply must return floating or complex arrays, which are averaged: got dtype int32",
+        "apply must return floating or complex arrays, to be averaged: got dtype int32",
     ),
     (
         {"apply": lambda key: {"logits": jnp.ones((2, 3))}, "outputs": "logits"},
