@@ -32,8 +32,7 @@ def explain(
     *,
     broadcast_dims: Sequence[int] = (),
 ) -> str:
-    """Describes a noise shape in words: which axes share draws, and which numbers of zeros can
-    occur.
+    """Describes in words which axes of x share draws, and how many elements can be zero.
 
         flips = product of noise_shape,   number of zeros = a multiple of size / flips
 
