@@ -85,8 +85,10 @@ def _blocks(text, link):
         elif part.startswith("    "):
             lines = inspect.cleandoc("\n" + part).replace("\n", "\n   ")
             parts.append(f".. code-block:: text\n\n   {lines}")
-        else:
+        elif part.lstrip().startswith("- "):
             parts.append(_inline(inspect.cleandoc("\n" + part), link))
+        else:
+            parts.append(_inline("\n".join(map(str.strip, part.splitlines())), link))
     return "\n\n".join(part for part in parts if part.strip())
 
 
