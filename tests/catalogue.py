@@ -1,8 +1,9 @@
-"""One table of every regularizer.
+"""One table of all regularizers.
 
-A new regularizer joins as a line of `CASES`. test_programs.py compares the program of every case,
-through its function and its modules, without running it: to that of a function that is known to be
-right, if its kind is `like` one. test_contracts.py runs what is left.
+To add a regularizer, add a line to `CASES`. test_programs.py compares the programs of each case,
+without running them: the program of its module to that of its function, and the program of the
+function to that of the tested function that the kind names as `like`. test_contracts.py runs the
+other cases.
 """
 
 import dataclasses
@@ -23,33 +24,33 @@ FACES = ("function", "linen", "nnx")
 
 
 def module_name(function_name):
-    """spatial_dropout_1d -> SpatialDropout1D."""
+    """Returns the name of the module, such as SpatialDropout1D for spatial_dropout_1d."""
     name = re.sub(r"_(\d)d$", r"_\1D", function_name)
     return "".join(part[0].upper() + part[1:] for part in name.split("_"))
 
 
 class Kind(NamedTuple):
-    """How a regularizer's masks are drawn and what values become, told by other means than its own.
+    """The masks and the outputs to expect of a regularizer, computed independently of its own code.
 
     Every regularizer is affine in each value of x: y = slope * x + offset.
     """
 
-    # mask(key, rate, noise_shape, **options)
+    # mask(key, rate, noise_shape, **options) returns the mask to expect.
     mask: Callable[..., Any] = lambda key, rate, shape, **_: fs.sample_mask(key, rate, shape)
-    # affine(mask, rate, **options) -> (slope, offset), float64, each to be spread over x
+    # affine(mask, rate, **options) returns (slope, offset) in float64; both broadcast to x.
     affine: Callable[..., tuple[Any, Any]] = lambda mask, rate, **_: (
         np.asarray(mask) * np.float64(np.float32(1) / np.float32(1 - rate) if rate < 1 else 0),
         0.0,
     )
-    # residuals(shape, noise_shape): dtype and shape of what the derivative keeps
+    # residuals(shape, noise_shape) returns dtype and shape of each residual of the derivative.
     residuals: Callable[..., list[Any]] = lambda shape, noise_shape: (
         [(jnp.uint32, (2,))] if shape == noise_shape else [(jnp.bool_, noise_shape)]
     )
-    is_bernoulli: bool = True  # each entry of the mask is drawn on its own, at the rate
+    is_bernoulli: bool = True  # whether entries are independent, and dropped at the rate
     needs_rate_below_1: bool = False
-    draws_at_1: bool = False  # needs a key at a rate of 1 too
-    is_solved: bool = False  # something is solved for, of a traced rate by the program
-    # like(key, x, rate, noise_shape=...) has the very program; None where no such function is
+    draws_at_1: bool = False  # whether it needs a key at a rate of 1
+    is_solved: bool = False  # whether it solves an equation for the rate
+    # like(key, x, rate, noise_shape=...) is a function with the same program, if there is one.
     like: Callable[..., jax.Array] | None = None
 
 
@@ -58,7 +59,7 @@ UNSCALED = Kind(affine=lambda mask, rate, **_: (np.asarray(mask, np.float64), 0.
 
 
 def block_mask(key, rate, noise_shape, *, block_size, batch_dims=1, data_format=None, **_):
-    """A block at each seed, one by one; the seeds are those of `jax.random.bernoulli`."""
+    """Drops one block after another, at seeds that `jax.random.bernoulli` draws."""
     first = batch_dims + (data_format == "channels_first")
     space = range(first, first + len(block_size))
     sizes = dict(zip(space, block_size, strict=True))
@@ -73,7 +74,7 @@ def block_mask(key, rate, noise_shape, *, block_size, batch_dims=1, data_format=
 
 
 def covers(space, block_size):
-    """How many blocks inside the map cover each position, counted."""
+    """Counts the blocks that cover each position, among all that fit in the map."""
     counts = np.zeros(space, int)
     for corner in np.ndindex(*(n - k + 1 for n, k in zip(space, block_size, strict=True))):
         counts[tuple(slice(i, i + k) for i, k in zip(corner, block_size, strict=True))] += 1
@@ -81,13 +82,13 @@ def covers(space, block_size):
 
 
 def no_seed(space, block_size, rate):
-    """The probability of no seed at which positions are kept at 1 - rate on average."""
+    """Solves for the probability of no seed with which 1 - rate of all positions are kept."""
     counts = covers(space, block_size)
     return optimize.brentq(lambda u: np.mean(u**counts) - (1 - rate), 0, 1, xtol=1e-15)
 
 
 def by_position(mask, rate, *, block_size, batch_dims=1, data_format=None, **_):
-    """Each kept value by the chance that it is kept."""
+    """Divides each kept value by the probability that it is kept."""
     if rate == 1:
         return np.zeros(mask.shape), 0.0
     first = batch_dims + (data_format == "channels_first")
@@ -107,7 +108,7 @@ BLOCKS = Kind(
 
 
 def alpha_s_affine(mask, rate, **_):
-    """As the paper has it; at a rate of 1 its limit, of a mask that drops all."""
+    """The equation of the paper. At a rate of 1, its limit, 0."""
     if rate == 1:
         return np.zeros(mask.shape), np.zeros(mask.shape)
     limit = -1.7580993408473766
@@ -120,7 +121,7 @@ ALPHA = Kind(affine=alpha_s_affine, like=fs.alpha_dropout)
 
 
 def noise(key, rate, shape, **_):
-    """That of Gaussian dropout, each operation rounded on its own, by NumPy."""
+    """The noise of Gaussian dropout, computed by NumPy, which rounds each operation to float32."""
     deviation = np.sqrt(np.float32(rate) / np.float32(1 - rate))
     return 1 + deviation * np.asarray(jax.random.normal(key, shape, jnp.float32))
 
@@ -139,7 +140,7 @@ GAUSSIAN = Kind(
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A regularizer with options, an input shape, the mask shape to expect for it, its kind."""
+    """A regularizer, its options and kind, the shape of an input, and the noise shape to expect."""
 
     function: Callable[..., jax.Array]
     shape: tuple[int, ...]
@@ -149,7 +150,7 @@ class Case:
 
     @property
     def mechanism(self) -> Any:
-        """What the contracts may depend on: cases that have it in common differ in shapes alone."""
+        """Cases with the same mechanism differ only in shapes, so the contracts run one of them."""
         if self.kind.like is None:
             return self.id
         return self.kind, self.noise_shape == self.shape, 0 in self.shape, self.shape == ()
@@ -160,27 +161,27 @@ class Case:
         return f"{self.function.__name__}{self.shape}{options}".replace(" ", "")
 
     def mask(self, key: jax.Array, rate: Any) -> Any:
-        """The mask to expect, in noise shape."""
+        """Returns the mask to expect, in noise shape."""
         return self.kind.mask(key, rate, self.noise_shape, **self.options)
 
     def slope_and_offset(self, key: jax.Array, rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """What each value is multiplied by, and what is added to it, in the shape of x."""
+        """Returns the slope and the offset to expect, in the shape of x."""
         slope, offset = self.kind.affine(self.mask(key, rate), rate, **self.options)
         return np.broadcast_to(slope, self.shape), np.broadcast_to(offset, self.shape)
 
     def residuals(self) -> list[Any]:
-        """Dtype and shape of what the derivative keeps; JAX keeps nothing of no elements."""
+        """Returns dtype and shape of each residual to expect; JAX keeps no empty arrays."""
         return [] if 0 in self.shape else self.kind.residuals(self.shape, self.noise_shape)
 
     def module(self, face: str) -> Callable[..., Any]:
-        """The module's class, of Linen or NNX."""
+        """Returns the class of the module, in Linen or NNX."""
         return getattr(getattr(fs, face), module_name(self.function.__name__))
 
     def face(self, face: str = "function") -> Callable[..., jax.Array]:
-        """The regularizer as f(key, x, rate), through the function or a module."""
+        """Returns f(key, x, rate), which calls the function, or the module of "linen" or "nnx"."""
         if face == "function":
             return lambda key, x, rate: self.function(key, x, rate, **self.options)
-        # The rate goes in at the call, where any value may be traced.
+        # The rate is passed at the call, since it may be traced.
         layer = self.module(face)(rate=0.1, **self.options)
         if face == "linen":
             return lambda key, x, rate: layer.apply({}, x, False, key, rate=rate)
@@ -188,7 +189,7 @@ class Case:
 
 
 def cutout_mask(key, rate, noise_shape, *, block_size, num_blocks, batch_dims=1, **_):
-    """The rectangles of each input, one by one, for the layout [*batch, high, wide, channel]."""
+    """Hides one rectangle after another, in a mask of [*batch, height, width, channel]."""
     for_presence, for_place = jax.random.split(key)
     batch = noise_shape[:batch_dims]
     is_hidden = ~np.asarray(fs.sample_mask(for_presence, rate, (num_blocks, *batch)))
@@ -264,4 +265,4 @@ CASES = [
 
 FIRST_OF_EACH = list({case.function: case for case in reversed(CASES)}.values())
 REPRESENTATIVES = list({case.mechanism: case for case in reversed(CASES)}.values())
-"""The first case of each mechanism, for the contracts; test_programs.py holds the others to it."""
+"""The first case of each mechanism, for the contracts. test_programs.py covers the other cases."""

@@ -11,10 +11,10 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a compile takes what it takes
+hypothesis.settings.register_profile("untimed", deadline=None)  # compiling may be slow
 hypothesis.settings.load_profile("untimed")
 
-# Compiling is most of what the tests do. XLA reads its flags once, before the first program.
+# The tests spend most of their time in compiling. XLA reads its flags before the first program.
 AS_USERS_DO = "TESTS_COMPILE_AS_USERS_DO"
 if AS_USERS_DO not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)

@@ -1,8 +1,8 @@
-"""How tests match a message: the whole of it."""
+"""Helps tests to compare complete messages."""
 
 import re
 
 
 def exactly(message: str) -> str:
-    """A pattern for `message` and nothing else, but the note JAX adds about its traceback."""
+    """Returns a pattern for exactly `message`, and JAX's note about the traceback after it."""
     return rf"\A{re.escape(message)}(\n-+\nFor simplicity, JAX has removed[^\n]*)?\Z"

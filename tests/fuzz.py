@@ -1,11 +1,11 @@
-"""Calls every public function and module with awkward arguments, and counts how it ends.
+"""Calls every public function and module with awkward arguments, and counts the outcomes.
 
     python -m tests.fuzz --inputs 40000 --seed 0
 
-Each input is a valid call of which one or two arguments are replaced. A refusal is well said if it
-is a ValueError or TypeError that this package raises on purpose, in one line of less than 400
-characters that names a replaced argument. Every input depends on the seed and its number alone:
-`--only 123` runs one, with its traceback (and with the same `--match`, if there was one).
+Each input is a valid call in which one or two arguments are replaced. A good refusal is a
+ValueError or TypeError that this package raises itself, with a message of one line, shorter than
+400 characters, that names a replaced argument. An input depends only on the seed and its number:
+`--only 123` runs input 123 and shows its traceback (pass the same `--match` too, if there was one).
 """
 
 import argparse
@@ -41,13 +41,13 @@ from .fuzz_values import BY_NAME, HINTS, KEY, NETWORKS, OTHERS, POOL, RECURRENT,
 
 PACKAGE = str(pathlib.Path(flax_spatialdrop.__file__).parent)
 LONGEST = 400
-LIMIT_S, MEMORY = 5, 10 * 2**30  # of an input, and of the whole run
+LIMIT_S, MEMORY = 5, 10 * 2**30  # seconds for an input, and bytes for the whole run
 REFUSALS = ValueError | TypeError | KeyError | flax.errors.FlaxError  # two for missing streams
 
 NOT_OF_NNX = {"split_rngs", "variable_axes", "variable_broadcast", "variable_carry"}
-LOOPED = {"depth", "num_blocks"}  # so many turns of a loop of Python, whatever the number is
+LOOPED = {"depth", "num_blocks"}  # the number of iterations of a Python loop
 CALLABLE = {"function", "class", "dtype", "near: partial", "nnx.Rngs", "nnx module", "linen module"}
-# What messages may call an argument of a module: the function's word for it.
+# Messages may call an argument of a module by its name in the function.
 ALSO = {
     "inputs": ("x", "ids", "table"),
     "args": ("x",),
@@ -59,7 +59,7 @@ ALSO = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Something public: the parameters that it has, valid values for some, and how it is called."""
+    """A public function or module: its parameters, valid values for some of them, and a call."""
 
     name: str
     names: tuple[str, ...]
@@ -70,7 +70,7 @@ class Target:
 
 
 def valid_arguments(name, face, names, required, prefix=""):
-    """Values by parameter; what must be given and has no value here is an error of the fuzzer."""
+    """Returns valid values by parameter; raises if a required parameter has none in the tables."""
     others = (
         valid for function, valid in OTHERS.items() if name in (function, module_name(function))
     )
@@ -98,7 +98,7 @@ def of_function(name, face, function):
 
 
 def flax_dropout_within(context):
-    """Flax's own layer, called inside of a context."""
+    """Calls Flax's own layer inside of a context."""
 
     def call(inputs, rate, broadcast_dims=(), rng_collection="dropout", rng=None):
         layer = nn.Dropout(rate, broadcast_dims, rng_collection=rng_collection)
@@ -109,7 +109,7 @@ def flax_dropout_within(context):
 
 
 def of_module(name, face, cls, method):
-    """A constructor and a method of what it makes; the method's arguments are named ".rate"."""
+    """Makes a module and calls a method; names of the method's arguments begin with a dot."""
     made, needed = fuzz_values.parameters(cls.__init__)
     called, given = fuzz_values.parameters(getattr(cls, method))
     if face == "nnx" and name in RECURRENT:
@@ -137,7 +137,7 @@ def of_module(name, face, cls, method):
     def call(given):
         of_call = {n[1:]: given.pop(n) for n in list(given) if n[0] == "."}
         if "deterministic" in given and of_call.get("deterministic") is False:
-            del of_call["deterministic"]  # which Linen takes once
+            del of_call["deterministic"]  # Linen accepts it only once
         layer = cls(**given)
         if face == "linen":
             keys = {"params": KEY, "dropout": KEY}
@@ -151,7 +151,7 @@ def of_module(name, face, cls, method):
 
 
 def all_targets():
-    """Everything public; a name without valid values for its arguments is an error."""
+    """Returns all public functions and modules; raises if one has no valid arguments."""
     faces = {"fs": flax_spatialdrop, "linen": flax_spatialdrop.linen, "nnx": flax_spatialdrop.nnx}
     found = []
     for face, module in faces.items():
@@ -171,7 +171,7 @@ def all_targets():
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A call: its target, what replaces which arguments, and how it runs."""
+    """A call: its target, and the values that replace arguments."""
 
     target: Target
     replaced: dict[str, tuple[str, Callable[[], Any]]]
@@ -208,7 +208,7 @@ class Input:
 
 
 def make_input(targets, seed, index):
-    """The input of a number."""
+    """Returns the input with this number."""
     r = random.Random(f"{seed} {index}")
     target = r.choices(targets, [t.weight for t in targets])[0]
     count = min(r.choice((1, 1, 2)), len(target.names))
@@ -223,7 +223,7 @@ def make_input(targets, seed, index):
 
 
 def awkward(r, target, name):
-    """A kind of value and the value, for an argument."""
+    """Returns a kind of awkward value, and a value of this kind, for an argument."""
     valid = target.valid.get(name)
     way = r.random()
     if way < 0.15:
@@ -255,9 +255,9 @@ def _give_up(*_):
 
 
 def classify(given: Input) -> tuple[str, BaseException | None]:
-    """Runs an input; its class, and the error if it ended in one."""
+    """Runs an input; returns the class of its outcome, and the error, if any."""
     signal.signal(signal.SIGVTALRM, _give_up)
-    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S, 1)  # again, where a callback swallows it
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S, 1)  # and again, if a callback swallows it
     try:
         output, arguments = given.run()
     except Hangs as error:
@@ -270,7 +270,7 @@ def classify(given: Input) -> tuple[str, BaseException | None]:
 
 
 def class_of(error, replaced):
-    """How well a refusal is said."""
+    """Returns the class of an error, such as "refused well"."""
     frames = list(traceback.walk_tb(error.__traceback__))
     frame, _ = frames[-1]
     where = frame.f_code.co_filename
@@ -300,13 +300,13 @@ def class_of(error, replaced):
 
 
 def is_users_function(name, value):
-    """Whether an argument that is called was replaced by something that can be called."""
+    """Whether an argument that the package calls was replaced by something callable."""
     is_called = name.lstrip(".").endswith(("apply", "branch", "paths", "_init", "_fn", "_einsum"))
     return is_called and value[0] in CALLABLE
 
 
 def wrong_output(output, arguments, given):
-    """A class for outputs that are not what a regularizer returns, else None."""
+    """Returns "wrong output" if a regularizer could not return this output, else None."""
     like = arguments.get("x", arguments.get(".inputs"))
     method = given.target.name.rsplit(".", 1)[-1]
     networks = {*RECURRENT, "Bidirectional", "sample_mask", "sample_masks", "drop_in", "summarize"}
@@ -320,7 +320,7 @@ def wrong_output(output, arguments, given):
 
 
 def group_of(error):
-    """Errors of one kind: where this package called what failed, and how the message begins."""
+    """Returns the kind of an error: the last line of this package, and the start of the message."""
     inside = [
         f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{line} {frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -341,7 +341,7 @@ class Group:
 
 
 def fuzz(inputs, seed=0, only=None, match=""):
-    """Counts of the classes, groups of errors by class and kind, and which values were taken."""
+    """Returns counts of the classes, the groups of errors in each class, and the values used."""
     counts, groups = collections.Counter(), collections.defaultdict(dict)
     accepted = collections.Counter()
     with settings():
@@ -387,7 +387,7 @@ def settings():
 
 
 def report(counts, groups, most=60):
-    """What was found, as text."""
+    """Returns the results as text."""
     lines = [f"{sum(counts.values())} inputs"]
     lines += [f"{count:7} {kind}" for kind, count in counts.most_common()]
     for kind, found in sorted(groups.items()):

@@ -1,7 +1,7 @@
-"""What the fuzzer puts into calls: valid arguments by name, and awkward values by kind.
+"""The arguments of the fuzzer: valid ones by name, and awkward ones by kind.
 
-Every value is a function without arguments, called where the value is used: Flax's stateful
-objects must be made inside of the trace that uses them, arrays must be made outside of it.
+Every value is a function without arguments, which is called where the value is used: stateful
+objects of Flax must be made inside of the trace that uses them, and arrays outside of it.
 """
 
 import decimal
@@ -18,7 +18,7 @@ from flax import nnx
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
-RESULTS = {"MonteCarlo", "RecurrentMasks", "Site", "Summary"}  # made by us, not called by users
+RESULTS = {"MonteCarlo", "RecurrentMasks", "Site", "Summary"}  # users do not make these
 
 
 def constant(value):
@@ -69,7 +69,7 @@ BY_NAME = constants(
     hidden_features=3,
     deterministic=False,
 ) | {"rngs": lambda: nnx.Rngs(0)}
-"""Arguments that are passed wherever a parameter of that name must be given."""
+"""Values for required parameters, by name."""
 
 OTHERS = {
     "apply_mask": constants(mask=ones(2, 3, 4, dtype=bool)),
@@ -87,7 +87,7 @@ OTHERS = {
     "dot_product_attention": constants(key=HEADS, dropout_rng=KEY, dropout_rate=0.5),
     "blockwise_attention": constants(key=HEADS, dropout_rng=KEY, dropout_rate=0.5),
 }
-"""Further arguments, and others in place of those, by the name of the function."""
+"""Values for single functions, which are added to those above or replace them."""
 
 NETWORKS = {
     "linen": {
@@ -120,7 +120,7 @@ class LongWinded:
 
 
 class Odd:
-    """Neither equal to anything nor comparable, without a truth value."""
+    """Raises when it is compared, or converted to a bool."""
 
     def __eq__(self, other):
         raise ArithmeticError("no equality")
@@ -263,11 +263,11 @@ HINTS = [
     ("near: times", lambda x, r: x * r.choice([2, 3, 1000, 10**12])),
     ("near: partial", lambda x, r: lambda *args, **kwargs: x),
 ]
-"""Values made of the valid one; where that cannot be, the valid one stays."""
+"""Values that are computed from a valid one. If that fails, the valid one is used."""
 
 
 def parameters(function):
-    """The names of the parameters of a function, and those that must be given."""
+    """Returns the names of the parameters of a function, and of those that are required."""
     found = {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()

@@ -1,23 +1,23 @@
-"""What tests read from the text of a compiled program."""
+"""Reads properties of a compiled program from its text."""
 
 import math
 import re
 
 
 def sizes_of_words(text: str) -> list[int]:
-    """How many elements each uint32 array of the program has."""
+    """Returns the number of elements of each uint32 array in the program."""
     found = re.findall(r"\bu32\[([\d,]*)\]", text)
     return [math.prod(map(int, dims.split(","))) if dims else 1 for dims in found]
 
 
 def collectives(text: str) -> list[str]:
-    """The instructions that cross devices."""
+    """Returns the instructions that communicate between devices."""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
     return re.findall(rf"\b({kinds})(?:-start)?\(", text)
 
 
 def always_run(text: str) -> str:
-    """The part of a compiled program that runs whichever way its conditionals go."""
+    """Returns the part of a compiled program that always runs, outside of its conditionals."""
     bodies = re.split(r"^(?=(?:ENTRY )?%[\w.\-]+ \()", text, flags=re.MULTILINE)
     named = {match[1]: b for b in bodies if (match := re.match(r"(?:ENTRY )?%([\w.\-]+) ", b))}
     todo = [name for name, body in named.items() if body.startswith("ENTRY")]

@@ -1,16 +1,17 @@
-"""How tests compare to what Flax computes eagerly: bit for bit, but where JAX rounds otherwise."""
+"""Compares results of this package to eager results of Flax, which some versions of JAX round."""
 
 import jax
 import numpy as np
 
 DIVIDES = jax.__version_info__ < (0, 10, 1)
-"""Whether eager JAX divides by a number, where it multiplies by the inverse jitted, and later."""
+"""Whether eager JAX divides by a constant, where jitted JAX multiplies by the inverse."""
 
 
 def assert_same_eagerly(ours, theirs, is_model=False):
-    """Every bit is the same. Where JAX divides: masks, and a layer's values but for the last bit.
+    """Checks that two arrays are equal, up to the rounding of a division.
 
-    A model's values are a few bits apart then, where sums of its layers cancel.
+    If this JAX divides, the masks must be equal, and values of a layer may differ in their last
+    bit. Values of a whole model may differ in more bits, since sums of its layers may cancel.
     """
     if not DIVIDES:
         np.testing.assert_array_equal(ours, theirs)

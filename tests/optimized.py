@@ -1,7 +1,7 @@
-"""Programs that return the same bits only as a user compiles them: run by test_optimized.py.
+"""Tests of equal bits that hold only with XLA's optimizations; test_optimized.py runs them.
 
-Compiled quickly, as all other tests are, a product and a sum that follows it are rounded once in
-one program and twice in another.
+All other tests run without most optimizations, so that they compile quickly. Then XLA may round a
+product and the sum after it once in one program, and twice in another.
 """
 
 from functools import partial
@@ -70,5 +70,5 @@ def test_eager_equals_the_composition_jitted_bit_for_bit():
     for key in KEYS[:4]:
         y = block(clone(key), X, W, mode="batch")
         np.testing.assert_array_equal(y, jax.jit(f)(clone(key), X, W))
-        # Op by op the parts are programs of their own, which need not round as one does.
+        # Without jit, each part is a program of its own, which may round differently.
         np.testing.assert_array_max_ulp(y, f(clone(key), X, W))

@@ -13,7 +13,7 @@ ALL_KEPT, ALL_DROPPED = jnp.ones((3,), bool), jnp.zeros((3,), bool)
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, np.array(0.0), np.array(0.3), np.array(1.0)])
 def test_always_uses_the_mask(rate):
-    """Even at 0 and 1, where there is nothing to draw; at 1 a kept value is not scaled."""
+    """The mask is used also at 0 and 1, which need no draw. At 1, kept values are not scaled."""
     x = jnp.arange(3.0)
     value = float(rate)
     factor = np.float32(1) / np.float32(1 - value) if value < 1 else np.float32(1)
@@ -33,7 +33,7 @@ def test_dropout_is_a_mask_drawn_and_applied():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_scaled_in_float32(dtype):
-    """x / keep in half precision rounds keep first and is 0.2 % off at a rate of 0.1."""
+    """In half precision, x / keep rounds keep, and the error is 0.2 % at a rate of 0.1."""
     x = jax.random.normal(jax.random.key(0), (1000,)).astype(dtype)
     y = apply_mask(x, jnp.ones((1000,), bool), 0.1)
     scale = np.float32(1) / np.float32(0.9)

@@ -1,4 +1,4 @@
-"""Imports go one way; a second test shows that the first can fail."""
+"""Imports go in one direction; a second test shows that the first can fail."""
 
 import ast
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "flax_spatialdrop"
 
-# Each row may import those above its own; a folder imports within itself as it likes.
+# Each row may import the rows above it. Inside of a folder, any import is allowed.
 ORDER = [
     {"_typing", "_compat", "_docs"},
     {"_checks", "_summary"},
@@ -22,17 +22,17 @@ ORDER = [
     {"linen", "nnx"},
     {"experiments"},
 ]
-FORBIDDEN = {  # what a part of the project must not import besides
+FORBIDDEN = {  # other imports that are not allowed
     "_noise_shape": {"jax", "numpy"},
     "linen": {"flax.nnx"},
     "nnx": {"flax.linen"},
 }
 HOSTS = {"linen", "nnx", "experiments"}
-"""Those who may import Flax."""
+"""The parts that may import Flax."""
 
 
 def imports(path, *, lazy=True):
-    """The modules a file imports, dotted; those inside functions and TYPE_CHECKING if `lazy`."""
+    """Returns the names that a file imports. If `lazy`, also inside of functions and conditions."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if lazy else tree.body
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
@@ -52,7 +52,7 @@ def is_within(name, packages):
 
 
 def part_of(path):
-    """The row's entry that a file belongs to: a file or folder of the package, or experiments."""
+    """Returns the entry of ORDER for a file: a file or folder of the package, or "experiments"."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return parts[0] if parts[0] == "experiments" else parts[1]
 
@@ -63,7 +63,7 @@ def sources():
 
 
 def violations(order, forbidden, hosts):
-    """Every import that goes against the one way, as "file imports module"."""
+    """Returns each import that is not allowed, as "file imports module"."""
     level = {name: i for i, names in enumerate(order) for name in names}
     found = []
     for path in sources():
@@ -71,7 +71,7 @@ def violations(order, forbidden, hosts):
         banned = forbidden.get(part, set()) | ({"flax"} if part not in hosts else set())
         for name in imports(path):
             ours = part_named_by(name)
-            if part == "experiments":  # which uses the public names only
+            if part == "experiments":  # experiments use public names only
                 wrong = name.startswith("flax_spatialdrop") and "._" in name
             else:
                 wrong = ours not in (None, part) and level[ours] >= level[part]
@@ -112,7 +112,7 @@ def files_with(code):
 
 
 def code_of(path):
-    """The code of a file, without its docstrings and comments."""
+    """Returns the code of a file without docstrings and comments."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

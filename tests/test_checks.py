@@ -1,4 +1,4 @@
-"""The checks that all of the package shares, and how a value is shown in a message."""
+"""The checks that the whole package shares, and the description of values in messages."""
 
 import fractions
 
@@ -165,7 +165,7 @@ def test_a_legacy_key_of_another_implementation():
 
 
 class Box:
-    """What JAX takes as an array, without the attributes of one."""
+    """An object that JAX converts to an array, but without the attributes of an array."""
 
     def __jax_array__(self):
         return X

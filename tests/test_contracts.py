@@ -1,6 +1,6 @@
-"""What every regularizer of the catalogue keeps, seen at one case of each mechanism.
+"""The contracts of all regularizers, tested with one case of each mechanism of the catalogue.
 
-test_programs.py proves that the other cases, and all modules, run the same programs.
+test_programs.py shows that the other cases, and all modules, run the same programs.
 """
 
 import math
@@ -17,7 +17,7 @@ from flax_spatialdrop import apply_mask, sample_mask
 
 from .catalogue import BERNOULLI, FACES, REPRESENTATIVES
 
-FALSE_ALARM = 1e-9  # the chance that a right library fails one of the tests of chance below
+FALSE_ALARM = 1e-9  # the probability that a statistical test fails although the code is right
 KEY = jax.random.key(7)
 
 pytestmark = pytest.mark.parametrize("case", REPRESENTATIVES, ids=lambda case: case.id)
@@ -117,7 +117,7 @@ def test_gradient_is_the_slope(case, rate):
 
 
 def assert_is(case, actual, expected):
-    """Exactly for dropout's own scale; else exactly where it is 0, to 5e-6 elsewhere."""
+    """Checks that values are equal: exactly for dropout, else to 5e-6, with the same zeros."""
     np.testing.assert_allclose(actual, expected, rtol=0 if case.kind == BERNOULLI else 5e-6)
 
 
@@ -166,7 +166,7 @@ def test_keeps_the_mask_under_x64(case):
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, jnp.float32(0.5), jnp.float32(1)])
 def test_what_is_dropped_is_gone(case, rate):
-    """No NaN or Inf of a dropped value reaches y, none of its cotangent reaches x."""
+    """A NaN in a dropped value does not reach y, and a NaN in its cotangent does not reach x."""
     if not rates_of(case, [float(rate)]):
         pytest.skip("takes no rate of 1")
     f = case.face()
@@ -201,7 +201,7 @@ def test_output_has_a_name_for_remat_policies(case, capsys):
     saved = {}
     for name in ("flax_spatialdrop", "another"):
         policy = jax.checkpoint_policies.save_only_these_names(name)
-        # Two sines, so that what is saved is no argument of the whole.
+        # The inner sine makes sure that the saved value is not an argument of the function.
         fn = jax.checkpoint(lambda x: jnp.sin(f(clone(KEY), jnp.sin(x), 0.5)).sum(), policy=policy)
         print_saved_residuals(fn, ones(case))
         saved[name] = capsys.readouterr().out
@@ -210,7 +210,7 @@ def test_output_has_a_name_for_remat_policies(case, capsys):
 
 
 def test_drops_at_the_rate_and_scales_so_that_the_mean_is_kept(case):
-    """Exact binomial bounds on at least 1e5 coin flips, false alarm 1e-9 a case."""
+    """Exact binomial bounds for at least 1e5 coin flips, with false alarms at 1e-9 per case."""
     flips = math.prod(case.noise_shape)
     if flips == 0 or not case.kind.is_bernoulli:
         pytest.skip("no coins are flipped")

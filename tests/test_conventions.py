@@ -1,4 +1,4 @@
-"""What all public names have in common, found by introspection."""
+"""Conventions that all public names follow, tested by introspection."""
 
 import inspect
 import pathlib
@@ -54,21 +54,19 @@ NOT_REGULARIZERS = {
     "sample_mask",
     "zoneout",
 }
-INPUTS = {"embedding_dropout": "table", "token_dropout": "ids"}  # what is an x elsewhere
-REQUIRED = {"mask_id"}  # the one option that nothing could be the default of
-# Ids have no slope, and patches are taken out: they have their contracts in files of their own.
+INPUTS = {"embedding_dropout": "table", "token_dropout": "ids"}  # the name of x in these functions
+REQUIRED = {"mask_id"}  # the only option that cannot have a default
+# Ids have no gradient, and patches are removed, so these functions have their own test files.
 NOT_AFFINE = {"patch_dropout", "token_dropout"}
 AT_THE_CALL = {
     "EmbeddingDropout": ["ids", "rate", "mask"],
-    "PatchDropout": [
-        "rate"
-    ],  # what is kept decides the shape of y: it returns it, and takes no mask
+    "PatchDropout": ["rate"],  # no mask, since the mask would determine the shape of the output
 }
 REGULARIZERS = {name: f for name, f in FUNCTIONS.items() if name not in NOT_REGULARIZERS}
 
 
 def arguments(module):
-    """Of the constructor; NNX's metaclass hides them from the signature of the class."""
+    """The parameters of __init__, which NNX's metaclass hides from the signature of the class."""
     return {
         name: parameter
         for name, parameter in inspect.signature(module.__init__).parameters.items()
@@ -94,7 +92,7 @@ def test_every_public_name_of_linen_has_its_twin_in_nnx():
 
 @pytest.mark.parametrize("name", LINEN)
 def test_twins_have_the_same_options(name):
-    """But for what is the host's own: the default mode, and where the keys come from."""
+    """Except for those of Linen or NNX: the default mode, and the source of keys."""
     linen, its_twin = (
         {p.name: p.default for p in arguments(face[name]).values()} for face in (LINEN, NNX)
     )
@@ -197,7 +195,7 @@ def check_docstring(module, heading):
 
 
 def explains(doc, name):
-    """Whether the argument has its text, alone or with others of the same text."""
+    """Whether a docstring explains the argument, alone or with others that share the text."""
     return re.search(rf"(?m)^  (\S+, )*\*{{0,2}}{name}(, \S+)*: \S", doc)
 
 

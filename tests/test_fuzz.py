@@ -1,4 +1,4 @@
-"""Awkward arguments: they work, or are refused in one line that names them."""
+"""Awkward arguments work, or raise an error of one line that names them."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from . import fuzz
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))  # 40000 for the long profile: ten minutes
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))  # 40000 for a long run of ten minutes
 
 
 def test_every_public_name_has_a_valid_call():
@@ -29,7 +29,7 @@ def test_awkward_arguments_are_refused_in_one_line_that_names_them():
     print(fuzz.report(counts, groups))
     assert counts.total() == INPUTS
     assert not counts.keys() & {"several lines", "too long", "argument not named", "wrong output"}
-    assert counts["foreign error"] * 80 < INPUTS  # 500 of 40,000
+    assert counts["foreign error"] * 80 < INPUTS  # fewer than 500 of 40,000
 
 
 def foreign(x):

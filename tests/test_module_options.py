@@ -1,4 +1,4 @@
-"""What a module refuses where it is made, in Linen and NNX alike, and what it needs at a call."""
+"""The checks of options when a module is made, in Linen and NNX, and its needs at a call."""
 
 import inspect
 from functools import partial
@@ -88,7 +88,7 @@ def test_a_traced_deterministic_is_refused_where_the_module_is_made(cls, needed)
 def test_an_error_of_python_s_names_the_class(cls, needed):
     with pytest.raises(TypeError, match=rf"\A{cls.__name__}.__init__\(\) got an unexpected"):
         cls(rate=0.5, **needed, p=0.5)
-    if "nnx" in cls.__module__:  # in Linen, Flax's own constructor says it, without a class
+    if "nnx" in cls.__module__:  # in Linen, Flax's constructor does not name the class
         with pytest.raises(TypeError, match=rf"\A{cls.__name__}.__init__\(\) takes"):
             cls(0.5, *range(30))
 
@@ -131,7 +131,7 @@ def test_nnx_says_which_argument_holds_arrays(name):
     with pytest.raises(TypeError, match=r"\Amask_id must not be arrays in a container: got \(an"):
         flax_spatialdrop.nnx.TokenDropout(0.5, mask_id=[jnp.int32(1)])
     derived = flax_spatialdrop.nnx.Dropout(0.5)
-    with pytest.raises(ValueError, match="Found data on value"):  # Flax's long advice
+    with pytest.raises(ValueError, match="Found data on value"):  # the message of Flax
         derived.of_the_user = (X, X)
 
 
@@ -195,7 +195,7 @@ def test_numpy_s_noise_shapes_are_no_state():
 
 
 class Rate(flax_spatialdrop.nnx.Dropout):
-    """As others derive from Flax's: the constructor is not called."""
+    """A class whose constructor does not call that of its base, as classes of users may do."""
 
     def __init__(self, rate, rngs):
         self.rate = rate
@@ -250,7 +250,7 @@ def test_linen_says_what_to_pass_for_a_missing_stream():
     for method in ("__call__", "sample_mask"):
         with pytest.raises(flax.errors.InvalidRngError) as caught:
             layer.apply({}, X, False, method=method)
-        (told,) = str(caught.value).splitlines()  # with a link, which Flax adds
+        (told,) = str(caught.value).splitlines()  # Flax adds a link
         assert told.startswith(message)
         assert len(told) < 400
 

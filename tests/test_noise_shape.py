@@ -58,7 +58,7 @@ BAD_NOISE_SHAPES = [
         "x.shape=(2, 3, 4); write None where an axis has its own draws and 1 where it shares one, "
         "3 in all",
     ),
-    (  # which may have left out any entry
+    (  # here any entry may be the missing one
         (2, 3, 4),
         (None, 1),
         ValueError,

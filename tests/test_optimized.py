@@ -1,4 +1,4 @@
-"""Runs the tests of optimized.py in a process that compiles as a user's does."""
+"""Runs the tests of optimized.py in a process with all optimizations of XLA."""
 
 import os
 import pathlib

@@ -1,7 +1,7 @@
-"""The programs of every case, compared as text and not run: what is proven once holds of all.
+"""Compares the programs of all cases as text, without running them.
 
-Two functions with the same jaxpr return the same bits, and have the same derivatives, under every
-transform.
+Two functions with the same jaxpr return the same bits and have the same derivatives under every
+transformation. So a test of one of them is a test of both.
 """
 
 import inspect
@@ -28,7 +28,7 @@ each_module = pytest.mark.parametrize("face", FACES[1:])
 
 
 def program(f, case, rate, dtype="float32", sharding=None):
-    """The jaxpr of f(key, x, rate), a rate that is a number or traced, and its constants."""
+    """Returns the jaxpr of f(key, x, rate) and its constants; the rate is a number or traced."""
     x = jax.ShapeDtypeStruct(case.shape, dtype, sharding=sharding)
     if rate == TRACED:
         jaxpr = jax.make_jaxpr(f)(KEY, x, jnp.float32(0.3))
@@ -55,7 +55,7 @@ def assert_same_programs(f, g, case):
 
 @each_case
 def test_it_is_that_of_its_kind(case):
-    """Dropout's own, for all that differ from it in the noise shape alone."""
+    """For example, regularizers that differ from dropout only in the noise shape."""
     like = case.kind.like
     if like is None:
         assert case in REPRESENTATIVES
@@ -72,7 +72,7 @@ def test_it_is_that_of_its_kind(case):
 def test_a_module_has_that_of_its_function(case, face):
     assert_same_programs(case.face(face), case.face(), case)
 
-    def by_attribute(key, x, rate):  # and not at the call
+    def by_attribute(key, x, rate):  # the rate is an attribute, and not passed at the call
         layer = case.module(face)(rate, **case.options)
         return layer.apply({}, x, False, key) if face == "linen" else layer(x, rngs=key)
 
@@ -80,7 +80,7 @@ def test_a_module_has_that_of_its_function(case, face):
 
 
 def drawn_and_given(case, face):
-    """The mask that a module draws, as f(key, x, rate), and the call with it, f(mask, x, rate)."""
+    """Returns f(key, x, rate) and g(mask, x, rate), which draw and apply the mask of a module."""
     if face == "linen":
         layer = case.module(face)(0.1, **case.options, deterministic=False)
         return (
@@ -115,7 +115,7 @@ def test_a_mask_given_is_applied_as_the_mask_drawn(case, face):
         np.testing.assert_array_equal(given(mask, x, 0.3), expected)
 
 
-OPTIONS = {  # of each, a value that is not the default
+OPTIONS = {  # a value for each option that is not its default
     "noise_shape": (None, 1, None, None),
     "broadcast_dims": (1,),
     "data_format": "channels_first",

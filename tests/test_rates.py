@@ -116,7 +116,7 @@ def test_bad_rates(rate, error, message):
 
 
 def test_linear_rates_by_both_conventions():
-    """The papers' equations, written with l from 1 to L as they have it."""
+    """The equations of the papers, in which l goes from 1 to L."""
     depth, last = 24, 0.2
     huang = [last * block / depth for block in range(1, depth + 1)]
     np.testing.assert_allclose(linear_rates(last, depth), huang, rtol=1e-15)

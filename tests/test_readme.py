@@ -1,4 +1,4 @@
-"""The README's numbers are those that the repository's commands printed."""
+"""The numbers in the README are those that the commands of the repository printed."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The version stands in one place, and the files around the package agree with it."""
+"""The version is written in one place, and all other files agree with it."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Masks, outputs and gradients on 8 devices: as on one, in x's sharding, without collectives."""
+"""Masks, outputs and gradients on 8 devices equal those on one, without communication."""
 
 import functools
 
@@ -26,7 +26,7 @@ SHARDABLE = [case for case in REPRESENTATIVES if case.shape and 0 not in case.sh
 
 
 def with_gradient(f):
-    """Of the sum of squares of f(x), beside it."""
+    """Returns a function that returns f(x), and the gradient of its sum of squares."""
     return lambda x: (f(x), jax.grad(lambda x: (f(x) ** 2).sum())(x))
 
 
@@ -97,7 +97,7 @@ def test_modules_take_explicitly_sharded_input_where_flax_s_own_fails(spec):
             theirs.apply({}, x, rngs={"dropout": clone(KEY)})
         y = layer.apply({}, x, rngs={"dropout": clone(KEY)})
         assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
-        with drop_in():  # and then Flax's own does too
+        with drop_in():  # inside, Flax's layer keeps the sharding too
             again = theirs.apply({}, x, rngs={"dropout": clone(KEY)})
         assert again.sharding.is_equivalent_to(x.sharding, x.ndim)
     np.testing.assert_array_equal(y, layer.apply({}, X, rngs={"dropout": clone(KEY)}))

@@ -1,4 +1,4 @@
-"""The table of a summary, and what is said to be kept."""
+"""The table of a summary, its remarks, and the bytes kept for the backward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def site(path, stream="dropout", noise_shape=(4, 6, 8), rates=(0.5,), runs=1):
 
 
 def test_who_shares_a_mask_and_who_a_key():
-    """Of one key, masks are the same where noise shape and rate are too."""
+    """Two masks of one key are the same only if noise shape and rate are the same."""
     sites = [
         site("a"),
         site("same"),
@@ -87,7 +87,7 @@ def test_what_is_kept_for_backward():
 
 
 def test_zeros_are_not_kept():
-    """As JAX lists them for a select: XLA makes them where they are used."""
+    """JAX lists the zeros of a select as residuals, but XLA computes them where they are used."""
 
     def select(x):
         return jax.lax.select(x > 0, x, jnp.zeros_like(x))

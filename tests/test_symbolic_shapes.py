@@ -1,6 +1,7 @@
-"""Symbolic sizes of jax.export: what is exported, and what is said where a mask needs to know them.
+"""Symbolic sizes of jax.export: which functions can be exported, and the errors of the others.
 
-A jaxpr shows that a program exists; values are compared where blocks or bits depend on a size.
+A jaxpr shows that a function can be exported. Values are compared if blocks or bits depend on a
+size.
 """
 
 import flax.linen as flax_linen
@@ -30,7 +31,7 @@ each_attention = pytest.mark.parametrize("attention", ATTENTION.values(), ids=li
 
 
 def traces(f, *shapes):
-    """Whether f is a program for arrays of symbolic shapes."""
+    """Whether f can be traced with arrays of symbolic shapes."""
     return bool(jax.make_jaxpr(f)(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)))
 
 
