@@ -141,6 +141,8 @@ def _process_signature(app, what, name, obj, options, signature, return_annotati
     if signature is None:
         return None
     signature = inspect.signature(obj)
+    if [*signature.parameters] == ["args", "kwargs"]:  # those of the metaclass of NNX
+        signature = inspect.signature(obj.__init__.__get__(obj))
     parameters = [
         parameter.replace(
             annotation=_annotation(parameter.annotation), default=_default(parameter.default)
@@ -169,8 +171,8 @@ def _annotation(annotation):
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"ForwardRef\('(\w+)'\)", r"\1", text.replace("NoneType", "None"))
     text = re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
-    public = sys.modules["flax_spatialdrop"].__all__
-    text = re.sub(r"\w+", lambda m: f"flax_spatialdrop.{m[0]}" if m[0] in public else m[0], text)
+    public = [name for name in sys.modules["flax_spatialdrop"].__all__ if name[0].isupper()]
+    text = re.sub(rf"\b({'|'.join(public)})\b", r"flax_spatialdrop.\1", text)
     return _Text(text) if len(text) <= _LONGEST else inspect.Parameter.empty
 
 

@@ -157,3 +157,29 @@ def test_code_leads_to_the_name_on_the_same_face():
     assert link("flax_spatialdrop.linen.LSTM", "dropout") is None  # its argument
     assert link("flax_spatialdrop.dropout", "dropout") is None
     assert link("flax_spatialdrop.dropout", "jax.random.key") is None
+
+
+def signature(name):
+    kind = "class" if inspect.isclass(PUBLIC[name]) else "function"
+    return docstrings._process_signature(None, kind, name, PUBLIC[name], None, "()", None)
+
+
+def test_signatures_are_short():
+    assert signature("flax_spatialdrop.linear_rates") == (
+        "(max_rate: float | Array | ndarray, depth: int, *, "
+        "convention: Literal['huang', 'timm'] = 'huang')",
+        "tuple[float | Array | ndarray, ...]",
+    )
+    for face in ("linen", "nnx"):
+        shown, returned = signature(f"flax_spatialdrop.{face}.SpatialDropout1D")
+        assert shown.startswith("(rate: float | Array | ndarray")
+        assert "parent" not in shown
+        assert returned is None
+        assert (
+            "Literal['variational', 'no_memory_loss', 'zoneout'] = 'variational'"
+            in (signature(f"flax_spatialdrop.{face}.LSTM")[0])
+        )
+    assert signature("flax_spatialdrop.monte_carlo")[1] == "flax_spatialdrop.MonteCarlo"
+    shown = " ".join(signature(name)[0] for name in PUBLIC)
+    assert "(*args" not in shown
+    assert " at 0x" not in shown
