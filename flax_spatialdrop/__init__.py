@@ -20,7 +20,7 @@ from ._ops.dropout import (
     timestep_dropout,
 )
 from ._ops.gaussian import gaussian_dropout
-from ._ops.patches import patch_dropout
+from ._ops.patches import patch_dropout, patch_mask, restore_patches
 from ._ops.path import drop_path, residual_drop_path
 from ._ops.tokens import embedding_dropout, token_dropout
 from ._ops.weights import drop_connect
@@ -57,10 +57,12 @@ __all__ = [
     "mask_block",
     "monte_carlo",
     "patch_dropout",
+    "patch_mask",
     "plot_mask",
     "recurrent_dropout",
     "recurrent_masks",
     "residual_drop_path",
+    "restore_patches",
     "sample_dropout",
     "sample_mask",
     "spatial_dropout",

@@ -207,3 +207,133 @@ def _with_whole_tokens(x):
         return x
     *batch, _, features = sharding.spec
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(*batch, None, features)))
+
+
+def restore_patches(
+    y: Array, indices: Array, num_patches: int, *, fill: float | Array = 0.0
+) -> jax.Array:
+    """Puts the tokens that `patch_dropout` kept back in their places, as a masked autoencoder does.
+
+        x[:, :prefix] = y[:, :prefix];   x[:, prefix + indices] = y[:, prefix:];   fill elsewhere
+
+    The tokens of y before the last k, where k is the number of indices, are the prefix. Add
+    position embeddings after this: the fill is the same at all places.
+
+    Args:
+      y: [*batch, prefix + k, features], of any dtype.
+      indices: integers [*batch, k], the patches that y holds, in any order, as `patch_dropout`
+        returns them.
+      num_patches: n, the number of patches before any were dropped.
+      fill: what stands at the places of dropped patches: a number, or an array that broadcasts to
+        [*batch, n, features], such as a mask token of [features]. It is cast to y's dtype and has a
+        gradient.
+
+    Returns:
+      [*batch, prefix + n, features], in y's dtype.
+
+    Raises:
+      ValueError: if the shapes of y and indices do not fit each other, if there are more indices
+        than num_patches, or if the fill does not broadcast.
+      TypeError: if indices are not integers, or an argument has the wrong type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import patch_dropout, restore_patches
+      >>> x = jnp.arange(10.0).reshape(2, 5, 1)  # a class token and 4 patches
+      >>> y, indices = patch_dropout(jax.random.key(0), x, 0.5)
+      >>> restore_patches(y, indices, 4, fill=-1)[..., 0]
+      Array([[ 0., -1., -1.,  3.,  4.],
+             [ 5., -1.,  7.,  8., -1.]], dtype=float32)
+
+    Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, 2021,
+    https://arxiv.org/abs/2111.06377
+    """
+    y, indices = check_array(y, "y"), _check_indices(indices)
+    num_patches = check_whole(num_patches, "num_patches", least=1)
+    *batch, num_kept = indices.shape
+    if len(y.shape) != len(indices.shape) + 1 or [*y.shape[:-2]] != batch:
+        raise ValueError(
+            "indices must be [*batch, k] for y of [*batch, prefix + k, features]: "
+            f"got indices.shape={indices.shape} for y.shape={y.shape}"
+        )
+    if num_kept > min(y.shape[-2], num_patches):
+        raise ValueError(
+            "there must be at most as many indices as tokens of y and as patches: got "
+            f"{num_kept} indices for y.shape={y.shape} and num_patches={num_patches}"
+        )
+    return _restore(y, indices, num_patches, _check_fill(fill, y, num_patches))
+
+
+def patch_mask(indices: Array, num_patches: int) -> jax.Array:
+    """Returns which patches `patch_dropout` kept, such as for a loss on those that it dropped.
+
+        mask[b, i] = True if i is one of indices[b], else False
+
+    Args:
+      indices: integers [*batch, k], as `patch_dropout` returns them.
+      num_patches: n, the number of patches before any were dropped.
+
+    Returns:
+      bool [*batch, n], True = kept. Prefix tokens are not part of it.
+
+    Raises:
+      ValueError: if num_patches is below 1.
+      TypeError: if indices are not integers, or num_patches is not one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax_spatialdrop import patch_mask
+      >>> patch_mask(jnp.array([[2, 3], [1, 2]]), 4)
+      Array([[False, False,  True,  True],
+             [False,  True,  True, False]], dtype=bool)
+
+    Reference: He et al., Masked Autoencoders Are Scalable Vision Learners, 2021,
+    https://arxiv.org/abs/2111.06377
+    """
+    num_patches = check_whole(num_patches, "num_patches", least=1)
+    return _matches(jnp.asarray(_check_indices(indices)), num_patches).any(axis=-2)
+
+
+def _check_indices(indices: Any) -> Array:
+    indices = check_array(indices, "indices")
+    if not jnp.issubdtype(indices.dtype, jnp.integer) or not indices.shape:
+        raise TypeError(
+            "indices must be an array of integers with one axis or more, as patch_dropout returns "
+            f"them: got dtype {indices.dtype} and shape {indices.shape}"
+        )
+    return indices
+
+
+def _check_fill(fill: Any, y: Array, num_patches: int) -> jax.Array:
+    number = isinstance(fill, bool | int | float | complex)
+    fill = jnp.asarray(fill if number else check_array(fill, "fill"), y.dtype)
+    shape = (*y.shape[:-2], num_patches, y.shape[-1])
+    try:
+        fits = np.broadcast_shapes(fill.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"fill must be a number, or an array that broadcasts to {shape}, such as a mask token "
+            f"of [features]: got fill.shape={fill.shape}"
+        )
+    return fill.reshape((1,) * (len(shape) - fill.ndim) + fill.shape)
+
+
+@partial(jax.jit, static_argnums=2)
+def _restore(y, indices, num_patches, fill):
+    y, matches = _with_whole_tokens(y), _matches(indices, num_patches)
+    prefix, kept = jnp.split(y, [y.shape[-2] - indices.shape[-1]], axis=-2)
+    is_kept = matches.any(axis=-2)[..., None]
+    if indices.shape[-1] == 0:
+        kept = jnp.zeros((*indices.shape[:-1], 1, y.shape[-1]), y.dtype)
+        matches = matches.any(axis=-2, keepdims=True)
+    places = jnp.argmax(matches, axis=-2)[..., None]
+    found = jnp.take_along_axis(kept, places, axis=-2, mode="promise_in_bounds")
+    return jnp.concatenate([prefix, jnp.where(is_kept, found, fill)], axis=-2)
+
+
+def _matches(indices, num_patches):
+    """Returns [*batch, k, n], True where an index is the number of the patch."""
+    numbers = jnp.arange(num_patches, dtype=indices.dtype)
+    return indices[..., None] == jnp.expand_dims(numbers, range(indices.ndim))
