@@ -47,10 +47,12 @@ NOT_REGULARIZERS = {
     "linear_rates",
     "mask_block",
     "monte_carlo",
+    "patch_mask",
     "plot_mask",
     "recurrent_dropout",
     "recurrent_masks",
     "residual_drop_path",
+    "restore_patches",
     "sample_mask",
     "zoneout",
 }
