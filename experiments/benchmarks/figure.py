@@ -7,16 +7,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..files import replace_figure
-from .cases import COPY, DTYPES, PASSES, describe
+from .cases import COPY, DTYPES, PASSES, PEER_SHAPES, describe
 from .here import TIME
 from .libraries import LIBRARIES, OURS, OURS_FAST
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
-from .table import SHORT_SHAPE, contenders
+from .table import contenders
 from .tpu import CYCLES
 
 GREYS = {name: f"{0.3 + 0.08 * place:.2f}" for place, name in enumerate([*LIBRARIES, PYTORCH])}
 COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1"}
+SHAPE = PEER_SHAPES[0]
 TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
@@ -32,7 +33,7 @@ def save(results: Results, path: Path) -> bool:
             found[row]
             for dtype in DTYPES
             for direction in PASSES
-            if (row := f"{kind} {describe(dtype, SHORT_SHAPE)} {direction}") in found
+            if (row := f"{kind} {describe(dtype, SHAPE)} {direction}") in found
         ]
         _bars(ax, rows)
         ax.set_title(f"{kind} dropout")
@@ -44,7 +45,7 @@ def save(results: Results, path: Path) -> bool:
     labels = contenders(shown)
     canvas.legend([handles[name] for name in labels], labels, loc="outside right upper")
     what = "Estimated cycles" if quantity == CYCLES else "Time"
-    canvas.suptitle(f"{what} of dropout on x = {list(SHORT_SHAPE)}, over a copy's")
+    canvas.suptitle(f"{what} of dropout on x = {list(SHAPE)}, over a copy's")
     note = "log scale, shorter is better"
     if any(PYTORCH in row.values for row in shown):
         note += "; PyTorch over its own copy, its pullback with the forward pass"

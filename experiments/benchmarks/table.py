@@ -1,9 +1,8 @@
-"""The report: a table for each section and quantity, and the short table of the README."""
+"""The report: a table for each section and quantity."""
 
 from collections.abc import Iterable
 
-from .cases import COPY, DTYPES, PASSES, PEER_SHAPES, describe
-from .here import TIME
+from .cases import COPY
 from .libraries import FLAX_AGAIN, LIBRARIES
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
@@ -19,7 +18,6 @@ QUESTIONS = {
     "overheads": "What does a layer cost besides its arithmetic?",
     "training": "What changes in training when ours runs, by the import or by drop_in()?",
 }
-SHORT_SHAPE = PEER_SHAPES[0]
 
 
 def report(results: Results) -> str:
@@ -84,18 +82,6 @@ def table(records: list[Record]) -> list[str]:
     return _markdown(
         [[cell for cell, use in zip(line, used, strict=True) if use] for line in lines]
     )
-
-
-def short(results: Results) -> str:
-    """Returns the README's table: every library at the first shape, as ratios to a copy."""
-    wanted = [
-        f"{kind} {describe(dtype, SHORT_SHAPE)} {direction}"
-        for kind in ("spatial", "element-wise")
-        for dtype in DTYPES
-        for direction in PASSES
-    ]
-    rows = [r for r in results.records if r.row in wanted and r.quantity == TIME]
-    return "\n".join(table(rows))
 
 
 def _cell(record: Record, name: str) -> str:

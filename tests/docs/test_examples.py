@@ -1,4 +1,4 @@
-"""Every Python example of the book runs, and prints what the page says that it prints.
+"""Every Python example of the book and the README runs, and prints what the page says.
 
 A page is a session, from top to bottom. On the pages of ALONE each block is complete by itself. If
 a block ```text follows a block ```python, it is what the code prints.
@@ -13,10 +13,13 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-ALONE = {"docs/recipes.md"}
+ALONE = {"README.md", "docs/recipes.md"}
 """Pages whose blocks are copied one by one."""
 
-PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+FILES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text() for path in FILES if "_build" not in path.parts
+}
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S)
 
 

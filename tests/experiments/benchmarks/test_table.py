@@ -48,12 +48,6 @@ def test_the_report_says_on_what_and_what_is_missing():
     assert "## Layers: bytes" in text
 
 
-def test_the_short_table_has_the_first_shape_alone():
-    lines = table.short(results(SLOW, FAST)).splitlines()
-    assert len(lines) == 3
-    assert "32, 64, 64, 128" in lines[2]
-
-
 def test_an_estimate_has_no_noise_to_hide_behind():
     estimate = record("an estimate", 10.0, 12.0, 11.0, quantity="estimated cycles")
     estimate.spread = {}
