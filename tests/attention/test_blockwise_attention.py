@@ -1,4 +1,4 @@
-"""blockwise_attention against Flax's dense attention, in value and gradient, for any blocks."""
+"""Compares blockwise_attention to Flax's attention: values and gradients, for many block sizes."""
 
 import functools
 import inspect
@@ -35,7 +35,7 @@ QKV = (
 )
 BIAS = normal(3, (1, HEADS, QUERIES, KEYS))
 MASK = jax.random.bernoulli(jax.random.key(4), 0.8, (BATCH, 1, QUERIES, KEYS))
-PADDING = np.arange(KEYS) < np.array([[11], [KEYS]])[:, None, None]  # of 11 and of all keys
+PADDING = np.arange(KEYS) < np.array([[11], [KEYS]])[:, None, None]  # 11 keys, and all keys
 BLOCKS = {
     "none divides": (5, 8),
     "one row at a time": (1, 7),
@@ -45,7 +45,7 @@ BLOCKS = {
 
 
 def run(attention, qkv=QKV, bias=None, rate=0.3, blocks=None, **options):
-    """The output, and the gradients to query, key, value and bias of a loss that weighs it."""
+    """Returns the output, and the gradients of a weighted sum of it: query, key, value and bias."""
     if blocks is not None:
         options |= {"query_block_size": blocks[0], "key_block_size": blocks[1]}
 
@@ -95,7 +95,7 @@ def test_same_values_and_gradients_as_flax_at_any_rate(host, rate):
 
 
 def test_the_blocks_are_those_of_the_mask():
-    """Weights of 1 / keys for unit vectors as values show which of them are kept."""
+    """All weights are 1 / keys, and the values are unit vectors: the output shows the mask."""
     query, key = jnp.zeros((1, QUERIES, 2, 4)), jnp.zeros((1, KEYS, 2, 4))
     value = jnp.broadcast_to(jnp.eye(KEYS)[:, None], (1, KEYS, 2, KEYS))
     y, _ = run(OURS["linen"], (query, key, value), blocks=(4, 5), broadcast_dropout=False)
@@ -173,7 +173,7 @@ def test_causal_attention_is_that_of_flax_s_mask(host, queries, keys, hidden):
     options = {"broadcast_dropout": False}
     mask = {}
     if hidden:
-        first = jnp.arange(keys)[None, None, None] == 0  # that every query attends to
+        first = jnp.arange(keys)[None, None, None] == 0  # every query attends to this key
         mask = {"mask": jax.random.bernoulli(jax.random.key(1), 0.7, tril.shape) | first}
     ours = run(OURS[host], qkv, is_causal=True, blocks=(4, 3), **options, **mask)
     check(ours, run(FLAX[host], qkv, mask=tril & mask.get("mask", True), **options))
@@ -185,9 +185,9 @@ def test_only_blocks_that_attend_to_something_are_visited():
     assert by_query.number.tolist() == [1, 1, 2, 2]
     assert by_key.number.tolist() == [4, 2, 0]
     assert by_key.order[1, :2].tolist() == [2, 3]
-    by_query, _ = find_visits(queries, keys, False, PADDING[:1])  # 11 keys: two blocks of three
+    by_query, _ = find_visits(queries, keys, False, PADDING[:1])  # 11 keys are in 2 of 3 blocks
     assert by_query.number.tolist() == [2] * 4
-    assert find_visits(queries, keys, False, PADDING) is None  # the other sample needs them all
+    assert find_visits(queries, keys, False, PADDING) is None  # the other sample needs all blocks
 
     @jax.jit
     def number(mask):
@@ -195,7 +195,7 @@ def test_only_blocks_that_attend_to_something_are_visited():
         return None if visits is None else visits[0].number
 
     assert number(jnp.asarray(PADDING[:1])).tolist() == [2] * 4
-    assert number(jnp.asarray(PADDING)) is None  # a device would have to ask the others
+    assert number(jnp.asarray(PADDING)) is None  # would need communication between devices
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -203,12 +203,12 @@ def test_padding_is_that_of_flax(known):
     mask = PADDING if known else jnp.asarray(PADDING)
     ours = run(OURS["linen"], mask=mask, blocks=(5, 4))
     check(ours, run(FLAX["linen"], mask=jnp.asarray(PADDING)))
-    longer = PADDING & (np.arange(KEYS) < 9)  # whole blocks are hidden from both
+    longer = PADDING & (np.arange(KEYS) < 9)  # blocks that are hidden in both samples
     check(run(OURS["linen"], mask=longer, blocks=(5, 4)), run(FLAX["linen"], mask=longer))
 
 
 def test_a_query_that_attends_to_nothing_gives_0_and_gradients_of_0():
-    """Flax gives the mean of all values there."""
+    """Flax returns the mean of all values there."""
     mask = MASK.at[0, :, 3].set(False)
     y, (grads, _) = run(OURS["linen"], mask=mask, blocks=(5, 8), broadcast_dropout=False)
     assert (y[0, 3] == 0).all()
@@ -224,7 +224,7 @@ def test_a_query_that_attends_to_nothing_gives_0_and_gradients_of_0():
 @pytest.mark.parametrize("attention", [OURS["linen"], FUSED["linen"]])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nothing_of_a_dropped_key_or_head_leaks(attention, bad):
-    """Flax multiplies by 0 there, which keeps a NaN."""
+    """Flax multiplies by 0, so a NaN remains."""
     for noise_shape, axis in (((1, 1, 1, None), 1), ((1, None, 1, 1), 2)):
         size = QKV[2].shape[axis]
         shape = (1, 1, 1, size) if axis == 1 else (1, size, 1, 1)
@@ -238,7 +238,7 @@ def test_nothing_of_a_dropped_key_or_head_leaks(attention, bad):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_score_that_is_no_number_is_seen_as_in_flax(bad):
-    """Though its own weight may be dropped: it is in the sum of all."""
+    """The weight of this score may be dropped, but the score is in the sum of the softmax."""
     bias = BIAS.at[0, 1, 3, 5].set(bad)
     options = {"bias": bias, "broadcast_dropout": False}
     ours, theirs = (run(f["linen"], **options)[0] for f in (OURS, FLAX))
@@ -263,7 +263,7 @@ def test_any_number_of_batch_axes(batch, broadcast):
     qkv = tuple(normal(i, (*batch, 5, 2, 4)) for i in range(3))
     bias = normal(7, (5, 5))
     ours = run(OURS["linen"], qkv, bias, blocks=(2, 3), broadcast_dropout=broadcast)
-    full = jnp.expand_dims(bias, range(len(batch) + 1))  # Flax asks JAX for the missing axes
+    full = jnp.expand_dims(bias, range(len(batch) + 1))  # Flax relies on rank promotion
     y, (grads, d_bias) = run(FLAX["linen"], qkv, full, broadcast_dropout=broadcast)
     check(ours, (y, (grads, d_bias.reshape(bias.shape))))
 
@@ -279,7 +279,7 @@ def test_arrays_without_elements_and_a_single_key(shape, attention):
 
 @each_host
 def test_bfloat16_is_summed_in_float32(host):
-    """Nearer to the exact result than Flax, whose scores and sums are bfloat16."""
+    """The result is more exact than that of Flax, whose scores and sums are bfloat16."""
     qkv = tuple(a.astype(jnp.bfloat16) for a in QKV)
     exact = run(FLAX[host], tuple(a.astype(jnp.float32) for a in qkv), broadcast_dropout=False)
     ours, theirs = (run(f[host], qkv, broadcast_dropout=False) for f in (OURS, FLAX))
@@ -300,7 +300,7 @@ def test_a_softmax_in_float32_makes_the_output_float32_in_linen():
     exact, _ = run(FLAX["linen"], tuple(a.astype(jnp.float32) for a in qkv))
     ours, _ = run(OURS["linen"], qkv, force_fp32_for_softmax=True)
     assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(ours, exact, rtol=0, atol=2**-7)  # the query's scale is bfloat16
+    np.testing.assert_allclose(ours, exact, rtol=0, atol=2**-7)  # the query is scaled in bfloat16
 
 
 @pytest.mark.parametrize("attention", [OURS["linen"], FUSED["linen"], FUSED["nnx"]])

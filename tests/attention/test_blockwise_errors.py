@@ -1,4 +1,4 @@
-"""What blockwise_attention refuses, in both hosts, each in one sentence."""
+"""The errors of blockwise_attention, in Linen and NNX; each message is one sentence."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def test_shapes_that_do_not_fit(host, misfit):
         f"got query.shape={query}, key.shape={key} and value.shape={value}"
     )
     for attention in (OURS[host], FUSED[host]):
-        if attention is FUSED["linen"] and misfit in GROUPED:  # Flax has no groups of heads there
+        if attention is FUSED["linen"] and misfit in GROUPED:  # it does not have groups of heads
             message = GROUPED_MESSAGE.format(*shapes)
         with pytest.raises(ValueError, match=exactly(message)):
             attention(*map(jnp.ones, shapes))

@@ -1,4 +1,4 @@
-"""Attention layers of Flax whose attention_fn is blockwise_attention, in both hosts."""
+"""Attention layers of Flax, in Linen and NNX, with blockwise_attention as attention_fn."""
 
 import functools
 import inspect
@@ -71,7 +71,7 @@ LAYER_HAS_IS_CAUSAL = "is_causal" in inspect.signature(nnx.MultiHeadAttention.__
 
 @pytest.mark.parametrize("host", ["linen", "nnx"])
 def test_no_later_key_is_attended_to(host):
-    """As the docstrings say it: an NNX layer passes an is_causal of its own over a partial's."""
+    """As in the docstrings. An NNX layer passes its own is_causal, which overrides a partial's."""
     if host == "linen":
         layer = linen_layer(attention_fn=functools.partial(LINEN, is_causal=True))
         params = layer.init(jax.random.key(3), X, deterministic=True)
@@ -125,7 +125,7 @@ def test_decoding_with_a_cache_in_nnx():
 
 
 class Decoder(nn.Module):
-    """Layers of causal attention under scan, each rematerialised."""
+    """Layers of causal attention in a scan, each with remat."""
 
     attention_fn: object
 
@@ -159,7 +159,7 @@ def test_a_scan_over_layers_that_are_rematerialised():
 
         return jax.jit(jax.grad(loss, has_aux=True))(variables)
 
-    check(run(ours, None), run(theirs, tril), atol=1e-3)  # gradients reach 2000
+    check(run(ours, None), run(theirs, tril), atol=1e-3)  # gradients are up to 2000
 
 
 def test_weights_cannot_be_sown():

@@ -1,4 +1,4 @@
-"""blockwise_attention under JAX's transformations, on 8 devices, and the memory that it takes."""
+"""blockwise_attention under JAX's transformations and on 8 devices, and its memory."""
 
 import functools
 
@@ -31,7 +31,7 @@ def loss(qkv, key, attention=attention, **options):
 
 
 def run(qkv, key, bias=None, **options):
-    """The output, and the gradients to query, key, value and bias."""
+    """Returns the output, and the gradients of query, key, value and bias."""
 
     def of_operands(operands):
         return loss(operands[0], key, bias=operands[1], **options)
@@ -135,7 +135,7 @@ def test_inside_shard_map(options):
 
 
 def compiled(attention, length, **options):
-    """The gradient's program for [1, length, 2, 8]."""
+    """Compiles the gradient for inputs of [1, length, 2, 8]."""
     x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     f = functools.partial(run, attention=attention, broadcast_dropout=False, **options)
@@ -179,7 +179,7 @@ def on_one_device(form, masked):
 
 
 def on_8_devices(mode, spec, form, masked, bias_spec=()):
-    """The output and gradients, and the program's text; the output lies as queries do."""
+    """Returns output, gradients and program; checks that the output is sharded as the queries."""
     mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(mode,) * 3)
 
     def put(array, *spec):

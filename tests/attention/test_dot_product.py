@@ -1,4 +1,4 @@
-"""dot_product_attention in place of Flax's own, in both hosts: same masks, values, gradients."""
+"""dot_product_attention has the masks, values and gradients of Flax's, in Linen and NNX."""
 
 import inspect
 
@@ -42,7 +42,7 @@ def attend(attention, qkv=QKV, rate=0.3, **options):
 
 
 def dropped_weights(host, qkv=QKV, rate=0.3, **options):
-    """The weights after dropout: what values that are the unit vectors come to."""
+    """Returns the weights after dropout: the output if the values are unit vectors."""
     length, heads = qkv[1].shape[-3:-1]
     unit = jnp.broadcast_to(jnp.eye(length, dtype=qkv[1].dtype)[:, None], (length, heads, length))
     value = jnp.broadcast_to(unit, (*qkv[1].shape[:-3], *unit.shape))
@@ -162,7 +162,7 @@ def test_vmap_scan_and_remat_equal_a_loop(host, broadcast):
         y = OURS[host](*qkv, dropout_rng=key, dropout_rate=0.3, broadcast_dropout=broadcast)
         return y.sum(), y
 
-    # Jitted: where a gradient draws again what a remat drew, eager JAX sees a key used twice.
+    # Jitted, because eager JAX counts a draw that remat repeats as a second use of the key.
     grad = jax.jit(jax.grad(jax.checkpoint(f), argnums=1, has_aux=True))
     samples = [jax.tree.map(lambda a, i=i: a[i], qkv) for i in range(3)]
     looped = [grad(key, sample) for key, sample in zip(clone(keys), samples, strict=True)]
@@ -184,7 +184,7 @@ def test_the_derivative_keeps_the_mask_in_noise_shape_or_the_key_beyond_flax_wit
         return sorted((str(r.dtype), r.shape) for r in leaves if r.shape != ())
 
     without = kept(FLAX[host], deterministic=True)
-    shared = ("bool", (BATCH, KEYS, HEADS, 1))  # on the values, since queries share it
+    shared = ("bool", (BATCH, KEYS, HEADS, 1))  # applied to the values, since all queries share it
     assert kept(OURS[host], broadcast_dims=(-2,)) == sorted([*without, shared])
     assert kept(OURS[host], broadcast_dropout=False) == sorted([*without, ("uint32", (2,))])
     assert kept(FLAX[host], broadcast_dropout=False) == sorted([*without, ("float32", WEIGHTS)])

@@ -1,4 +1,4 @@
-"""What dot_product_attention refuses, in both hosts, and the arguments only one of them has."""
+"""The errors of dot_product_attention, and the arguments that only Linen or only NNX has."""
 
 import re
 
@@ -160,7 +160,7 @@ def test_a_dtype(host):
 
 
 def test_a_softmax_in_float32_in_linen():
-    """Its weights stay float32, and are scaled in it, where Flax takes 1 / 0.7 in bfloat16."""
+    """The weights are float32 and scaled in float32; Flax scales them by 1 / 0.7 in bfloat16."""
     qkv = tuple(a.astype(jnp.bfloat16) for a in QKV)
     with jax.numpy_dtype_promotion("standard"):  # Flax multiplies float32 by bfloat16
         theirs, ours = (

@@ -1,4 +1,4 @@
-"""Attention layers of Flax with attention functions of this package, and head dropout in them."""
+"""Attention layers of Flax with attention functions of this package, and with head dropout."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ each_layer = pytest.mark.parametrize(("broadcast", "cross"), LAYERS.values(), id
 
 
 def attention_fn(module, broadcast):
-    """`dot_product_attention` of one of ours, and what the layer is told."""
+    """Returns an attention_fn of linen or nnx, and the options to pass to the layer."""
     if isinstance(broadcast, bool):
         return module.dot_product_attention, {"broadcast_dropout": broadcast}
     return functools.partial(module.dot_product_attention, broadcast_dims=broadcast), {}
@@ -60,7 +60,7 @@ def test_a_layer_of_linen(broadcast, cross):
 
 
 @each_layer
-@pytest.mark.filterwarnings("ignore:Using 'Module.sow")  # nnx.capture is not in the oldest Flax
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow")  # the oldest Flax does not have nnx.capture
 def test_a_layer_of_nnx(broadcast, cross):
     fn, options = attention_fn(ours_nnx, broadcast)
     layers = nnx_layer(**options), nnx_layer(attention_fn=fn, **options)
@@ -82,7 +82,7 @@ def check_layers(theirs, ours, broadcast):
         assert is_close == (i != 1 or isinstance(broadcast, bool))
     evaluated, y, sown = ours
     assert not np.allclose(y, evaluated, atol=1e-2)
-    np.testing.assert_allclose(sown.sum(-1), 1, rtol=1e-5)  # sown before they are dropped
+    np.testing.assert_allclose(sown.sum(-1), 1, rtol=1e-5)  # they are sown before dropout
 
 
 def test_quantized_einsums_are_modules_of_the_layer_in_linen():
@@ -106,14 +106,14 @@ def test_quantized_einsums_are_modules_of_the_layer_in_linen():
 
 
 def check_heads(dropped, heads):
-    """Each head of each sample is dropped or doubled as a whole; of 12 both are found."""
+    """Checks that each of the 12 heads is dropped or doubled as a whole, and that both occur."""
     kept = (dropped != 0).any((1, 3), keepdims=True)
     assert 0 < kept.sum() < kept.size == 12
     np.testing.assert_array_equal(dropped, np.where(kept, 2 * heads, 0))
 
 
 class Block(nn.Module):
-    """Head dropout as the docstring of the Linen module has it; returns heads too."""
+    """Head dropout as in the docstring of the Linen module; also returns the heads."""
 
     attention: Callable
     dropout_rate: float = 0.0
@@ -162,7 +162,7 @@ def test_head_dropout_beside_dropout_of_weights_draws_another_mask_in_linen():
 
 
 class HeadsDropped(nnx.Module):
-    """As in the docstring of the NNX module; tells a list what it has seen."""
+    """As in the docstring of the NNX module; appends the heads to a list."""
 
     def __init__(self, rngs, seen):
         self.drop = ours_nnx.HeadDropout(0.5, rngs=rngs)
@@ -186,7 +186,7 @@ def test_head_dropout_in_a_layer_of_nnx(rate):
     layer(X)
     check_heads(seen[1], seen[0])
     run = nnx.jit(lambda layer: layer(X))
-    assert not np.allclose(run(layer), run(layer))  # the stream is part of the model
+    assert not np.allclose(run(layer), run(layer))  # the stream is in the model, and advances
     layer.eval()
     bare.eval()
     np.testing.assert_allclose(run(layer), bare(X), rtol=2e-6, atol=2e-6)

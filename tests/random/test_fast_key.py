@@ -1,4 +1,4 @@
-"""A fast key is a key like any other, and what it draws is threefry with 13 rounds."""
+"""A fast key works like any other key, and draws the bits of threefry with 13 rounds."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ from ..errors import exactly
 from ..hlo import sizes_of_words
 
 KEY = jax.random.key(21)
-FALSE_ALARM = 1e-9  # the chance that a right library fails one of the tests of chance below
+FALSE_ALARM = 1e-9  # the probability that a statistical test fails although the code is right
 
 
 def fast(seed):
     return fast_key(jax.random.key(seed))
 
 
-# Of Random123's own file of known answers (kat_vectors): key, position, the two words.
+# From Random123's file of known answers (kat_vectors): key, position, the two words.
 KNOWN = [
     ((0, 0), (0, 0), (0x9D1C5EC6, 0x8BD50731)),
     ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0xFD36D048, 0x2D17272C)),
@@ -133,7 +133,7 @@ def test_no_program_over_all_of_x_hashes_a_small_mask():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_drops_at_the_rate_and_neighbors_are_independent(rate):
-    """Exact binomial bounds on 2^23 draws, false alarm 1e-9 each."""
+    """Exact binomial bounds for 2^23 draws, with false alarms at 1e-9 each."""
     mask = np.asarray(sample_mask(fast(8), rate, (2**23,)))
     for flips, chance in (
         (mask, 1 - rate),
@@ -145,7 +145,7 @@ def test_drops_at_the_rate_and_neighbors_are_independent(rate):
 
 
 def test_masks_of_neighboring_keys_are_independent():
-    """Of 512 keys from a split, 2^14 draws each: pairs agree as often as two coins do."""
+    """For 512 keys of a split with 2^14 draws each, pairs of masks agree as often as two coins."""
     keys = jax.random.split(fast(9), 512)
     masks = np.asarray(jax.vmap(lambda key: sample_mask(key, 0.5, (2**14,)))(keys))
     agreed = (masks[:-1] == masks[1:]).sum()

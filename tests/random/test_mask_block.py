@@ -1,4 +1,4 @@
-"""mask_block against the same part of sample_mask, wherever it is drawn."""
+"""mask_block draws the same part of the mask as sample_mask, wherever it runs."""
 
 import importlib.util
 import math
@@ -65,7 +65,7 @@ def test_the_words_of_a_key_stand_for_it():
 
 
 def test_a_key_is_not_consumed():
-    """Nor is it refused then by what consumes it: the strict checks of keys are on."""
+    """With strict checks of keys, the key can still be consumed once."""
     key = jax.random.key(1)
     rows = [mask_block(key, 0.5, SHAPE, (row, 0, 0), (1, 1, 10)) for row in range(6)]
     np.testing.assert_array_equal(jnp.concatenate(rows), sample_mask(key, 0.5, SHAPE))
@@ -132,7 +132,7 @@ def test_a_start_of_64_bits():
 
 @pytest.mark.parametrize("shape", [(2**17, 2**17 + 3), (3, 2**31 - 1, 5), (2**32 - 1, 7)], ids=str)
 def test_masks_of_more_than_2_to_the_32_elements(shape):
-    """The last corner, at a start that is known and at one that is traced."""
+    """Draws the last corner, with a known start and with a traced one."""
     start = tuple(size - min(size, 3) for size in shape)
     sizes = tuple(min(size, 3) for size in shape)
     whole = mask_block(KEY, 0.4, shape, start, sizes)
@@ -172,7 +172,7 @@ KERNEL_SHAPE, TILE = (64, 512), (16, 128)
 
 
 def keep_kernel(words, x, y):
-    """x where it is kept, else 0: the mask of this program's tile, drawn in the kernel."""
+    """Writes x where it is kept, else 0, with the mask of this program's tile."""
     start = tuple(pl.program_id(axis) * size for axis, size in enumerate(TILE))
     mask = mask_block((words[0], words[1]), 0.4, KERNEL_SHAPE, start, TILE)
     y[...] = jnp.where(mask, x[...], jnp.zeros(TILE, x.dtype))
@@ -200,7 +200,7 @@ def test_in_the_body_of_a_pallas_kernel():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_in_a_kernel_compiled_for_a_tpu():
-    """In a process of its own, since libtpu takes hold of it."""
+    """Runs in its own process, since libtpu takes control of the process."""
     code = """
         import jax, jax.numpy as jnp, numpy as np
         jax.config.update("jax_platforms", "cpu")
@@ -345,7 +345,7 @@ def test_keys_and_axes_of_which_no_part_can_be_drawn_alone():
 
 
 def test_the_mean_of_blocks_is_the_rate():
-    """2^18 draws: a mean further off than 5.5 standard deviations comes once in 2e7 runs."""
+    """The mean of 2^18 draws is off by more than 5.5 standard deviations once in 2e7 runs."""
     draws = jax.jit(lambda i: mask_block(KEY, 0.3, (2**20, 2**20), (i, i), (512, 512)).mean())
     for i in (0, 2**19 + 1, 2**20 - 512):
         assert abs(float(draws(i)) - 0.7) < 5.5 * math.sqrt(0.3 * 0.7 / 2**18)

@@ -1,4 +1,4 @@
-"""The noise of Gaussian dropout: that of jax.random.normal, wherever it is drawn."""
+"""The noise of Gaussian dropout is that of jax.random.normal, wherever it is drawn."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_the_gradient_redraws_the_same_noise_or_keeps_it(key):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("noise_shape", [(1000, 1000), (1000, 1, 1000)], ids=str)
 def test_mean_and_variance_of_a_million_draws(rate, noise_shape):
-    """Exact bounds of the mean and, by chi squared, of the variance; false alarm 1e-9 each."""
+    """Exact bounds for the mean and (chi-squared) the variance, with false alarms at 1e-9 each."""
     x = jnp.ones((*noise_shape[:1], 2, *noise_shape[2:]) if 1 in noise_shape else noise_shape)
     y = np.asarray(gaussian_dropout(clone(KEY), x, rate, noise_shape=noise_shape), np.float64)
     draws = y[:, 0] if 1 in noise_shape else y

@@ -1,4 +1,4 @@
-"""The unrolled draw gives the bits of JAX's own, everywhere that it says it does."""
+"""The draw without a loop has the same bits as JAX's draw."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_bits_on_8_devices(mode, spec):
 
 
 def threefry(words, position):
-    """Threefry-2x32 of one position in Python's integers, its two words folded."""
+    """Computes threefry-2x32 of one position with Python integers; returns the xor of the words."""
     keys = [int(words[0]), int(words[1])]
     keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
     x0, x1 = (position >> 32) + keys[0], position % 2**32 + keys[1]
@@ -71,7 +71,7 @@ def test_the_test_s_own_threefry_is_right():
 )
 @pytest.mark.parametrize("end", [slice(None, 2), slice(-2, None)], ids=["first", "last"])
 def test_more_elements_than_32_bits_can_count(shape, end):
-    """Both corners of arrays that fit no memory: the program computes just what is asked of it."""
+    """Both corners of arrays that do not fit into memory; the program computes only the corners."""
 
     @jax.jit
     def corner():
@@ -89,7 +89,7 @@ def test_more_elements_than_32_bits_can_count(shape, end):
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9, 1e-7, 1 - 1e-7, jnp.float32(0.3)])
 def test_the_threshold_is_that_of_bernoulli_to_the_last_of_8_million_draws(rate):
-    """Off by one count, it would show once in 2^23 draws: here in 4 of 2^25, as the mean goes."""
+    """A threshold that is off by one changes one of 2^23 draws, so about 4 of the 2^25 here."""
     shape = (2**25,)
     y = jax.jit(lambda key: dropout(key, jnp.ones(shape, jnp.bfloat16), rate) != 0)(clone(KEY))
     np.testing.assert_array_equal(y, sample_mask(clone(KEY), rate, shape))
@@ -162,7 +162,7 @@ def compiled(noise_shape, dtype=jnp.float32):
 
 def test_no_program_over_all_of_x_hashes_a_small_mask():
     assert max(sizes_of_words(compiled((None, 1, 1, None)).as_text())) <= 64 * 128
-    assert max(sizes_of_words(compiled(None).as_text())) == SIZE  # where there is one, it is seen
+    assert max(sizes_of_words(compiled(None).as_text())) == SIZE  # shows that the test can fail
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

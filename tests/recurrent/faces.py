@@ -1,4 +1,4 @@
-"""The recurrent layers through both faces, and the papers' loops to hold them against."""
+"""The recurrent layers of Linen and NNX behind one interface, and the loops of the papers."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ FEATURES, HIDDEN = 5, 7
 
 
 class LinenLayer:
-    """A Linen layer with parameters that are nowhere 0, called as f(x, **options)."""
+    """A Linen layer whose parameters have no zeros, called as f(x, **options)."""
 
     def __init__(self, kind, seed=0, **options):
         self.layer = getattr(flax_spatialdrop.linen, kind)(HIDDEN, **options)
@@ -47,7 +47,7 @@ class LinenLayer:
 
 
 class NNXLayer:
-    """The same of NNX."""
+    """The same for NNX."""
 
     def __init__(self, kind, seed=0, **options):
         cls = getattr(flax_spatialdrop.nnx, kind)
@@ -92,7 +92,7 @@ def sigmoid(x):
 
 
 def loop(kind, weights, x, masks, dropout, recurrent_dropout, variant):
-    """Step by step in float64: outputs [batch, time, hidden], and the last carry."""
+    """Computes the papers' equations in float64: outputs [batch, time, hidden], and last carry."""
     gates = GATES[kind]
     wx, wh, bx, bh = (None if w is None else np.asarray(w, np.float64) for w in weights)
     wx, wh = (np.split(w, gates, axis=1) for w in (wx, wh))
@@ -141,7 +141,7 @@ LENGTHS = jnp.array([11, 5, 0, 3])
 BOTH = {"dropout": 0.3, "recurrent_dropout": 0.4}
 
 each_face = pytest.mark.parametrize("face", FACES.values(), ids=list(FACES))
-one_face = pytest.mark.parametrize("face", [FACES["nnx"]], ids=["nnx"])  # the loop is the same
+one_face = pytest.mark.parametrize("face", [FACES["nnx"]], ids=["nnx"])  # Linen runs the same loop
 each_kind = pytest.mark.parametrize("kind", KINDS)
 VARIANTS = [
     (kind, {"variant": variant, "per_gate": per_gate})
@@ -168,7 +168,7 @@ def assert_close(actual, expected, tolerance=1e-6):
 
 
 def random_bits_inside_scans(jaxpr, inside=False):
-    """How many operations that draw there are in the bodies of its loops."""
+    """Counts the operations that draw random numbers inside of loops."""
     found = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name

@@ -1,4 +1,4 @@
-"""RNN: around Flax's cells as our own layers, and around cells that nobody knows."""
+"""RNN: with cells of Flax it equals our own layers; it also runs cells of users."""
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ from .faces import (
 
 
 class Keeps(nn.RNNCellBase):
-    """Carries on what it carries, and looks at it through a dense layer."""
+    """Returns the carry unchanged, and a dense layer of the carry as output."""
 
     @nn.compact
     def __call__(self, carry, x):
@@ -43,7 +43,7 @@ class Keeps(nn.RNNCellBase):
 
 
 class KeepsNNX(nnx.RNNCellBase):
-    """The same of NNX."""
+    """The same for NNX."""
 
     def __init__(self, rngs):
         self.dense = nnx.Linear(HIDDEN, 3, use_bias=False, rngs=rngs)
@@ -64,7 +64,7 @@ def run_linen(layer, params, masks=None, x=X, **options):
 
 
 def linen_pair(kind, **options):
-    """RNN around Flax's cell, our own layer, and parameters for both."""
+    """Returns RNN with a cell of Flax, our own layer, and parameters for both."""
     cell = getattr(nn, CELLS[kind])(HIDDEN)
     layers = (
         flax_spatialdrop.linen.RNN(cell, **options),
@@ -77,7 +77,7 @@ def linen_pair(kind, **options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", ["variational", "zoneout"])
 def test_around_flax_s_cells_it_is_our_own_layer(kind, variant):
-    """Masks, outputs, carry and gradients, with padding and read from either end."""
+    """Compares masks, outputs, carry and gradients, with padding and in both directions."""
     around, own, params = linen_pair(kind, **BOTH, variant=variant)
     host = nn.RNN(getattr(nn, CELLS[kind])(HIDDEN))
     mine, theirs = (m.init(jax.random.key(1), X) for m in (around.clone(deterministic=True), host))
@@ -142,7 +142,7 @@ def test_a_convolutional_cell_has_masks_of_its_features():
 
 @pytest.mark.parametrize("face", ["linen", "nnx"])
 def test_the_carried_state_is_never_scaled_and_what_looks_at_it_sees_it_dropped(face):
-    """An identity for 512 steps at a rate of .5; what the dense layer sees of it is dropped."""
+    """The carry does not change in 512 steps at a rate of 0.5; the dense layer reads it dropped."""
     x = jnp.ones((4, 512, 1))
     if face == "linen":
         layer = flax_spatialdrop.linen.RNN(Keeps(), recurrent_dropout=0.5, return_carry=True)
@@ -233,7 +233,7 @@ def test_a_cell_that_is_rematerialised_or_jitted_is_looked_into(wrap):
 
 
 class Loops(Keeps):
-    """Looks at its state in a branch."""
+    """Reads its state in a dense layer inside of a branch."""
 
     @nn.compact
     def __call__(self, carry, x):
@@ -243,7 +243,7 @@ class Loops(Keeps):
 
 
 class Blind(Keeps):
-    """Has no product."""
+    """Has no dense layer."""
 
     @nn.compact
     def __call__(self, carry, x):
@@ -251,7 +251,7 @@ class Blind(Keeps):
 
 
 class NoBatch(Keeps):
-    """Carries a counter for all sequences."""
+    """Its carry has a counter without a batch axis."""
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):

@@ -1,4 +1,4 @@
-"""Bidirectional: as the host's, with masks of its own for each direction."""
+"""Bidirectional equals that of Linen and NNX, and each direction has its own masks."""
 
 import flax.linen as nn
 import jax
@@ -34,7 +34,7 @@ def test_without_dropout_it_is_linen_s_own(options):
     host = nn.Bidirectional(*[nn.RNN(nn.LSTMCell(HIDDEN)) for _ in range(2)])
     params = host.init(jax.random.key(0), X)
     found, expected = (m.apply(params, X, **options) for m in (linen_layer(), host))
-    if "seq_lengths" in options:  # Flax computes outputs for padding, which are 0 here
+    if "seq_lengths" in options:  # Flax computes outputs in the padding; ours are 0
         words = jnp.arange(11)[None] < LENGTHS[:, None]
         expected = jnp.where(words[..., None], expected, 0)
     assert_close(found, expected)
@@ -48,7 +48,7 @@ def test_without_dropout_it_is_nnx_s_own():
 
 
 def test_each_direction_has_masks_of_its_own_from_one_key_or_stream():
-    """With equal weights and equal steps, the directions differ by their masks alone."""
+    """With equal weights and equal steps, only different masks make the directions differ."""
     steady = jnp.ones_like(X)
     layer = nnx_layer(seeds=(0, 0), recurrent_dropout=0.5)
     for rngs in (clone(KEY), nnx.Rngs(dropout=1)):
@@ -108,7 +108,7 @@ def test_what_is_no_pair_is_refused(name, wrong):
 
 
 def test_the_second_direction_is_made_from_the_first():
-    """With parameters and a stream of its own, also of a cell that is a module."""
+    """It has its own parameters and stream, also if the cell is a module."""
     first = flax_spatialdrop.nnx.GRU(FEATURES, HIDDEN, **BOTH, rngs=nnx.Rngs(0), unroll=2)
     layer = flax_spatialdrop.nnx.Bidirectional(first)
     kernels = [each.cell.dense_i.kernel[...] for each in (first, layer.backward_rnn)]

@@ -1,4 +1,4 @@
-"""RNN around cells that draw, write to their variables, or take integers: as the hosts' RNN."""
+"""RNN with cells that draw, write to variables, or take integers equals RNN of Linen and NNX."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from .faces import FEATURES, HIDDEN, KEY, X, assert_close
 
 
 class Noisy(nn.RNNCellBase):
-    """Has a dropout, a batch norm and a counter."""
+    """A cell with dropout, a batch norm and a counter."""
 
     @nn.compact
     def __call__(self, carry, x):
@@ -38,7 +38,7 @@ class Noisy(nn.RNNCellBase):
 
 
 class NoisyNNX(nnx.Module):
-    """The same of NNX, and not derived from Flax's class."""
+    """The same for NNX; it does not derive from Flax's class."""
 
     num_feature_axes = 1
 
@@ -81,7 +81,7 @@ def test_nnx_draws_anew_and_carries_state_as_the_host_does(broadcast):
 
 
 def test_nnx_carries_what_a_step_writes_and_no_parameters():
-    """Of what is carried a copy is kept for the gradient of every step."""
+    """JAX keeps a copy of the carry at every step for the gradient, so it must be small."""
     layer = flax_spatialdrop.nnx.RNN(NoisyNNX(nnx.Rngs(0)))
     carry = layer.cell.initialize_carry(X[:, 0].shape, None)
     cell = OpenCell(layer.cell)
@@ -92,7 +92,7 @@ def test_nnx_carries_what_a_step_writes_and_no_parameters():
 
 
 class Bias(nnx.Param):
-    """Has an axis of time."""
+    """A variable with a time axis."""
 
 
 def test_nnx_scans_over_variables_as_the_host_does():
@@ -105,7 +105,7 @@ def test_nnx_scans_over_variables_as_the_host_does():
             carry, y = super().__call__(carry, x)
             return carry, y + self.bias[...][None]
 
-    axes = nnx.StateAxes({Bias: 1, ...: nnx.Carry})  # in a dict, Flax tries to sort the two
+    axes = nnx.StateAxes({Bias: 1, ...: nnx.Carry})  # with a dict, Flax fails to sort its keys
     ours, theirs = (
         make(Biased(nnx.Rngs(0)), state_axes=axes) for make in (flax_spatialdrop.nnx.RNN, nnx.RNN)
     )
@@ -170,7 +170,7 @@ def test_nnx_takes_two_batch_axes():
 
 
 class Embeds(nnx.Module):
-    """Takes ids, [batch]."""
+    """A cell whose inputs are ids, [batch]."""
 
     num_feature_axes = 0
 

@@ -1,4 +1,4 @@
-"""Recurrent layers at the edges of what they take: dtypes, lengths, empty sequences, masks."""
+"""Edge cases of recurrent layers: dtypes, lengths, empty sequences, masks."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ from .faces import (
 
 @pytest.fixture
 def as_on_gpus(monkeypatch):
-    """Takes the way of platforms that no test runs on."""
+    """Runs the code for GPUs and TPUs, on which no test runs."""
 
     def default(*arguments, default, **platforms):
         return default(*arguments)
@@ -59,7 +59,7 @@ def test_the_projection_before_the_loop_changes_nothing(face, kind, options, req
 
 @each_face
 def test_inputs_in_bfloat16_are_scaled_in_float32(face):
-    """The first step of a network from 0: of its inputs, as `apply_mask` drops them."""
+    """In the first step, when the state is 0, the output shows the dropped inputs."""
     layer = face("SimpleRNN", dropout=0.1, dtype=jnp.bfloat16)
     x = X[:, :1].astype(jnp.bfloat16)
     masks = layer.masks(x, clone(KEY))
@@ -190,7 +190,7 @@ def test_lengths_and_zoneout_with_x64_and_strict_dtypes(face):
 
 
 def test_a_symbolic_time_takes_one_scan():
-    """In training, evaluation and for gradients, with lengths and from both ends."""
+    """In training, in evaluation and for gradients, with lengths and in both directions."""
     layers = [flax_spatialdrop.linen.LSTM(HIDDEN, **BOTH), flax_spatialdrop.linen.GRU(HIDDEN)]
     layer = flax_spatialdrop.linen.Bidirectional(*layers)
     params = layer.init(jax.random.key(0), X, deterministic=True)

@@ -1,4 +1,4 @@
-"""What recurrent layers say of arguments that do not fit."""
+"""The errors of recurrent layers for arguments that do not fit."""
 
 import re
 

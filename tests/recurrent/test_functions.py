@@ -1,4 +1,4 @@
-"""What a step of a recurrent network drops, as functions."""
+"""The functions of recurrent dropout for loops of users."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""LSTM, GRU and SimpleRNN: as the host's without dropout, as the papers' loops with it."""
+"""LSTM, GRU and SimpleRNN equal Flax's without dropout, and the papers' equations with it."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ from .faces import (
 
 @each_face
 @each_kind
-@pytest.mark.parametrize("time", [3, 19])  # within a piece of the loop; pieces and a rest
+@pytest.mark.parametrize("time", [3, 19])  # less than a piece of the loop; pieces and a rest
 def test_without_dropout_it_is_the_host_s(face, kind, time):
     layer, x = face(kind), jax.random.normal(jax.random.key(1), (3, time, FEATURES))
     assert_close(layer(x, return_carry=True), layer.of_host(x, return_carry=True))
@@ -45,7 +45,7 @@ def test_without_dropout_it_is_the_host_s(face, kind, time):
 @each_face
 @each_kind
 def test_computed_in_bfloat16(face, kind):
-    """Products in bfloat16; what is carried in the precision of the parameters."""
+    """Products are bfloat16; the carry has the dtype of the parameters."""
     layer, exact = face(kind, dtype=jnp.bfloat16), face(kind)
     carry, outputs = layer(X, return_carry=True)
     assert {part.dtype for part in (*jax.tree.leaves(carry), outputs)} == {jnp.dtype("float32")}
@@ -103,7 +103,7 @@ def test_at_rate_1_nothing_of_the_inputs_is_seen(face, kind):
 @each_face
 @each_kind
 def test_zoneout_in_evaluation_is_the_mean(face, kind):
-    """Of one step from a state that is not 0; c first, and h from what the mean of c is not."""
+    """One step from a state that is not 0. The new h comes from the new c, not from its mean."""
     layer = face(kind, recurrent_dropout=0.25, variant="zoneout")
     carry, _ = layer(X, deterministic=True, return_carry=True)
     x = X[:, :1]
@@ -127,7 +127,7 @@ def test_masks_differ_from_sequence_to_sequence_and_call_to_call():
 
 @pytest.mark.parametrize("variant", ["variational", "no_memory_loss", "zoneout"])
 def test_the_carried_state_is_never_scaled(variant):
-    """Nothing but remembers, for 512 steps at a rate of .5: what is carried stays what it was."""
+    """A network that only remembers keeps its memory for 512 steps at a rate of 0.5."""
     layer = FACES["nnx"]("LSTM", recurrent_dropout=0.5, variant=variant)
     cell = layer.layer.cell
     for part in (cell.hi, cell.hf, cell.hg, cell.ho, cell.ii, cell.if_, cell.ig, cell.io):
@@ -143,7 +143,7 @@ def test_the_carried_state_is_never_scaled(variant):
 
 @pytest.mark.parametrize("variant", ["variational", "no_memory_loss", "zoneout"])
 def test_the_state_of_a_gru_that_keeps_it_is_never_scaled(variant):
-    """The gates z are 1, so that h' = h, though h is read through masks all along."""
+    """The gates z are 1, so that h does not change, although all products read h dropped."""
     layer = FACES["nnx"]("GRU", recurrent_dropout=0.5, variant=variant)
     bias = layer.layer.cell.dense_i.bias
     bias[...] = bias[...].at[HIDDEN : 2 * HIDDEN].set(100.0)
@@ -226,7 +226,7 @@ def test_linen_s_own_bidirectional_takes_them_and_each_direction_has_its_masks()
     hosts = nn.Bidirectional(*[nn.RNN(nn.LSTMCell(HIDDEN)) for _ in range(2)])
     params = hosts.init(jax.random.key(0), X)
     assert_close(make().apply(params, X), hosts.apply(params, X))
-    # With equal weights and a sequence of equal steps, the directions differ by their masks alone.
+    # With equal weights and equal steps, only different masks make the directions differ.
     forward, backward = params["params"]
     same = {"params": {name: params["params"][forward] for name in (forward, backward)}}
     steady = jnp.ones_like(X)
@@ -243,7 +243,7 @@ def test_nnx_s_own_bidirectional_takes_them_and_each_direction_has_its_masks():
         layers = [
             flax_spatialdrop.nnx.LSTM(FEATURES, HIDDEN, rngs=each, **options) for each in rngs
         ]
-        return nnx.Bidirectional(*layers, rngs=False)  # else it passes its own stream on
+        return nnx.Bidirectional(*layers, rngs=False)  # else it passes its own stream to both
 
     steady = jnp.ones_like(X)
     y = make(recurrent_dropout=0.5, dropout_rngs=nnx.Rngs(dropout=1))(steady)
@@ -253,7 +253,7 @@ def test_nnx_s_own_bidirectional_takes_them_and_each_direction_has_its_masks():
 
 
 def test_streams_that_an_nnx_layer_takes_and_leaves():
-    """As Flax's layers: none at a rate of 0; and those of `dropout_rngs` rather than of `rngs`."""
+    """As in Flax: no stream at a rate of 0; and `dropout_rngs` is used before `rngs`."""
     gru = partial(flax_spatialdrop.nnx.GRU, FEATURES, HIDDEN)
     assert gru(rngs=nnx.Rngs(0)).rngs is None
     assert gru(dropout=0.5, rngs=nnx.Rngs(params=0)).rngs is None

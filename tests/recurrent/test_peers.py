@@ -1,4 +1,4 @@
-"""Keras and PyTorch with the same weights, where they are installed."""
+"""Compares to Keras and PyTorch with the same weights, if they are installed."""
 
 import os
 
@@ -18,7 +18,7 @@ def _as_keras_is_written():
 
 
 def keras_layer(kind, layer, **options):
-    """Keras's layer with the weights of ours; a GRU's gates are z, r, n there."""
+    """Makes a layer of Keras with our weights. The gates of its GRU are z, r, n."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     theirs = getattr(keras.layers, kind)(HIDDEN, return_sequences=True, **options)
@@ -67,7 +67,7 @@ def test_pytorch_s_lstm():
     layer = LinenLayer("LSTM")
     weights = layer.weights()
     theirs = torch.nn.LSTM(FEATURES, HIDDEN, batch_first=True)
-    with torch.no_grad():  # its gates are i, f, g, o as ours
+    with torch.no_grad():  # PyTorch has our order of gates: i, f, g, o
         theirs.weight_ih_l0.copy_(torch.tensor(weights.inputs.T))
         theirs.weight_hh_l0.copy_(torch.tensor(weights.state.T))
         theirs.bias_ih_l0.zero_()

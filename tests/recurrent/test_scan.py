@@ -1,4 +1,4 @@
-"""The loop: its derivatives, its padding, and what is not in it."""
+"""The loop: its derivatives, its padding, and the operations that must be outside of it."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ LENGTHS = jnp.array([11, 1, 7, 0])
 @one_face
 @each_variant
 def test_gradients_are_those_of_a_plain_scan(face, kind, options, monkeypatch):
-    """Of parameters and inputs, as JAX derives them of the loop without the rule written for it."""
+    """Compares gradients of parameters and inputs to those of the loop without the custom JVP."""
     layer = face(kind, **BOTH, **options)
     masks = layer.masks(X, clone(KEY))
 

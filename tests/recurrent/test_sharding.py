@@ -1,4 +1,4 @@
-"""Recurrent layers on 8 devices: as on one, and no collective but the weights' gradients'."""
+"""Recurrent layers on 8 devices equal those on one; only gradients of weights communicate."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Recurrent layers inside the transformations of both hosts, and beside one another."""
+"""Recurrent layers under the transformations of Linen and NNX, and several in one model."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ SQUARE = jax.random.normal(jax.random.key(0), (4, 11, HIDDEN))
 
 
 class Layer(flax_spatialdrop.linen.LSTM):
-    """One that is called with the inputs alone."""
+    """A layer that is called with inputs only."""
 
     features: int = HIDDEN
     dropout: float = 0.3
@@ -52,7 +52,7 @@ def test_two_layers_of_an_nnx_model_draw_different_masks():
 
 @pytest.mark.parametrize("lift", [nn.jit, nn.remat])
 def test_linen_s_jit_and_remat_change_nothing(lift):
-    """Given the key: nn.jit folds streams in its own way, for Flax's own layer too."""
+    """The key is given, since nn.jit changes the keys of streams, as for Flax's own layer."""
     plain, lifted = Layer(name="layer"), lift(Layer)(name="layer")
     params = plain.init({"params": KEY, "dropout": KEY}, SQUARE)
 
