@@ -180,6 +180,27 @@ def _attention(seed: int) -> Picture:
     return _side_by_side([w[0, :, 0] != 0 for w in weights], [*options], "query", "key")
 
 
+def _blocks_of_attention(seed: int) -> Picture:
+    size, block = 8, 4
+    zeros = jnp.zeros((1, size, 1, 1))
+    value = jnp.eye(size)[None, :, None]
+    weights = fsd.nnx.blockwise_attention(
+        zeros,
+        zeros,
+        value,
+        dropout_rng=jax.random.key(seed),
+        dropout_rate=0.3,
+        broadcast_dropout=False,
+        query_block_size=block,
+        key_block_size=block,
+    )
+    kept = np.asarray(weights[0, :, 0] != 0)
+    parts = [f"{start} to {start + block - 1}" for start in range(0, size, block)]
+    rows = [[Grid(part) for part in np.split(row, 2, axis=1)] for row in np.split(kept, 2)]
+    rows[0] = [grid._replace(title=part) for grid, part in zip(rows[0], parts, strict=True)]
+    return Picture(rows, "query", "key", row_names=parts)
+
+
 def _weights(seed: int) -> Picture:
     weights = {"kernel": jnp.ones((5, 8)), "bias": jnp.ones((1, 8))}
     y = fsd.drop_connect(jax.random.key(seed), weights, 0.5, paths="kernel")
@@ -217,6 +238,7 @@ def _side_by_side(kept: Any, titles: Sequence[str], down: str, right: str) -> Pi
 
 PICTURES: dict[str, Callable[[], Picture]] = {
     "alpha_dropout": lambda: _of_selu(fsd.alpha_dropout, 0),
+    "blockwise_attention": lambda: _blocks_of_attention(0),
     "cutout": lambda: _of_images(fsd.cutout, 1, (2, 8, 8, 3), rate=1.0, block_size=4),
     "dot_product_attention": lambda: _attention(1),
     "drop_block": lambda: _of_images(
