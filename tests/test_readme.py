@@ -71,8 +71,8 @@ def test_how_much_memory_a_network_takes():
 def test_what_attention_takes():
     row = "attention", "f32[2, 2048, 8, 64] gradient"
     ours, flax = (value(*row, "scratch memory in MiB", name) for name in ("in blocks", "Flax"))
-    sentence = "The gradient of attention over 2,048 positions with dropped weights takes"
-    assert f"{sentence} {ours:.1f} MiB, and Flax's takes {flax:,.0f} MiB." in TEXT
+    sentence = f"Its gradient over 2,048 positions, with dropped weights, takes {ours:.1f} MiB of"
+    assert f"{sentence} scratch memory, and Flax's takes {flax:,.0f} MiB." in TEXT
     ours, flax = (value(*row, "time in ms", name) for name in ("in blocks", "Flax"))
     assert f"It takes {ours / flax:.2f} of the time of Flax's." in TEXT
 
