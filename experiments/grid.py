@@ -175,7 +175,9 @@ class Grid:
         for first in range(0, len(runs), program.lanes):
             group = runs[first : first + program.lanes]
 
-            def progress(epoch: int, metrics: Metrics, done: int = first, size: int = len(group)):
+            def progress(
+                epoch: int, metrics: Metrics, done: int = first, size: int = len(group)
+            ) -> None:
                 share = (done + size * epoch / self.config.epochs) / len(runs)
                 on_epoch(share, float(metrics.loss.mean()), float(metrics.score.mean()))
 

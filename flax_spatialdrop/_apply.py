@@ -89,7 +89,7 @@ def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.
     around `select` ensures this.
     """
     x = jnp.asarray(x)
-    y = _by_mask(select, mask, x, *constants)
+    y: jax.Array = _by_mask(select, mask, x, *constants)
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
@@ -129,36 +129,48 @@ def by_redraw(
         both passes and store the mask in between.
     """
     x = jnp.asarray(x)
-    y = _by_redraw(select, redraw, prevent_cse, key, x, params, *constants)
+    y: jax.Array = _by_redraw(select, redraw, prevent_cse, key, x, params, *constants)
     chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
     return y
 
 
 # The barriers of prevent_cse=True would cost more than these few operations.
 @partial(jax.jit, static_argnums=0)
-def _by_mask(select, mask, x, *constants):
+def _by_mask(select: Select, mask: Array, x: jax.Array, *constants: Constant) -> jax.Array:
     y = jax.checkpoint(select, prevent_cse=False)(mask, x, *constants)
-    return checkpoint_name(y, CHECKPOINT_NAME)
+    named: jax.Array = checkpoint_name(y, CHECKPOINT_NAME)
+    return named
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _by_redraw(select, redraw, prevent_cse, key, x, params, *constants):
+def _by_redraw(
+    select: Select,
+    redraw: Redraw,
+    prevent_cse: bool,
+    key: jax.Array,
+    x: jax.Array,
+    params: Any,
+    *constants: Constant,
+) -> jax.Array:
     words, rounds = jax.random.key_data(key), rounds_of(key)
     mark_as_used(key)
 
-    def draw_and_apply(words, x, params, *constants):
+    def draw_and_apply(
+        words: jax.Array, x: jax.Array, params: Any, *constants: Constant
+    ) -> jax.Array:
         return select(redraw(words, rounds, params, x), x, *constants)
 
     y = jax.checkpoint(draw_and_apply, prevent_cse=prevent_cse)(words, x, params, *constants)
-    return checkpoint_name(y, CHECKPOINT_NAME)
+    named: jax.Array = checkpoint_name(y, CHECKPOINT_NAME)
+    return named
 
 
-def kept_or_zero(mask, x, scale):
+def kept_or_zero(mask: Array, x: jax.Array, scale: Constant) -> jax.Array:
     """Returns x * scale where the mask is True and 0 elsewhere, in x's dtype."""
     return jnp.where(mask, times(x, scale), jnp.zeros((), x.dtype))
 
 
-def times(x, factor):
+def times(x: jax.Array, factor: Constant) -> jax.Array:
     """Returns x * factor in x's dtype, multiplied in at least float32."""
     if jnp.iscomplexobj(x):  # real and imaginary part, since (inf + 1j) * 2 is inf + nan j
         return jax.lax.complex(times(x.real, factor), times(x.imag, factor))
@@ -166,7 +178,7 @@ def times(x, factor):
     return (wide * factor.astype(wide.dtype)).astype(x.dtype)
 
 
-def widened(x):
+def widened(x: jax.Array) -> jax.Array:
     """Returns x in the precision to calculate in: float64 for float64, else float32."""
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 

@@ -9,7 +9,7 @@ import itertools
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def check_array(x: Any, name: str = "x") -> Array:
     return x
 
 
-def is_array(x: Any) -> bool:
+def is_array(x: Any) -> TypeGuard[Array]:
     """Whether x is an array of JAX or NumPy. JAX would ignore the mask of a masked array."""
     return isinstance(x, jax.Array | np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
@@ -55,20 +55,21 @@ def unboxed(x: Any) -> Any:
 
 def check_input(x: Any, name: str = "x") -> Array:
     """Returns an array whose values can be scaled."""
-    x = check_array(x, name)
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        looks_like_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or x.dtype == jnp.uint32
+    array = check_array(x, name)
+    dtype = array.dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        looks_like_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32
         advice = "; the key comes first" if looks_like_key else ""
         raise TypeError(
             f"{name} must have a floating or complex dtype, since kept values are scaled by "
-            f"1 / (1 - rate): got dtype {x.dtype}{advice}"
+            f"1 / (1 - rate): got dtype {dtype}{advice}"
         )
-    if x.dtype == jnp.float8_e8m0fnu:
+    if dtype == jnp.float8_e8m0fnu:
         raise TypeError(
             f"{name} must have a dtype that can represent 0, the value of dropped elements: "
-            f"got dtype {x.dtype}"
+            f"got dtype {dtype}"
         )
-    return x
+    return array
 
 
 def check_mask(mask: Any, name: str = "mask") -> Array:
@@ -78,7 +79,8 @@ def check_mask(mask: Any, name: str = "mask") -> Array:
     if not is_array or isinstance(mask, np.ma.MaskedArray) or mask.dtype != jnp.bool_:
         got = f"dtype {mask.dtype}" if is_array else shown(mask)
         raise TypeError(f"{name} must be a bool array, True where a value is kept: got {got}")
-    return mask
+    checked: Array = mask
+    return checked
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
@@ -146,7 +148,8 @@ def check_rate(rate: Any, name: str = "rate") -> Rate:
     is_real = jnp.issubdtype(rate.dtype, jnp.floating) or jnp.issubdtype(rate.dtype, jnp.integer)
     if not is_real or rate.dtype.itemsize > 8:
         raise TypeError(f"{name} must be a real number: got an array of dtype {rate.dtype}")
-    return rate
+    checked: Rate = rate
+    return checked
 
 
 def is_static(rate: Rate, value: float) -> bool:
@@ -192,19 +195,20 @@ def check_callable(value: Any, name: str, what: str) -> Callable[..., Any]:
     """Returns a callable value; `what` describes it in the message, as in "a function of a key"."""
     if not callable(unboxed(value)):
         raise TypeError(f"{name} must be {what}: got {shown(value)}")
-    return value
+    checked: Callable[..., Any] = value
+    return checked
 
 
 def check_whole(number: Any, name: str, least: int | None = None, unit: str = "") -> int:
     """Returns an integer as an int; it must be at least `least`, a number of `unit`s."""
     if not is_whole(number):
         raise TypeError(f"{name} must be an integer: got {shown(number)}")
-    number = operator.index(number)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must be an integer of at most 64 bits: got {shown(number)}")
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}{unit and ' ' + unit}: got {number}")
-    return number
+    whole = operator.index(number)
+    if not -(2**63) <= whole < 2**63:
+        raise ValueError(f"{name} must be an integer of at most 64 bits: got {shown(whole)}")
+    if least is not None and whole < least:
+        raise ValueError(f"{name} must be at least {least}{unit and ' ' + unit}: got {whole}")
+    return whole
 
 
 def is_whole(value: Any) -> bool:

@@ -44,7 +44,7 @@ REMATS = {"checkpoint", "remat", "remat2"}
 """The names of the primitive of `jax.checkpoint` in the versions of JAX."""
 
 
-def as_linear(f: Callable) -> Callable:
+def as_linear(f: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the linear function f in a form that JAX can transpose.
 
     JAX before 0.10 transposes a scan only if the scan comes from `jax.jvp`.
@@ -64,7 +64,8 @@ def vary(x: Any, axes: tuple[str, ...]) -> Any:
 def varying_axes(x: Any) -> frozenset[str]:
     """The axes of a shard_map's mesh along which the devices' values of x may differ."""
     kind = jax.typeof(x)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+    axes: frozenset[str] = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+    return axes
 
 
 def is_trial_of_scan() -> bool:

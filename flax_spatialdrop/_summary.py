@@ -333,9 +333,10 @@ def _recording() -> Iterator[Recorder]:
         del _ACTIVE[token]
 
 
-def unrecorded() -> contextlib.AbstractContextManager:
+def unrecorded() -> contextlib.AbstractContextManager[None]:
     """Turns recording off inside."""
-    return _TOKEN(None)
+    nothing: contextlib.AbstractContextManager[None] = _TOKEN(None)
+    return nothing
 
 
 def current_recorder() -> Recorder | None:

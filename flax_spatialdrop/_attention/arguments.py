@@ -120,12 +120,12 @@ def _is_precision(precision: Any) -> bool:
 
 
 def _numbers(array: Any, name: str) -> Array:
-    array = check_array(array, name)
-    if not jnp.issubdtype(array.dtype, jnp.number):
-        looks_like_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    numbers = check_array(array, name)
+    if not jnp.issubdtype(numbers.dtype, jnp.number):
+        looks_like_key = jnp.issubdtype(numbers.dtype, jax.dtypes.prng_key)
         advice = "; a PRNG key is passed as dropout_rng" if looks_like_key else ""
-        raise TypeError(f"{name} must have a dtype of numbers: got dtype {array.dtype}{advice}")
-    return array
+        raise TypeError(f"{name} must have a dtype of numbers: got dtype {numbers.dtype}{advice}")
+    return numbers
 
 
 def _check_shapes(query: Array, key: Array, value: Array, grouped: bool) -> None:
@@ -155,19 +155,19 @@ def _over_weights(array: Any, name: str, shape: Shape) -> Array | None:
         return None
     if isinstance(array, bool | int | float):
         array = jnp.asarray(array)
-    array = check_array(array, name)
-    if array.dtype != jnp.bool_ and not jnp.issubdtype(array.dtype, jnp.number):
-        raise TypeError(f"{name} must be an array of bools or numbers: got dtype {array.dtype}")
-    missing = (1,) * (len(shape) - array.ndim)
-    sizes = missing + array.shape
+    given = check_array(array, name)
+    if given.dtype != jnp.bool_ and not jnp.issubdtype(given.dtype, jnp.number):
+        raise TypeError(f"{name} must be an array of bools or numbers: got dtype {given.dtype}")
+    missing = (1,) * (len(shape) - given.ndim)
+    sizes = missing + given.shape
     if len(sizes) > len(shape) or any(
         own not in (1, size) for own, size in zip(sizes, shape, strict=True)
     ):
         raise ValueError(
             f"{name} must broadcast to the weights, [*batch, heads, queries, keys], whose shape is "
-            f"{shape}: got {name}.shape={array.shape}"
+            f"{shape}: got {name}.shape={given.shape}"
         )
-    return array.reshape(sizes) if missing else array
+    return given.reshape(sizes) if missing else given
 
 
 def check_sown(module: Any) -> None:

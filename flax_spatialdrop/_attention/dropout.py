@@ -130,7 +130,7 @@ class WeightsDropout:
         note(lambda: Where(None, "attention weights", "a key"), run, x, use)
         return run(x)
 
-    def _scale_of_spans(self):
+    def _scale_of_spans(self) -> jax.Array:
         return scale_by_position(unseeded_probability(self.rate, self.spans), self.spans)
 
 
@@ -253,6 +253,6 @@ def _resolve_spans(shape: Shape, options: DropoutOptions) -> Blocks:
     return Blocks((*others, keys), axes=(last,), sizes=(span,), batch_dims=last)
 
 
-def _from_keys(array):
+def _from_keys(array: jax.Array) -> jax.Array:
     """Moves [*batch, heads, 1, keys] to the axes of values, [*batch, keys, heads, 1]."""
     return jnp.swapaxes(array[..., 0, :], -1, -2)[..., None]

@@ -8,7 +8,9 @@ computes each block of weights again as exp(score - L) (Dao et al., FlashAttenti
 its mask again.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from .._checks import is_symbolic
+from .._typing import Shape
 from .tile import (
     Operands,
     TilePlan,
@@ -25,7 +28,7 @@ from .tile import (
     scores_of,
     widened_dtype,
 )
-from .tiling import visited
+from .tiling import Tiling, Visits, visited
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -38,15 +41,15 @@ def attend(plan: TilePlan, operands: Operands) -> jax.Array:
     return _forward(plan, operands)[0]
 
 
-def _forward(plan, x):
+def _forward(plan: TilePlan, x: Operands) -> tuple[jax.Array, jax.Array]:
     """Returns the outputs, and log(sum of exp(scores)) of each query, [*batch, heads, queries]."""
     heads, wide, features = x.query.shape[-2], widened_dtype(x.query), x.value.shape[-1]
     by_query, _ = x.visits or (None, None)
 
-    def query_block(i, carry):
+    def query_block(i: jax.Array, carry: Any) -> Any:
         query = _take(plan.queries, x.query, i)
 
-        def key_block(t, state):
+        def key_block(t: jax.Array, state: Any) -> Any:
             largest, total, sums = state
             j = visited(by_query, i, t)
             key, value = (_repeat_heads(_take(plan.keys, a, j), heads) for a in (x.key, x.value))
@@ -73,26 +76,27 @@ def _forward(plan, x):
 
     y = _zeros(x.query, (*x.query.shape[:-1], features), x.value.dtype)
     log_sums = jnp.zeros_like(jnp.swapaxes(x.query[..., 0], -1, -2), wide)
-    return lax.fori_loop(0, _count(plan.queries), query_block, (y, log_sums))
+    y, log_sums = lax.fori_loop(0, _count(plan.queries), query_block, (y, log_sums))
+    return y, log_sums
 
 
-def _forward_and_kept(plan, x):
+def _forward_and_kept(plan: TilePlan, x: Operands) -> tuple[jax.Array, Any]:
     y, log_sums = _forward(plan, x)
     return y, (x, y, log_sums)
 
 
-def _backward(plan, kept, d_y):
+def _backward(plan: TilePlan, kept: Any, d_y: jax.Array) -> tuple[Operands]:
     x, y, log_sums = kept
     wide, heads = widened_dtype(x.query), x.query.shape[-2]
     _, by_key = x.visits or (None, None)
     # FlashAttention's D: for each query, the sum of its weights times their derivatives.
     deltas = jnp.swapaxes((y.astype(wide) * d_y.astype(wide)).sum(-1), -1, -2)
 
-    def key_block(j, carry):
+    def key_block(j: jax.Array, carry: Any) -> Any:
         key, value = (_take(plan.keys, array, j) for array in (x.key, x.value))
         all_keys, all_values = _repeat_heads(key, heads), _repeat_heads(value, heads)
 
-        def query_block(t, state):
+        def query_block(t: jax.Array, state: Any) -> Any:
             d_query, d_bias, d_key, d_value = state
             i = visited(by_key, j, t)
             query, d_out = (_take(plan.queries, array, i) for array in (x.query, d_y))
@@ -132,23 +136,29 @@ def _backward(plan, kept, d_y):
 attend.defvjp(_forward_and_kept, _backward)
 
 
-def _loop(visits, tiling, block, body, state):
+def _loop(
+    visits: Visits | None,
+    tiling: Tiling,
+    block: jax.Array,
+    body: Callable[[jax.Array, Any], Any],
+    state: Any,
+) -> Any:
     """Runs body(t, state) for each block of the other axis that `block` must visit."""
     count = _count(tiling) if visits is None else visits.number[block]
     return lax.fori_loop(0, count, body, state)
 
 
-def _count(tiling):
+def _count(tiling: Tiling) -> int | jax.Array:
     """The number of blocks as the bound of a loop; a symbolic size becomes an array."""
     return jnp.asarray(tiling.number, np.int32) if is_symbolic(tiling.number) else tiling.number
 
 
-def _take(tiling, array, block):
+def _take(tiling: Tiling, array: jax.Array, block: jax.Array) -> jax.Array:
     """Takes a block of [..., positions, heads, features]; returns [..., heads, size, features]."""
     return jnp.swapaxes(tiling.take(array, block, -3), -2, -3)
 
 
-def _repeat_heads(array, heads):
+def _repeat_heads(array: jax.Array, heads: int) -> jax.Array:
     """Repeats each head for its group: [..., own heads, keys, features] to [..., heads, ...]."""
     *batch, own, keys, features = array.shape
     if own == heads:
@@ -157,7 +167,7 @@ def _repeat_heads(array, heads):
     return groups.reshape(*batch, heads, keys, features)
 
 
-def _sum_groups(array, shape):
+def _sum_groups(array: jax.Array, shape: Shape) -> jax.Array:
     """The transpose of `_repeat_heads`: sums over each group."""
     if array.shape == shape:
         return array
@@ -165,6 +175,6 @@ def _sum_groups(array, shape):
     return array.reshape(*batch, own, -1, keys, features).sum(-3)
 
 
-def _zeros(array, shape, dtype):
+def _zeros(array: jax.Array, shape: Shape, dtype: Any) -> jax.Array:
     """Zeros with the sharding of an array that differs from `shape` only in the last axis."""
     return jnp.broadcast_to(jnp.zeros_like(array[..., :1], dtype), shape)

@@ -98,4 +98,5 @@ def _split(array: Array, axis: int, shards: int, names: tuple[str, ...]) -> jax.
 
 def _reshard(array: Array, *spec: Any) -> jax.Array:
     """Reshards an array."""
-    return jax.sharding.reshard(array, PartitionSpec(*spec))
+    sharded: jax.Array = jax.sharding.reshard(array, PartitionSpec(*spec))
+    return sharded

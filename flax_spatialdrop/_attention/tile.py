@@ -12,7 +12,7 @@ from jax import lax
 from .._ops.blocks import Blocks
 from .._random.mask import redraw_mask
 from .._random.sharding import sharding_of_part
-from .._random.threefry import Words
+from .._random.threefry import Index, Words
 from .._typing import Array
 from .tiling import Tiling, Visits
 
@@ -46,19 +46,23 @@ class MaskSource:
             mask = self._draws(weights, row, column, weights.shape[-1])
         return jnp.where(mask, weights, jnp.zeros_like(weights))
 
-    def _draws(self, weights, row, column, columns):
+    def _draws(
+        self, weights: jax.Array, row: jax.Array, column: jax.Array, columns: int
+    ) -> jax.Array:
         """The draws from row and column on. A draw of False starts a span (of size 1 or more)."""
         *shared, _, _ = self.spans.noise_shape
         sizes = (*shared, weights.shape[-2], columns)
-        start = (*(np.uint32(0) for _ in shared), row.astype(np.uint32), column.astype(np.uint32))
+        corner = row.astype(np.uint32), column.astype(np.uint32)
+        start: tuple[Index, ...] = (*(np.uint32(0) for _ in shared), *corner)
         draw = partial(redraw_mask, self.words, self.rounds, self.threshold)
         if sizes == weights.shape:
             return draw(weights, start, self.spans.seed_shape)
         block = jnp.zeros(sizes, bool, out_sharding=sharding_of_part(weights, sizes))
         # Without the barrier, XLA may draw again for each of the weights that share a draw.
-        return lax.optimization_barrier(draw(block, start, self.spans.seed_shape))
+        mask: jax.Array = lax.optimization_barrier(draw(block, start, self.spans.seed_shape))
+        return mask
 
-    def _outside_spans(self, weights, row, column):
+    def _outside_spans(self, weights: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """The mask, which is False on each span. A span may begin before the block.
 
         For spans of 3 and a block of columns 4 to 7, with s where a span begins:
@@ -125,7 +129,15 @@ class Operands(NamedTuple):
     visits: tuple[Visits, Visits] | None
 
 
-def scores_of(plan, x, query, key, i, j, hides_repeated=False):
+def scores_of(
+    plan: TilePlan,
+    x: Operands,
+    query: jax.Array,
+    key: jax.Array,
+    i: jax.Array,
+    j: jax.Array,
+    hides_repeated: bool = False,
+) -> jax.Array:
     """Returns the scores (logits) of a block, -inf where a query does not attend to a key.
 
     The last block of keys may overlap the one before; the repeated keys are hidden. Repeated
@@ -151,7 +163,9 @@ def scores_of(plan, x, query, key, i, j, hides_repeated=False):
     return scores
 
 
-def kept_of(plan, x, weights, i, j):
+def kept_of(
+    plan: TilePlan, x: Operands, weights: jax.Array, i: jax.Array, j: jax.Array
+) -> jax.Array:
     """Returns a block of weights, with dropped weights set to 0."""
     if x.source is None:
         return weights
@@ -160,28 +174,30 @@ def kept_of(plan, x, weights, i, j):
     return x.source.keep(weights, row, plan.keys.start(j))
 
 
-def _block_of(plan, array, i, j):
+def _block_of(plan: TilePlan, array: Array, i: jax.Array, j: jax.Array) -> Array:
     """Takes a block of a bias or a mask, which broadcasts to the weights."""
     return plan.keys.take(plan.queries.take(array, i, -2), j, -1)
 
 
-def add_to_bias(plan, total, d_scores, i, j):
+def add_to_bias(
+    plan: TilePlan, total: jax.Array, d_scores: jax.Array, i: jax.Array, j: jax.Array
+) -> jax.Array:
     """Adds the derivative of a block of scores to `total`, the derivative of the bias."""
     shared = [axis for axis, size in enumerate(total.shape) if size == 1]
     block = _block_of(plan, total, i, j) + d_scores.sum(shared, keepdims=True)
     corner = plan.queries.start(i), plan.keys.start(j)
     zero = np.int32(0)
-    start = [zero if size == 1 else at for size, at in zip(total.shape[-2:], corner, strict=True)]
-    return lax.dynamic_update_slice(total, block, [zero] * (total.ndim - 2) + start)
+    start = (zero if size == 1 else at for size, at in zip(total.shape[-2:], corner, strict=True))
+    return lax.dynamic_update_slice(total, block, [*[zero] * (total.ndim - 2), *start])
 
 
-def product(plan, a, b, axis_a, axis_b):
+def product(plan: TilePlan, a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
     """Matrix product over one of the last two axes of a and of b, summed in float32 or float64."""
     batch = tuple(range(a.ndim - 2))
     summed = ((a.ndim + axis_a,), (b.ndim + axis_b,))
     return lax.dot_general(a, b, (summed, (batch, batch)), plan.precision, widened_dtype(a))
 
 
-def widened_dtype(array):
+def widened_dtype(array: jax.Array) -> Any:
     """The dtype for sums: float64 if the array is float64, else float32."""
     return jnp.float64 if array.dtype == jnp.float64 else jnp.float32

@@ -50,7 +50,7 @@ class Tiling(NamedTuple):
         """All positions of a block, int32[size]."""
         return self.start(block) + jnp.arange(self.size, dtype=np.int32)
 
-    def take(self, array: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+    def take(self, array: Array, block: jax.Array, axis: int) -> Array:
         """Takes a block of an array along `axis`, which is negative: -1 is the last axis.
 
         An array with size 1 along the axis is shared by all positions and is returned as it is.
@@ -59,7 +59,7 @@ class Tiling(NamedTuple):
             return array
         return lax.dynamic_slice_in_dim(array, self.start(block), self.size, array.ndim + axis)
 
-    def put(self, array: jax.Array, part: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+    def put(self, array: Array, part: Array, block: jax.Array, axis: int) -> jax.Array:
         """Returns the array with a block replaced by `part`."""
         start = self.start(block)
         return lax.dynamic_update_slice_in_dim(array, part, start, array.ndim + axis)

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._apply import Recipe, by_key, by_mask, drop, kept_or_zero, recipe_from, times, widened
+from .._apply import (
+    Constant,
+    Recipe,
+    by_key,
+    by_mask,
+    drop,
+    kept_or_zero,
+    recipe_from,
+    times,
+    widened,
+)
 from .._noise_shape import resolve_noise_shape, spatial_noise_shape
 from .._rates import fence, keep_probability
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
@@ -129,7 +139,9 @@ def _constants(rate: Rate) -> tuple[Any, Any, Any]:
     return _DEPTH * dropping, scale, dropped
 
 
-def _kept_or_saturated(mask, x, shift, scale, dropped):
+def _kept_or_saturated(
+    mask: Array, x: jax.Array, shift: Constant, scale: Constant, dropped: Constant
+) -> jax.Array:
     """Returns scale * (x + shift) where the mask is True and `dropped` elsewhere, in x's dtype."""
     if jnp.iscomplexobj(x):
         real = _kept_or_saturated(mask, x.real, shift, scale, dropped)

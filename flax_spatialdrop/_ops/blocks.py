@@ -154,11 +154,12 @@ def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) ->
 def dilate(seeds: jax.Array, blocks: Blocks) -> jax.Array:
     """Turns seeds into a mask of the noise shape that is True on the block of each seed."""
     # Without the barrier, XLA may draw a seed again for each position of its block.
-    return lax.platform_dependent(
+    dilated: jax.Array = lax.platform_dependent(
         lax.optimization_barrier(seeds),
         tpu=partial(_dilate_by_windows, blocks=blocks),
         default=partial(_dilate_by_shifts, blocks=blocks),
     )
+    return dilated
 
 
 def _dilate_by_shifts(seeds: jax.Array, blocks: Blocks) -> jax.Array:
@@ -252,7 +253,8 @@ def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.A
     for bit in range(math.prod(blocks.sizes).bit_length()):
         scale = jnp.where(counts >> bit & 1, scale * base, scale)
         base = base * base
-    return lax.optimization_barrier(jnp.minimum(scale, _LARGEST_SCALE))
+    stored: jax.Array = lax.optimization_barrier(jnp.minimum(scale, _LARGEST_SCALE))
+    return stored
 
 
 def _counts(blocks: Blocks) -> jax.Array:

@@ -66,29 +66,29 @@ def _apply_noise_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     return by_redraw(_multiplied, redraw_noise, key, x, noise_moments(rate), prevent_cse=True)
 
 
-def _multiplied(noise, x):
+def _multiplied(noise: Array, x: jax.Array) -> jax.Array:
     """Returns x * noise. Where the noise is 0, as at a rate of 1, it is 0 even if x is NaN."""
     return jnp.where(noise == 0, jnp.zeros((), x.dtype), times(x, noise))
 
 
 def _check_rate_below_1(rate: Any) -> Rate:
-    rate = check_rate(rate)
-    if is_static(rate, 1.0):
+    checked = check_rate(rate)
+    if is_static(checked, 1.0):
         raise ValueError(
             "Gaussian dropout needs a rate below 1, since the variance of its noise is "
-            f"rate / (1 - rate): got rate={rate}"
+            f"rate / (1 - rate): got rate={checked}"
         )
-    return rate
+    return checked
 
 
 def _check_noise(noise: Any) -> Array:
-    noise = check_array(noise, "mask")
-    if noise.dtype != jnp.float32:
+    checked = check_array(noise, "mask")
+    if checked.dtype != jnp.float32:
         raise TypeError(
             "the mask of Gaussian dropout is the noise that x is multiplied by, and must be a "
-            f"float32 array: got dtype {noise.dtype}"
+            f"float32 array: got dtype {checked.dtype}"
         )
-    return noise
+    return checked
 
 
 gaussian_recipe = recipe_from(  # the mask is the noise

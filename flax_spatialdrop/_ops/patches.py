@@ -111,7 +111,8 @@ def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.A
             "x must have a known number of tokens if patches are dropped: "
             f"got the symbolic size {shown(x.shape[-2])}"
         )
-    return _keep(check_key(key), jnp.asarray(x), patches)
+    kept: tuple[jax.Array, jax.Array] = _keep(check_key(key), jnp.asarray(x), patches)
+    return kept
 
 
 def count_patches(
@@ -173,7 +174,7 @@ def _num_kept(rate: Any, num_patches: int) -> int | None:
 
 
 @partial(jax.jit, static_argnums=2)
-def _keep(key, x, patches):
+def _keep(key: jax.Array, x: jax.Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
     indices = _all_indices(x, patches)
     # Of patches with equal bits, the first is kept. Uniform floats would be equal 512 times as
     # often.
@@ -183,30 +184,34 @@ def _keep(key, x, patches):
     prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
     kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
     y = jnp.concatenate([prefix, kept], axis=-2)
-    chex.assert_shape(y, (*x.shape[:-2], patches.num_prefix + patches.num_keep, x.shape[-1]))
+    num_tokens = patches.num_prefix + patches.num_keep  # type: ignore[operator]  # it is known here
+    chex.assert_shape(y, (*x.shape[:-2], num_tokens, x.shape[-1]))
     return y, indices
 
 
-def _all_indices(x, patches):
+def _all_indices(x: jax.Array, patches: Patches) -> jax.Array:
     """Returns 0, 1, ..., n - 1 for each sample."""
     shape = (*patches.batch_shape, patches.num_patches)
     axis = len(shape) - 1
     return jax.lax.broadcasted_iota(np.int32, shape, axis, out_sharding=_batch_sharding(x))
 
 
-def _batch_sharding(x):
+def _batch_sharding(x: jax.Array) -> NamedSharding | None:
     """Returns the sharding of arrays [*batch, patches] if x has an explicit sharding."""
     sharding = explicit_sharding(x)
     return None if sharding is None else NamedSharding(sharding.mesh, P(*sharding.spec[:-2], None))
 
 
-def _with_whole_tokens(x):
+def _with_whole_tokens(x: jax.Array) -> jax.Array:
     """Replicates x along the axis of tokens, since the size of this axis is about to change."""
     sharding = explicit_sharding(x)
     if sharding is None or sharding.spec[-2] is None:
         return x
     *batch, _, features = sharding.spec
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(*batch, None, features)))
+    whole: jax.Array = jax.sharding.reshard(
+        x, NamedSharding(sharding.mesh, P(*batch, None, features))
+    )
+    return whole
 
 
 def restore_patches(
@@ -261,7 +266,8 @@ def restore_patches(
             "there must be at most as many indices as tokens of y and as patches: got "
             f"{num_kept} indices for y.shape={y.shape} and num_patches={num_patches}"
         )
-    return _restore(y, indices, num_patches, _check_fill(fill, y, num_patches))
+    x: jax.Array = _restore(y, indices, num_patches, _check_fill(fill, y, num_patches))
+    return x
 
 
 def patch_mask(indices: Array, num_patches: int) -> jax.Array:
@@ -295,33 +301,33 @@ def patch_mask(indices: Array, num_patches: int) -> jax.Array:
 
 
 def _check_indices(indices: Any) -> Array:
-    indices = check_array(indices, "indices")
-    if not jnp.issubdtype(indices.dtype, jnp.integer) or not indices.shape:
+    checked = check_array(indices, "indices")
+    if not jnp.issubdtype(checked.dtype, jnp.integer) or not checked.shape:
         raise TypeError(
             "indices must be an array of integers with one axis or more, as patch_dropout returns "
-            f"them: got dtype {indices.dtype} and shape {indices.shape}"
+            f"them: got dtype {checked.dtype} and shape {checked.shape}"
         )
-    return indices
+    return checked
 
 
 def _check_fill(fill: Any, y: Array, num_patches: int) -> jax.Array:
     number = isinstance(fill, bool | int | float | complex)
-    fill = jnp.asarray(fill if number else check_array(fill, "fill"), y.dtype)
+    values = jnp.asarray(fill if number else check_array(fill, "fill"), y.dtype)
     shape = (*y.shape[:-2], num_patches, y.shape[-1])
     try:
-        fits = np.broadcast_shapes(fill.shape, shape) == shape
+        fits = np.broadcast_shapes(values.shape, shape) == shape
     except ValueError:
         fits = False
     if not fits:
         raise ValueError(
             f"fill must be a number, or an array that broadcasts to {shape}, such as a mask token "
-            f"of [features]: got fill.shape={fill.shape}"
+            f"of [features]: got fill.shape={values.shape}"
         )
-    return fill.reshape((1,) * (len(shape) - fill.ndim) + fill.shape)
+    return values.reshape((1,) * (len(shape) - values.ndim) + values.shape)
 
 
 @partial(jax.jit, static_argnums=2)
-def _restore(y, indices, num_patches, fill):
+def _restore(y: jax.Array, indices: jax.Array, num_patches: int, fill: jax.Array) -> jax.Array:
     y, matches = _with_whole_tokens(y), _matches(indices, num_patches)
     prefix, kept = jnp.split(y, [y.shape[-2] - indices.shape[-1]], axis=-2)
     is_kept = matches.any(axis=-2)[..., None]
@@ -333,7 +339,7 @@ def _restore(y, indices, num_patches, fill):
     return jnp.concatenate([prefix, jnp.where(is_kept, found, fill)], axis=-2)
 
 
-def _matches(indices, num_patches):
+def _matches(indices: jax.Array, num_patches: int) -> jax.Array:
     """Returns [*batch, k, n], True where an index is the number of the patch."""
     numbers = jnp.arange(num_patches, dtype=indices.dtype)
     return indices[..., None] == jnp.expand_dims(numbers, range(indices.ndim))

@@ -131,7 +131,8 @@ def residual_drop_path(
     mask, dropped = draw_branch(key, rate, recipe, mode)
     if mask is None:
         return x + dropped(checked(x))
-    return run_or_skip(mask, lambda x: x + dropped(checked(x)), lambda x: x, x)
+    y: jax.Array = run_or_skip(mask, lambda x: x + dropped(checked(x)), lambda x: x, x)
+    return y
 
 
 def draw_branch(
@@ -176,7 +177,8 @@ def check_branch_fits(output: Any, x: Array) -> jax.Array:
             "the branch of a residual block must return an array that can be added to x, of shape "
             f"{x.shape} and dtype {x.dtype}: got {got}"
         )
-    return output
+    checked: jax.Array = output
+    return checked
 
 
 def forms(variables: Any) -> dict[str, tuple[tuple[int, ...], Any]]:

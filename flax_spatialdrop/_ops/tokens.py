@@ -91,26 +91,28 @@ def token_recipe(
 
 def check_ids(ids: Any) -> Array:
     """Returns ids if they are an integer array."""
-    ids = check_array(ids, "ids")
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"ids must have an integer dtype: got dtype {ids.dtype}")
-    return ids
+    checked = check_array(ids, "ids")
+    if not jnp.issubdtype(checked.dtype, jnp.integer):
+        raise TypeError(f"ids must have an integer dtype: got dtype {checked.dtype}")
+    return checked
 
 
 def _check_id(number: Any, name: str, dtype: Any, vocab_size: int | None) -> int:
-    number = check_whole(number, name)
+    checked = check_whole(number, name)
     largest = int(jnp.iinfo(dtype).max)
-    if not 0 <= number <= largest:
+    if not 0 <= checked <= largest:
         raise ValueError(
             f"{name} must be from 0 to {largest}, the largest id in the dtype of ids, {dtype}: "
-            f"got {number}"
+            f"got {checked}"
         )
-    if vocab_size is not None and number >= vocab_size:
-        raise ValueError(f"{name} must be below vocab_size={vocab_size}: got {number}")
-    return number
+    if vocab_size is not None and checked >= vocab_size:
+        raise ValueError(f"{name} must be below vocab_size={vocab_size}: got {checked}")
+    return checked
 
 
-def _kept_or_replaced(mask, ids, mask_id, *special_ids):
+def _kept_or_replaced(
+    mask: Array, ids: jax.Array, mask_id: Array, *special_ids: Array
+) -> jax.Array:
     for special_id in special_ids:
         mask = mask | (ids == special_id)
     return jnp.where(mask, ids, mask_id)
@@ -197,14 +199,14 @@ def look_up(table: Array, ids: Array | None) -> Array:
     return table if ids is None else _rows_of(_widened(ids), table)
 
 
-def _widened(ids):
+def _widened(ids: Any) -> jax.Array:
     """Returns checked ids in a dtype that can hold the size of a vocabulary."""
-    ids = jnp.asarray(check_ids(ids))
-    return ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
+    checked = jnp.asarray(check_ids(ids))
+    return checked.astype(np.int32) if checked.dtype.itemsize < 4 else checked
 
 
 @jax.jit
-def _rows_of(ids, table):
+def _rows_of(ids: jax.Array, table: jax.Array) -> jax.Array:
     """Returns table[ids]. Outside the vocabulary it is NaN, or True if the table is a mask."""
     if len(table) == 0:  # a gather needs a row
         outside = True if table.dtype == jnp.bool_ else jnp.nan
@@ -213,7 +215,7 @@ def _rows_of(ids, table):
 
 
 @jax.jit
-def _draws_of(ids, mask):
+def _draws_of(ids: jax.Array, mask: jax.Array) -> jax.Array:
     """Looks up ids in the mask [*batch, vocab] of their own sample; returns [*batch, time, 1]."""
     if mask.shape[-1] == 0:
         return jnp.ones((*ids.shape, 1), bool)
@@ -224,12 +226,12 @@ def _draws_of(ids, mask):
     return look_up(mask, ids)[..., None]
 
 
-def _mode(vocab_size):
+def _mode(vocab_size: int) -> str:
     # With a vocabulary of one word, Flax's Embed returns that word for every id.
     return "clip" if vocab_size == 1 else "fill"
 
 
-def _lookup_sharding(ids, table):
+def _lookup_sharding(ids: jax.Array, table: jax.Array) -> NamedSharding | None:
     """Returns the explicit sharding of rows: as ids, with the features as in table if possible."""
     sharding = explicit_sharding(ids) or explicit_sharding(table)
     if sharding is None:
@@ -241,5 +243,5 @@ def _lookup_sharding(ids, table):
     return NamedSharding(sharding.mesh, P(*batch, features))
 
 
-def _mesh_axes(entry):
+def _mesh_axes(entry: Any) -> set[Any]:
     return set(entry) if isinstance(entry, tuple) else {entry} - {None}

@@ -108,7 +108,8 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
         drop(_key_of(path, key), leaf, rate, Recipe(leaf.shape)) if is_dropped else leaf
         for (path, leaf), is_dropped in zip(named, selected, strict=True)
     ]
-    return jax.tree.unflatten(tree, dropped)
+    result: Weights = jax.tree.unflatten(tree, dropped)
+    return result
 
 
 def _key_of(path: str, key: Key) -> Key:

@@ -130,11 +130,17 @@ def draw_in_one_pass(
     key = check_key(key)
     if not is_unrollable(key, shape):
         return jax.random.bernoulli(key, keep, shape)
-    return _draw_in_one_pass(key, keep_threshold(keep), shape, sharding)
+    mask: jax.Array = _draw_in_one_pass(key, keep_threshold(keep), shape, sharding)
+    return mask
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _draw_in_one_pass(key, threshold, shape, sharding):
+def _draw_in_one_pass(
+    key: jax.Array,
+    threshold: np.uint32 | jax.Array,
+    shape: tuple[int, ...],
+    sharding: jax.sharding.NamedSharding | None,
+) -> jax.Array:
     words = jax.random.key_data(key)
     mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
@@ -175,7 +181,8 @@ def fast_key(key: Key) -> jax.Array:
         raise TypeError(f"fast_key takes a threefry2x32 key: got {jax.random.key_impl(key)}")
     words = jax.random.key_data(key)
     mark_as_used(key)
-    return jax.random.wrap_key_data(words, impl=FAST)
+    fast: jax.Array = jax.random.wrap_key_data(words, impl=FAST)
+    return fast
 
 
 _THREEFRY_ROUNDS = 20
@@ -246,7 +253,9 @@ def mask_block(
         np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - part)
         for entry, size, part in zip(first, shape, sizes, strict=True)
     )
-    return _draw(words, keep_threshold(keep_probability(rate)), indices, rounds, shape, sizes)
+    threshold = keep_threshold(keep_probability(rate))
+    block: jax.Array = _draw(words, threshold, indices, rounds, shape, sizes)
+    return block
 
 
 def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) -> tuple[Words, int]:
@@ -280,7 +289,14 @@ def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) ->
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
-def _draw(words, threshold, start, rounds, shape, sizes):
+def _draw(
+    words: Words,
+    threshold: np.uint32 | jax.Array,
+    start: tuple[Index, ...],
+    rounds: int,
+    shape: Shape,
+    sizes: Shape,
+) -> jax.Array:
     return redraw_mask(words, rounds, threshold, jnp.zeros(sizes, bool), start, shape)
 
 

@@ -62,6 +62,6 @@ def noise_moments(rate: Rate) -> Moments:
     return jnp.where(keep > 0, one, zero), jnp.where(keep > 0, deviation, zero)
 
 
-def _shifted(normal, moments):
+def _shifted(normal: jax.Array, moments: Moments) -> jax.Array:
     mean, deviation = moments
-    return mean + fence(deviation * fence(normal))
+    return jnp.add(mean, fence(deviation * fence(normal)))

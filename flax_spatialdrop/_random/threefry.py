@@ -10,7 +10,7 @@ Threefry is described in Salmon et al., Parallel Random Numbers: As Easy as 1, 2
 
 import math
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,9 @@ def random_bits(
 
 
 @partial(jax.jit, static_argnums=4)  # so that it is traced only once for all layers
-def _hash(key0, key1, x0, x1, rounds):
+def _hash(
+    key0: jax.Array, key1: jax.Array, x0: Index, x1: Index, rounds: int
+) -> tuple[jax.Array, jax.Array]:
     """Returns threefry-2x32 of the position x0 * 2^32 + x1, as two words.
 
     This uses jax.lax, since operators of jax.numpy are slower to trace.
@@ -101,14 +103,14 @@ def _hash(key0, key1, x0, x1, rounds):
     return x0, x1
 
 
-def _round(x0, x1, rotation):
+def _round(x0: jax.Array, x1: jax.Array, rotation: Index) -> tuple[jax.Array, jax.Array]:
     x0 = lax.add(x0, x1)
     up = lax.shift_left(x1, rotation)
     down = lax.shift_right_logical(x1, lax.sub(np.uint32(32), rotation))
     return x0, lax.bitwise_xor(x0, lax.bitwise_or(up, down))
 
 
-def _fast_bits(words, bit_width, shape):
+def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     """Implements `jax.random.bits` for a fast key: the same 13 rounds, but in a loop.
 
     Without the loop, XLA would fuse the rounds with the code that uses the bits. A draw that many
@@ -127,7 +129,7 @@ def _fast_bits(words, bit_width, shape):
     counts = np.arange(1, 4, dtype=np.uint32)
     injected = keys[(blocks + 1) % 3], keys[(blocks + 2) % 3] + counts
 
-    def four_rounds(state, constants):
+    def four_rounds(state: Any, constants: Any) -> tuple[Any, None]:
         rotations, (add0, add1) = constants
         x0, x1 = state
         for turn in range(4):
@@ -152,7 +154,9 @@ FAST = define_prng_impl(
 )
 
 
-def _positions(like, start, shape):
+def _positions(
+    like: jax.Array, start: tuple[Index, ...] | None, shape: tuple[int, ...]
+) -> tuple[Index, jax.Array]:
     """Returns the position of each element of `like` in a row-major array of `shape`, in two words.
 
     `start` is the index of the first element of `like`. The position is
@@ -160,7 +164,7 @@ def _positions(like, start, shape):
     """
     wide = not is_at_most(math.prod(shape), 2**32)
     out_sharding = explicit_sharding(like)
-    high = np.uint32(0)
+    high: Index = np.uint32(0)
     low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)
     stride = 1
     for axis in reversed(range(like.ndim)):
@@ -176,7 +180,7 @@ def _positions(like, start, shape):
     return high, low
 
 
-def _high_product(index, stride):
+def _high_product(index: jax.Array, stride: int) -> jax.Array:
     """Returns the upper 32 bits of index * stride, from products of their 16-bit halves.
 
     This is long multiplication in base 2^16. For example, in base 10 it finds 83, the upper digits

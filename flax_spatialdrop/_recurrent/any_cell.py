@@ -295,7 +295,9 @@ class _Interpreter:
             return self.run(inner.jaxpr, inner.consts, raw, seen)
         if name in REMATS:
             options = {key: equation.params[key] for key in ("prevent_cse", "policy")}
-            return jax.checkpoint(partial(self.run, inner, ()), **options)(raw, seen)
+            run = jax.checkpoint(partial(self.run, inner, ()), **options)
+            both: tuple[list[Any], list[Any]] = run(raw, seen)
+            return both
         if name in _LOOPS:
             raise ValueError(
                 "RNN cannot drop the state where a dense layer or a convolution reads it inside "
@@ -313,7 +315,8 @@ def _compute(jaxpr: Jaxpr, equation: Any, values: list[Any]) -> list[Any]:
     program = jaxpr.replace(
         constvars=[], invars=list(inputs), outvars=equation.outvars, eqns=[equation]
     )
-    return jaxpr_as_fun(ClosedJaxpr(program, []))(*inputs.values())
+    outputs: list[Any] = jaxpr_as_fun(ClosedJaxpr(program, []))(*inputs.values())
+    return outputs
 
 
 def _has_product(equation: Any) -> bool:

@@ -131,7 +131,8 @@ def _sharded_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> j
         return part
     spec: list[Any] = [None] * part.ndim
     spec[axis] = sharding.spec[batch_axis]
-    return jax.sharding.reshard(part, jax.sharding.PartitionSpec(*spec))
+    sharded: jax.Array = jax.sharding.reshard(part, jax.sharding.PartitionSpec(*spec))
+    return sharded
 
 
 def _flipped(xs: jax.Array, lengths: jax.Array | None, time_axis: int) -> jax.Array:

@@ -26,6 +26,7 @@ JAX transposes drop(x_t) dW_x of a piece to one matrix product, which sums the g
 8 steps. Pieces and steps are checkpointed, so the values that they compute are not kept.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,7 +104,15 @@ def scan_sequence(
     return carry, outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, time_axis)
 
 
-def _scan_plainly(equations, span, weights, inputs, carry, fixed, stepwise):
+def _scan_plainly(
+    equations: Equations,
+    span: Span,
+    weights: Weights,
+    inputs: jax.Array,
+    carry: Carry,
+    fixed: Fixed,
+    stepwise: Stepwise,
+) -> tuple[Carry, jax.Array]:
     carry, states, _ = _forward(equations, span, False, weights, inputs, carry, fixed, stepwise)
     return carry, unpadded(states, stepwise).swapaxes(0, span.time_axis)
 
@@ -112,19 +121,21 @@ _scan = jax.custom_jvp(_scan_plainly, nondiff_argnums=(0, 1))
 
 
 @_scan.defjvp
-def _scan_jvp(equations, span, primals, tangents):
+def _scan_jvp(
+    equations: Equations, span: Span, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Any, Any]:
     weights, inputs, first, fixed, stepwise = primals
     dweights, dinputs, dfirst, *_ = tangents
     last, states, (joined, others) = _forward(equations, span, True, *primals)
     outputs = unpadded(states, stepwise).swapaxes(0, span.time_axis)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def run_step(dcarry, part):
+    def run_step(dcarry: Carry, part: Any) -> tuple[Carry, jax.Array]:
         z, carry, dz, each = part
         du = project(dcarry[-1], fixed.state, weights.state)
         dz = jax.tree.map(jnp.add, dz, equations.join(jnp.zeros_like(du), du))
 
-        def element_wise(z, carry):
+        def element_wise(z: Any, carry: Carry) -> Carry:
             return advance(equations, z, carry, fixed, each)
 
         _, dcarry = jax.jvp(element_wise, (z, carry), (dz, dcarry))
@@ -142,9 +153,9 @@ def _scan_jvp(equations, span, primals, tangents):
     )
     z, others, each = _fold((joined, others, stepwise), span.piece)
 
-    def derivative(dweights, dinputs, dfirst):
+    def derivative(dweights: Weights, dinputs: jax.Array, dfirst: Carry) -> Any:
         @partial(jax.checkpoint, prevent_cse=False)
-        def run_piece(dcarry, part):
+        def run_piece(dcarry: Carry, part: Any) -> Any:
             index, z, start, others, each, dx = part
             x = unpadded(span.take(inputs, index * span.piece, span.piece), each)
             h = span._replace(start=0).take(outputs, index * span.piece, span.piece)
@@ -166,15 +177,24 @@ def _scan_jvp(equations, span, primals, tangents):
     return (last, outputs), (dlast, dstates.swapaxes(0, span.time_axis))
 
 
-def _forward(equations, span, keep, weights, inputs, carry, fixed, stepwise):
+def _forward(
+    equations: Equations,
+    span: Span,
+    keep: bool,
+    weights: Weights,
+    inputs: jax.Array,
+    carry: Carry,
+    fixed: Fixed,
+    stepwise: Stepwise,
+) -> Any:
     """Returns the last carry and all h; if `keep`, also all z and the other parts of the carry."""
 
-    def of_inputs(x, each):
+    def of_inputs(x: jax.Array, each: Stepwise) -> jax.Array:
         x = unpadded(x, each)
         return affine(project(x, fixed.inputs, weights.inputs), weights.input_bias)
 
-    def run(step_input, sequence):
-        def step(carry, part):
+    def run(step_input: Callable[..., jax.Array], sequence: jax.Array) -> Any:
+        def step(carry: Carry, part: Any) -> Any:
             a = step_input(*part)
             u = affine(project(carry[-1], fixed.state, weights.state), weights.state_bias)
             z = equations.join(a, u)
@@ -184,13 +204,13 @@ def _forward(equations, span, keep, weights, inputs, carry, fixed, stepwise):
         last, (states, kept) = lax.scan(step, carry, (sequence, stepwise), unroll=span.unroll)
         return last, states, kept
 
-    def step_by_step():
-        def step_input(t, each):
+    def step_by_step() -> Any:
+        def step_input(t: jax.Array, each: Stepwise) -> jax.Array:
             return of_inputs(span.take(inputs, t, 1)[0], each)
 
         return run(step_input, jnp.arange(span.steps, dtype=np.int32))
 
-    def all_at_once():
+    def all_at_once() -> Any:
         a = of_inputs(span.take(inputs, 0, span.steps), stepwise)
         # Without this layout, a TPU's compiler may interleave the steps, and reading one is slow.
         a = with_layout_constraint(a, Layout(major_to_minor=(0, 1, 2)))
@@ -200,6 +220,6 @@ def _forward(equations, span, keep, weights, inputs, carry, fixed, stepwise):
     return lax.platform_dependent(cpu=step_by_step, default=all_at_once)
 
 
-def _fold(tree, piece):
+def _fold(tree: Any, piece: int) -> Any:
     """[time, ...] -> [time / piece, piece, ...]."""
     return jax.tree.map(lambda a: a.reshape(len(a) // piece, piece, *a.shape[1:]), tree)

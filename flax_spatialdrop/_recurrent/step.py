@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from .._random.sharding import explicit_sharding
 from .spec import CellSpec
 
 Carry: TypeAlias = tuple[jax.Array, ...]
+
+_Tree = TypeVar("_Tree")
 
 
 class Equations(NamedTuple):
@@ -98,7 +100,7 @@ class Stepwise(NamedTuple):
     padding: jax.Array | None = None
 
 
-def advance(equations, z, carry, fixed, each):
+def advance(equations: Equations, z: Any, carry: Carry, fixed: Fixed, each: Stepwise) -> Carry:
     """Returns the carry after a step, from z = join(a, u) and the carry before the step."""
     # As in Flax, a step is computed in the dtype of the carry, which is the dtype of the
     # parameters.
@@ -107,23 +109,23 @@ def advance(equations, z, carry, fixed, each):
     return settled(carry, new, fixed, each)
 
 
-def settled(carry, new, fixed, each):
+def settled(carry: _Tree, new: _Tree, fixed: Fixed, each: Stepwise) -> _Tree:
     """Returns the new carry, with the old values where zoneout or padding keeps them."""
     if each.zoneout is not None:
         new = jax.tree.map(jnp.where, each.zoneout, carry, new)
     elif fixed.zoneout is not None:
         new = jax.tree.map(partial(mean_of_zoneout, fixed.zoneout), carry, new)
-    if each.padding is not None:
-        new = jax.tree.map(lambda s, n: jnp.where(_aligned(each.padding, n), s, n), carry, new)
+    if (padding := each.padding) is not None:
+        new = jax.tree.map(lambda s, n: jnp.where(_aligned(padding, n), s, n), carry, new)
     return new
 
 
-def _aligned(padding, v):
+def _aligned(padding: jax.Array, v: jax.Array) -> jax.Array:
     """Reshapes padding [..., batch, 1] to the number of axes of v."""
     return padding.reshape(*padding.shape[:-1], *(1,) * (v.ndim - padding.ndim + 1))
 
 
-def mean_of_zoneout(keep, previous, new):
+def mean_of_zoneout(keep: jax.Array, previous: jax.Array, new: jax.Array) -> jax.Array:
     """Returns (1 - keep) * previous + keep * new, in at least float32; exact for keep 0 and 1."""
     dtype = new.dtype if jnp.finfo(new.dtype).bits >= 32 else jnp.float32
     first, last = previous.astype(dtype), new.astype(dtype)
@@ -132,14 +134,14 @@ def mean_of_zoneout(keep, previous, new):
     return mixed.astype(new.dtype)
 
 
-def unpadded(v, each):
+def unpadded(v: jax.Array, each: Stepwise) -> jax.Array:
     """Sets the padding of v, [..., batch, features], to 0."""
     if each.padding is None:
         return v
     return jnp.where(_aligned(each.padding, v), jnp.zeros((), v.dtype), v)
 
 
-def project(v, drop, kernel):
+def project(v: jax.Array, drop: Drop | None, kernel: jax.Array) -> jax.Array:
     """Returns drop(v) @ kernel, [batch, gates * hidden]. v may have time before the batch."""
     if drop is None or drop.mask.ndim == 2:
         return _matmul(dropped(v, drop), kernel)
@@ -149,7 +151,7 @@ def project(v, drop, kernel):
     return jnp.concatenate(products, axis=-1)
 
 
-def _matmul(v, kernel):
+def _matmul(v: jax.Array, kernel: jax.Array) -> jax.Array:
     v = v.astype(kernel.dtype)
     if v.ndim == 2:
         return v @ kernel
@@ -161,14 +163,14 @@ def _matmul(v, kernel):
     return product.reshape(*v.shape[:-1], kernel.shape[-1]).swapaxes(0, 1)
 
 
-def dropped(v, drop):
+def dropped(v: jax.Array, drop: Drop | None) -> jax.Array:
     """Applies a mask and its scale to v. Dropped values are 0, even if they were NaN."""
     if drop is None:
         return v
     return kept_or_zero(drop.mask, v, drop.scale)
 
 
-def affine(z, bias):
+def affine(z: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Adds the bias, if there is one, along the last axis of z."""
     if bias is None:
         return z

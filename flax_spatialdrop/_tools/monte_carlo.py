@@ -119,7 +119,8 @@ def monte_carlo(
             "apply, and does it use the key that it is given?",
             stacklevel=2,
         )
-    return _spread(samples) if outputs == "values" else _spread_of_classes(samples)
+    spread: MonteCarlo = (_spread if outputs == "values" else _spread_of_classes)(samples)
+    return spread
 
 
 @jax.jit
