@@ -1,4 +1,4 @@
-"""The pages on experiments and benchmarks include and quote what the commands printed."""
+"""The pages on experiments and benchmarks include and quote the output of the commands."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ _TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
 
 def included(page):
-    """Yields the file and the text of every include of a page, as MyST cuts them."""
+    """Yields the file and the text of every include of a page, cut as MyST does."""
     for target, options in _INCLUDE.findall(page.read_text()):
         path = (page.parent / target).resolve()
         text, options = path.read_text(), dict(_OPTION.findall(options))
@@ -56,7 +56,7 @@ def test_every_report_is_on_a_page():
 
 
 def test_no_table_of_results_is_copied():
-    """What stands in a report is included; a copy would go stale."""
+    """Tables are included from the reports, since a copy would become outdated."""
     rows = set()
     for report in RESULTS.rglob("*.md"):
         rows |= {line for line in report.read_text().splitlines() if line.startswith("|")}
@@ -82,7 +82,7 @@ def difference(found, name, to="none"):
 
 
 def says(page, sentence):
-    """Whether a page has a sentence, however its lines are broken."""
+    """Whether a page contains a sentence, with any line breaks."""
     return sentence in " ".join(page.split())
 
 

@@ -1,7 +1,7 @@
 """Every Python example of the book and the README runs, and prints what the page says.
 
-A page is a session, from top to bottom. On the pages of ALONE each block is complete by itself. If
-a block ```text follows a block ```python, it is what the code prints.
+A page is one session from top to bottom, but on the pages of ALONE each block runs alone. If a
+block ```text follows a block ```python, it is the output of the code.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ALONE = {"README.md", "docs/recipes.md"}
-"""Pages whose blocks are copied one by one."""
+"""Pages whose blocks readers copy one by one."""
 
 FILES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 PAGES = {
@@ -24,7 +24,7 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.
 
 
 def blocks(text):
-    """Yields (line, code, what it prints or None) of each example of a page."""
+    """Yields the line, the code and the output (or None) of each example of a page."""
     for match in _BLOCK.finditer(text):
         yield text[: match.start()].count("\n") + 1, match[1], match[2]
 

@@ -1,4 +1,4 @@
-"""Every public name stands on exactly one page of the API reference, under its public path."""
+"""Every public name is on exactly one page of the API reference, under its public path."""
 
 import collections
 import importlib.util
@@ -31,7 +31,7 @@ spec.loader.exec_module(docstrings)
 
 
 def entries(pages):
-    """Returns the pages on which each name stands, and its directive."""
+    """Returns the pages and the directives of each name."""
     found = collections.defaultdict(list)
     for page, text in pages.items():
         for kind, name in _ENTRY.findall(text):

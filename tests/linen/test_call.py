@@ -1,4 +1,4 @@
-"""What every module's call does with rate, mask, deterministic and rng."""
+"""The arguments of a call: rate, mask, deterministic and rng, for all modules."""
 
 import flax.linen as nn
 import jax
@@ -39,7 +39,7 @@ def test_a_mask_is_used_at_rate_1_and_ignored_at_0_and_when_deterministic():
 
 
 def test_a_stream_is_asked_only_when_a_mask_is_drawn():
-    """The second layer's key would differ, had the first asked its stream for one."""
+    """If the first layer asked the stream for a key, the second would get another key."""
 
     class Model(nn.Module):
         first: dict
@@ -56,7 +56,7 @@ def test_a_stream_is_asked_only_when_a_mask_is_drawn():
 
     alone = Dropout(0.5).apply({}, X, False, rngs={"dropout": clone(KEY)})
     undrawn = run(deterministic=True)
-    assert (undrawn != alone).any()  # a nested module has a path of its own
+    assert (undrawn != alone).any()  # a nested module has another path, so another key
     flax_s = Model({"deterministic": True}, nn.Dropout)
     np.testing.assert_array_equal(undrawn, flax_s.apply({}, X, rngs={"dropout": clone(KEY)}))
     for first in (

@@ -1,4 +1,4 @@
-"""Flax's own layers run here inside the context, and nowhere else."""
+"""Inside the context, Flax's own layers run the code of this package; outside they do not."""
 
 import asyncio
 import concurrent.futures
@@ -37,7 +37,7 @@ class Body(nn.Module):
 
 
 def lifted(lift):
-    """A model whose source knows nothing of this package, and its further arguments."""
+    """Returns a model that does not use this package, and further arguments for it."""
     if lift == "setup":
         return Setup(), ()
     if lift == "scan":
@@ -78,7 +78,7 @@ def test_same_values_in_every_lift(lift, compiled):
 
 
 def test_it_is_this_package_that_runs():
-    """Seen in what the backward pass keeps: the key, where Flax keeps a mask of x's shape."""
+    """The backward pass keeps the key; that of Flax keeps a mask of x's shape."""
     layer = nn.Dropout(0.5, deterministic=False)
 
     def run(x):
@@ -91,7 +91,7 @@ def test_it_is_this_package_that_runs():
 
 
 class Jitted:
-    """A jitted pass of Flax's layer, which counts its traces and tells whose code it holds."""
+    """A jitted call of Flax's layer. It counts traces, and can tell whether it runs our code."""
 
     def __init__(self, inner=lambda f: f):
         self.traces = 0
@@ -152,7 +152,7 @@ def test_other_threads_are_not_reached():
 
 
 def test_an_interceptor_of_the_user_s_own():
-    """Entered outside it sees the calls, entered inside it does not."""
+    """An interceptor outside of drop_in sees the calls; one inside does not."""
     seen = []
 
     def watch(call, args, kwargs, context):

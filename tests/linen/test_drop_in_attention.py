@@ -1,4 +1,4 @@
-"""Flax's attention layers attend here inside the context, and nowhere else."""
+"""Inside the context, Flax's attention layers run our attention; outside they do not."""
 
 import functools
 
@@ -66,7 +66,7 @@ def init(model, *rest):
 
 
 def is_ours(f, *args):
-    """Whether something of this package is traced."""
+    """Whether a trace of f contains code of this package."""
     return "flax_spatialdrop" in str(jax.make_jaxpr(f)(*args))
 
 
@@ -94,7 +94,7 @@ def test_same_masks_values_and_gradients_wherever_a_layer_is(name):
 
 
 def test_the_derivative_keeps_the_key_beyond_flax_without():
-    """Or the mask as bool, where all of the batch shares it."""
+    """If the whole batch shares the mask, the derivative keeps the mask as bool."""
 
     def kept(broadcast, deterministic=False):
         layer = ATTENTION(broadcast_dropout=broadcast, deterministic=deterministic)

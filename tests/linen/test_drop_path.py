@@ -27,7 +27,7 @@ KEPT, DROPPED = (
 
 
 class Branch(nn.Module):
-    """With parameters, statistics and a stream, and an argument besides x."""
+    """A branch with parameters, statistics, a stream, and a second argument."""
 
     rate: float = 0.0
 
@@ -99,7 +99,7 @@ def test_a_skipped_branch_leaves_its_statistics_and_has_no_gradient():
 
 
 def test_gradients_are_those_of_rows_of_one_sample():
-    """At a batch of one the two modes are the same thing, by different programs."""
+    """For a batch of one sample, both modes are the same, but their programs differ."""
     x = X[:1]
 
     def gradient(mode):
@@ -209,7 +209,7 @@ def test_intermediates_of_a_branch_that_may_be_skipped_are_refused():
 
 
 class Network(nn.Module):
-    """Blocks as a scan over their stacked weights."""
+    """A scan over blocks with stacked weights."""
 
     @nn.compact
     def __call__(self, x):

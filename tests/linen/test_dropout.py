@@ -1,4 +1,4 @@
-"""linen.Dropout in place of flax.linen.Dropout: same arguments, masks, values and errors."""
+"""linen.Dropout replaces flax.linen.Dropout: same arguments, masks, values and errors."""
 
 import inspect
 
@@ -19,7 +19,7 @@ X = jax.random.normal(jax.random.key(0), (4, 6, 8))
 
 
 def assert_equal_to_flax(run, is_model=False):
-    """Runs with Flax's class and with ours, eager and jitted; returns ours."""
+    """Compares Flax's class to ours, eager and jitted; returns the outputs of ours."""
     theirs, ours = (lambda k, x, c=c: run(c, k, x) for c in (nn.Dropout, linen.Dropout))
     y = ours(clone(KEY), X)
     assert_same_eagerly(y, theirs(clone(KEY), X), is_model)
@@ -49,7 +49,7 @@ def test_same_mask_and_values(rate, broadcast_dims):
 
 
 def test_same_gradient():
-    """Jitted: an eager gradient of Flax's divides where ours multiplies, one last bit apart."""
+    """Jitted, since Flax's eager gradient divides and ours multiplies, which rounds differently."""
 
     def grad(cls):
         layer = cls(0.3, broadcast_dims=(1,))

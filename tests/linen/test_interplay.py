@@ -1,4 +1,4 @@
-"""Every Linen module under the lifted transforms: who shares a mask, and who must not."""
+"""All Linen modules under lifted transforms: which layers share a mask, and which must not."""
 
 import flax.linen as nn
 import jax
@@ -14,18 +14,18 @@ from ..catalogue import FIRST_OF_EACH
 KEY = jax.random.key(21)
 X = jnp.ones((16, 4, 32))
 LENGTH = 3
-CLASSES = (Dropout, SpatialDropout1D)  # of a mask that is redrawn, and of one that is kept
+CLASSES = (Dropout, SpatialDropout1D)  # one draws its mask again, one keeps it
 each_class = pytest.mark.parametrize("cls", CLASSES)
 
 
 def masks_of(model, *args, x=X):
-    """Of each layer, what a forward pass kept of ones: shape [layers, *x.shape]."""
+    """Returns the mask of each layer in a forward pass, in x's shape."""
     _, state = model.apply({}, x, *args, rngs={"dropout": clone(KEY)}, mutable="masks")
     return [np.asarray(mask) for mask in jax.tree.leaves(state["masks"])]
 
 
 class Layer(nn.Module):
-    """A regularizer that sows what it keeps of ones."""
+    """A regularizer that sows its mask."""
 
     cls: type
 

@@ -12,7 +12,7 @@ KEY = jax.random.key(11)
 
 @pytest.mark.parametrize("num_space", [1, 2, 3])
 def test_is_flax_s_dropout_with_broadcast_dims(num_space):
-    """The hand-written form of large JAX models, with a key given so that no path matters."""
+    """Many JAX models use this form. A key is given, since keys of streams depend on paths."""
     x = jax.random.normal(jax.random.key(0), (4, *[3] * num_space, 8))
     layer = getattr(linen, f"SpatialDropout{num_space}D")(0.5)
     ours = layer.apply({}, x, False, clone(KEY))

@@ -1,4 +1,4 @@
-"""What a forward pass of a Linen model really uses."""
+"""Summaries of forward passes of Linen models."""
 
 import contextlib
 from functools import partial
@@ -64,7 +64,7 @@ def test_every_column():
     assert [s.stream for s in sites.values()] == ["dropout"] * 3 + [""] * 3
     assert [s.active for s in sites.values()] == [True, True, True, False, False, True]
     assert [s.coin_flips for s in sites.values()] == [32, 24, 192, 0, 0, 0]
-    # Flax spreads its mask over x; a mask in noise shape, or a key, is kept here.
+    # Flax keeps a mask in the shape of x. This package keeps it in noise shape, or keeps a key.
     assert [s.kept_bytes for s in sites.values()] == [32, 192, 8, 0, 0, 0]
     assert remarks == (
         "never drops, at a rate of 0: zero",
@@ -240,7 +240,7 @@ def test_what_is_not_run_is_not_listed():
 
 
 def test_inside_drop_in_and_after():
-    """The mask of Flax's layer is kept in its noise shape inside, spread over x outside."""
+    """Inside drop_in, the mask of Flax's layer is kept in noise shape; outside, in x's shape."""
     kept = []
     for context in (drop_in(), contextlib.nullcontext(), drop_in()):
         with context:

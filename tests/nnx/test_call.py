@@ -1,4 +1,4 @@
-"""What every module's call does with rate, mask, deterministic and rngs."""
+"""The arguments of a call: rate, mask, deterministic and rngs, for all modules."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""State through Orbax: whole models, and a run that is interrupted and resumed."""
+"""Orbax saves and restores state: of whole models, and of a run that is interrupted."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ STEPS, INTERRUPTED = 6, 3
 
 
 class Model(nnx.Module):
-    """Streams of its own for two layers; a third that is given its keys, and holds nothing."""
+    """Two layers have their own streams; a third has no state and is given keys."""
 
     def __init__(self, rngs):
         self.dense = nnx.Linear(5, 16, rngs=rngs)
@@ -60,7 +60,7 @@ def restore(path, run):
         nnx.update(run, checkpointer.restore(path, nnx.state(run)))
 
 
-@pytest.mark.parametrize("seed", [0, 5])  # what the new process happens to start from
+@pytest.mark.parametrize("seed", [0, 5])  # the seed of the new process does not matter
 def test_a_resumed_run_has_the_losses_of_one_that_was_not_interrupted(tmp_path, seed):
     whole = train(new_run(0), range(STEPS))
     first = new_run(0)
@@ -74,7 +74,7 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_not_interrupted(tmp_path, 
 
 
 def test_the_streams_are_what_makes_the_losses_equal(tmp_path):
-    """Parameters and optimizer alone are not enough: the test above can fail."""
+    """Without the streams, losses differ, so the test above can fail."""
     whole = train(new_run(0), range(STEPS))
     first = new_run(0)
     train(first, range(INTERRUPTED))

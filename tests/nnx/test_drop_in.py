@@ -1,4 +1,4 @@
-"""Layers of a model that exists are swapped in place, and keep their streams."""
+"""drop_in replaces the layers of a model in place; they keep their streams."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ X = jax.random.normal(jax.random.key(0), (4, 6, 8))
 
 
 class Model(nnx.Module):
-    """Its source knows nothing of this package."""
+    """A model that does not use this package."""
 
     def __init__(self, rngs):
         shared = nnx.Dropout(0.3, rngs=rngs)

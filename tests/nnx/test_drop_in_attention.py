@@ -1,4 +1,4 @@
-"""Flax's attention layers of a model that exists attend here, and stay what they are."""
+"""drop_in lets attention layers of Flax run our attention; the layers keep their classes."""
 
 import functools
 
@@ -28,7 +28,7 @@ class Louder(nnx.MultiHeadAttention):
 
 
 class Model(nnx.Module):
-    """Its source knows nothing of this package."""
+    """A model that does not use this package."""
 
     def __init__(self):
         shared = attention(broadcast_dropout=False)
@@ -95,7 +95,7 @@ def test_a_vmap_over_layers():
 
 
 def test_the_derivative_keeps_the_key_beyond_flax_without():
-    """Or the mask as bool, where all of the batch shares it."""
+    """If the whole batch shares the mask, the derivative keeps the mask as bool."""
 
     def kept(swap, broadcast, **options):
         layer = attention(broadcast_dropout=broadcast, keep_rngs=False)
@@ -134,7 +134,7 @@ def test_an_attention_fn_of_the_user_s_own_is_left_alone():
         assert layer.attention_fn is attention_fn
 
 
-@pytest.mark.filterwarnings("ignore:Using 'Module.sow")  # nnx.capture is not in the oldest Flax
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow")  # the oldest Flax does not have nnx.capture
 def test_sown_weights():
     theirs, ours = attention(), attention()
     drop_in(ours)

@@ -37,7 +37,7 @@ def block(rate=0.5, mode="batch", **options):
 
 
 def branch_state(layer):
-    """What a run of the branch changes: statistics, and how often its stream was asked."""
+    """Returns the state that a run of the branch changes: statistics, and a stream's count."""
     _, norm, drop = layer.branch.layers
     return [np.asarray(v[...]) for v in (norm.mean, norm.var, drop.rngs.count)]
 
@@ -80,7 +80,7 @@ def test_a_skipped_branch_is_the_identity():
 
 
 def test_gradients_are_those_of_rows_of_one_sample():
-    """At a batch of one the two modes are the same thing, by different programs."""
+    """For a batch of one sample, both modes are the same, but their programs differ."""
 
     def gradient(mode, key):
         rngs = nnx.Rngs(0)
@@ -136,7 +136,7 @@ def test_arguments_of_the_branch_and_plain_functions():
 
 
 class Jitters(nnx.Module):
-    """Draws with streams that it is given, and counts its calls in a plain array."""
+    """A module that draws with given streams, and counts its calls in a plain array."""
 
     def __init__(self):
         self.drop = Dropout(0.5)

@@ -1,4 +1,4 @@
-"""nnx.Dropout in place of flax.nnx.Dropout: same arguments, masks, values and transforms."""
+"""nnx.Dropout replaces flax.nnx.Dropout: same arguments, masks, values and transforms."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ X = jax.random.normal(jax.random.key(0), (4, 6, 8))
 
 
 def assert_equal_to_flax(run, is_model=False):
-    """Runs with Flax's class and with ours, each with a stream of seed 5; returns ours."""
+    """Compares Flax's class to ours, each with a stream of seed 5; returns the outputs of ours."""
     theirs, ours = (run(cls, nnx.Rngs(dropout=5), X) for cls in CLASSES)
     assert_same_eagerly(ours, theirs, is_model)
     return ours
 
 
 def test_has_every_attribute_of_flax_s_own():
-    """Whose constructor is not called: were it to set another, this would tell."""
+    """Our class does not call Flax's constructor, which may set new attributes in the future."""
     theirs, ours = (set(vars(cls(0.5))) for cls in CLASSES)
     assert ours - theirs == {"noise_shape"}
     assert theirs <= ours
@@ -69,7 +69,7 @@ def test_another_stream():
 
 
 class Block:
-    """Built of either class, so that both hosts see the same model."""
+    """A model with Flax's class or ours."""
 
     def __new__(cls, dropout, rngs):
         class Model(nnx.Module):

@@ -1,4 +1,4 @@
-"""Every NNX module under the lifted transforms: who shares a mask, and who must not."""
+"""All NNX modules under lifted transforms: which layers share a mask, and which must not."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from ..catalogue import FIRST_OF_EACH
 
 X = jnp.ones((16, 4, 32))
 LENGTH = 3
-CLASSES = (Dropout, SpatialDropout1D)  # of a mask that is redrawn, and of one that is kept
+CLASSES = (Dropout, SpatialDropout1D)  # one draws its mask again, one keeps it
 each_class = pytest.mark.parametrize("cls", CLASSES)
 each_wrap = pytest.mark.parametrize("wrap", [lambda f: f, nnx.remat, nnx.jit])
 
@@ -22,7 +22,7 @@ def number_of_masks(outputs):
 
 
 def layers(cls):
-    """As many layers as LENGTH, each with a stream of its own, in one module."""
+    """Returns one module with LENGTH stacked layers, each with its own stream."""
 
     @nnx.split_rngs(splits=LENGTH)
     @nnx.vmap
@@ -98,7 +98,7 @@ def test_two_layers_of_a_model_never_share_a_mask(cls):
     rngs = nnx.Rngs(0)
     drops = [cls(0.5, rngs=rngs) for _ in range(LENGTH)]
     assert number_of_masks([drop(X) for drop in drops]) == LENGTH
-    # nor do layers without streams, given the same Rngs at the call
+    # Layers without streams do not share masks either if a call gives them the same Rngs.
     drops = [cls(0.5) for _ in range(LENGTH)]
     assert number_of_masks([drop(X, rngs=rngs) for drop in drops]) == LENGTH
 
@@ -127,4 +127,4 @@ def test_sample_mask_is_the_mask_of_the_call(case):
     mask = twins[0].sample_mask(x)
     assert mask.shape == case.noise_shape
     np.testing.assert_array_equal(twins[0](x, mask=mask), twins[1](x))
-    np.testing.assert_array_equal(twins[0](x), twins[1](x))  # both streams are as far
+    np.testing.assert_array_equal(twins[0](x), twins[1](x))  # both streams have the same count

@@ -1,4 +1,4 @@
-"""State: none without rngs, a forked stream with them."""
+"""The state of a module: none without rngs, and a forked stream with rngs."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class Model(nnx.Module):
 
 
 def test_an_explicit_key_under_jax_s_own_transforms():
-    """Nothing changes a state, so that jax.jit, scan, grad and vmap take the merged model."""
+    """No call changes state, so jax.jit, scan, grad and vmap accept the merged model."""
     graph, state = nnx.split(Model(nnx.Rngs(0)))
 
     def run(state, key, x=X):

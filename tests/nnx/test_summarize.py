@@ -1,4 +1,4 @@
-"""What a forward pass of an NNX model really uses."""
+"""Summaries of forward passes of NNX models."""
 
 import gc
 
@@ -172,7 +172,7 @@ def test_inside_nnx_jit():
             return run(self.drop, x)
 
     model = Model()
-    model(X)  # so that a trace of the unwatched class is at hand
+    model(X)  # so that JAX has cached a trace without a recorder
     (site,) = summarize(model, X).sites
     assert (site.path, site.stream) == ("drop", "default")
 
@@ -205,7 +205,7 @@ def test_a_layer_that_is_no_part_of_the_model_is_listed_all_the_same():
 
 
 def test_nothing_is_left_of_a_summary():
-    """Classes and recorders go when it is done, whatever JAX's caches hold."""
+    """Afterwards its classes and recorders are freed, although JAX keeps its caches."""
     kept = model()
 
     def alive():

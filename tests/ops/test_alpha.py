@@ -1,4 +1,4 @@
-"""Alpha dropout, beyond what the contracts say: its numbers, and those of PyTorch and Keras."""
+"""Alpha dropout, in addition to the contracts: constants, comparisons to PyTorch and Keras."""
 
 import os
 
@@ -51,7 +51,7 @@ def test_feature_alpha_dropout_shares_a_channel_s_draw():
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
 def test_keeps_mean_and_variance_of_selu_activations(rate):
-    """Of 1e6 draws, by the central limit theorem; false alarm 1e-9 a bound.
+    """1e6 draws, with bounds of the central limit theorem and false alarms at 1e-9 per bound.
 
     A SELU of normal values has mean 0 and variance 1.
     """
@@ -62,7 +62,7 @@ def test_keeps_mean_and_variance_of_selu_activations(rate):
     assert abs(y.mean()) < deviations * y.std() / np.sqrt(n)
     squares = y**2
     assert abs(squares.mean() - 1) < deviations * squares.std() / np.sqrt(n)
-    assert deviations * squares.std() / np.sqrt(n) < 0.03  # so that the bound says something
+    assert deviations * squares.std() / np.sqrt(n) < 0.03  # the bound is tight enough
 
 
 RATES = [1e-9, 1e-4, 0.1, 0.5, 0.9, 1 - 1e-4, 1 - 1e-7, 1 - 1e-12]
@@ -70,7 +70,7 @@ RATES = [1e-9, 1e-4, 0.1, 0.5, 0.9, 1 - 1e-4, 1 - 1e-7, 1 - 1e-12]
 
 @pytest.mark.parametrize("rate", RATES)
 def test_constants_to_the_last_bits(rate):
-    """Near 1, alpha' a + b is the difference of two large numbers, and must not be taken so."""
+    """Near a rate of 1, computing alpha' a + b as a sum of large numbers would cancel."""
     y = apply(jnp.array([0.0, 1.0, np.nan]), jnp.array([True, True, False]), rate)
     keep = float(np.float32(1 - rate))
     a, drop = scale_of(1 - keep), 1 - keep
@@ -85,7 +85,7 @@ def test_all_is_0_where_the_rate_is_1(rate):
     np.testing.assert_array_equal(y, np.zeros(4))
     assert not np.signbit(y).any()
     np.testing.assert_array_equal(pullback(x)[0], np.zeros(4))
-    kept = apply(x, jnp.ones((4,), bool), rate)  # by a mask of one's own, which no draw gives
+    kept = apply(x, jnp.ones((4,), bool), rate)  # a mask of the user may keep values at a rate of 1
     np.testing.assert_array_equal(kept, x)
 
 

@@ -1,4 +1,4 @@
-"""How blocks are spread over their positions, and how likely one must begin."""
+"""The masks of blocks: how seeds become blocks, and the probability of a seed."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def blocks_of(shape, block_size):
 
 @pytest.mark.parametrize(("shape", "block_size"), SHAPES, ids=str)
 def test_tpus_and_others_spread_seeds_alike(shape, block_size):
-    """By two programs of which each platform compiles one."""
+    """There is one program for TPUs and one for all other platforms."""
     blocks = blocks_of(shape, block_size)
     seeds = jax.random.bernoulli(jax.random.key(0), 0.1, blocks.seed_shape)
     by_shifts = jax.jit(lambda seeds: _dilate_by_shifts(seeds, blocks))(seeds)
@@ -54,7 +54,7 @@ def test_the_largest_number_below_1_drops_all_but_nothing_breaks():
 
 
 def test_no_floating_point_temporary_has_the_size_of_x():
-    """All that is written down are bools, a quarter of x each and of which few live at a time."""
+    """The only temporaries are bools, a quarter of the size of x each, and few exist at a time."""
 
     def f(key, x):
         y, pullback = jax.vjp(lambda x: drop_block(key, x, 0.1), x)

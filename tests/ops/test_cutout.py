@@ -28,7 +28,7 @@ def test_hides_one_whole_rectangle_in_all_channels():
 
 
 def test_places_are_uniform_and_rectangles_there_at_the_rate():
-    """A chi-squared test of 1e5 places and a binomial one, false alarm 1e-9 each."""
+    """A chi-squared test of 1e5 places and a binomial test, with false alarms at 1e-9 each."""
     x = jnp.ones((100_000, 4, 5, 1))
     hidden = np.asarray(cutout(clone(KEY), x, 0.3, block_size=(2, 3)) == 0)[..., 0]
     is_there = hidden.any((1, 2))
@@ -57,7 +57,7 @@ def test_larger_than_the_image_hides_all_of_it():
 
 def test_fills_with_the_mean_of_what_is_seen():
     hidden = hidden_of(X, 1.0, block_size=4)
-    x = jnp.where(hidden, jnp.nan, X)  # and not of what is hidden
+    x = jnp.where(hidden, jnp.nan, X)  # hidden values must not count in the mean
     y = np.asarray(cutout(clone(KEY), x, 1.0, block_size=4, fill="mean"))
     seen = np.ma.masked_array(np.asarray(X, np.float64), hidden)
     mean = np.broadcast_to(seen.mean((1, 2), keepdims=True), X.shape)

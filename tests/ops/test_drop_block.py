@@ -23,7 +23,7 @@ def mask_of(x, rate, **options):
 @pytest.mark.parametrize("block_size", [3, 4, 7])
 @pytest.mark.parametrize("space", MAPS, ids=str)
 def test_drops_the_rate(space, block_size):
-    """The dropped share of 4,000 maps, within 5 standard errors (false alarm 6e-7) of each rate."""
+    """The dropped fraction of 4,000 maps is within 5 standard errors (false alarms at 6e-7)."""
 
     @jax.jit
     def shares(key, rate):
@@ -38,7 +38,7 @@ def test_drops_the_rate(space, block_size):
 
 @pytest.mark.parametrize("space", [(12,), (6, 7), (4, 5, 6)], ids=str)
 def test_expected_keeps_the_mean_of_every_position(space):
-    """Of 1e5 maps; 6 standard errors of some 100 positions, false alarm below 1e-6."""
+    """The mean of 1e5 maps is within 6 standard errors at 100 positions (false alarms: 1e-6)."""
     y = jax.jit(lambda key: drop_block(key, jnp.ones((100_000, *space, 1)), 0.3, block_size=3))
     y = np.asarray(y(clone(KEY)), np.float64)[..., 0]
     assert (abs(y.mean(0) - 1) <= 6 * stats.sem(y, axis=0)).all()
@@ -74,7 +74,7 @@ def test_blocks_as_large_as_the_map_are_spatial_dropout(block_size):
     ours = drop_block(clone(KEY), X, 0.3, block_size=block_size)
     np.testing.assert_array_equal(ours, spatial_dropout(clone(KEY), X, 0.3))
     mask = DropBlock(0.3, block_size=block_size).sample_mask(X, rngs=clone(KEY))
-    assert mask.shape == (4, 1, 1, 6)  # and no larger than it need be
+    assert mask.shape == (4, 1, 1, 6)  # no larger than needed
 
 
 def test_blocks_as_long_as_one_axis_are_blocks_of_the_other_alone():
@@ -125,7 +125,7 @@ def test_where_all_is_dropped_there_are_zeros_and_no_nan(normalize, rate):
 
 
 def test_a_kept_count_beyond_float16_is_no_matter():
-    """Of 1e5 kept values; torchvision counts them in the dtype of x, and returns zeros."""
+    """There are 1e5 kept values. torchvision counts them in the dtype of x, and returns zeros."""
     x = jnp.ones((1, 320, 320, 1), jnp.float16)
     y = drop_block(clone(KEY), x, 0.1, block_size=7, normalize="batch")
     np.testing.assert_allclose(jnp.mean(y, dtype=jnp.float32), 1, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""Weights dropped by their paths: each leaf by its own key, the others left alone."""
+"""Weights are selected by their paths; each leaf has its own key, and others do not change."""
 
 import re
 import zlib
@@ -22,12 +22,12 @@ from flax_spatialdrop import apply_mask, drop_connect, fast_key, sample_mask
 from ..errors import exactly
 
 KEY = jax.random.key(17)
-FALSE_ALARM = 1e-9  # the chance that a right library fails a test of chance below
+FALSE_ALARM = 1e-9  # the probability that a statistical test fails although the code is right
 RECURRENT = "h./kernel"
 
 
 def tree(seed=0):
-    """Two leaves of one shape among others, in dicts and a list."""
+    """Returns leaves in dicts and a list; two of them have the same shape."""
     a, b, c, d = jax.random.split(jax.random.key(seed), 4)
     return {
         "dense": {"kernel": jax.random.normal(a, (16, 24)), "bias": jax.random.normal(b, (24,))},
@@ -39,7 +39,7 @@ PATHS = ("dense/bias", "dense/kernel", "layers/0", "layers/1")  # in the order o
 
 
 def key_of(path, key=KEY):
-    """What the docstring promises, written out."""
+    """Returns the key of a path, as the docstring describes it."""
     return jax.random.fold_in(clone(key), zlib.crc32(path.encode()))
 
 
@@ -96,7 +96,7 @@ def test_a_leaf_more_changes_no_other_mask():
 
 
 def test_leaves_of_one_shape_have_independent_masks():
-    """Of two fair coins half the flips agree; exact binomial bounds, false alarm 1e-9."""
+    """Two fair coins agree in half of the flips; exact binomial bounds, false alarms at 1e-9."""
     weights = {"a": jnp.ones((300, 400)), "b": jnp.ones((300, 400))}
     dropped = drop_connect(clone(KEY), weights, 0.5)
     agree = int(((dropped["a"] != 0) == (dropped["b"] != 0)).sum())
@@ -105,7 +105,7 @@ def test_leaves_of_one_shape_have_independent_masks():
 
 
 def test_drops_at_the_rate_and_keeps_the_mean():
-    """Exact binomial bounds on 120,000 coin flips a leaf, false alarm 1e-9 each."""
+    """Exact binomial bounds for 120,000 coin flips per leaf, with false alarms at 1e-9 each."""
     rate = 0.3
     weights = {"a": jnp.ones((300, 400)), "b": {"kernel": jnp.ones((120_000,))}}
     low, high = stats.binom.interval(1 - FALSE_ALARM, 120_000, 1 - rate)
@@ -167,7 +167,7 @@ def test_gradients_flow_through_what_is_kept_and_nothing_of_the_mask_is():
     np.testing.assert_array_equal(gradient["dense"]["kernel"], np.where(mask, 2, 0))
     np.testing.assert_array_equal(gradient["layers"][0], np.ones((16, 24)))
     kept = jax.tree.leaves(jax.vjp(loss, weights)[1])
-    assert [(r.dtype, r.shape) for r in kept] == [(jnp.uint32, (2,))]  # of one leaf, its key
+    assert [(r.dtype, r.shape) for r in kept] == [(jnp.uint32, (2,))]  # the key of the one leaf
 
 
 @pytest.mark.parametrize("rate", [0.5, jnp.float32(0.5)])
@@ -196,8 +196,8 @@ def test_vmap_over_keys_draws_for_each_example():
 
 
 def test_scan_and_remat_equal_eager():
-    """A network of layers in a scan, each with weights of its own."""
-    # Small, so that no tanh is saturated: the gradient is 0 where the weight is dropped only.
+    """A network of layers in a scan; each layer has its own weights."""
+    # Small weights, so that no tanh is saturated and the gradient is 0 only for dropped weights.
     weights = {"kernel": 0.1 * jax.random.normal(jax.random.key(1), (3, 16, 16))}
     keys = jax.random.split(jax.random.key(2), 3)
 
@@ -295,7 +295,7 @@ def test_recurrent_kernels_of_an_nnx_lstm():
 
 
 def test_nnx_and_linen_weights_of_one_path_have_one_mask():
-    """The boxes of Flax add nothing to a path, so neither do they change a pattern's matches."""
+    """The boxes of Flax add nothing to a path, so a pattern matches in both hosts."""
     kernel = tree()["dense"]["kernel"]
     linen = {"dense": {"kernel": nn.Partitioned(kernel, names=(None, "d"))}}
     variable = nnx.State({"dense": {"kernel": nnx.Param(kernel)}})
@@ -356,7 +356,7 @@ def test_an_error_lists_so_many_paths_and_no_more():
 
 
 def test_weights_with_the_same_path_are_refused():
-    """Their masks would be the same."""
+    """They would have the same mask."""
     weights = {"a/b": jnp.ones((4, 4)), "a": {"b": jnp.ones((4, 4))}, "c": jnp.ones(4)}
     message = (
         "weights must have different paths, since their masks depend on the paths: "

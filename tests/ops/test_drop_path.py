@@ -1,4 +1,4 @@
-"""Drop path of rows and of whole batches, and what it refuses."""
+"""Drop path of rows and of whole batches, and its errors."""
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,11 @@ KEY = jax.random.key(5)
 X = jax.random.normal(jax.random.key(0), (8, 6))
 W = jax.random.normal(jax.random.key(1), (6, 6))
 MODES = ["row", "batch"]
-KEYS = list(jax.random.split(jax.random.key(2), 8))  # some of which keep a branch, some drop it
+KEYS = list(jax.random.split(jax.random.key(2), 8))  # some keep a branch, some drop it
 
 
 def keeps(key):
-    """Whether a branch runs at a rate of .5."""
+    """Whether the key keeps a branch at a rate of 0.5."""
     return bool(sample_mask(clone(key), 0.5, (1, 1)).all())
 
 
@@ -145,7 +145,7 @@ def test_a_rate_in_the_place_of_the_branch():
 
 def test_summaries_list_what_is_in_a_branch_whether_it_is_dropped_or_not():
     layer = nnx.ResidualDropPath(nnx.Dropout(0.3, rngs=Rngs(1)), 0.5, mode="batch", rngs=Rngs(0))
-    for _ in range(4):  # each of them drops or not
+    for _ in range(4):  # the branch is dropped in some of them
         assert len(nnx.summarize(Sequential(layer), X).sites) == 2
     branch = linen.Dropout(0.3, deterministic=False)
     layer = linen.ResidualDropPath(branch, 0.5, "batch", deterministic=False)

@@ -88,5 +88,5 @@ def test_a_rate_not_seen_before_costs_no_compile(noise_shape, caplog):
         return [record for record in caplog.records if "ompiling" in record.getMessage()]
 
     x = jnp.ones((5, 77))
-    assert compiles(0.11)  # the first of all
+    assert compiles(0.11)  # the first call compiles
     assert compiles(0.12) == compiles(0.13) == []

@@ -1,4 +1,4 @@
-"""Embedding dropout: words that share a draw, looked up without a table of them."""
+"""Embedding dropout: all occurrences of a word share a draw, and no dropped table is computed."""
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,7 @@ each_scope = pytest.mark.parametrize("per_sample", [False, True], ids=["batch", 
 
 
 def face_of(face, per_sample=False):
-    """Embedding dropout as f(key, table, rate, ids)."""
+    """Returns embedding dropout as f(key, table, rate, ids), by the function or a module."""
     if face == "function":
         return lambda key, table, rate, ids: embedding_dropout(
             key, table, rate, ids=ids, per_sample=per_sample
@@ -40,7 +40,7 @@ def face_of(face, per_sample=False):
 
 
 def per_sample_by_hand(table, rate, ids, key=KEY):
-    """Each sample by a table of its own, written out."""
+    """Computes the rows of each sample with its own dropped table."""
     masks = np.asarray(sample_mask(clone(key), rate, (*ids.shape[:-1], len(table))))
     tables = np.where(masks[..., None], table * (np.float32(1) / np.float32(1 - rate)), 0)
     return np.take_along_axis(tables, ids[..., None] % len(table), axis=-2)
@@ -118,7 +118,7 @@ def test_gradient_is_the_sum_over_a_word_s_kept_occurrences(per_sample):
 @each_scope
 @pytest.mark.parametrize("rate", [0.5, jnp.float32(0.5)], ids=repr)
 def test_what_is_dropped_is_gone(per_sample, rate):
-    """No NaN of a dropped row reaches y, none of its cotangent reaches the table."""
+    """A NaN in a dropped row does not reach y; one in its cotangent does not reach the table."""
     ids = np.tile(np.arange(10), (2, 1))
     mask = np.asarray(sample_mask(clone(KEY), 0.5, (2, 10) if per_sample else (10, 1)))
     kept = mask[..., None] if per_sample else np.stack([mask, mask])
@@ -147,7 +147,7 @@ def test_backward_keeps_an_id_and_a_bool_a_token(per_sample):
 
 
 def test_no_dropped_table_is_written():
-    """The draws of the words are; the table is 256 times as large."""
+    """The draws of all words are in memory, but the table would be 256 times as large."""
     table = jax.ShapeDtypeStruct((20_000, 256), jnp.float32)
 
     def scratch(f):
@@ -157,7 +157,7 @@ def test_no_dropped_table_is_written():
     ours = scratch(lambda key, table, ids: embedding_dropout(key, table, 0.5, ids=ids))
     assert ours < 20_000 * 256
     with_a_table = scratch(lambda key, t, i: jnp.cumsum(embedding_dropout(key, t, 0.5), 0)[i])
-    assert with_a_table > 20_000 * 256  # such is seen
+    assert with_a_table > 20_000 * 256  # shows that the test can fail
 
 
 @each_scope
@@ -177,7 +177,7 @@ def test_a_key_used_twice_is_caught():
 @each_scope
 @pytest.mark.parametrize("face", ["linen", "nnx"])
 def test_masks_of_a_module(face, per_sample):
-    """In noise shape, which other ids can share; or in the shape of the output."""
+    """A mask may have the noise shape, which serves any ids, or the shape of the output."""
     shape = (4, 10) if per_sample else (10, 1)
     layer = getattr(flax_spatialdrop, face).EmbeddingDropout(0.5, per_sample=per_sample)
 
@@ -210,7 +210,7 @@ def test_a_summary_counts_words_and_not_tokens():
     assert site.kept_bytes == 4 * 6
 
 
-# Of the table and of ids: over axes of the mesh in every way, the same ones too.
+# The shardings of the table and of ids, which may be over the same axes of the mesh.
 SPECS = [(P(), P("d")), (P("d"), P()), (P(None, "d"), P(None, "d")), (P("e", "d"), P(("d", "e")))]
 
 
@@ -311,7 +311,7 @@ def test_ids_of_few_bits_in_a_large_vocabulary(dtype, per_sample):
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_a_table_without_rows(per_sample):
-    """Every id is outside of it."""
+    """All ids are outside of the table."""
     table = jnp.ones((0, 3))
     for ids in (jnp.array([[0, 1]]), jnp.zeros((2, 0), jnp.int32)):
         y = embedding_dropout(jax.random.key(0), table, 0.5, ids=ids, per_sample=per_sample)

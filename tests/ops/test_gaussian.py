@@ -1,4 +1,4 @@
-"""Gaussian dropout, beyond what the contracts say: its noise, and that of Keras."""
+"""Gaussian dropout, in addition to the contracts: its noise, and a comparison to Keras."""
 
 import os
 from functools import partial
@@ -169,7 +169,7 @@ def test_a_summary_tells_noises_apart_by_values_and_shape():
 
 
 def temporary_bytes(drop):
-    """What a program of forward and backward pass needs, in which the compiler sees both."""
+    """Returns the temporary memory of one program with the forward and the backward pass."""
 
     def both_passes(key, x, weights):
         return jax.value_and_grad(lambda x: (nn.relu(drop(key, x) @ weights) @ weights).sum())(x)

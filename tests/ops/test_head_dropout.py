@@ -1,4 +1,4 @@
-"""head_dropout: where the axis of heads may be; the contracts say the rest."""
+"""head_dropout: the position of the axis of heads. The contracts test the rest."""
 
 import jax
 import jax.numpy as jnp

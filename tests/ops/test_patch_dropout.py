@@ -1,4 +1,4 @@
-"""Patch dropout: which patches are kept, how many, and that all sets of them are alike."""
+"""Patch dropout: which patches are kept and how many; all sets of patches are equally likely."""
 
 import itertools
 
@@ -30,7 +30,7 @@ each_face = pytest.mark.parametrize("face", FACES)
 
 
 def face_of(face, rate=0.5, **options):
-    """Patch dropout as f(key, x)."""
+    """Returns patch dropout as f(key, x), by the function or a module."""
     if face == "function":
         return lambda key, x: patch_dropout(key, x, rate, **options)
     layer = getattr(flax_spatialdrop, face).PatchDropout(rate, **options)
@@ -40,7 +40,7 @@ def face_of(face, rate=0.5, **options):
 
 
 def check(x, y, indices, prefix, num_keep):
-    """That y is the prefix and the patches of indices, which are in order."""
+    """Checks that y is the prefix and the patches of indices, and that indices are sorted."""
     assert indices.dtype == jnp.int32
     assert indices.shape == (*x.shape[:-2], num_keep)
     indices = np.asarray(indices)
@@ -70,7 +70,7 @@ def test_keeps_the_prefix_and_some_patches_in_order(face, shape, batch_dims, pre
     ("rate", "patches", "kept"), [(0.5, 8, 4), (0.9, 10, 1), (0.9, 100, 10), (0.75, 196, 49)]
 )
 def test_how_many_are_kept(rate, patches, kept):
-    """Not one less where 1 - rate is a little below what it stands for."""
+    """Rounding errors of 1 - rate, such as 0.09999999999999998, do not remove one patch more."""
     x = jax.ShapeDtypeStruct((2, 1 + patches, 1), jnp.float32)
     y, indices = jax.eval_shape(lambda x: patch_dropout(KEY, x, rate), x)
     assert (y.shape, indices.shape) == ((2, 1 + kept, 1), (2, kept))
@@ -91,7 +91,7 @@ def test_keeps_those_with_the_smallest_bits():
 
 
 def test_all_sets_of_patches_are_alike():
-    """Each of the 15 pairs of 6 in 1e5 samples; false alarm 1e-9 in all."""
+    """Counts the 15 pairs of 6 patches in 1e5 samples, with false alarms at 1e-9 for all."""
     samples = 100_000
     _, indices = patch_dropout(
         clone(KEY), jnp.zeros((samples, 6, 1)), None, num_keep=2, num_prefix_tokens=0
@@ -192,7 +192,7 @@ each_axis_type = pytest.mark.parametrize(
 
 @pytest.fixture
 def no_false_alarm():
-    """JAX 0.8 counts a draw with an out_sharding as two uses of its key."""
+    """Allows two uses of a key, as JAX 0.8 counts a draw with an out_sharding."""
     with jax.debug_key_reuse(False):
         yield
 

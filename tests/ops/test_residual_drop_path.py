@@ -1,4 +1,4 @@
-"""The residual block that skips what it drops."""
+"""The residual block, which does not compute a dropped branch."""
 
 import itertools
 import re
@@ -23,11 +23,11 @@ KEY = jax.random.key(5)
 X = jax.random.normal(jax.random.key(0), (8, 6))
 W = jax.random.normal(jax.random.key(1), (6, 6))
 MODES = ["row", "batch"]
-KEYS = list(jax.random.split(jax.random.key(2), 8))  # some of which keep a branch, some drop it
+KEYS = list(jax.random.split(jax.random.key(2), 8))  # some keep a branch, some drop it
 
 
 def keeps(key):
-    """Whether a branch runs at a rate of .5."""
+    """Whether the key keeps a branch at a rate of 0.5."""
     return bool(sample_mask(clone(key), 0.5, (1, 1)).all())
 
 
@@ -79,7 +79,7 @@ def test_where_the_branch_is_dropped_the_block_is_the_identity(rate, jit):
     assert np.asarray(dx).tobytes() == np.asarray(x).tobytes()
     np.testing.assert_array_equal(dw, jnp.zeros_like(w))
     kept = block(clone(KEPT), x, w, mode="batch")
-    assert jnp.isnan(kept).all()  # the branch would have given NaN
+    assert jnp.isnan(kept).all()  # the branch returns NaN
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -103,7 +103,7 @@ def compiled_gradient(mode, rate=0.5):
 def test_products_of_the_branch_are_inside_a_conditional_in_both_passes():
     text = compiled_gradient("batch")
     assert len(re.findall(r" conditional\(", text)) >= 2
-    assert len(re.findall(r" dot\(", text)) >= 4  # one forward, once more, two of the gradient
+    assert len(re.findall(r" dot\(", text)) >= 4  # forward, forward again, and two for the gradient
     assert " dot(" not in always_run(text)
 
 
@@ -124,7 +124,7 @@ def test_the_derivative_keeps_x_and_weights_as_they_are():
 
 
 def outputs_of_conditionals(jaxpr):
-    """The shapes of what they return, at any depth of a program."""
+    """Yields the shapes of the outputs of all conditionals in a program, at any depth."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "cond":
             yield from (v.aval.shape for v in equation.outvars)
@@ -142,7 +142,7 @@ def test_what_is_inside_of_a_branch_stays_inside_of_its_conditional():
         return residual_drop_path(clone(KEPT), x, branch, 0.5, mode="batch").sum()
 
     gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(X, jnp.ones((6, 50)))
-    mask = {(1, 1)}  # which JAX before 0.11 hands through
+    mask = {(1, 1)}  # JAX before 0.11 returns it from the conditional
     assert set(outputs_of_conditionals(gradient.jaxpr)) - mask == {X.shape, (6, 50)}
 
 
@@ -169,7 +169,7 @@ def test_scan_over_layers_equals_a_loop(remat):
             x = composed(key, x, w, rate, mode="batch")
         return (x**2).sum()
 
-    with jax.enable_x64(True):  # so that what is left is no rounding
+    with jax.enable_x64(True):  # so that differences are not rounding errors
         x, w = X.astype(float), W.astype(float)
         ws, rates = jnp.stack([w, w / 2, w / 3]), jnp.array([0.25, 0.5, 0.75])
         one, two = (jax.jit(jax.grad(f, argnums=(0, 1))) for f in (scanned, looped))
@@ -214,7 +214,7 @@ def test_a_key_used_twice_is_caught(mode):
 
 
 def test_a_branch_may_drop_too():
-    """And its gradient, for which it is computed once more, sees the same mask."""
+    """Its gradient computes the branch again, with the same mask."""
 
     def f(w):
         branch = lambda x: dropout(jax.random.key(3), x @ w, 0.5)  # noqa: E731
@@ -248,7 +248,7 @@ def test_blocks_over_a_sharded_batch_need_no_collective(mode, axis_type):
 
 @pytest.mark.parametrize("face", ["function", "linen", "nnx"])
 def test_a_key_of_each_device_inside_shard_map(face):
-    """The input is the same on every device, and so has another type than the mask."""
+    """The input is the same on every device, so its type differs from that of the mask."""
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
 
     def block(key, x):

@@ -1,4 +1,4 @@
-"""Token dropout: which ids are replaced, through every face."""
+"""Token dropout: which ids are replaced, by the function and both modules."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ each_face = pytest.mark.parametrize("face", FACES)
 
 
 def face_of(face, **options):
-    """Token dropout as f(key, ids, rate)."""
+    """Returns token dropout as f(key, ids, rate), by the function or a module."""
     if face == "function":
         return lambda key, ids, rate: token_dropout(key, ids, rate, **options)
     layer = getattr(flax_spatialdrop, face).TokenDropout(rate=0.1, **options)
@@ -107,14 +107,14 @@ def test_vmap_over_keys_and_scan_equal_loop():
 
 
 def test_replaces_at_the_rate():
-    """Binomial bounds on 2e5 tokens; false alarm 1e-9."""
+    """Binomial bounds for 2e5 tokens, with false alarms at 1e-9."""
     y = token_dropout(clone(KEY), jnp.zeros((200, 1000), jnp.int32), 0.1, mask_id=9)
     low, high = stats.binom.interval(1 - 1e-9, y.size, 0.1)
     assert low <= int((y == 9).sum()) <= high
 
 
 def test_there_is_no_gradient_and_none_is_in_the_way():
-    """Of what follows, by the same ids, there is one."""
+    """Functions of the new ids, such as an embedding, still have a gradient."""
     y, pullback = jax.vjp(lambda ids: token_dropout(clone(KEY), ids, 0.5, **OPTIONS), IDS)
     (d_ids,) = pullback(np.zeros(y.shape, jax.dtypes.float0))
     assert d_ids.dtype == jax.dtypes.float0
@@ -142,7 +142,7 @@ def test_sharded_ids(axis_type):
 
 
 def test_masks_of_a_module():
-    """What sample_mask gives is what a call draws, and special tokens stay under any mask."""
+    """sample_mask returns the mask of a call, and no mask replaces special tokens."""
     layer, rngs = linen.TokenDropout(0.5, **OPTIONS, deterministic=False), {"dropout": clone(KEY)}
     mask = layer.apply({}, IDS, rngs=rngs, method="sample_mask")
     drawn = layer.apply({}, IDS, rngs={"dropout": clone(KEY)})

@@ -81,7 +81,7 @@ def test_text(shape, options, lines):
 
 
 def test_what_it_says_is_what_happens():
-    """The counts of zeros that 300 draws give are those said to be possible, every one seen."""
+    """300 draws have all numbers of zeros that explain lists, and no others."""
     keys = jax.random.split(jax.random.key(0), 300)
     y = jax.vmap(
         lambda key: dropout(key, np.ones((2, 2, 2), np.float32), 0.5, noise_shape=(1, 2, 2))
@@ -115,7 +115,7 @@ def test_bad_shapes(shape, error, message):
 
 
 def cells(ax):
-    """All cells drawn, True where the color is light."""
+    """Returns all cells of a plot, True if the color is light."""
     grids = [mesh.cmap(mesh.norm(mesh.get_array())) for mesh in ax.collections]
     return np.concatenate([grid[..., :3].sum(-1).ravel() > 1 for grid in grids])
 

@@ -1,4 +1,4 @@
-"""Many passes: equal to a loop, with batch norm left alone, and the spread of a classifier."""
+"""Many passes equal a Python loop and do not change batch norm; the spread of a classifier."""
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ SAMPLES = 7
 
 
 class LinenNet(nn.Module):
-    """Convolution, batch norm, spatial and plain dropout, which have a switch of their own."""
+    """A network with batch norm and dropout; dropout has its own switch."""
 
     @nn.compact
     def __call__(self, x, train, drop):
@@ -50,9 +50,9 @@ class NNXNet(nnx.Module):
 
 
 def linen_passes():
-    """The passes of a Linen model, and what says that its state is as it was."""
+    """Returns apply for a Linen model, and a check that its state does not change."""
     variables = LinenNet().init(jax.random.key(1), X, train=False, drop=False)
-    # Some training first, so that the running averages differ from those of a batch.
+    # A step of training first, so that the running averages differ from those of a batch.
     _, changed = LinenNet().apply(variables, X, True, False, mutable="batch_stats")
     variables = {**variables, **changed}
 
@@ -64,7 +64,7 @@ def linen_passes():
 
 
 def nnx_passes():
-    """The same of an NNX model, whose layers are given a stream by each pass."""
+    """The same for an NNX model; each pass gives its layers a stream."""
     model = NNXNet(nnx.Rngs(1))
     model(X, rngs=nnx.Rngs(0))
     view = nnx.view(model, deterministic=False, use_running_average=True)
@@ -77,7 +77,7 @@ def nnx_passes():
 
 
 def nnx_passes_with_streams():
-    """The same of a model that holds its streams: each pass reseeds a copy of them."""
+    """The same for an NNX model that holds its streams; each pass reseeds a copy."""
     model = NNXNet(nnx.Rngs(1), nnx.Rngs(dropout=2))
     model(X)
     graph, state = nnx.split(nnx.view(model, deterministic=False, use_running_average=True))
@@ -116,7 +116,7 @@ def test_equals_a_python_loop_bit_for_bit(batch_size):
 @pytest.mark.parametrize("batch_size", [None, 3])
 @pytest.mark.parametrize("passes", PASSES)
 def test_a_network_equals_a_python_loop(passes, batch_size):
-    """Its masks bit for bit; its logits but for how XLA rounds sums in a batch of passes."""
+    """The masks are equal. Logits may differ in rounding, since XLA sums a batch differently."""
     apply, _ = passes()
     logits, kept = monte_carlo(apply, clone(KEY), SAMPLES, batch_size=batch_size).mean
     samples, masks = loop(apply, clone(KEY))
@@ -180,11 +180,11 @@ def test_a_key_used_twice_is_caught():
 
 
 def test_mean_and_variance_of_dropout_itself():
-    """100,000 passes of rate r over 1: mean 1 and variance r / (1 - r), each within 6 sigma.
+    """100,000 passes over ones at a rate r have mean 1 and variance r / (1 - r), within 6 sigma.
 
-    The mean of S values of variance v has the deviation sqrt(v / S); the variance of two-valued
-    ones, by the delta method, |1 - 2 keep| / keep^2 times that of the share kept. The chance that
-    one of the 16 leaves 6 sigma is below 4e-8.
+    The mean of S values of variance v has a standard deviation of sqrt(v / S). By the delta method,
+    that of the variance of values 0 and 1 / keep is |1 - 2 keep| / keep^2 times that of the kept
+    fraction. The probability that one of the 16 results is outside of 6 sigma is below 4e-8.
     """
     rate, samples, keep = 0.3, 100_000, 0.7
     result = monte_carlo(
