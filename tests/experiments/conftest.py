@@ -1,4 +1,4 @@
-"""A small treebank in a file, and a config for it."""
+"""A small file of a treebank, and a config for it."""
 
 import jax
 import pytest
@@ -13,13 +13,13 @@ PATTERN = ("DET", "NOUN", "VERB", "DET", "NOUN", "PUNCT")
 
 @pytest.fixture(autouse=True, scope="module")
 def _standard_promotion():
-    # optax.adam itself computes float ** int32, which strict promotion refuses.
+    # optax.adam computes float ** int32, which strict promotion does not allow.
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 def conllu(words, sent_id=None, comments=()):
-    """A sentence in CoNLL-U: words as (form, tag)."""
+    """Returns a sentence in CoNLL-U, for words given as (form, tag)."""
     lines = [*comments, *([f"# sent_id = {sent_id}"] if sent_id else [])]
     for number, (form, tag) in enumerate(words, start=1):
         lines.append("\t".join([str(number), form, "_", tag, *"______"]))
@@ -28,7 +28,7 @@ def conllu(words, sent_id=None, comments=()):
 
 @pytest.fixture(scope="session")
 def corpus_path(tmp_path_factory):
-    """Sixty different sentences, of 7 and of 8 words in turns, in twenty documents."""
+    """Writes 60 different sentences, alternately of 7 and 8 words, in 20 documents."""
     text = ""
     for index in range(60):
         words = []
@@ -44,7 +44,7 @@ def corpus_path(tmp_path_factory):
 
 
 def make_config(corpus_path):
-    """The smoke setting, smaller still, for the corpus in a file."""
+    """Returns the smoke config, made smaller, for the corpus in a file."""
     config = get_config("smoke")
     config.update({"features": 8, "hidden": 8, "batch_size": 8, "grid_mode": "one_by_one"})
     config.update({"seeds": 2, "rates": (0.1, 0.5), "epochs": 3})
@@ -59,7 +59,7 @@ def config(corpus_path):
 
 @pytest.fixture
 def errors(results):
-    """The results above as if they were of a task whose score is an error: lower is better."""
+    """The same results for a task whose score is an error, so lower is better."""
     results["metric"] = Forecasting.metric._asdict()
     return results
 
@@ -75,7 +75,7 @@ def diverge(results, name):
 
 @pytest.fixture
 def results():
-    """The results of two regularizers, made up, with a third that is missing."""
+    """Fake results of two regularizers; a third is missing."""
 
     def runs(rate, validation, tests):
         return [

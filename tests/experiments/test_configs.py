@@ -6,7 +6,7 @@ import pytest
 from configs import language_model, pos_tagging, weather_forecast
 
 ROOT = Path(__file__).parents[2]
-TABLES = {  # where in the config's header the table is, and the row above the regularizers
+TABLES = {  # the words before the table in a config's header, and the row above the regularizers
     "pos_tagging": (pos_tagging, "Part-of-speech", "most frequent tag"),
     "pos_tagging-seq2seq": (pos_tagging, "`:seq2seq`", "most frequent tag"),
     "weather_forecast": (weather_forecast, "Weather", "persistence"),
@@ -15,7 +15,7 @@ TABLES = {  # where in the config's header the table is, and the row above the r
 
 
 def header_rows(name):
-    """The table in the config's header that follows the words that open its paragraph."""
+    """Returns the table in the header of a config that follows these words."""
     module, opening, baseline = TABLES[name]
     text = module.__doc__.split(opening)[1]
     names = "|".join([baseline, *module.get_config().regularizers])

@@ -24,7 +24,7 @@ def test_draws_without_none_and_with_one_seed(results, tmp_path):
 def test_the_curves_are_means_over_seeds(results):
     ax = figure.draw(results).axes[0]
     curves = {line.get_label(): line.get_ydata() for line in ax.lines}
-    # The second seed trained one epoch more, in which both validate 10 points lower or stand still.
+    # Only the second seed has a third epoch, with a score 10 points lower; the first stays.
     assert curves["none"] == pytest.approx([50, 80, 75])
     assert curves["Dropout 0.5"] == pytest.approx([50, 90, 85])
     assert ax.lines[0].get_xdata().tolist() == [1, 2, 3]
@@ -45,7 +45,7 @@ def test_dots_and_intervals_of_test_accuracies(results):
         pytest.approx([80, 82]),
         pytest.approx([84, 87]),
     ]
-    # Two seeds: mean +- 12.706 * half their distance.
+    # Two seeds: the mean +- 12.706 * half of their difference.
     assert intervals(ax)[0] == pytest.approx([81 - 12.706, 81 + 12.706], rel=1e-4)
     assert intervals(ax)[1] == pytest.approx([85.5 - 19.059, 85.5 + 19.059], rel=1e-4)
     assert ax.get_xlabel() == "%  (most frequent tag: 75.0)"

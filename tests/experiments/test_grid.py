@@ -18,7 +18,7 @@ RATES = (0.1, 0.2, 0.3)
 
 
 class SmallTagger(nn.Module):
-    """Embedding, dropout, Dense: a grid asks nothing of a network, and this one compiles fast."""
+    """Embedding, dropout and Dense. A grid takes any network, and this one compiles fast."""
 
     words: int
     tags: int
@@ -42,9 +42,9 @@ def ignore(*_):
 
 
 def train_and_watch(mode, corpus_path):
-    """Trains a grid; returns the result, how often an epoch was traced, the progress shown.
+    """Trains a grid; returns the result, the number of traces of an epoch, and the progress shown.
 
-    Learning so fast, runs are out of patience after very few epochs, not all after the same.
+    The learning rate is high, so runs stop after few epochs, and not all after the same number.
     """
     config = make_config(corpus_path)
     config.update({"grid_mode": mode, "rates": RATES, "epochs": 12, "patience": 1})
@@ -65,7 +65,7 @@ def train_and_watch(mode, corpus_path):
         patch.setattr(grid, "make_epoch", counting)
         trained = Grid(Small(config))
         result = trained.train("SpatialDropout1D", lambda share, *_: shares.append(share))
-    assert (trained.mode, trained.trials) == (mode, {})  # it is not tried
+    assert (trained.mode, trained.trials) == (mode, {})  # no mode is tried
     return result, len(traces), shares
 
 
@@ -96,7 +96,7 @@ def test_vmapped_equals_one_by_one(vmapped, one_by_one):
                 assert right[field] is None
             else:
                 np.testing.assert_allclose(value, right[field], rtol=1e-3, err_msg=field)
-    # Runs side by side stopped at different epochs, so freezing was at work.
+    # Runs of one program stopped at different epochs, so some were frozen.
     assert len({run["epochs"] for run in vmapped[0]["runs"]}) > 1
 
 
@@ -143,7 +143,7 @@ def test_auto_tries_both_modes_once_on_a_whole_grid_and_remembers(config):
     assert {trial["regularizer"] for trial in trained.trials.values()} == {"Dropout"}
     assert [result["compiles"] for result in results.values()] == [1, 2, 1]
     assert all(trial["seconds_per_step"] > 0 for trial in trained.trials.values())
-    # The program that was tried is the one that trained.
+    # The program of the trial also trained.
     tried = trained.trials[trained.mode]["compile_seconds"]
     assert results["Dropout"]["compile_seconds"] == tried
     # Without a regularizer there is no rate to choose.

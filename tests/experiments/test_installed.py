@@ -14,7 +14,7 @@ def test_a_file_at_home_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
 def test_what_is_no_file_is_not_read(tmp_path, kind):
-    """A FIFO that nobody writes to would hold the program for ever."""
+    """Reading a FIFO that nobody writes to would block forever."""
     path = "/dev/zero" if kind == "device" else tmp_path / "a"
     if kind == "fifo":
         os.mkfifo(path)

@@ -35,7 +35,7 @@ def test_a_second_ctrl_c_ends_the_program_without_an_exception(capsys, monkeypat
 
 
 def test_ctrl_c_is_answered_while_the_main_thread_runs_no_python(monkeypatch):
-    """As in a compile, when Python's own handlers wait: the pipe is written to all the same."""
+    """During a compile, for example, Python's handlers wait, but the pipe is written to."""
     codes = []
     monkeypatch.setattr(interrupt, "leave", codes.append)
     with deferred_interrupt():
@@ -46,7 +46,7 @@ def test_ctrl_c_is_answered_while_the_main_thread_runs_no_python(monkeypatch):
 
 
 def test_during_the_imports_ctrl_c_is_a_sentence(tmp_path):
-    """A package in matplotlib's place presses it."""
+    """A fake matplotlib presses Ctrl-C when it is imported."""
     (tmp_path / "matplotlib.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
     command = [sys.executable, "-m", "experiments.main"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -10,7 +10,7 @@ import pytest
 from experiments import figure, main
 from experiments.grid import Grid
 
-# ml_collections loads a config file in a way that Python means to retire.
+# ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 SMALL = [
@@ -54,7 +54,7 @@ def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
 
 @pytest.fixture
 def train_until(monkeypatch, results):
-    """Makes the training of a regularizer an event; those before it have the made-up results."""
+    """Replaces the training of one regularizer by an event; those before it have fake results."""
 
     def until(last, event):
         def train(self, name, on_epoch):
@@ -76,7 +76,7 @@ def interrupted(on_epoch):
 def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
     args, tmp_path, capsys, train_until, finished
 ):
-    """And where nothing is finished, nothing is written."""
+    """If nothing is finished, nothing is written."""
     missing = [name for name in ("none", "SpatialDropout1D") if name not in finished]
     train_until(missing[0], interrupted)
     assert main.main(args) == main.INTERRUPTED == 130
@@ -222,7 +222,7 @@ def test_help(capsys):
 
 
 def run_smoke(config, fields, workdir):
-    """The exit code of the program with a smoke config, with fields such as "seeds=1" changed."""
+    """Returns the exit code of the program for a smoke config with fields such as "seeds=1"."""
     given = [f"--config.{field}" for field in fields]
     return main.main(
         ["main", f"--config=configs/{config}.py:smoke", *given, f"--workdir={workdir}"]
@@ -231,7 +231,7 @@ def run_smoke(config, fields, workdir):
 
 @pytest.mark.slow
 def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
-    """On the real weather, with all that is saved."""
+    """Runs on the real weather, and checks everything that is saved."""
     workdir = tmp_path / "out"
     small = ("seeds=1", "rates=(0.5,)", "epochs=1", "hidden=4", "data.train_stride=60")
     small += ("regularizers=('none','CNN none','CNN channels')",)
@@ -251,7 +251,7 @@ def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
-    """On the real sentences, with all that is saved."""
+    """Runs on the real sentences, and checks everything that is saved."""
     workdir = tmp_path / "out"
     small = ("seeds=1", "rates=(0.5,)", "epochs=1", "layers=1", "features=8", "heads=2")
     small += ("data.train_sentences=10", "regularizers=('none','spans')")

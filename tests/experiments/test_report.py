@@ -33,7 +33,7 @@ def test_the_report_counts_runs_that_the_cap_on_epochs_ended(results):
     sentence = "Dropout: 2 of 4 runs reached the cap of 3 epochs before they were out of patience."
     assert sentence in report.sentences(results)
     assert sentence in report.markdown(results)
-    # Patience that runs out in the very last epoch counts as early stopping.
+    # If the patience ends in the last epoch, it counts as early stopping.
     results["config"]["patience"] = 1
     assert "cap" not in " ".join(report.sentences(results))
 
@@ -108,7 +108,7 @@ def test_the_report_of_an_error_says_that_lower_is_better(errors):
     assert "RMSE in °F (lower is better), mean and 95 % t-interval over 2 seeds" in text
     assert "Differences are to none, in °F, paired by seed" in text
     assert "| persistence |  |  | 0.75 |  |  |" in text
-    # Dropout is 0.04 and 0.05 higher than none, seed by seed: +- 12.706 * 0.005.
+    # In the two seeds, dropout is 0.04 and 0.05 higher than none: +- 12.706 * 0.005.
     assert "| Dropout | 0.5 | 0.90 ± 0.00 | 0.85 ± 0.19 | +0.04 ± 0.06 |" in text
 
 

@@ -11,7 +11,7 @@ from configs import language_model, pos_tagging, weather_forecast
 from experiments import settings
 from experiments.errors import InputError
 
-# ml_collections loads a config file in a way that Python means to retire.
+# ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 CONFIG = "--config=configs/pos_tagging.py"
@@ -183,7 +183,7 @@ def test_a_field_of_any_type_is_usable_or_gets_one_sentence(configs, part, field
             assert re.match(
                 r"(each of )?config[. ]|results cannot hold the config as JSON: ", refused
             )
-        else:  # nothing that the run would stumble over at its end
+        else:  # nothing that would fail at the end of the run
             json.dumps(config.to_dict(), allow_nan=False)
             assert field == "new" or type(value) in (str, int, float, bool)
 

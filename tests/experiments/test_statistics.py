@@ -31,7 +31,7 @@ def test_rows_take_the_chosen_rate_and_pair_differences_by_seed(results):
     assert dropout.rate == 0.5
     assert dropout.test.mean == pytest.approx(0.855)
     assert dropout.difference.mean == pytest.approx(0.045)
-    # The differences are 0.04 and 0.05; unpaired ones would spread wider.
+    # The differences are 0.04 and 0.05; without pairing, the interval would be wider.
     assert dropout.difference.half_width == pytest.approx(12.706 * 0.005, rel=1e-3)
 
 

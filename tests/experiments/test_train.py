@@ -15,7 +15,7 @@ RECORD = {"words": 7, "tags": 3}
 
 
 class Small(Tagging):
-    """Tagging of made-up sentences, with the tags that depend on words alone."""
+    """Tagging of random sentences, in which a tag depends only on its word."""
 
     @staticmethod
     def load(config):
@@ -61,7 +61,7 @@ def evaluate(start, data, size):
 
 
 def test_padding_counts_nothing_in_the_loss(start):
-    # Steps share the mask of SpatialDropout1D, so it is the same at any length.
+    # All steps share the mask of SpatialDropout1D, so it does not depend on the length.
     padded = loss(start, pad(split(), 6), 0.5)
     assert loss(start, split(), 0.5) == pytest.approx(float(padded), rel=1e-5)
 
@@ -103,7 +103,8 @@ def test_training_learns(start):
 
 def test_the_best_epoch_is_kept_and_a_run_out_of_patience_is_frozen(start):
     data = split()
-    # No prediction can be right, so the first epoch is the best and two more use up patience.
+    # No prediction can be right, so the first epoch is the best, and the run stops two epochs
+    # later.
     hopeless = batches(data._replace(targets=np.full_like(data.targets, UNSEEN_TAG)), 9)
     epoch = jax.jit(train.make_epoch(make_task(patience=2), "SpatialDropout1D", OPTIMIZER))
     states = [start]

@@ -1,4 +1,4 @@
-"""Benchmarks call a program again and again with the same key."""
+"""Allows benchmarks to call a program many times with the same key."""
 
 import jax
 import pytest

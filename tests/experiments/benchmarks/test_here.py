@@ -41,7 +41,7 @@ def test_a_network_has_memory_as_well():
 
 @pytest.mark.parametrize("case", list(network_cases()), ids=lambda case: case.row)
 def test_what_a_scan_stacks_for_backward(case):
-    """Ours: the masks in noise shape, or the keys; Flax: masks in x's shape, whatever is shared."""
+    """We keep masks in noise shape, or keys. Flax keeps masks in x's shape."""
     if not case.row.startswith("scan"):
         return
     kept = {name: here.residual_bytes(case.backward(name), case.shapes) for name in case.programs}

@@ -19,7 +19,8 @@ def test_speedup_and_noise():
     assert record.values["Flax"] == 8
     assert record.spread["Flax"] == (7.8, 8.6)
     assert record.speedup == 4
-    assert record.noise == pytest.approx(0.05)  # half of its quartiles; its twin is .025 away
+    # Half of the distance of the quartiles, since the twin differs only by 0.025.
+    assert record.noise == pytest.approx(0.05)
     record.values["Flax again"] = 4.0
     assert record.noise == pytest.approx(0.5)
 

@@ -5,7 +5,7 @@ from experiments.benchmarks import timing
 
 
 class Clock:
-    """A clock that only calls move, each by so many seconds."""
+    """A clock that each call advances by its number of seconds."""
 
     def __init__(self, monkeypatch, costs):
         self.now, self.order, self.costs = 0.0, [], costs
@@ -24,10 +24,10 @@ def test_medians_of_the_second_of_two_calls(monkeypatch):
     times = timing.times({name: clock.call(name) for name in "ab"}, seconds=0)
     assert times["a"] == pytest.approx((1000, 1000, 1000))
     assert times["b"] == pytest.approx((3000, 3000, 3000))
-    rounds = clock.order[4:]  # after one call to compile and one to estimate, of each
+    rounds = clock.order[4:]  # each is first called once to compile and once to estimate its time
     assert len(rounds) == timing.MIN_ROUNDS * 4
     turns = ["".join(rounds[i : i + 4]) for i in range(0, len(rounds), 4)]
-    assert set(turns) == {"aabb", "bbaa"}  # twice each, in orders that change
+    assert set(turns) == {"aabb", "bbaa"}  # each twice, in alternating order
 
 
 def test_rounds_go_on_for_the_time_given(monkeypatch):

@@ -63,7 +63,7 @@ def test_a_topology_that_cannot_be_compiled_for(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_no_tpu_program_over_all_of_x_hashes_a_small_mask():
-    """In a process of its own, since libtpu takes hold of it."""
+    """Runs in its own process, since libtpu takes control of the process."""
     code = """
         import jax, jax.numpy as jnp
         jax.config.update("jax_platforms", "cpu")

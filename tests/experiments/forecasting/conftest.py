@@ -1,4 +1,4 @@
-"""A small weather in a file, and a config for it."""
+"""A small file of weather, and a config for it."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ HOURS = 400
 
 
 def make_rows(hours=HOURS):
-    """Rows of a CSV file: every channel of every airport wanders, the temperature by the day."""
+    """Makes rows of a CSV file: random walks of all channels, and a daily cycle of temperature."""
     rng = np.random.default_rng(0)
     times = pd.date_range("2030-01-01", periods=hours, freq="h", tz="UTC")
     parts = []

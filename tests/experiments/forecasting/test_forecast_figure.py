@@ -10,7 +10,7 @@ from ..conftest import diverge
 
 @pytest.fixture
 def forecast_results(results):
-    """Three hours: truth 50, 52, 54, forecast from 40, 41, 42."""
+    """Three hours with true values of 50, 52, 54, forecast from 40, 41, 42."""
     hours = [f"2030-01-01 0{hour}:00:00+00:00" for hour in range(3)]
     results["data"]["shown"] = {"hours": hours, "last": [40, 41, 42], "truth": [50, 52, 54]}
     results["metric"] = Forecasting.metric._asdict()

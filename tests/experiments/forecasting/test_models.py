@@ -46,7 +46,7 @@ def test_a_rate_of_0_is_the_plain_network_and_another_rate_is_not(name):
     assert (dropped != plain).any()
     assert (dropped != forecast(network(name), params, X, 0.5, 3)).any()
     silent = network(name).apply(params, X, jnp.float32(0.5), deterministic=True)
-    if name != "zoneout":  # which mixes old and new by the rate
+    if name != "zoneout":  # zoneout mixes old and new values by the rate
         np.testing.assert_allclose(silent, plain, rtol=1e-5)
 
 
@@ -69,19 +69,19 @@ def test_the_dropout_layers_and_their_noise_shapes(name, noise_shapes):
     assert [site.noise_shape for site in summary.sites] == noise_shapes
 
 
-# What a network still says when everything is dropped at the place that the name says.
+# The output of a network if everything is dropped at the place of the name.
 @pytest.mark.parametrize("name", DROPPING)
 def test_at_a_rate_of_1_nothing_comes_through_the_place(name):
     params = plain_params(name)
     out = forecast(network(name), params, X, 1.0)
     nothing = forecast(network(name), params, jnp.zeros_like(X), 1.0)
     still = forecast(network(Forecasting.plain(name)), params, jnp.zeros_like(X), 0.0)
-    if name in ("before", "input mask"):  # as if no weather had been
+    if name in ("before", "input mask"):  # the output does not depend on the weather
         np.testing.assert_allclose(out, still, rtol=1e-5)
-    elif name == "recurrent mask":  # the weather comes through, the past does not help the gates
+    elif name == "recurrent mask":  # the gates read the weather, but not the past
         assert (out != nothing).all()
         assert (out != forecast(network("none"), params, X, 0.0)).all()
-    else:  # only the head's bias, 0 at the start; zoneout keeps the first state, 0
+    else:  # only the bias of the head is left, 0 at the start; zoneout keeps the first state, 0
         np.testing.assert_allclose(out, 0, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from experiments.grid import Grid
 from experiments.task import batches
 from experiments.train import evaluate, make_epoch, make_init, predict
 
-# ml_collections loads a config file in a way that Python means to retire.
+# ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
@@ -23,7 +23,7 @@ def task(forecast_config):
 
 def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
     start = make_init(task, "before", optax.adam(1e-3))(jax.random.key(0))
-    # So that it says something even of the empty windows that fill up the last batch.
+    # With these parameters, also the empty windows that fill up the last batch have outputs.
     params = jax.tree.map(lambda leaf: leaf + 0.1, start.params)
     rate, model, test = jnp.float32(0.5), task.network("before"), task.data.test
     score = evaluate(params, task, model, batches(test, 7), rate)
@@ -33,7 +33,7 @@ def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
 
 
 def test_zoneout_is_evaluated_with_its_rate(task):
-    """In evaluation it mixes old and new by the rate: the plain network is another one."""
+    """In evaluation, zoneout mixes old and new values by the rate, unlike the plain network."""
     start = make_init(task, "zoneout", optax.adam(1e-3))(jax.random.key(0))
     zoneout, cut = task.network("zoneout"), batches(task.data.validation, 16)
 
@@ -42,7 +42,7 @@ def test_zoneout_is_evaluated_with_its_rate(task):
 
     assert score(zoneout, 0.0) == pytest.approx(float(score(task.network("none"), 0.5)), rel=1e-5)
     assert abs(score(zoneout, 0.0) - score(zoneout, 0.9)) > 1e-3
-    # A run's own epochs do so, too.
+    # The epochs of a run do so, too.
     epoch = make_epoch(task, "zoneout", optax.sgd(0.0))
     state = make_init(task, "zoneout", optax.sgd(0.0))(jax.random.key(0))
     _, metrics = epoch(state, jnp.float32(0.9), jax.device_put(task.data.train), cut)
@@ -68,7 +68,7 @@ def test_what_is_shown_are_the_forecasts_of_one_run(task):
     result = Grid(task).train("after", lambda *_: None)
     shown = [run for run in result["runs"] if "shown" in run]
     assert [(run["seed"], run["rate"]) for run in shown] == [(0, result["chosen_rate"])]
-    # All windows of this test part fit into the figure, so their error is the run's test score.
+    # The figure shows all windows of this test part, so their error is the test score of the run.
     errors = np.subtract(shown[0]["shown"], task.data.test.targets)
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(shown[0]["test_score"], rel=1e-3)
 

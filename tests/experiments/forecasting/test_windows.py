@@ -29,7 +29,7 @@ def test_no_window_reaches_into_another_part(table, forecast_config):
         part = cut(table, forecast_config, name)
         first_hours = part.hours - forecast_config.data.ahead - forecast_config.data.hours + 1
         assert (first_hours >= last).all()
-        # All that fit are there: a span of n hours has n - 12 - 6 + 1 windows.
+        # A span of n hours has n - 12 - 6 + 1 windows.
         span = windows.divide(len(table), 0.7, 0.15)[name]
         assert len(part.truth) == len(span) - 17
         assert part.hours.max() == span.stop - 1
@@ -56,12 +56,12 @@ def test_a_target_that_was_not_measured_is_left_out_though_inputs_are_filled(
     assert 100 not in part.hours
     assert {99, 101} < set(part.hours)
     assert np.isfinite(part.inputs).all()
-    seen = part.inputs[part.hours == 106][0]  # its last hour is the filled one
+    seen = part.inputs[part.hours == 106][0]  # the last hour of this window is filled
     assert seen[-1, 0] == part.last[part.hours == 106][0] == table.iloc[99, 0]
 
 
 def test_a_gap_too_long_to_fill_takes_its_windows_with_it(table, forecast_config):
-    table.iloc[100:104, 3] = np.nan  # of which three are filled
+    table.iloc[100:104, 3] = np.nan  # three of them are filled
     part = cut(table, forecast_config, fill=3)
     assert np.isfinite(part.inputs).all()
     rows = part.hours[:, None] - 6 - np.arange(12)
@@ -81,7 +81,7 @@ def test_the_scale_is_that_of_the_training_part_alone(forecast_config, rows, tmp
     shifted = load(rows)
     np.testing.assert_array_equal(shifted.train.inputs[0], plain.train.inputs[0])
     [before], [after] = plain.test.inputs, shifted.test.inputs
-    # A 30 more is a 30 / (s.d. in training) more in every channel: nothing was centred again.
+    # 30 more is 30 / (s.d. in training) more in every channel, so the data is not centered again.
     assert (after - before > 2).all()
     deviation = rows[~late & (rows["origin"] == "LGA")]["visib"].std(ddof=0)
     np.testing.assert_allclose((after - before)[..., -1], 30 / deviation, rtol=1e-4)
@@ -98,7 +98,7 @@ def test_persistence_by_hand(forecast_config, weather_path):
     temperature = weather.read(weather_path)["EWR", "temp"].to_numpy()[340:]
     errors = temperature[17:] - temperature[11:-6]
     assert data.baseline == pytest.approx(np.sqrt(np.mean(errors**2)))
-    # To forecast persistence is to forecast no change.
+    # The baseline of persistence forecasts no change.
     assert data.baseline == pytest.approx(np.sqrt(np.mean(data.test.targets**2)))
     assert data.test.counted.all()
 

@@ -1,4 +1,4 @@
-"""The smoke setting of the language model, smaller still, for the corpus in a file."""
+"""The smoke config of the language model, made smaller, for the corpus in a file."""
 
 import pytest
 

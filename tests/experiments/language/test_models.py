@@ -17,7 +17,7 @@ def model(attention="blockwise", form="none"):
 
 @pytest.fixture(scope="module")
 def params():
-    """Random ones: a network's own first ones make its scores much the same everywhere."""
+    """Random parameters, since the initial ones give nearly equal scores everywhere."""
     shapes = jax.eval_shape(
         partial(model().init, deterministic=True), jax.random.key(1), CHARACTERS, 0.0
     )
@@ -28,7 +28,7 @@ def params():
 
 @partial(jax.jit, static_argnums=(0, 3))
 def at(net, params, characters, rate):
-    """The scores at a rate that is a number, as Flax's own attention needs it."""
+    """Returns the scores at a rate that is a number, which Flax's own attention needs."""
     return net.apply(
         params, characters, rate, deterministic=False, rngs={"dropout": jax.random.key(3)}
     )
@@ -88,10 +88,10 @@ def test_a_rate_of_0_and_evaluation_are_the_plain_network_and_another_key_is_not
 
 
 def kept_weights(form, rate=0.5, time=24):
-    """Where [batch, heads, queries, keys] a weight was kept, read off one layer's outputs.
+    """Returns which weights [batch, heads, queries, keys] one layer kept, found from its outputs.
 
-    All weights of a query are alike, and each key's value is a feature of its own, the same in
-    both heads, which the output keeps apart.
+    All weights of a query are equal, and the value of each key is its own feature, the same in both
+    heads. The output has the heads side by side.
     """
     features = 2 * time
     layer = CausalAttention(2, "blockwise", form)
@@ -106,7 +106,7 @@ def kept_weights(form, rate=0.5, time=24):
     weights = y.reshape(3, time, 2, time).transpose(0, 2, 1, 3)
     expected = jnp.tril(jnp.ones((time, time))) / jnp.arange(1, time + 1)[:, None] / (1 - rate)
     kept = weights > 0
-    if form != "spans":  # whose scale is that of each place
+    if form != "spans":  # the scale of spans depends on the position
         np.testing.assert_allclose(weights, jnp.where(kept, expected, 0), rtol=1e-5)
     seen = jnp.tril(jnp.ones((time, time), bool))
     return np.asarray(kept), np.broadcast_to(seen, kept.shape)
@@ -115,12 +115,12 @@ def kept_weights(form, rate=0.5, time=24):
 def test_the_masks_are_what_the_forms_say():
     kept, seen = kept_weights("weights")
     assert 0.4 < kept[seen].mean() < 0.6
-    assert not (kept[:, :, -1] == kept[:, :, -2]).all(-1).any()  # each query its own
+    assert not (kept[:, :, -1] == kept[:, :, -2]).all(-1).any()  # each query has its own mask
     kept, seen = kept_weights("heads")
-    assert set(kept.sum((2, 3)).ravel().tolist()) == {0, 24 * 25 // 2}  # all or nothing
+    assert set(kept.sum((2, 3)).ravel().tolist()) == {0, 24 * 25 // 2}  # none or all of a head
     for form in ("keys", "spans"):
         kept, seen = kept_weights(form)
-        columns = kept[:, :, -1:]  # the last query sees all keys: the others share its draws
+        columns = kept[:, :, -1:]  # the last query sees all keys, and all queries share its draws
         np.testing.assert_array_equal(kept, columns & seen)
         assert 0 < columns.mean() < 1
         assert (columns != columns[:1]).any()
@@ -130,10 +130,10 @@ def test_the_masks_are_what_the_forms_say():
 def test_four_keys_in_a_row_share_a_fate():
     kept, _ = kept_weights("spans", rate=0.2)
     runs = [len(run) for row in kept[:, :, -1].reshape(6, 24) for run in runs_of_dropped(row)]
-    assert min(runs) == 4  # longer where two spans meet
+    assert min(runs) == 4  # runs are longer if two spans touch
 
 
 def runs_of_dropped(row):
-    """The stretches of dropped keys that touch neither end."""
+    """Returns the runs of dropped keys, except those at the ends."""
     text = "".join("x" if value else "." for value in row)
     return [run for run in text.strip(".").split("x") if run]

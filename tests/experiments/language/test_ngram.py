@@ -10,11 +10,11 @@ def test_the_orders_by_hand():
     rows = ngram.probabilities(TRAIN, np.array([0, 1, 2, 3]), 5)
     assert rows.shape == (ngram.ORDER + 1, 3)
     np.testing.assert_allclose(rows[0], 1 / 5)
-    # Of the 8 characters behind the first, 4 are 1, 2 are 2 and 1 is 3.
+    # Of the 8 characters after the first, 4 are 1, 2 are 2 and 1 is 3.
     np.testing.assert_allclose(rows[1], [4 / 8, 2 / 8, 1 / 8])
-    # Behind 0 comes 1 once, behind 1 twice 2 of four times, behind 2 always 1 and never 3.
+    # After 0 comes 1; after 1 comes 2 in two of four cases; after 2 always comes 1, never 3.
     np.testing.assert_allclose(rows[2], [1, 2 / 4, 0])
-    # Behind 1, 2 always 1.
+    # After 1, 2 always comes 1.
     np.testing.assert_allclose(rows[3][2], 0)
 
 

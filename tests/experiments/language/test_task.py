@@ -11,7 +11,7 @@ from experiments.language.task import Language
 from experiments.task import batches
 from experiments.train import evaluate, make_init, predict
 
-# ml_collections loads a config file in a way that Python means to retire.
+# ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
@@ -50,7 +50,7 @@ def test_a_form_trains_with_each_rate_and_validation_chooses(task):
         assert run["validation_curve"][-1] < task.data.record["characters"]  # better than guessing
         by_rate.setdefault(run["rate"], []).append(run["validation_score"])
     assert result["chosen_rate"] == min(by_rate, key=lambda rate: np.mean(by_rate[rate]))
-    # What is shuffled and dropped follows from the seed alone.
+    # Shuffling and dropout depend only on the seed.
     losses = [run["train_loss"] for run in result["runs"]]
     assert losses == [run["train_loss"] for run in again["runs"]]
     assert losses[0] != losses[1]

