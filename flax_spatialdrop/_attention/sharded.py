@@ -32,7 +32,7 @@ def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
     sharding = explicit_sharding(operands.query)
     if sharding is None:
         return attend(plan, vary_alike(operands))
-    operands = _beside_queries(operands)
+    operands = _reshard_like_queries(operands)
     names = spec_of(operands.query)[-3]
     if names is None:
         return attend(plan, operands)
@@ -47,8 +47,8 @@ def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
     return jnp.reshape(y, shape, out_sharding=PartitionSpec(*before, heads, features))
 
 
-def _beside_queries(x: Operands) -> Operands:
-    """Shards the batch and the heads of all operands like those of the queries, but no keys."""
+def _reshard_like_queries(x: Operands) -> Operands:
+    """Shards the batch and the heads of all operands as in the queries; keys are not sharded."""
     *batch, length, heads, _ = spec_of(x.query)
 
     def of_keys(array: jax.Array) -> jax.Array:

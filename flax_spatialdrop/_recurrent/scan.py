@@ -53,7 +53,7 @@ PIECE = 8
 """Steps in a piece: enough for fast products, and few enough that they need little memory."""
 
 
-class Span(NamedTuple):
+class Segment(NamedTuple):
     """A part of the inputs that one loop runs over: `steps` steps, which begin at `start`."""
 
     time_axis: int
@@ -66,7 +66,7 @@ class Span(NamedTuple):
         return min(PIECE, self.steps)
 
     def take(self, sequence: jax.Array, first: Any, steps: int) -> jax.Array:
-        """Takes steps of a sequence, from step `first` of this span: [steps, batch, features]."""
+        """Takes steps of a sequence, from step `first` of this segment on: [steps, batch, ...]."""
         part = lax.dynamic_slice_in_dim(sequence, self.start + first, steps, self.time_axis)
         return jnp.moveaxis(part, self.time_axis, 0)
 
@@ -89,32 +89,32 @@ def scan_sequence(
     time = inputs.shape[time_axis]
     weights, inputs, carry, fixed, stepwise = vary_alike((weights, inputs, carry, fixed, stepwise))
     if not isinstance(time, int):  # a symbolic size cannot be divided into pieces
-        span = Span(time_axis, 0, time, 1)
-        return _scan_plainly(equations, span, weights, inputs, carry, fixed, stepwise)
+        segment = Segment(time_axis, 0, time, 1)
+        return _scan_plainly(equations, segment, weights, inputs, carry, fixed, stepwise)
     if not time:
         return carry, jnp.zeros((*inputs.shape[:-1], carry[-1].shape[-1]), carry[-1].dtype)
     rest = time % PIECE if time > PIECE else 0
     outputs = []
     for start, steps in ((0, time - rest), (time - rest, rest)):
         if steps or start == 0:
-            span = Span(time_axis, start, steps, unroll)
+            segment = Segment(time_axis, start, steps, unroll)
             each = jax.tree.map(lambda a, s=slice(start, start + steps): a[s], stepwise)
-            carry, found = _scan(equations, span, weights, inputs, carry, fixed, each)
+            carry, found = _scan(equations, segment, weights, inputs, carry, fixed, each)
             outputs.append(found)
     return carry, outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, time_axis)
 
 
 def _scan_plainly(
     equations: Equations,
-    span: Span,
+    segment: Segment,
     weights: Weights,
     inputs: jax.Array,
     carry: Carry,
     fixed: Fixed,
     stepwise: Stepwise,
 ) -> tuple[Carry, jax.Array]:
-    carry, states, _ = _forward(equations, span, False, weights, inputs, carry, fixed, stepwise)
-    return carry, unpadded(states, stepwise).swapaxes(0, span.time_axis)
+    carry, states, _ = _forward(equations, segment, False, weights, inputs, carry, fixed, stepwise)
+    return carry, unpadded(states, stepwise).swapaxes(0, segment.time_axis)
 
 
 _scan = jax.custom_jvp(_scan_plainly, nondiff_argnums=(0, 1))
@@ -122,12 +122,12 @@ _scan = jax.custom_jvp(_scan_plainly, nondiff_argnums=(0, 1))
 
 @_scan.defjvp
 def _scan_jvp(
-    equations: Equations, span: Span, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    equations: Equations, segment: Segment, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     weights, inputs, first, fixed, stepwise = primals
     dweights, dinputs, dfirst, *_ = tangents
-    last, states, (joined, others) = _forward(equations, span, True, *primals)
-    outputs = unpadded(states, stepwise).swapaxes(0, span.time_axis)
+    last, states, (joined, others) = _forward(equations, segment, True, *primals)
+    outputs = unpadded(states, stepwise).swapaxes(0, segment.time_axis)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def run_step(dcarry: Carry, part: Any) -> tuple[Carry, jax.Array]:
@@ -144,21 +144,21 @@ def _scan_jvp(
     # `starts` holds the carry before each piece. Its h comes from the outputs, so that h need not
     # be kept twice. The outputs are 0 in the padding, but there the derivative does not depend on
     # h.
-    ends = slice(span.piece - 1, -1, span.piece)
-    h_ends = jnp.moveaxis(outputs, span.time_axis, 0)[ends]
+    ends = slice(segment.piece - 1, -1, segment.piece)
+    h_ends = jnp.moveaxis(outputs, segment.time_axis, 0)[ends]
     starts = jax.tree.map(
         lambda s, c: jnp.concatenate([s[None], c]),
         first,
         (*(part[ends] for part in others), h_ends),
     )
-    z, others, each = _fold((joined, others, stepwise), span.piece)
+    z, others, each = _fold((joined, others, stepwise), segment.piece)
 
     def derivative(dweights: Weights, dinputs: jax.Array, dfirst: Carry) -> Any:
         @partial(jax.checkpoint, prevent_cse=False)
         def run_piece(dcarry: Carry, part: Any) -> Any:
             index, z, start, others, each, dx = part
-            x = unpadded(span.take(inputs, index * span.piece, span.piece), each)
-            h = span._replace(start=0).take(outputs, index * span.piece, span.piece)
+            x = unpadded(segment.take(inputs, index * segment.piece, segment.piece), each)
+            h = segment._replace(start=0).take(outputs, index * segment.piece, segment.piece)
             before = jax.tree.map(
                 lambda s, c: jnp.concatenate([s[None], c[:-1]]), start, (*others, h)
             )
@@ -166,20 +166,20 @@ def _scan_jvp(
             da = affine(da + project(x, fixed.inputs, dweights.inputs), dweights.input_bias)
             du = affine(project(before[-1], fixed.state, dweights.state), dweights.state_bias)
             dz = equations.join(da, du)
-            return lax.scan(run_step, dcarry, (z, before, dz, each), unroll=span.unroll)
+            return lax.scan(run_step, dcarry, (z, before, dz, each), unroll=segment.unroll)
 
-        dxs = _fold(span.take(dinputs, 0, span.steps), span.piece)
+        dxs = _fold(segment.take(dinputs, 0, segment.steps), segment.piece)
         parts = (jnp.arange(len(starts[0]), dtype=np.int32), z, starts, others, each, dxs)
         return lax.scan(run_piece, dfirst, parts)
 
     dlast, dstates = as_linear(derivative)(dweights, dinputs, dfirst)
-    dstates = dstates.reshape(span.steps, *dstates.shape[2:])
-    return (last, outputs), (dlast, dstates.swapaxes(0, span.time_axis))
+    dstates = dstates.reshape(segment.steps, *dstates.shape[2:])
+    return (last, outputs), (dlast, dstates.swapaxes(0, segment.time_axis))
 
 
 def _forward(
     equations: Equations,
-    span: Span,
+    segment: Segment,
     keep: bool,
     weights: Weights,
     inputs: jax.Array,
@@ -201,17 +201,17 @@ def _forward(
             carry = advance(equations, z, carry, fixed, part[1])
             return carry, (carry[-1], (z, carry[:-1]) if keep else None)
 
-        last, (states, kept) = lax.scan(step, carry, (sequence, stepwise), unroll=span.unroll)
+        last, (states, kept) = lax.scan(step, carry, (sequence, stepwise), unroll=segment.unroll)
         return last, states, kept
 
     def step_by_step() -> Any:
         def step_input(t: jax.Array, each: Stepwise) -> jax.Array:
-            return of_inputs(span.take(inputs, t, 1)[0], each)
+            return of_inputs(segment.take(inputs, t, 1)[0], each)
 
-        return run(step_input, jnp.arange(span.steps, dtype=np.int32))
+        return run(step_input, jnp.arange(segment.steps, dtype=np.int32))
 
     def all_at_once() -> Any:
-        a = of_inputs(span.take(inputs, 0, span.steps), stepwise)
+        a = of_inputs(segment.take(inputs, 0, segment.steps), stepwise)
         # Without this layout, a TPU's compiler may interleave the steps, and reading one is slow.
         a = with_layout_constraint(a, Layout(major_to_minor=(0, 1, 2)))
         return run(lambda a, each: a, a)
