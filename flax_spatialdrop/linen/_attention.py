@@ -50,7 +50,7 @@ class HeadDropout(Regularizer, of=head_dropout, recipe=head_recipe):
     rng_collection: str = "dropout"
 
 
-def _promote_dtype(arrays, *, dtype):
+def _promote_dtype(arrays: Any, *, dtype: Any) -> Any:
     return linen_promote_dtype(*arrays, dtype=dtype)
 
 
@@ -111,7 +111,7 @@ def dot_product_attention(
     )
 
     def attend(x: Inputs, dropout: WeightsDropout) -> jax.Array:
-        return nn.dot_product_attention(
+        y: jax.Array = nn.dot_product_attention(
             *x.arrays,
             deterministic=True,
             dtype=dtype,
@@ -119,6 +119,7 @@ def dot_product_attention(
             force_fp32_for_softmax=force_fp32_for_softmax,
             **_with_dropout(dropout, precision, **einsums),
         )
+        return y
 
     return dot_product(attend, dropout_rng, x, options)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -101,7 +101,7 @@ class Regularizer(Stochastic):
       rate: probability to drop, in [0, 1]; a number or a scalar array; None if each call gives one.
     """
 
-    _recipe_of: ClassVar[Any]
+    _recipe_of: ClassVar[Callable[..., Recipe]]
     _options: ClassVar[Sequence[str]]
 
     def __init_subclass__(cls, recipe: Any = None, **kwargs: Any) -> None:

@@ -110,6 +110,8 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
         # `run_or_skip`, with Flax's own `cond` and `remat`.
         def either(module: "ResidualDropPath", mask: jax.Array, x: jax.Array) -> jax.Array:
             kept = nn.remat(run_in_form, prevent_cse=False) if CAN_REMAT_INSIDE else run_in_form
-            return nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
+            y: jax.Array = nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
+            return y
 
-        return nn.remat(either, prevent_cse=False)(self, *vary_alike((mask, x)))
+        y: jax.Array = nn.remat(either, prevent_cse=False)(self, *vary_alike((mask, x)))
+        return y

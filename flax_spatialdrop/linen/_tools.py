@@ -99,7 +99,7 @@ def _intercept(interceptor: Callable[..., Any]) -> Iterator[None]:
 _FLAX_S_OWN = inspect.unwrap(nn.Dropout.__call__)
 
 
-def _watch(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+def _watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     recorder, module = current_recorder(), context.module
     if recorder is None or module.scope is None:
         return call(*args, **kwargs)
@@ -123,7 +123,8 @@ def _run_flax_s_own(
     alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
 
     def run(key: Key, x: Array) -> jax.Array:
-        return _FLAX_S_OWN(alone, x, call.deterministic, key)
+        y: jax.Array = _FLAX_S_OWN(alone, x, call.deterministic, key)
+        return y
 
     return run_layer_of_flax(call, inputs, _noise_shape(module, inputs), module.rate, run)
 
@@ -185,7 +186,7 @@ class _DropIn(contextlib.ContextDecorator, threading.local):
         self._entered.pop().__exit__(*error)
 
 
-def _run_here(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+def _run_here(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
     if context.method_name == "__call__":
         # Not isinstance, which would replace the code of derived classes.

@@ -105,7 +105,8 @@ def dot_product_attention(
             # Any other rate takes the general path, but Flax refuses 1.
             is_fast = is_static(dropout.rate, 0.0) and x.key.shape == x.value.shape
             shared |= {"dropout_rate": 0.0 if is_fast else 0.5, "dtype": dtype}
-            return nnx.dot_product_attention(*x.arrays, **shared)
+            y: jax.Array = nnx.dot_product_attention(*x.arrays, **shared)
+            return y
         weights = dot_product_attention_weights(
             x.query, x.key, x.bias, x.mask, dtype=x.query.dtype, **shared
         )

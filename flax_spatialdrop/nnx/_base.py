@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import types
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, InitVar
 from functools import partial
 from typing import Any, ClassVar, dataclass_transform
@@ -75,13 +75,14 @@ def _find_key(module: Any, rngs: Any) -> Key:
 def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
     stream = check_name(module.rng_collection, "rng_collection")
     try:
-        return rngs[stream]
+        found: nnx.RngStream = rngs[stream]
     except KeyError:
         got = f"those of {shown(tuple(rngs))}" if len(rngs) else "none at all"
         raise KeyError(
             f"{type(module).__name__} draws a mask with a key of the stream {shown(stream)} of "
             f"rngs: got {got}; pass nnx.Rngs of that stream"
         ) from None
+    return found
 
 
 def _where(module: Any, rngs: Any) -> Where:
@@ -124,8 +125,11 @@ class _Signature:
             raise AttributeError("__signature__")
         _, *found = inspect.signature(cls.__init__).parameters.values()
         found = [p.replace(annotation=getattr(p.annotation, "type", p.annotation)) for p in found]
-        common = Stochastic.__dataclass_fields__
-        return inspect.Signature(sorted(found, key=lambda p: (p.kind, p.name in common)))
+        return inspect.Signature(sorted(found, key=lambda p: (p.kind, p.name in _COMMON)))
+
+
+_COMMON = ("deterministic", "rng_collection", "rngs")
+"""The arguments of `Stochastic`, which stand last."""
 
 
 @dataclass_transform(eq_default=False)
@@ -151,7 +155,7 @@ class Stochastic(nnx.Module):
     rng_collection: str = "dropout"
     rngs: InitVar[nnx.Rngs | nnx.RngStream | None] = None
 
-    __signature__ = _Signature()
+    __signature__: ClassVar[Any] = _Signature()
 
     _arguments: ClassVar[Collection[str]] = ()
     """The arguments of the constructors of this package's classes."""
@@ -186,7 +190,7 @@ class Stochastic(nnx.Module):
                 f"{name} must not be arrays in a container: got {shown(value)}"
             ) from None
 
-    def set_view(self, deterministic: bool | None = None):
+    def set_view(self, deterministic: bool | None = None) -> None:
         """Class method used by ``nnx.view``.
 
         Args:
@@ -219,7 +223,7 @@ class Regularizer(Stochastic):
 
     rate: Rate | None
 
-    _recipe_of: ClassVar[Any]
+    _recipe_of: ClassVar[Callable[..., Recipe]]
     _options: ClassVar[Sequence[str]]
 
     def __init_subclass__(cls, recipe: Any = None, **kwargs: Any) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from .._host import key_and_rate
 from .._ops import path
 from .._typing import Array, PathMode, Rate
 from ._base import Regularizer, Stochastic, call_of
+
+_State: TypeAlias = "nnx.State[Any, Any]"
 
 
 class DropPath(Regularizer, of=path.drop_path, recipe=path.path_recipe):
@@ -100,19 +102,20 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
             jax.eval_shape(run_pure, state, x)
             return x
 
-        def run_in_form(state: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
+        def run_in_form(state: _State, x: jax.Array) -> tuple[jax.Array, _State]:
             y, after = run_pure(state, x)
             path.check_forms_stay(path.forms(state), path.forms(after))
             return y, after
 
-        y, state = path.run_or_skip(mask, run_in_form, lambda state, x: (x, state), state, x)
-        nnx.update(called, state)
-        return y
+        done: tuple[jax.Array, _State]
+        done = path.run_or_skip(mask, run_in_form, lambda state, x: (x, state), state, x)
+        nnx.update(called, done[1])
+        return done[0]
 
 
 def _as_pure(
     run: Callable[[Any, jax.Array], jax.Array], called: Any
-) -> tuple[nnx.State, Callable[[nnx.State, jax.Array], tuple[jax.Array, nnx.State]]]:
+) -> tuple[_State, Callable[[_State, jax.Array], tuple[jax.Array, _State]]]:
     """Returns the state that run(called, x) may change, and run as a pure function of it.
 
     For example, if the branch is a Linear and a BatchNorm:
@@ -125,7 +128,7 @@ def _as_pure(
     kinds = nnx.Param, (nnx.Variable, nnx.PathContains("branch")), ...
     graph, params, state, arrays = nnx.split(called, *kinds)  # type: ignore[misc]
 
-    def run_pure(state: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
+    def run_pure(state: _State, x: jax.Array) -> tuple[jax.Array, _State]:
         copy = nnx.merge(graph, params, state, arrays)
         y = run(copy, x)
         return y, nnx.split(copy, *kinds)[2]  # type: ignore[misc]

@@ -68,7 +68,9 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
 class _FlaxDropout(nnx.Dropout):
     """Flax's own layer, listed in a summary."""
 
-    def __call__(self, inputs, *, deterministic=None, rngs=None):
+    def __call__(
+        self, inputs: Array, *, deterministic: bool | None = None, rngs: Any = None
+    ) -> jax.Array:
         call = call_of(self, deterministic, rngs)
         noise_shape = resolve_noise_shape(check_input(inputs).shape, None, self.broadcast_dims)
 
@@ -84,7 +86,7 @@ _FlaxDropout.__name__ = "flax.nnx.Dropout"  # as it is listed
 class _FlaxAttention(nnx.MultiHeadAttention):
     """Flax's own layer, which may call an attention function of this package."""
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         recorder = current_recorder()
         if recorder is None:
             return super().__call__(*args, **kwargs)
