@@ -19,7 +19,7 @@ _HEADING = re.compile(r"(Args|Attributes|Returns|Raises|Example|Reference):(.*)"
 _ENTRY = re.compile(r"  (\*{0,2}\w+(?:, \*{0,2}\w+)*): ")
 _EQUATION = "\n\n    "  # equations are indented
 _IMPORTED = re.compile(r"from flax_spatialdrop\S* import (\w+)")
-_POINTER = "as in `"
+_POINTER = re.compile(r": as in `\w+`[.,;]\s*")
 
 
 def document(
@@ -33,10 +33,12 @@ def document(
       names: the arguments to explain, in this order.
       heading: the heading of the arguments, "Args" or "Attributes".
       function: its docstring gives the parts that the target's leaves out.
-      bases: classes that explain arguments too. Of an argument's texts, that of the target is used
-        first, then that of the function, then that of the last base; but a text that begins
-        "as in `f`" never replaces another. A class without an example has that of its last base,
-        with its own name.
+      bases: classes that explain arguments too. A class without an example gets that of the last
+        base, with its own name.
+
+    If an argument has several texts, the first of these is used: that of the target, that of the
+    function, that of the last base. A text that points elsewhere, "as in `f`", replaces no other
+    text; if it says more than that, the rest is added to the other text.
     """
     if target.__doc__ is None:  # as with python -OO
         return
@@ -45,13 +47,12 @@ def document(
     texts: dict[str, str] = {}
     for part in (*inherited, shared, own):
         for name, text in _explained(part).items():
-            if name not in texts or not text.partition(": ")[2].startswith(_POINTER):
-                texts[name] = text
+            texts[name] = _replaced(texts.get(name), text)
     names = [*names, *_explained(own)]  # a base may explain arguments that only subclasses take
-    is_led = _EQUATION in shared[""] and _EQUATION not in own[""]
-    heads = [shared[""], own[""]] if is_led else [own[""]]
-    kept = ["Reference"] if isinstance(target, type) else ["Returns", "Raises", "Reference"]
-    parts = {name: shared[name] for name in kept if name in shared}
+    needs_head = _EQUATION in shared[""] and _EQUATION not in own[""]
+    heads = [shared[""], own[""]] if needs_head else [own[""]]
+    inherits = ["Reference"] if isinstance(target, type) else ["Returns", "Raises", "Reference"]
+    parts = {name: shared[name] for name in inherits if name in shared}
     examples = [part["Example"] for part in inherited if "Example" in part]
     if examples:
         parts["Example"] = _with_name(examples[-1], target.__name__)
@@ -70,6 +71,15 @@ def completed_by(function: Any, *bases: Any) -> Callable[[_Method], _Method]:
         return method
 
     return complete
+
+
+def _replaced(known: str | None, text: str) -> str:
+    """Returns the text of an argument that has another text already, or none."""
+    pointer = _POINTER.search(text)
+    if known is None or pointer is None:
+        return text
+    rest = text[pointer.end() :]
+    return f"{known}\n    {rest[0].upper()}{rest[1:]}" if rest else known
 
 
 def _with_name(example: str, name: str) -> str:

@@ -1,4 +1,8 @@
-"""What a module does when it is made and called, in Linen and NNX alike."""
+"""What a module does when it is made and called, in both hosts, Linen and NNX.
+
+`_docs` composes the docstrings of modules from those below. So these explain some arguments that
+only the calls of modules have.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -67,26 +71,26 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
         check_switch,
     ),
 }
-"""The checks of options of modules that need no inputs."""
+"""The checks that can be made before a module has inputs, by option."""
 
 
 def check_options(module: Any, options: Iterable[str], advice: str) -> None:
     """Checks the options of a module that can be checked without inputs.
 
-    None is accepted if it is the default, or if there is no default, as for a rate that is passed
-    at each call. `advice` ends the message about a traced `deterministic`.
+    None is accepted where it is the default, and for a required option, since each call may give
+    the rate. `advice` ends the message about a traced `deterministic`.
     """
     for name in options:
         value = getattr(module, name)
         if value is None and getattr(type(module), name, None) is None and name != "branch":
-            continue
+            continue  # `branch` is required, and no call gives it
         if name == "deterministic":
             if value is None:  # a call, or nnx.view, may give it
                 continue
             checked = check_switch(value, name, advice)
         else:
             checked = _CHECKS[name](value, name) if name in _CHECKS else value
-        if isinstance(checked, bool) and checked is not value:  # NumPy's or JAX's
+        if isinstance(checked, bool) and checked is not value:  # a bool of NumPy or JAX
             setattr(module, name, checked)
 
 

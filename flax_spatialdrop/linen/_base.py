@@ -17,7 +17,7 @@ from .._host import check_options, draw_mask, regularize
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
-_IF_TRACED = (
+_ADVICE_IF_TRACED = (
     "name it in jax.jit(..., static_argnames='deterministic'), or give its position in "
     "nn.remat(..., static_argnums=...), which counts the module itself as 0"
 )
@@ -44,7 +44,7 @@ class Stochastic(nn.Module):
             document(cls, cls._arguments, "Attributes", of, reversed(cls.__mro__[1:]))
 
     def __post_init__(self) -> None:
-        check_options(self, self._arguments, _IF_TRACED)
+        check_options(self, self._arguments, _ADVICE_IF_TRACED)
         super().__post_init__()
 
 
@@ -88,7 +88,7 @@ def _is_deterministic(module: nn.Module, deterministic: Any) -> bool:
             f"deterministic must be given either to the constructor or to the call of "
             f"{type(module).__name__}: got {'both' if given else 'neither'}"
         )
-    return check_switch(given[0], "deterministic", _IF_TRACED)
+    return check_switch(given[0], "deterministic", _ADVICE_IF_TRACED)
 
 
 class Regularizer(Stochastic):

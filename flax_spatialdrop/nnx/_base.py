@@ -22,7 +22,7 @@ from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 PATH = "path_in_summary"
 """The attribute that holds the path of a module while `summarize` runs it."""
 
-_IF_TRACED = (
+_ADVICE_IF_TRACED = (
     "name it in nnx.jit(..., static_argnames='deterministic'), or pass a model in its mode, "
     "nnx.view(model, deterministic=...)"
 )
@@ -38,7 +38,7 @@ def call_of(module: Any, deterministic: Any, rngs: Any) -> Call:
 
 
 def forked(module: Any, rngs: Any) -> Any:
-    """Returns a stream forked from what the constructor was given, or None for None."""
+    """Returns a stream forked from what the constructor was given, or None if nothing was given."""
     if isinstance(rngs, nnx.Rngs):
         rngs = _stream_of(rngs, module)
     if not isinstance(rngs, nnx.RngStream | None):
@@ -104,7 +104,7 @@ def _is_deterministic(module: Any, deterministic: Any) -> bool:
             f"{type(module).__name__} needs to know whether to drop: got deterministic=None; give "
             "a bool to the constructor or the call, or use nnx.view(model, deterministic=...)"
         )
-    return check_switch(chosen, "deterministic", _IF_TRACED)
+    return check_switch(chosen, "deterministic", _ADVICE_IF_TRACED)
 
 
 def _hashable(value: Any) -> Any:
@@ -118,12 +118,16 @@ def _hashable(value: Any) -> Any:
 
 
 class _Signature:
-    """The signature of a class for `help`, in place of that of Flax's metaclass."""
+    """The signature of a class for `help`, in place of that of Flax's metaclass.
+
+    The arguments that all classes have come last.
+    """
 
     def __get__(self, instance: Any, cls: Any) -> inspect.Signature:
-        if instance is not None:
+        if instance is not None:  # which has the signature of its __call__
             raise AttributeError("__signature__")
         _, *found = inspect.signature(cls.__init__).parameters.values()
+        # InitVar[T] is shown as T.
         found = [p.replace(annotation=getattr(p.annotation, "type", p.annotation)) for p in found]
         return inspect.Signature(sorted(found, key=lambda p: (p.kind, p.name in _COMMON)))
 
@@ -139,14 +143,14 @@ class Stochastic(nnx.Module):
 
     Write `class X(Base, of=f)` for the module of a function f: the docstring of f completes that
     of X. The annotations of X are the arguments of its constructor, as in a dataclass, unless X or
-    a base writes one.
+    a base has an `__init__`. Classes of users keep Python's own rules.
 
     Args:
       deterministic: True returns the inputs as they are; set by `train()` and `eval()`, and
         overruled at the call.
       rng_collection: the name of the stream of `rngs` that the key is taken from (default
         "dropout").
-      rngs: a stream is forked from it. Without, the module holds no state and takes `rngs=`
+      rngs: a stream is forked from it. Without it, the module holds no state and takes `rngs=`
         (nnx.Rngs, a stream or a key) at the call.
     """
 
@@ -158,7 +162,7 @@ class Stochastic(nnx.Module):
     __signature__: ClassVar[Any] = _Signature()
 
     _arguments: ClassVar[Collection[str]] = ()
-    """The arguments of the constructors of this package's classes."""
+    """The arguments of the constructor, without those that a user's class adds."""
 
     _is_dataclass: ClassVar[bool] = True
     """Whether the constructor is made from the annotations."""
@@ -176,7 +180,7 @@ class Stochastic(nnx.Module):
             document(cls, names, "Args", of, reversed(cls.__mro__[1:]))
 
     def __post_init__(self, rngs: Any) -> None:
-        check_options(self, [n for n in self._arguments if n in vars(self)], _IF_TRACED)
+        check_options(self, [n for n in self._arguments if n in vars(self)], _ADVICE_IF_TRACED)
         self.rngs = forked(self, rngs)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -191,7 +195,7 @@ class Stochastic(nnx.Module):
             ) from None
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Class method used by ``nnx.view``.
+        """Sets the mode; `nnx.view` calls this.
 
         Args:
           deterministic: if True, disables dropping.
