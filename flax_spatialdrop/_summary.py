@@ -33,7 +33,7 @@ class Site:
         given one; "" if no mask was drawn.
       active: False if the call was deterministic or the rate was 0.
       runs: the number of times it ran. This is more than 1 inside a scan or a vmap, in a jitted
-        function that is called again, or if a gradient inside the pass computes it again.
+        function that is called again, or if remat inside the pass computes it again.
       draws: the number of different keys, or of different given masks, that it ran with.
       kept_bytes: the bytes that the backward pass would keep for this call alone, without remat,
         summed over its draws. A mask that is given to several sites counts at each of them.
@@ -126,17 +126,18 @@ def remarks(sites: list[Site], draws: list[set[bytes]]) -> list[str]:
         )
         if which
     ]
-    first: dict[tuple[bool, bytes], Site] = {}
-    for site, words in zip(sites, draws, strict=True):
+    first_site_with: dict[tuple[bool, bytes], Site] = {}
+    for site, sources in zip(sites, draws, strict=True):
         given = site.stream == "a mask"
-        if words and len(words) < site.runs:
+        if sources and len(sources) < site.runs:
             what = "mask" if given else "key"
-            found.append(f"{site} has {_plural(len(words), what)} for its {site.runs} runs")
-        others = {first[given, word]: None for word in words if (given, word) in first}
-        for other in others:
+            found.append(f"{site} has {_plural(len(sources), what)} for its {site.runs} runs")
+        tagged = [(given, source) for source in sources]
+        known = [source for source in tagged if source in first_site_with]
+        for other in dict.fromkeys(first_site_with[source] for source in known):
             same = (site.noise_shape, site.rates) == (other.noise_shape, other.rates)
             found.append(f"{site} shares its {'mask' if given or same else 'key'} with {other}")
-        first |= {(given, word): site for word in words if (given, word) not in first}
+        first_site_with |= {source: site for source in tagged if source not in first_site_with}
     return found
 
 
@@ -155,7 +156,8 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _range(rates: tuple[float, ...]) -> str:
-    return " to ".join(f"{rate:.4g}" for rate in dict.fromkeys((rates[0], rates[-1])))
+    ends = dict.fromkeys((rates[0], rates[-1]))  # one number if both are equal
+    return " to ".join(f"{rate:.4g}" for rate in ends)
 
 
 def _bytes(count: int) -> str:
@@ -167,7 +169,10 @@ def _bytes(count: int) -> str:
 
 
 _TOKEN = jax.make_user_context(None)
+"""The token of the recording that encloses a call; None if there is none."""
+
 _ACTIVE: dict[object, "Recorder"] = {}
+"""The recorder of each token."""
 
 
 class Where(NamedTuple):
@@ -229,18 +234,18 @@ class Recorder:
     """Collects the sites of one forward pass, made inside `_recording`."""
 
     def __init__(self) -> None:
-        self.place: tuple[Any, ...] = ("(not in the model)",)
+        self.current_path: tuple[Any, ...] = ("(not in the model)",)
         self._remarks: dict[str, None] = {}
         self._sites: list[tuple[Site, list[tuple[float, bytes]]]] = []
 
     @contextlib.contextmanager
     def at(self, path: tuple[Any, ...]) -> Iterator[None]:
         """Sets the path of functions, and of modules that do not know their own path."""
-        before, self.place = self.place, path
+        before, self.current_path = self.current_path, path
         try:
             yield
         finally:
-            self.place = before
+            self.current_path = before
 
     def remark(self, text: str) -> None:
         """Adds a remark unless it was added before."""
@@ -249,16 +254,16 @@ class Recorder:
     def add(self, where: Where, run: Callable[[Array], Any], inputs: Array, use: Use) -> None:
         """Adds a site. At each run, the program reports the rate and the key or mask."""
         stream: str = where.stream
-        words: Any = np.zeros(0, np.uint32)
+        source: Any = np.zeros(0, np.uint32)
         if use.active and use.mask is not None:
-            stream, words = "a mask", use.mask
+            stream, source = "a mask", use.mask
         elif use.key is None:
             stream = ""
         else:
             is_typed = jnp.issubdtype(use.key.dtype, jax.dtypes.prng_key)
-            words = jax.random.key_data(use.key) if is_typed else use.key
+            source = jax.random.key_data(use.key) if is_typed else use.key
         site = Site(
-            path="/".join(map(str, self.place if where.path is None else where.path)),
+            path="/".join(map(str, self.current_path if where.path is None else where.path)),
             module=where.module,
             shape=inputs.shape if use.shape is None else use.shape,
             noise_shape=use.noise_shape,
@@ -273,14 +278,14 @@ class Recorder:
         self._sites.append((site, runs))
         # A callback runs as often as its operands are computed. For example, in a vmap over three
         # examples that share a key:
-        #     callback(rate, words)        runs once, since no operand is batched;
-        #     callback(rate, words, tie)   runs three times, since the tie depends on the inputs.
+        #     callback(rate, source)        runs once, since no operand is batched;
+        #     callback(rate, source, tie)   runs three times, since the tie depends on the inputs.
         # The tie is always False. XLA simplifies it to a constant, so no input is computed for it.
         tie = jnp.logical_and(jnp.any(inputs != inputs), np.False_)
         if isinstance(use.rate, float):  # as an operand it would be rounded to float32
-            jax.debug.callback(partial(_report, runs, use.rate), words, tie)
+            jax.debug.callback(partial(_report, runs, use.rate), source, tie)
         else:
-            jax.debug.callback(partial(_report, runs), use.rate, words, tie)
+            jax.debug.callback(partial(_report, runs), use.rate, source, tie)
 
     def summary(self) -> Summary:
         """Returns the summary, after the program has run."""
@@ -293,28 +298,28 @@ class Recorder:
             calls[site.path] = calls.get(site.path, 0) + 1
             suffix = f" (call {calls[site.path]})" if calls[site.path] > 1 else ""
             rates = tuple(sorted({rate for rate, _ in runs}))
-            words = {word for _, word in runs} if site.stream else set()
+            sources = {source for _, source in runs} if site.stream else set()
             found = dataclasses.replace(
                 site,
                 path=site.path + suffix,
                 rates=rates,
                 active=site.active and rates != (0.0,),
                 runs=len(runs),
-                draws=len(words),
-                kept_bytes=site.kept_bytes * len(words),
+                draws=len(sources),
+                kept_bytes=site.kept_bytes * len(sources),
             )
             sites.append(found)
-            draws.append(words)
+            draws.append(sources)
         return Summary(tuple(sites), (*remarks(sites, draws), *self._remarks))
 
 
-def _report(runs: list[tuple[float, bytes]], rate: Any, words: Any, tie: Any) -> None:
+def _report(runs: list[tuple[float, bytes]], rate: Any, source: Any, tie: Any) -> None:
     """Adds a run; the running program calls this. The shape of a mask is put before its bytes."""
-    words = np.asarray(words)
-    shape = b"" if words.dtype == np.uint32 else repr(words.shape).encode()
+    source = np.asarray(source)
+    shape = b"" if source.dtype == np.uint32 else repr(source.shape).encode()
     rate = float(rate)
     clipped = 1.0 if np.isnan(rate) else min(max(rate, 0.0), 1.0)
-    runs.append((clipped, shape + words.tobytes()))
+    runs.append((clipped, shape + source.tobytes()))
 
 
 @contextlib.contextmanager
@@ -357,11 +362,11 @@ def summarize_run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Sum
 
         kept bytes = bytes of the residuals of jax.vjp(regularizer, x)
 
-    The pass is compiled and run, but XLA removes all computations except those of the keys. The
-    summary lists the modules of this package, Flax's own `Dropout`, classes derived from them, and
-    the dropout of weights in the attention functions of this package. It does not list the dropout
-    inside Flax's attention layers (except those that `drop_in` hands to this package), or functions
-    that are called without a module.
+    The pass is compiled and run, but XLA removes all computations except those of the keys, the
+    rates and the given masks. The summary lists the modules of this package, Flax's own `Dropout`,
+    classes derived from them, and the dropout of weights in the attention functions of this
+    package. It does not list the dropout inside Flax's attention layers (except those that
+    `drop_in` hands to this package), or functions that are called without a module.
 
     Args:
       forward: runs the model. Arrays are arguments of the compiled program; all other arguments are
@@ -410,10 +415,11 @@ def kept_for_backward(f: Callable[[Array], Any], x: Array) -> int:
     Residuals that do not depend on an input, such as zeros, do not count: XLA computes them where
     they are used.
     """
+    # The leaves of a function that jax.vjp returns are its residuals.
     jaxpr = jax.make_jaxpr(lambda x: jax.tree.leaves(jax.vjp(f, x)[1]))(x).jaxpr
-    values = {*jaxpr.invars, *jaxpr.constvars}
+    depends_on_input = {*jaxpr.invars, *jaxpr.constvars}
     for equation in jaxpr.eqns:
-        if any(not isinstance(v, Literal) and v in values for v in equation.invars):
-            values |= {*equation.outvars}
-    kept = [v.aval for v in jaxpr.outvars if not isinstance(v, Literal) and v in values]
+        if any(not isinstance(v, Literal) and v in depends_on_input for v in equation.invars):
+            depends_on_input |= {*equation.outvars}
+    kept = [v.aval for v in jaxpr.outvars if not isinstance(v, Literal) and v in depends_on_input]
     return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in kept)

@@ -115,7 +115,7 @@ def note_masks(
     if recorder is None:
         return
     where, sequence = call.where(), layer.sequence
-    path = recorder.place if where.path is None else where.path
+    path = recorder.current_path if where.path is None else where.path
     trees = layer.rates, mask_shapes(layer), masks, keys
     for field, rate, *entries in zip(RecurrentMasks._fields, *trees, strict=True):
         if is_static(rate, 0.0):
