@@ -24,7 +24,8 @@ CHECKPOINT_NAME = "flax_spatialdrop"
 """The name of every output, for remat policies."""
 
 Constant: TypeAlias = np.float32 | Array
-"""A scale, an offset or an id: a scalar, or an array that broadcasts to x and has as many axes."""
+"""A scale, an offset or a token id: a scalar, or an array that broadcasts to x and has as many
+axes."""
 
 Select: TypeAlias = Callable[..., jax.Array]
 """select(mask, x, *constants) returns the output. It is a static argument of jit, so it must be
@@ -134,9 +135,9 @@ def by_redraw(
     return y
 
 
-# The barriers of prevent_cse=True would cost more than these few operations.
 @partial(jax.jit, static_argnums=0)
 def _by_mask(select: Select, mask: Array, x: jax.Array, *constants: Constant) -> jax.Array:
+    # The barriers of prevent_cse=True would cost more than these few operations.
     y = jax.checkpoint(select, prevent_cse=False)(mask, x, *constants)
     named: jax.Array = checkpoint_name(y, CHECKPOINT_NAME)
     return named

@@ -1,4 +1,14 @@
-"""Bernoulli masks: drawn as arrays, drawn again in the backward pass, or drawn in blocks."""
+"""Bernoulli masks: drawn as arrays, drawn again in the backward pass, or drawn in blocks.
+
+All functions draw the same mask from a key:
+
+    function            draws           used for
+    sample_mask         a whole mask    masks that are kept, with any key
+    draw_in_one_pass    a whole mask    the seeds of blocks, without a loop, which is slow on CPUs
+    redraw_mask         whole or part   masks that are drawn where they are applied, in both passes
+    mask_block          a part          users: it checks its arguments
+    _draw               a part          `mask_block`: it is compiled once for each shape
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,8 +38,8 @@ from .threefry import (
     FAST,
     Index,
     Words,
-    has_places,
-    is_unrollable,
+    can_hash_by_position,
+    can_number_elements,
     mark_as_used,
     random_bits,
     rounds_of,
@@ -86,7 +96,7 @@ def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, .
     would be hashed twice. On TPUs it is then faster to keep the mask; on CPUs it is not
     (`python -m experiments.benchmarks --only=line`).
     """
-    return noise_shape == shape and is_unrollable(key, shape)
+    return noise_shape == shape and can_hash_by_position(key, shape)
 
 
 def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
@@ -128,7 +138,7 @@ def draw_in_one_pass(
     On meshes of explicit axes, the result has `sharding`.
     """
     key = check_key(key)
-    if not is_unrollable(key, shape):
+    if not can_hash_by_position(key, shape):
         return jax.random.bernoulli(key, keep, shape)
     mask: jax.Array = _draw_in_one_pass(key, keep_threshold(keep), shape, sharding)
     return mask
@@ -250,8 +260,8 @@ def mask_block(
         return jnp.full(sizes, is_static(rate, 0.0))
     words, rounds = words_and_rounds(key, shape, "key")
     indices = tuple(
-        np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - part)
-        for entry, size, part in zip(first, shape, sizes, strict=True)
+        np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - length)
+        for entry, size, length in zip(first, shape, sizes, strict=True)
     )
     threshold = keep_threshold(keep_probability(rate))
     block: jax.Array = _draw(words, threshold, indices, rounds, shape, sizes)
@@ -263,7 +273,7 @@ def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) ->
 
     The key is not consumed.
     """
-    if not has_places(shape):
+    if not can_number_elements(shape):
         rule = "no axis but the first has a symbolic size"
         if not any(map(is_symbolic, shape)):
             rule = "every axis is shorter than 2^32"
@@ -280,7 +290,7 @@ def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) ->
             f"alone: got a key of {_implementation(key)}; "
             "write jax.random.key(seed, impl='threefry2x32')"
         )
-    if not is_unrollable(key, shape):
+    if not can_hash_by_position(key, shape):
         raise ValueError(
             "jax_threefry_partitionable must be on, since a part of a mask is drawn alone: "
             f"got False; turn it on or make {name} a fast_key"
@@ -345,6 +355,7 @@ def _check_index(entry: Any) -> int | jax.Array:
 
 def _clipped(index: jax.Array, last: int) -> jax.Array:
     """Clips an index of any integer dtype to 0, ..., `last`, and returns it as uint32."""
-    if is_at_most(last, largest := int(jnp.iinfo(index.dtype).max)):
+    largest = int(jnp.iinfo(index.dtype).max)
+    if is_at_most(last, largest):
         largest = last
     return jnp.clip(index, index.dtype.type(0), jnp.asarray(largest, index.dtype)).astype(np.uint32)

@@ -50,16 +50,16 @@ def mark_as_used(key: jax.Array) -> None:
     jax.random.bits(key, (0,))
 
 
-def is_unrollable(key: jax.Array, shape: tuple[int, ...]) -> bool:
+def can_hash_by_position(key: jax.Array, shape: tuple[int, ...]) -> bool:
     """Whether `random_bits` gives the bits of `jax.random.bits` for this key and shape."""
     rounds = rounds_of(key)
     counts_as_we_do = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     if rounds == 0 or (rounds != _FAST_ROUNDS and not counts_as_we_do):
         return False
-    return has_places(shape)
+    return can_number_elements(shape)
 
 
-def has_places(shape: tuple[int, ...]) -> bool:
+def can_number_elements(shape: tuple[int, ...]) -> bool:
     """Whether `_positions` can number the elements of an array of this shape.
 
     The first axis may have a symbolic size of jax.export, since no stride depends on it.
@@ -116,7 +116,7 @@ def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     Without the loop, XLA would fuse the rounds with the code that uses the bits. A draw that many
     elements share would then be hashed again for each of them.
     """
-    if not has_places(shape):
+    if not can_number_elements(shape):
         raise TypeError(
             "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
             f"have a symbolic size: got {shown(shape)}"

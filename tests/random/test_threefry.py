@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import dropout, sample_mask
-from flax_spatialdrop._random.threefry import is_unrollable, random_bits
+from flax_spatialdrop._random.threefry import can_hash_by_position, random_bits
 
 from ..hlo import sizes_of_words
 
@@ -103,7 +103,7 @@ FALLBACKS = [
 
 @pytest.mark.parametrize(("key", "shape"), FALLBACKS)
 def test_other_keys_use_the_draw_of_jax_and_keep_the_mask(key, shape):
-    assert not is_unrollable(key, shape)
+    assert not can_hash_by_position(key, shape)
     expect_kept_mask(key, shape)
 
 
@@ -116,17 +116,17 @@ def expect_kept_mask(key, shape):
 
 def test_legacy_keys_are_of_the_default_implementation():
     legacy = jax.random.key_data(jax.random.key(1))
-    assert is_unrollable(legacy, (4, 5))
+    assert can_hash_by_position(legacy, (4, 5))
     with jax.default_prng_impl("rbg"):
-        assert not is_unrollable(jax.random.PRNGKey(1), (4, 5))
+        assert not can_hash_by_position(jax.random.PRNGKey(1), (4, 5))
         expect_kept_mask(jax.random.PRNGKey(1), (4, 5))
 
 
 def test_the_older_counters_of_threefry_use_the_draw_of_jax():
     with jax.threefry_partitionable(False):
-        assert not is_unrollable(KEY, (4, 5))
+        assert not can_hash_by_position(KEY, (4, 5))
         expect_kept_mask(jax.random.key(12), (4, 5))
-    assert is_unrollable(KEY, (4, 5))
+    assert can_hash_by_position(KEY, (4, 5))
 
 
 def test_symbolic_dimensions_draw_the_same():
@@ -138,8 +138,8 @@ def test_symbolic_dimensions_draw_the_same():
 
 
 def test_an_axis_of_2_to_the_32_uses_the_draw_of_jax():
-    assert is_unrollable(KEY, (2**32 - 1, 3))
-    assert not is_unrollable(KEY, (2**32, 3))
+    assert can_hash_by_position(KEY, (2**32 - 1, 3))
+    assert not can_hash_by_position(KEY, (2**32, 3))
 
 
 SHAPE = (64, 32, 32, 128)
