@@ -66,9 +66,9 @@ def block_mask(key, rate, noise_shape, *, block_size, batch_dims=1, data_format=
     seeds = [n - sizes.get(axis, 1) + 1 for axis, n in enumerate(noise_shape)]
     if rate == 1:
         return np.zeros(noise_shape, bool)
-    unseeded = np.float32(no_seed([noise_shape[a] for a in space], block_size, rate))
+    probability = np.float32(no_seed([noise_shape[a] for a in space], block_size, rate))
     mask = np.ones(noise_shape, bool)
-    for seed in np.argwhere(~np.asarray(jax.random.bernoulli(key, unseeded, seeds))):
+    for seed in np.argwhere(~np.asarray(jax.random.bernoulli(key, probability, seeds))):
         mask[tuple(slice(i, i + sizes.get(axis, 1)) for axis, i in enumerate(seed))] = False
     return mask
 

@@ -31,7 +31,13 @@ from .._checks import (
     is_symbolic,
 )
 from .._noise_shape import resolve_noise_shape
-from .._ops.blocks import Blocks, recipe_of, sample_blocks, scale_by_position, unseeded_probability
+from .._ops.blocks import (
+    Blocks,
+    no_seed_probability,
+    recipe_of_blocks,
+    sample_blocks,
+    scale_by_position,
+)
 from .._random.mask import keep_threshold, words_and_rounds
 from .._rates import keep_probability, scale_of
 from .._summary import Use, Where, note
@@ -131,7 +137,7 @@ class WeightsDropout:
         return run(x)
 
     def _scale_of_spans(self) -> jax.Array:
-        return scale_by_position(unseeded_probability(self.rate, self.spans), self.spans)
+        return scale_by_position(no_seed_probability(self.rate, self.spans), self.spans)
 
 
 class NothingDropped(WeightsDropout):
@@ -180,7 +186,9 @@ class WeightsDropped(WeightsDropout):
 
     def of_weights(self, weights: jax.Array) -> jax.Array:
         def run(weights: jax.Array) -> jax.Array:
-            return drop(self.key, weights, self.rate, recipe_of(self.spans, "expected", weights))
+            return drop(
+                self.key, weights, self.rate, recipe_of_blocks(self.spans, "expected", weights)
+            )
 
         return self.noted(run, weights)
 
@@ -189,7 +197,7 @@ class WeightsDropped(WeightsDropout):
         key = check_key(self.key)
         words, rounds = words_and_rounds(key, self.spans.seed_shape, "dropout_rng")
         jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
-        threshold = keep_threshold(unseeded_probability(self.rate, self.spans))
+        threshold = keep_threshold(no_seed_probability(self.rate, self.spans))
 
         def scaled(value: jax.Array) -> jax.Array:
             if not self.spans.long_axes:

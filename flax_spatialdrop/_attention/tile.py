@@ -74,10 +74,10 @@ class MaskSource:
         ((_, span),) = self.spans.long_axes
         first = column - np.int32(span - 1)
         columns = weights.shape[-1] + span - 1
-        unseeded = self._draws(weights, row, first, columns)
+        no_seed = self._draws(weights, row, first, columns)
         position = first + jnp.arange(columns, dtype=np.int32)
         outside = (position < 0) | (position >= self.spans.seed_shape[-1])  # no span begins there
-        mask = unseeded | jnp.expand_dims(outside, [*range(unseeded.ndim - 1)])
+        mask = no_seed | jnp.expand_dims(outside, [*range(no_seed.ndim - 1)])
         reached = 1
         while reached < span:  # by doubling: windows of 1, 2, 4 and so on
             step, length = min(reached, span - reached), mask.shape[-1]

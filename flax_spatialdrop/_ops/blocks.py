@@ -41,14 +41,14 @@ class Blocks(NamedTuple):
     """Where blocks may lie in a mask.
 
     A block starts at its seed and must fit inside the map. For example, a block of size 3 has 3
-    possible seeds among 5 positions, and position i is covered by the blocks of n(i) of them:
+    possible seeds among 5 positions, and n(i) of them have a block that covers position i:
 
         position   0  1  2  3  4
         seed       s  s  s
         n(i)       1  2  3  2  1
 
-    If a block covers an axis completely, the mask and the block have size 1 along this axis: all
-    of it shares a draw.
+    An axis that a block covers completely is treated as one position, since all of it shares a
+    draw: the noise shape and the block have size 1 along it.
 
     Attributes:
       noise_shape: the shape of the mask, with one entry per axis of x.
@@ -135,18 +135,17 @@ def _one_per_axis(block_size: Any, num_space: int) -> Shape:
 
 
 _NEWTON_STEPS = 12  # 9 reach double precision on a map of 512 x 512 at a rate of .9999
-_BELOW_1 = np.float32(1 - 2**-24)
-_LARGEST_SCALE = np.float32(2.0**100)  # finite, so that 0 times it is 0
+_BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 below 1
+# Finite, since 0 times it must be 0: a value may be 0, and the derivative of a dropped value is 0.
+_LARGEST_SCALE = np.float32(2.0**100)
 
 
 def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) -> jax.Array:
     """Draws a mask that is False on whole blocks, with this sharding if one is given."""
     if needs_no_key(rate):
         return jnp.full(blocks.noise_shape, is_static(rate, 0.0))
-    unseeded = draw_in_one_pass(
-        key, unseeded_probability(rate, blocks), blocks.seed_shape, sharding
-    )
-    mask = ~dilate(~unseeded, blocks)
+    no_seed = draw_in_one_pass(key, no_seed_probability(rate, blocks), blocks.seed_shape, sharding)
+    mask = ~dilate(~no_seed, blocks)
     chex.assert_shape(mask, blocks.noise_shape)
     return mask
 
@@ -163,7 +162,11 @@ def dilate(seeds: jax.Array, blocks: Blocks) -> jax.Array:
 
 
 def _dilate_by_shifts(seeds: jax.Array, blocks: Blocks) -> jax.Array:
-    """Grows blocks by doubling: a window of size 2n is the union of two windows of size n."""
+    """Grows blocks by doubling: a window of size 2n is the union of two windows of size n.
+
+    The barriers separate the axes. Without them, XLA may fuse the steps of several axes, and
+    compute those of the first axis again for each position of the next.
+    """
     for axis, size in blocks.long_axes:
         config = [(0, 0, 0)] * seeds.ndim
         config[axis] = (size - 1, size - 1, 0)
@@ -190,7 +193,7 @@ def _dilate_by_windows(seeds: jax.Array, blocks: Blocks) -> jax.Array:
     return found > 0
 
 
-def unseeded_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
+def no_seed_probability(rate: Rate, blocks: Blocks) -> np.float32 | jax.Array:
     """Returns the probability u that a place has no seed, such that `rate` of x is dropped.
 
         mean over i of u^n(i) = 1 - rate,   n(i) = the number of seeds whose block covers i
@@ -218,39 +221,44 @@ def _solve_once(rate: float, blocks: Blocks) -> np.float32:
 def _histogram(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     """Returns the values of n(i), and the fraction of positions that have each."""
     counts: np.ndarray = np.ones(1, np.int64)
-    weights: np.ndarray = np.ones(1)
+    positions: np.ndarray = np.ones(1)  # how many have each of the counts
     for axis, size in blocks.long_axes:  # one by one, since the whole map may not fit into memory
         along, repeats = np.unique(_cover(np, blocks.noise_shape[axis], size), return_counts=True)
         counts, bins = np.unique(np.outer(counts, along), return_inverse=True)
-        weights = np.bincount(bins.ravel(), np.outer(weights, repeats).ravel())
-    return counts, weights / weights.sum()
+        positions = np.bincount(bins.ravel(), np.outer(positions, repeats).ravel())
+    return counts, positions / positions.sum()
 
 
 def _solve(xp: ModuleType, counts: Any, shares: Any, rate: Any) -> Any:
     """Solves sum(shares * u^counts) = 1 - rate for u, by Newton's method.
 
-    It solves for log(u), and takes the logarithm of both sides. The curve is then convex and nearly
-    straight, so Newton's method converges from one side.
+        f(t) = log(sum(shares * exp(-counts * t))) - log(1 - rate) = 0,   t = -log(u)
+
+    f is decreasing, convex and nearly straight, so the steps t - f(t) / f'(t) from t = 0 converge
+    from one side.
     """
-    target = xp.log1p(-rate)
-    t = xp.zeros_like(rate)  # -log(u)
+    log_target = xp.log1p(-rate)
+    t = xp.zeros_like(rate)
     for _ in range(_NEWTON_STEPS):
-        missing = xp.sum(shares * xp.expm1(-counts * t))
-        slope = xp.sum(shares * counts * xp.exp(-counts * t)) / (1 + missing)
-        t = t + (xp.log1p(missing) - target) / slope
+        kept_minus_1 = xp.sum(shares * xp.expm1(-counts * t))
+        minus_slope = xp.sum(shares * counts * xp.exp(-counts * t)) / (1 + kept_minus_1)  # -f'(t)
+        f = xp.log1p(kept_minus_1) - log_target
+        t = t + f / minus_slope
     return xp.exp(-xp.maximum(t, 0))
 
 
-def scale_by_position(unseeded: np.float32 | jax.Array, blocks: Blocks) -> jax.Array:
+def scale_by_position(no_seed: np.float32 | jax.Array, blocks: Blocks) -> jax.Array:
     """Returns 1 / u^n(i), which keeps the mean at each position i, with the mask's axes.
+
+    `no_seed` is the probability u.
 
     The power is computed from products, by squaring, because XLA rounds products in the same way in
     every program. It does not do so for powers and logarithms.
     """
     counts = _counts(blocks)
-    base = np.float32(1) / jnp.where(unseeded > 0, unseeded, np.float32(1))
+    base = np.float32(1) / jnp.where(no_seed > 0, no_seed, np.float32(1))
     scale = jnp.ones(counts.shape, np.float32)
-    for bit in range(math.prod(blocks.sizes).bit_length()):
+    for bit in range(math.prod(blocks.sizes).bit_length()):  # n(i) is at most prod(sizes)
         scale = jnp.where(counts >> bit & 1, scale * base, scale)
         base = base * base
     stored: jax.Array = lax.optimization_barrier(jnp.minimum(scale, _LARGEST_SCALE))
@@ -268,7 +276,10 @@ def _counts(blocks: Blocks) -> jax.Array:
 
 
 def _cover(xp: ModuleType, size: int, block: int) -> Any:
-    """Returns how many blocks cover each position along one axis."""
+    """Returns how many blocks cover each position i along one axis.
+
+    Their seeds are max(0, i - block + 1), ..., min(i, size - block).
+    """
     i = xp.arange(size, dtype=np.int32)
     return xp.minimum(i, size - block) - xp.maximum(0, i - block + 1) + 1
 
@@ -368,10 +379,10 @@ def block_recipe(
         batch_dims=batch_dims,
     )
     check_choice(normalize, "normalize", get_args(Normalize))
-    return recipe_of(blocks, normalize, x)
+    return recipe_of_blocks(blocks, normalize, x)
 
 
-def recipe_of(blocks: Blocks, normalize: Normalize, x: Array) -> Recipe:
+def recipe_of_blocks(blocks: Blocks, normalize: Normalize, x: Array) -> Recipe:
     """Returns the recipe that drops these blocks of x."""
     if not blocks.long_axes and normalize == "expected":
         return Recipe(blocks.noise_shape)
@@ -391,7 +402,7 @@ def _sample(
 
 def _apply(blocks: Blocks, normalize: Normalize, x: Array, mask: Array, rate: Rate) -> jax.Array:
     if normalize == "expected":
-        return by_mask(_ByExpectation(blocks), mask, x, unseeded_probability(rate, blocks))
+        return by_mask(_ByExpectation(blocks), mask, x, no_seed_probability(rate, blocks))
     if normalize is None:
         return by_mask(kept_or_zero, mask, x, np.float32(1))
     return by_mask(_ByKeptShare(blocks.batch_dims if normalize == "sample" else 0), mask, x)
@@ -403,8 +414,8 @@ class _ByExpectation:
 
     blocks: Blocks
 
-    def __call__(self, mask: jax.Array, x: jax.Array, unseeded: jax.Array) -> jax.Array:
-        return kept_or_zero(mask, x, scale_by_position(unseeded, self.blocks))
+    def __call__(self, mask: jax.Array, x: jax.Array, no_seed: jax.Array) -> jax.Array:
+        return kept_or_zero(mask, x, scale_by_position(no_seed, self.blocks))
 
 
 @dataclasses.dataclass(frozen=True)

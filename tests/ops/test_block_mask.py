@@ -9,8 +9,8 @@ from flax_spatialdrop import drop_block
 from flax_spatialdrop._ops.blocks import (
     _dilate_by_shifts,
     _dilate_by_windows,
+    no_seed_probability,
     resolve_blocks,
-    unseeded_probability,
 )
 
 from ..catalogue import covers, no_seed
@@ -40,10 +40,10 @@ def test_tpus_and_others_spread_seeds_alike(shape, block_size):
 def test_the_probability_is_the_root_found_by_other_means(shape, block_size):
     blocks = blocks_of(shape, block_size)
     space = [blocks.noise_shape[axis] for axis in blocks.axes]
-    traced = jax.jit(lambda rate: unseeded_probability(rate, blocks))
+    traced = jax.jit(lambda rate: no_seed_probability(rate, blocks))
     for rate in map(float, np.float32([0.01, 0.3, 0.9, 0.999])):
         expected = no_seed(space, blocks.sizes, rate)
-        np.testing.assert_allclose(unseeded_probability(rate, blocks), expected, rtol=1e-7)
+        np.testing.assert_allclose(no_seed_probability(rate, blocks), expected, rtol=1e-7)
         kept = np.mean(np.float64(traced(np.float32(rate))) ** covers(space, blocks.sizes))
         assert abs(kept - (1 - rate)) < 3e-7
 
