@@ -148,7 +148,10 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
       >>> y = model(jnp.ones((2, 5, 4)))
     """
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
+        raise TypeError(
+            f"model must be an instance of nnx.Module: got {shown(model)}; for Linen, call the "
+            "model in the context flax_spatialdrop.linen.drop_in()"
+        )
     found = [(path, module) for path, module in nnx.iter_modules(model) if _is_reached(module)]
     for _, layer in found:
         if isinstance(layer, nnx.MultiHeadAttention):

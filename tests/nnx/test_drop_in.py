@@ -109,7 +109,11 @@ def test_derived_classes_are_not_reached():
 
 def test_what_is_no_module():
     with pytest.raises(
-        TypeError, match=exactly("model must be an instance of nnx.Module: got 'model'")
+        TypeError,
+        match=exactly(
+            "model must be an instance of nnx.Module: got 'model'; for Linen, call the model in "
+            "the context flax_spatialdrop.linen.drop_in()"
+        ),
     ):
         drop_in("model")
 
