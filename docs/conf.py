@@ -52,6 +52,7 @@ html_theme_options = {
     "logo": {"text": "flax_spatialdrop"},
     "navbar_persistent": [],  # the search field is in the side bar
     "show_toc_level": 2,
+    "footer_content_items": ["copyright.html"],
     "use_download_button": False,
     "use_fullscreen_button": False,
 }
