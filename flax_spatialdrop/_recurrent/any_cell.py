@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._checks import shown
 from .._compat import (
     CALLS,
     REMATS,
@@ -200,10 +201,15 @@ def hold_unwritten(
     return Variables(arrays, kept)
 
 
-def is_cell(value: Any) -> bool:
-    """Whether a value has the methods of a cell that the loops of Linen and NNX use."""
-    # Not hasattr, because the property num_feature_axes of Flax's base classes raises.
-    return callable(value) and {"initialize_carry", "num_feature_axes"} <= set(dir(value))
+def check_cell(cell: Any, kind: type, example: str) -> None:
+    """Raises unless this is a module of this kind with the methods that the hosts' loops use."""
+    # By name, because the property num_feature_axes of the hosts' base class raises.
+    is_like_one = callable(cell) and {"initialize_carry", "num_feature_axes"} <= set(dir(cell))
+    if not isinstance(cell, kind) or not is_like_one:
+        raise TypeError(
+            f"RNN takes a cell, such as an instance of {example}: a module with "
+            f"initialize_carry and num_feature_axes: got {shown(cell)}"
+        )
 
 
 def spec_of_cell(first: Any, step: tuple[int, ...], feature_axes: int) -> CellSpec:

@@ -1,8 +1,8 @@
 """The calls of recurrent layers, shared by Linen and NNX."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,48 @@ from .._checks import is_static
 from .._random.sharding import explicit_sharding
 from .._rates import keep_probability
 from .._summary import Call
-from .._typing import Array, Rate
+from .._typing import Array
 from .masks import arrange, check_masks, mask_keys, note_masks, sample_masks
-from .spec import Layer, RecurrentMasks, check_merge, check_pair, pick_switch
-from .step import Carry, Fixed, Stepwise
+from .spec import Layer, RecurrentMasks, Shared, check_merge, pick_switch, split_call
+from .step import Carry, Equations, Fixed, Stepwise, Weights
 
 Loop: TypeAlias = Callable[..., tuple[Carry, jax.Array]]
 """loop(xs, carry, fixed, stepwise, time_axis=) returns the last carry and the outputs.
 
 All arrays have one batch axis, and a carry is a tuple of its parts."""
+
+
+class Fused:
+    """The parameters of Flax's cell in our own loop.
+
+    A layer names Flax's cell, its dense layers for the inputs and for the state (gate by gate), the
+    function that makes the equations, and the activation functions that it takes.
+    """
+
+    _flax_class: ClassVar[Any]
+    _dense_layers: ClassVar[tuple[str, str]]
+    _network: ClassVar[Callable[..., Equations]]
+    _activations: ClassVar[tuple[str, ...]] = "gate_fn", "activation_fn"
+
+    def _equations(self, source: Any) -> Equations:
+        """The equations, with the activation functions of `source`."""
+        return self._network(*(getattr(source, name) for name in self._activations))
+
+    def _weights(self, arrays: Callable[[str], tuple[Any, Any]]) -> Weights:
+        """Joins the weights of the gates; arrays(name) gives a dense layer's kernel and bias."""
+
+        def joined(arrays: tuple[Any, ...]) -> Any:
+            known = [array for array in arrays if array is not None]
+            if len(arrays) == 1 or not known:
+                return arrays[0]
+            filled = [jnp.zeros_like(known[0]) if a is None else a for a in arrays]
+            return jnp.concatenate(filled, axis=-1)
+
+        (kernels, biases), (state_kernels, state_biases) = (
+            map(joined, zip(*map(arrays, names.split()), strict=True))
+            for names in self._dense_layers
+        )
+        return Weights(kernels, state_kernels, biases, state_biases)
 
 
 def draw_masks(layer: Layer, find_call: Callable[[], Call]) -> RecurrentMasks:
@@ -149,15 +182,12 @@ def _flipped(xs: jax.Array, lengths: jax.Array | None, time_axis: int) -> jax.Ar
 
 def run_both(
     module: Any,
-    layers: Iterable[Any],
+    base: type,
     inputs: Array,
     pairs: dict[str, Any],
-    time_major: bool | None,
+    shared: Shared,
     return_carry: bool | None,
     seq_lengths: Array | None,
-    deterministic: bool | None,
-    dropout: Rate | None,
-    recurrent_dropout: Rate | None,
 ) -> Any:
     """Two recurrent layers over a sequence, one of which reads the sequence from its end.
 
@@ -178,56 +208,21 @@ def run_both(
     Reference: Schuster & Paliwal, Bidirectional Recurrent Neural Networks, 1997,
     https://doi.org/10.1109/78.650093
     """
-    time_major = pick_switch(module, "time_major", time_major)
+    each = split_call(module, base, pairs, shared)
     return_carry = pick_switch(module, "return_carry", return_carry)
-    each, merge = _split(pairs), check_merge(module.merge_fn)
+    merge, options = check_merge(module.merge_fn), {"return_carry": True, "keep_order": True}
     (first, forward), (second, backward) = (
-        layer(
-            inputs,
-            **of_layer,
-            time_major=time_major,
-            return_carry=True,
-            reverse=reverse,
-            keep_order=True,
-            seq_lengths=seq_lengths,
-            deterministic=deterministic,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-        )
-        for layer, of_layer, reverse in zip(layers, each, (False, True), strict=True)
+        layer(inputs, seq_lengths=seq_lengths, reverse=reverse, **options, **own)
+        for (layer, own), reverse in zip(each, (False, True), strict=True)
     )
     outputs = merge(forward, backward)
     return ((first, second), outputs) if return_carry else outputs
 
 
 def sample_both(
-    module: Any,
-    layers: Iterable[Any],
-    inputs: Array,
-    pairs: dict[str, Any],
-    time_major: bool | None,
-    deterministic: bool | None,
-    dropout: Rate | None,
-    recurrent_dropout: Rate | None,
+    module: Any, base: type, inputs: Array, pairs: dict[str, Any], shared: Shared
 ) -> tuple[RecurrentMasks, RecurrentMasks]:
-    """Draws a pair of RecurrentMasks, one for each direction."""
-    time_major = pick_switch(module, "time_major", time_major)
-    first, second = (
-        layer.sample_masks(
-            inputs,
-            **of_layer,
-            time_major=time_major,
-            deterministic=deterministic,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-        )
-        for layer, of_layer in zip(layers, _split(pairs), strict=True)
-    )
-    return first, second
-
-
-def _split(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the arguments of each direction; None in place of a pair means None for both."""
-    checked = {name: check_pair(pair, name) for name, pair in pairs.items()}
-    first, second = ({name: pair[i] for name, pair in checked.items()} for i in (0, 1))
+    """A pair of RecurrentMasks, one for each direction."""
+    each = split_call(module, base, pairs, shared)
+    first, second = (layer.sample_masks(inputs, **own) for layer, own in each)
     return first, second

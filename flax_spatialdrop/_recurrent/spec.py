@@ -1,9 +1,11 @@
 """The arguments of recurrent layers, and their checks."""
 
+import abc
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from .._checks import (
     check_array,
     check_choice,
+    check_key,
     check_rate,
     check_switch,
     check_whole,
@@ -20,7 +23,7 @@ from .._checks import (
     is_whole,
     shown,
 )
-from .._typing import Array, Rate, Shape
+from .._typing import Array, Key, Rate, Shape
 
 Variant: TypeAlias = Literal["variational", "no_memory_loss", "zoneout"]
 
@@ -40,6 +43,41 @@ class RecurrentMasks(NamedTuple):
 
     inputs: Array | None = None
     state: Any = None
+
+
+@dataclass(eq=False, repr=False)
+class Options(abc.ABC):
+    """The options of recurrent layers, which are fields of their modules.
+
+    Attributes:
+      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
+      recurrent_dropout: probability to drop a value of the state, in the way that `variant` names.
+      time_major, return_carry, reverse, keep_order, unroll: as in Flax's `RNN`.
+    """
+
+    dropout: Rate = 0.0
+    recurrent_dropout: Rate = 0.0
+    variant: Variant = "variational"
+    per_gate: bool = False
+    time_major: bool = False
+    return_carry: bool = False
+    reverse: bool = False
+    keep_order: bool = False
+    unroll: int = 1
+
+    _dtypes: ClassVar[Any] = jnp.floating  # of the inputs
+
+    @property
+    def _feature_axes(self: Any) -> Any:
+        return self.cell.num_feature_axes
+
+    @abc.abstractmethod
+    def _cell_spec(self, step: Shape) -> "CellSpec":
+        """The shapes of the cell for inputs of one step of this shape."""
+
+    @abc.abstractmethod
+    def _loop(self, cell: Any, inputs: Array, carry: Any) -> tuple[jax.Array, Callable[..., Any]]:
+        """The inputs in the precision of the computation, and the loop over them."""
 
 
 class CellSpec(NamedTuple):
@@ -139,8 +177,7 @@ def read_call(
       inputs: [*batch, time, features], or with time first; floating.
       seq_lengths: integers of shape [*batch], the number of steps of each sequence. Later steps are
         padding: they do not change the carry, and their outputs are 0. Traced lengths are clipped
-          to
-        [0, time].
+        to [0, time].
       time_major: in place of the attribute.
       reverse: in place of the attribute.
       keep_order: in place of the attribute.
@@ -288,15 +325,20 @@ def check_pair(pair: Any, name: str) -> tuple[Any, Any]:
     """Returns the values for the forward and the backward direction; a pair of None for None."""
     if pair is None:
         return None, None
-    if type(pair) not in (tuple, list):  # a NamedTuple, such as RecurrentMasks, is one value
-        raise TypeError(f"{name} must be a pair, one for each direction: got {shown(pair)}")
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be a pair, one for each direction: got {shown(pair)}")
+    is_tuple = type(pair) in (tuple, list)  # a NamedTuple, such as RecurrentMasks, is one value
+    if not is_tuple or len(pair) != 2:
+        kind = ValueError if is_tuple else TypeError
+        raise kind(f"{name} must be a pair, one for each direction: got {shown(pair)}")
     return pair[0], pair[1]
 
 
-def check_directions(forward: Any, backward: Any, base: type) -> None:
-    """Raises unless these are two recurrent layers of this package, derived from `base`."""
+def split_key(key: Key, name: str) -> tuple[Any, Any] | None:
+    """Returns a key for the forward and one for the backward direction; None for None."""
+    return None if key is None else tuple(jax.random.split(check_key(key, name)))
+
+
+def check_directions(forward: Any, backward: Any, base: type) -> tuple[Any, Any]:
+    """Returns two recurrent layers of this package, which must be derived from `base`."""
     for name, layer in {"forward_rnn": forward, "backward_rnn": backward}.items():
         if not isinstance(layer, base):
             kind = type(layer)
@@ -307,3 +349,25 @@ def check_directions(forward: Any, backward: Any, base: type) -> None:
             )
     if forward is backward:
         raise ValueError("Bidirectional takes a layer for each direction: got the same one twice")
+    return forward, backward
+
+
+class Shared(NamedTuple):
+    """The arguments of a call that both directions take."""
+
+    time_major: bool | None
+    deterministic: bool | None
+    dropout: Rate | None
+    recurrent_dropout: Rate | None
+
+
+def split_call(
+    module: Any, base: type, pairs: dict[str, Any], shared: Shared
+) -> list[tuple[Any, dict[str, Any]]]:
+    """The layers, derived from `base`, and their arguments; None stands for a pair of None."""
+    layers = check_directions(module.forward_rnn, module.backward_rnn, base)
+    time_major = pick_switch(module, "time_major", shared.time_major)
+    same = shared._replace(time_major=time_major)._asdict()
+    checked = {name: check_pair(pair, name) for name, pair in pairs.items()}
+    each = ({name: pair[i] for name, pair in checked.items()} for i in (0, 1))
+    return [(layer, {**same, **own}) for layer, own in zip(layers, each, strict=True)]

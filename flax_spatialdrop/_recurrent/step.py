@@ -49,27 +49,6 @@ class Weights(NamedTuple):
     state_bias: jax.Array | None
 
 
-def weights_of(dense_layers: tuple[str, str], arrays: Callable[[str], tuple[Any, Any]]) -> Weights:
-    """Concatenates the weights of the gates.
-
-    `dense_layers` holds the names of the layers of the inputs, one per gate, such as "ii if ig io",
-    and the names of the layers of the state. `arrays` returns the kernel and the bias (or None) of
-    a layer.
-    """
-
-    def joined(arrays: tuple[Any, ...]) -> Any:
-        known = [array for array in arrays if array is not None]
-        if len(arrays) == 1 or not known:
-            return arrays[0]
-        filled = [jnp.zeros_like(known[0]) if a is None else a for a in arrays]
-        return jnp.concatenate(filled, axis=-1)
-
-    (kernels, biases), (state_kernels, state_biases) = (
-        map(joined, zip(*map(arrays, names.split()), strict=True)) for names in dense_layers
-    )
-    return Weights(kernels, state_kernels, biases, state_biases)
-
-
 class Drop(NamedTuple):
     """A mask, [batch, features] or [gates, batch, features], and the scale of kept values."""
 

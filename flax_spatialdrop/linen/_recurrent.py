@@ -21,52 +21,29 @@ from .._compat import linen_promote_dtype as promote_dtype
 from .._docs import completed_by
 from .._random.sharding import vary_alike
 from .._recurrent import spec
-from .._recurrent.any_cell import is_cell, spec_of_cell, step_of_cell
-from .._recurrent.layer import Loop, draw_masks, run_both, run_layer, sample_both
+from .._recurrent.any_cell import check_cell, spec_of_cell, step_of_cell
+from .._recurrent.layer import Fused, draw_masks, run_both, run_layer, sample_both
 from .._recurrent.scan import scan_sequence
-from .._recurrent.spec import CellSpec, RecurrentMasks, read_call
-from .._recurrent.step import Equations, Weights, gru, lstm, simple, weights_of
+from .._recurrent.spec import Options, RecurrentMasks, Shared, read_call, split_key
+from .._recurrent.step import Weights, gru, lstm, simple
 from .._typing import Array, Key, Rate
 from ._base import Stochastic, call_of
 
 
-class RecurrentLayer(Stochastic, abc.ABC):
+class RecurrentLayer(Options, Stochastic):
     """The base of all recurrent layers, which differ in their cell.
 
     Attributes:
-      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: probability to drop a value of the state, in the way that `variant` names.
-      time_major, return_carry, reverse, keep_order, unroll: as in `nn.RNN`.
       deterministic: True drops nothing (zoneout takes the mean); to be given here or at the call,
         if a rate is not 0.
     """
 
-    dropout: Rate = 0.0
-    recurrent_dropout: Rate = 0.0
-    variant: spec.Variant = "variational"
-    per_gate: bool = False
-    time_major: bool = False
-    return_carry: bool = False
-    reverse: bool = False
-    keep_order: bool = False
-    unroll: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
-
-    _feature_axes: ClassVar[Any] = 1
-    _dtypes: ClassVar[Any] = jnp.floating  # of the inputs
 
     @abc.abstractmethod
     def _flax_cell(self) -> nn.RNNCellBase:
         """Flax's cell, which makes the parameters and the first carry."""
-
-    @abc.abstractmethod
-    def _cell_spec(self, step: tuple[int, ...]) -> CellSpec:
-        """The shapes of the cell for inputs of one step of this shape."""
-
-    @abc.abstractmethod
-    def _loop(self, cell: nn.RNNCellBase, inputs: Array, carry: Any) -> tuple[jax.Array, Loop]:
-        """The inputs in the precision of the computation, and the loop over them."""
 
     @nn.compact
     @completed_by(run_layer, read_call)
@@ -95,10 +72,8 @@ class RecurrentLayer(Stochastic, abc.ABC):
           deterministic: as the attribute; exactly one of them must be given, if a rate is not 0.
           rng: the key to draw with, in place of one of the stream.
         """
-        switches = reverse, keep_order, return_carry
-        inputs, layer = read_call(
-            self, inputs, dropout, recurrent_dropout, time_major, seq_lengths, *switches
-        )
+        options = time_major, seq_lengths, reverse, keep_order, return_carry
+        inputs, layer = read_call(self, inputs, dropout, recurrent_dropout, *options)
         cell, step = self._flax_cell(), layer.sequence.step
         key = jax.random.key(0) if init_key is None else check_key(init_key, "init_key")
         first = cell.initialize_carry(key, step)
@@ -126,19 +101,16 @@ class RecurrentLayer(Stochastic, abc.ABC):
 
 
 class Sized(nn.Module):
-    """Puts the size before all other fields; `kw_only` would change the signatures of the layers.
-
-    Attributes:
-      features: size of the hidden state.
-    """
+    """Puts the size before all other fields, without `kw_only`, which changes signatures."""
 
     features: int
 
 
-class FusedLayer(RecurrentLayer, Sized, abc.ABC):
+class FusedLayer(Fused, RecurrentLayer, Sized):
     """The base of LSTM, GRU and SimpleRNN: the parameters of Flax's cell, and our own loop.
 
     Attributes:
+      features: size of the hidden state.
       activation_fn, kernel_init, recurrent_kernel_init, bias_init: as in Flax's cell.
       dtype, param_dtype, carry_init: as in Flax's cell.
       gate_fn: as in Flax's cell.
@@ -161,16 +133,7 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
     param_dtype: Any = jnp.float32
     carry_init: Initializer = nn.initializers.zeros_init()
 
-    # Flax's cell, the names of its dense layers for the inputs and for the state, gate by gate, and
-    # the equations.
-    _flax_class: ClassVar[Any]
-    _dense_layers: ClassVar[tuple[str, str]]
-    _network: ClassVar[Any]
-
-    @nn.nowrap
-    def _equations(self) -> Equations:
-        names = [name for name in ("gate_fn", "activation_fn") if name in self._arguments]
-        return self._network(*(getattr(self, name) for name in names))
+    _feature_axes: ClassVar[Any] = 1
 
     @nn.nowrap
     def _flax_cell(self):
@@ -180,7 +143,7 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
 
     @nn.nowrap
     def _cell_spec(self, step):
-        return self._equations().cell_of(check_whole(self.features, "features", least=0))
+        return self._equations(self).cell_of(check_whole(self.features, "features", least=0))
 
     @nn.nowrap
     def _loop(self, cell, inputs, carry):
@@ -190,18 +153,11 @@ class FusedLayer(RecurrentLayer, Sized, abc.ABC):
             step = jax.ShapeDtypeStruct((*batch, inputs.shape[-1]), inputs.dtype)
             with jax.numpy_dtype_promotion("standard"):  # which Flax's cells rely on
                 jax.eval_shape(cell, carry, step)
-        weights = self._weights(nn.unbox(cell.variables["params"]))
-        promoted, *kernels = promote_dtype(inputs, *weights, dtype=self.dtype)
-        unroll = spec.check_unroll(self.unroll)
-        loop = partial(scan_sequence, self._equations(), Weights(*kernels), unroll=unroll)
-        return jnp.asarray(promoted), loop
-
-    @nn.nowrap
-    def _weights(self, params: Any) -> Weights:
-        """The parameters of Flax's cell in the form that the loop takes."""
-        return weights_of(
-            self._dense_layers, lambda name: (params[name]["kernel"], params[name].get("bias"))
-        )
+        params = nn.unbox(cell.variables["params"])
+        weights = self._weights(lambda name: (params[name]["kernel"], params[name].get("bias")))
+        inputs, *kernels = promote_dtype(inputs, *weights, dtype=self.dtype)
+        loop = partial(scan_sequence, self._equations(self), Weights(*kernels), unroll=self.unroll)
+        return jnp.asarray(inputs), loop
 
 
 class LSTM(FusedLayer, of=lstm):
@@ -226,6 +182,7 @@ class SimpleRNN(FusedLayer, of=simple):
     """In place of `nn.RNN(nn.SimpleCell(features))`, with its parameters and options."""
 
     _flax_class, _network = nn.SimpleCell, staticmethod(simple)
+    _activations = ("activation_fn",)
     _dense_layers = "i", "h"
 
 
@@ -263,20 +220,12 @@ class RNN(RecurrentLayer, Around, of=step_of_cell):
     _dtypes = np.generic
 
     def __post_init__(self):
-        if not isinstance(self.cell, nn.Module) or not is_cell(self.cell):
-            raise TypeError(
-                "RNN takes a cell, such as an instance of flax.linen.RNNCellBase: a module with "
-                f"initialize_carry and num_feature_axes: got {shown(self.cell)}"
-            )
+        check_cell(self.cell, nn.Module, "flax.linen.RNNCellBase")
         super().__post_init__()
 
     @nn.nowrap
     def _flax_cell(self):
         return self.cell
-
-    @property
-    def _feature_axes(self):
-        return self.cell.num_feature_axes
 
     @nn.nowrap
     def _cell_spec(self, step):
@@ -294,11 +243,11 @@ class RNN(RecurrentLayer, Around, of=step_of_cell):
                 # Once more, because Flax first traces a step without the types of a shard_map.
                 parts, (x, each), fixed, _ = vary_alike((parts, part, fixed, cell.variables))
 
-                def drop(step, parts, x):
+                def drop(step):
                     after, y, rest = step_of_cell(step, structure, parts, x, fixed, each)
                     return (after, y), rest
 
-                return as_function(drop, cell, parts, x)
+                return as_function(drop, cell)
 
             scan = nn.scan(body, in_axes=(0, nn.broadcast), **self._lifting(cell))
             last, outputs = scan(cell, parts, (jnp.moveaxis(xs, time_axis, 0), stepwise), fixed)
@@ -329,24 +278,24 @@ class RNN(RecurrentLayer, Around, of=step_of_cell):
         }
 
 
-def as_function(run: Callable[..., Any], cell: nn.Module, *args: Any) -> Any:
-    """Calls `run(step, *args)`, where `step(carry, x) -> carry, y, variables` is the cell.
+def as_function(run: Callable[..., Any], cell: nn.Module) -> Any:
+    """Calls `run(step)`, where `step(carry, x) -> carry, y, variables` is the cell.
 
     `run` may trace the step, and returns a result and the variables that it returned.
     """
 
-    def lifted(call, scope, *args):
-        def inner(scope_fn, repack_fn, variables, rngs, *args):
+    def lifted(call, scope):
+        def inner(scope_fn, repack_fn, variables, rngs):
             def step(carry, x):
                 scope = scope_fn(variables, rngs)
                 carry, y = call(scope, carry, x)
                 return carry, y, repack_fn(scope)
 
-            return run(step, *args)
+            return run(step)
 
-        return lift.pack(inner, (True,), (True,), (True,), name="rnn")(scope, *args)
+        return lift.pack(inner, (True,), (True,), (True,), name="rnn")(scope)
 
-    return lift_direct_transform(lifted, (lambda cell, carry, x: cell(carry, x),), cell, *args)
+    return lift_direct_transform(lifted, (lambda cell, carry, x: cell(carry, x),), cell)
 
 
 class Bidirectional(Stochastic, of=run_both):
@@ -393,14 +342,13 @@ class Bidirectional(Stochastic, of=run_both):
         Args:
           initial_carry, masks: a pair, one for each direction.
           init_key: a key for the first carries; it is split.
-          return_carry: in place of the attribute.
           deterministic, dropout, recurrent_dropout: as in the layers.
           rng: the key to draw with, in place of one of the stream; it is split.
         """
-        keys = {"rng": _split(rng, "rng"), "init_key": _split(init_key, "init_key")}
+        keys = {"rng": split_key(rng, "rng"), "init_key": split_key(init_key, "init_key")}
         pairs = {**keys, "initial_carry": initial_carry, "masks": masks}
-        options = seq_lengths, deterministic, dropout, recurrent_dropout
-        return run_both(self, self._layers(), inputs, pairs, time_major, return_carry, *options)
+        shared = Shared(time_major, deterministic, dropout, recurrent_dropout)
+        return run_both(self, RecurrentLayer, inputs, pairs, shared, return_carry, seq_lengths)
 
     @completed_by(draw_masks, read_call)
     def sample_masks(
@@ -414,14 +362,5 @@ class Bidirectional(Stochastic, of=run_both):
         recurrent_dropout: Rate | None = None,
     ) -> tuple[RecurrentMasks, RecurrentMasks]:
         """Draws the masks of each direction, as a pair."""
-        pairs = {"rng": _split(rng, "rng")}
-        options = deterministic, dropout, recurrent_dropout
-        return sample_both(self, self._layers(), inputs, pairs, time_major, *options)
-
-    def _layers(self) -> tuple[RecurrentLayer, RecurrentLayer]:
-        spec.check_directions(self.forward_rnn, self.backward_rnn, RecurrentLayer)
-        return self.forward_rnn, self.backward_rnn  # type: ignore[return-value]
-
-
-def _split(key: Key, name: str) -> Any:
-    return None if key is None else tuple(jax.random.split(check_key(key, name)))
+        shared = Shared(time_major, deterministic, dropout, recurrent_dropout)
+        return sample_both(self, RecurrentLayer, inputs, {"rng": split_key(rng, "rng")}, shared)

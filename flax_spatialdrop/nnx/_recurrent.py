@@ -1,11 +1,10 @@
 """Recurrent layers with dropout, over whole sequences: LSTM, GRU, SimpleRNN and any other cell."""
 
-import abc
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, InitVar, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import jax
@@ -13,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .._checks import check_key, check_name, check_rate, check_switch, check_whole, is_static, shown
+from .._checks import check_name, check_rate, check_switch, check_whole, is_static, shown
 from .._docs import completed_by, document
 from .._recurrent import spec
-from .._recurrent.any_cell import CARRY, is_cell, scan_cell, spec_of_cell, step_of_cell
-from .._recurrent.layer import Loop, draw_masks, run_both, run_layer, sample_both
+from .._recurrent.any_cell import CARRY, check_cell, scan_cell, spec_of_cell, step_of_cell
+from .._recurrent.layer import Fused, draw_masks, run_both, run_layer, sample_both
 from .._recurrent.scan import scan_sequence
-from .._recurrent.spec import CellSpec, RecurrentMasks, read_call
-from .._recurrent.step import Equations, Weights, gru, lstm, simple, weights_of
+from .._recurrent.spec import Options, RecurrentMasks, Shared, read_call, split_key
+from .._recurrent.step import Weights, gru, lstm, simple
 from .._typing import Array, Rate
 from ._base import Stochastic, call_of, forked
 
@@ -28,54 +27,28 @@ _MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
 """Makes the cell of a layer anew. It holds the user's nnx.Rngs, so it is not part of the layer."""
 
 
-class RecurrentLayer(Stochastic, abc.ABC):
+class RecurrentLayer(Options, Stochastic):
     """The base of all recurrent layers, which differ in their cell.
 
     Args:
-      dropout: probability to drop a feature of the inputs, in [0, 1]; a number or a scalar array.
-      recurrent_dropout: probability to drop a value of the state, in the way that `variant` names.
-      time_major, return_carry, reverse, keep_order, unroll: as in `nnx.RNN`.
       deterministic: True drops nothing (zoneout takes the mean); set by `train()` and `eval()`, and
         overruled at the call.
       dropout_rngs: the stream for masks is forked from it, in place of `rngs`. With False the layer
         has no stream, and takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
     """
 
-    RNGS = "dropout_rngs"
-    """The argument of the constructor that masks are drawn from, for messages."""
+    RNGS = "dropout_rngs"  # the argument that the stream is forked from, for messages
 
-    _dtypes: ClassVar[Any] = jnp.floating  # of the inputs
-
-    cell: Any
     _: KW_ONLY
-    dropout: Rate = 0.0
-    recurrent_dropout: Rate = 0.0
-    variant: spec.Variant = "variational"
-    per_gate: bool = False
-    time_major: bool = False
-    return_carry: bool = False
-    reverse: bool = False
-    keep_order: bool = False
-    unroll: int = 1
+    cell: Any
     dropout_rngs: InitVar[nnx.Rngs | nnx.RngStream | Literal[False] | None] = None
     carry_rngs: Any = field(default=None, init=False)
 
     def __post_init__(self, rngs: Any, dropout_rngs: Any = None) -> None:
-        if dropout_rngs is None and _is_dropping(self):
+        rates = (check_rate(getattr(self, n), n) for n in ("dropout", "recurrent_dropout"))
+        if dropout_rngs is None and not all(is_static(rate, 0.0) for rate in rates):
             dropout_rngs = source_of(rngs, check_name(self.rng_collection, "rng_collection"))
         super().__post_init__(None if dropout_rngs is False else dropout_rngs)
-
-    @abc.abstractmethod
-    def _cell_spec(self, step: tuple[int, ...]) -> CellSpec:
-        """The shapes of the cell for inputs of one step of this shape."""
-
-    @abc.abstractmethod
-    def _loop(self, inputs: Array, carry: Any) -> tuple[jax.Array, Loop]:
-        """The inputs in the precision of the computation, and the loop over them."""
-
-    @property
-    def _feature_axes(self) -> int:
-        return self.cell.num_feature_axes
 
     @completed_by(run_layer, read_call)
     def __call__(
@@ -101,10 +74,8 @@ class RecurrentLayer(Stochastic, abc.ABC):
           deterministic: in place of the attribute.
           rngs: nnx.Rngs, a stream or a key for the masks, in place of the layer's stream.
         """
-        switches = reverse, keep_order, return_carry
-        inputs, layer = read_call(
-            self, inputs, dropout, recurrent_dropout, time_major, seq_lengths, *switches
-        )
+        options = time_major, seq_lengths, reverse, keep_order, return_carry
+        inputs, layer = read_call(self, inputs, dropout, recurrent_dropout, *options)
         step = layer.sequence.step
         if initial_carry is None:
             source = nnx.Rngs(0) if self.carry_rngs is None else self.carry_rngs
@@ -112,7 +83,7 @@ class RecurrentLayer(Stochastic, abc.ABC):
         else:
             first = jax.eval_shape(lambda: self.cell.initialize_carry(step, nnx.Rngs(0)))
             carry = spec.check_carry(initial_carry, first)
-        inputs, loop = self._loop(inputs, carry)
+        inputs, loop = self._loop(self.cell, inputs, carry)
         find_call = partial(call_of, self, deterministic, rngs)
         return run_layer(layer, loop, inputs, carry, masks, find_call)
 
@@ -139,20 +110,9 @@ def check_rngs(rngs: Any) -> nnx.Rngs | nnx.RngStream:
     return rngs
 
 
-def _is_dropping(layer: RecurrentLayer) -> bool:
-    rates = {name: getattr(layer, name) for name in ("dropout", "recurrent_dropout")}
-    return any(not is_static(check_rate(rate, name), 0.0) for name, rate in rates.items())
-
-
 def source_of(rngs: Any, name: str) -> nnx.RngStream | None:
     """A stream of nnx.Rngs, or its default one; None if it has neither."""
     return getattr(rngs, name, None) if isinstance(rngs, nnx.Rngs) else rngs
-
-
-def made(layer: RecurrentLayer, make_cell: Callable[[], Any]) -> Any:
-    """The cell of a layer, which `another` can make anew."""
-    _MAKERS[layer] = make_cell
-    return make_cell()
 
 
 def another(layer: Any) -> Any:
@@ -163,13 +123,13 @@ def another(layer: Any) -> Any:
             f"constructed: got {type(layer).__name__}, whose parameters it cannot draw anew; pass "
             "a layer for each direction"
         )
-    twin = nnx.clone(layer)
-    twin.cell = made(twin, _MAKERS[layer])
+    twin, make_cell = nnx.clone(layer), _MAKERS[layer]
+    _MAKERS[twin], twin.cell = make_cell, make_cell()
     twin.rngs = forked(twin, layer.rngs)
     return twin
 
 
-class FusedLayer(RecurrentLayer, abc.ABC):
+class FusedLayer(Fused, RecurrentLayer):
     """The base of LSTM, GRU and SimpleRNN: the parameters of Flax's cell, and our own loop.
 
     Args:
@@ -188,11 +148,7 @@ class FusedLayer(RecurrentLayer, abc.ABC):
       (4, 10, 16)
     """
 
-    # Flax's cell, the names of its dense layers for the inputs and for the state, gate by gate, and
-    # the equations.
-    _flax_class: ClassVar[Any]
-    _dense_layers: ClassVar[tuple[str, str]] = "dense_i", "dense_h"
-    _network: ClassVar[Any]
+    _dense_layers = "dense_i", "dense_h"
 
     def __init__(
         self,
@@ -219,30 +175,21 @@ class FusedLayer(RecurrentLayer, abc.ABC):
         sizes = {"in_features": in_features, "hidden_features": hidden_features}
         sizes = {name: check_whole(size, name, least=0) for name, size in sizes.items()}
         make_cell = partial(self._flax_class, **sizes, rngs=check_rngs(rngs), **cell_options)
-        super().__init__(made(self, make_cell), **options)
-
-    def _equations(self) -> Equations:
-        names = [name for name in ("gate_fn", "activation_fn") if hasattr(self.cell, name)]
-        return self._network(*(getattr(self.cell, name) for name in names))
+        super().__init__(cell=make_cell(), **options)
+        _MAKERS[self] = make_cell
 
     def _cell_spec(self, step):
-        return self._equations().cell_of(self.cell.hidden_features)
+        return self._equations(self.cell).cell_of(self.cell.hidden_features)
 
-    def _loop(self, inputs, carry):
-        promoted, *kernels = self.cell.promote_dtype(
-            (inputs, *self._weights()), dtype=self.cell.dtype
-        )
-        loop = partial(scan_sequence, self._equations(), Weights(*kernels), unroll=self.unroll)
-        return jnp.asarray(promoted), loop
-
-    def _weights(self) -> Weights:
-        """The parameters of Flax's cell in the form that the loop takes."""
-
+    def _loop(self, cell, inputs, carry):
         def arrays(name: str) -> tuple[Any, Any]:
-            layer = getattr(self.cell, name)
+            layer = getattr(cell, name)
             return layer.kernel[...], None if layer.bias is None else layer.bias[...]
 
-        return weights_of(self._dense_layers, arrays)
+        weights = self._weights(arrays)
+        inputs, *kernels = cell.promote_dtype((inputs, *weights), dtype=cell.dtype)
+        loop = partial(scan_sequence, self._equations(cell), Weights(*kernels), unroll=self.unroll)
+        return jnp.asarray(inputs), loop
 
 
 class LSTM(FusedLayer, of=lstm):
@@ -262,43 +209,40 @@ class SimpleRNN(FusedLayer, of=simple):
     """In place of `nnx.RNN(nnx.SimpleCell(...))`, with its parameters and options."""
 
     _flax_class, _network = nnx.SimpleCell, staticmethod(simple)
+    _activations = ("activation_fn",)
 
 
 class OpenCell:
     """A cell as a function of the arrays of its variables."""
 
     def __init__(self, cell: Any):
-        self.graph, self.paths, self.tree, self.arrays = self._flatten(cell)
+        self.graph, state = nnx.split(cell)
+        self.variables = list(nnx.to_flat_state(state))
+        self.paths = [path for path, _ in self.variables]
+        self.arrays, self.tree = jax.tree.flatten([variable for _, variable in self.variables])
 
     def __call__(self, arrays: list[Any], carry: Any, x: jax.Array) -> tuple[Any, Any, list[Any]]:
         """Runs a step; returns the carry, the output, and the arrays after it."""
         cell = nnx.merge(self.graph, self.state(arrays))
         carry, y = cell(carry, x)
-        _, paths, tree, after = self._flatten(cell)
-        if (paths, tree) != (self.paths, self.tree):
+        after = OpenCell(cell)
+        if (after.paths, after.tree) != (self.paths, self.tree):
             raise ValueError(
                 "RNN takes a cell that has the same variables after a step as before, since they "
-                f"are carried: got {len(paths)} in place of {len(self.paths)}"
+                f"are carried: got {len(after.paths)} in place of {len(self.paths)}"
             )
-        return carry, y, after
+        return carry, y, after.arrays
 
     def axes(self, state_axes: nnx.StateAxes) -> list[Any]:
         """The axis of each array, as `scan_cell` takes it."""
-        pairs = zip(self.paths, jax.tree.unflatten(self.tree, self.arrays), strict=True)
-        found = [state_axes.map_prefix(p, v) for p, v in pairs for _ in jax.tree.leaves(v)]
+        pairs = ((state_axes.map_prefix(path, v), v) for path, v in self.variables)
+        found = [axis for axis, variable in pairs for _ in jax.tree.leaves(variable)]
         return [CARRY if axis is nnx.Carry else axis for axis in found]
 
     def state(self, arrays: list[Any]) -> Any:
         """The state of the cell with these arrays."""
         variables = jax.tree.unflatten(self.tree, arrays)
         return nnx.from_flat_state(zip(self.paths, variables, strict=True))
-
-    @staticmethod
-    def _flatten(cell: Any) -> tuple[Any, list[Any], Any, list[Any]]:
-        graph, state = nnx.split(cell)
-        flat = list(nnx.to_flat_state(state))
-        arrays, tree = jax.tree.flatten([variable for _, variable in flat])
-        return graph, [path for path, _ in flat], tree, arrays
 
 
 class RNN(RecurrentLayer, of=step_of_cell):
@@ -334,15 +278,11 @@ class RNN(RecurrentLayer, of=step_of_cell):
         rngs: nnx.Rngs | nnx.RngStream | bool = True,
         **options: Any,
     ):
-        if not isinstance(cell, nnx.Module) or not is_cell(cell):
-            raise TypeError(
-                "RNN takes a cell, such as an instance of nnx.RNNCellBase: a module with "
-                f"initialize_carry and num_feature_axes: got {shown(cell)}"
-            )
+        check_cell(cell, nnx.Module, "nnx.RNNCellBase")
         if not isinstance(state_axes, Mapping | None):
             raise TypeError(f"state_axes must be a dict, as of nnx.RNN: got {shown(state_axes)}")
         source = None if isinstance(rngs, bool) else check_rngs(rngs)
-        super().__init__(cell, rngs=source, **options)
+        super().__init__(cell=cell, rngs=source, **options)
         axes: Any = {...: nnx.Carry} if state_axes is None else state_axes
         self.state_axes = nnx.StateAxes(axes)
         self.broadcast_rngs = broadcast_rngs
@@ -352,18 +292,18 @@ class RNN(RecurrentLayer, of=step_of_cell):
         first = jax.eval_shape(lambda: self.cell.initialize_carry(step, nnx.Rngs(0)))
         return spec_of_cell(first, step, self._feature_axes)
 
-    def _loop(self, inputs, carry):
+    def _loop(self, cell, inputs, carry):
         structure = jax.tree.structure(carry)
 
         def loop(xs, parts, *masks, time_axis):
-            with nnx.split_rngs(self.cell, splits=1, only=self.broadcast_rngs, squeeze=True):
+            with nnx.split_rngs(cell, splits=1, only=self.broadcast_rngs, squeeze=True):
                 broadcast = nnx.All(nnx.RngState, self.broadcast_rngs)
-                cell = OpenCell(self.cell)
-                axes = cell.axes(nnx.StateAxes({broadcast: None, **self.state_axes}))
-                run = partial(scan_cell, cell, cell.arrays, axes, structure, unroll=self.unroll)
+                step = OpenCell(cell)
+                axes = step.axes(nnx.StateAxes({broadcast: None, **self.state_axes}))
+                run = partial(scan_cell, step, step.arrays, axes, structure, unroll=self.unroll)
                 last, outputs, after = run(xs, parts, *masks, time_axis=time_axis)
                 if after is not None:
-                    nnx.update(self.cell, cell.state(after))
+                    nnx.update(cell, step.state(after))
             return last, outputs
 
         return jnp.asarray(inputs), loop
@@ -397,10 +337,8 @@ class Bidirectional(nnx.Module):
         if backward_rnn is None and isinstance(forward_rnn, RecurrentLayer):
             backward_rnn = another(forward_rnn)
         spec.check_directions(forward_rnn, backward_rnn, RecurrentLayer)
-        self.forward_rnn = forward_rnn
-        self.backward_rnn = backward_rnn
         spec.check_merge(merge_fn)
-        self.merge_fn = merge_fn
+        self.forward_rnn, self.backward_rnn, self.merge_fn = forward_rnn, backward_rnn, merge_fn
         self.time_major = check_switch(time_major, "time_major")
         self.return_carry = check_switch(return_carry, "return_carry")
 
@@ -423,15 +361,13 @@ class Bidirectional(nnx.Module):
 
         Args:
           initial_carry, masks: a pair, one for each direction.
-          return_carry: in place of the attribute.
           deterministic, dropout, recurrent_dropout: as in the layers.
           rngs: nnx.Rngs, a stream, or a key (which is split) for the masks, in place of the layers'
             streams.
         """
         pairs = {"rngs": _for_each(rngs), "initial_carry": initial_carry, "masks": masks}
-        options = seq_lengths, deterministic, dropout, recurrent_dropout
-        layers = self.forward_rnn, self.backward_rnn
-        return run_both(self, layers, inputs, pairs, time_major, return_carry, *options)
+        shared = Shared(time_major, deterministic, dropout, recurrent_dropout)
+        return run_both(self, RecurrentLayer, inputs, pairs, shared, return_carry, seq_lengths)
 
     @completed_by(draw_masks, read_call)
     def sample_masks(
@@ -445,15 +381,14 @@ class Bidirectional(nnx.Module):
         recurrent_dropout: Rate | None = None,
     ) -> tuple[RecurrentMasks, RecurrentMasks]:
         """Draws the masks of each direction, as a pair."""
-        pairs, layers = {"rngs": _for_each(rngs)}, (self.forward_rnn, self.backward_rnn)
-        options = deterministic, dropout, recurrent_dropout
-        return sample_both(self, layers, inputs, pairs, time_major, *options)
+        shared = Shared(time_major, deterministic, dropout, recurrent_dropout)
+        return sample_both(self, RecurrentLayer, inputs, {"rngs": _for_each(rngs)}, shared)
 
 
 def _for_each(rngs: Any) -> Any:
     """The rngs of each direction: a key is split, a stream gives each a key of its own."""
     is_key = isinstance(rngs, jax.Array | np.ndarray)
-    return tuple(jax.random.split(check_key(rngs, "rngs"))) if is_key else (rngs, rngs)
+    return split_key(rngs, "rngs") if is_key else (rngs, rngs)
 
 
 document(Bidirectional, inspect.signature(Bidirectional.__init__).parameters, "Args", run_both)

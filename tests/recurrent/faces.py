@@ -42,8 +42,9 @@ class LinenLayer:
         return self.host.apply(self.params, x, **options)
 
     def weights(self):
-        with_layer = self.layer.bind(self.params)
-        return jax.tree.map(np.asarray, with_layer._weights(self.params["params"]["cell"]))
+        cell = self.params["params"]["cell"]
+        weights = self.layer._weights(lambda name: (cell[name]["kernel"], cell[name].get("bias")))
+        return jax.tree.map(np.asarray, weights)
 
 
 class NNXLayer:
@@ -77,7 +78,11 @@ class NNXLayer:
         return self.host(x, **options)
 
     def weights(self):
-        return jax.tree.map(np.asarray, self.layer._weights())
+        def arrays(name):
+            layer = getattr(self.layer.cell, name)
+            return layer.kernel[...], None if layer.bias is None else layer.bias[...]
+
+        return jax.tree.map(np.asarray, self.layer._weights(arrays))
 
 
 def _shaken(leaf):
