@@ -89,12 +89,12 @@ def blockwise(
         x.is_causal,
         tuple(x.precision) if isinstance(x.precision, list) else x.precision,  # must be hashable
     )
-    value, source = dropout.of_tiles(x.value)
+    value, source = dropout.prepare_tiles(x.value)
     query = x.query / jnp.sqrt(jnp.asarray(depth, x.query.dtype))
     visits = find_visits(plan.queries, plan.keys, x.is_causal, x.mask)
     operands = Operands(query, x.key, value, x.bias, x.mask, source, None, visits)
     y = checkpoint_name(attend_by_shards(plan, operands), CHECKPOINT_NAME)
-    return dropout.of_outputs(y)
+    return dropout.drop_outputs(y)
 
 
 def _check_supported(x: Inputs) -> Inputs:

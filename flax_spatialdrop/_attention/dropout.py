@@ -4,7 +4,7 @@ An output is a sum over keys: y[q] = sum over k of mask[q, k] * weights[q, k] * 
 mask does not depend on q, it can be applied to the values. If it does not depend on k, it can be
 applied to y:
 
-    mask's noise shape     the same as                        example: [queries, keys] = [2, 3]
+    mask's noise shape     computed as                        example: [queries, keys] = [2, 3]
     [..., 1, keys]         y = weights @ (mask^T * value)     mask [[1, 0, 1]] zeroes value[1]
     [..., queries, 1]      y = mask * (weights @ value)       mask [[1], [0]] zeroes y[1]
     [..., queries, keys]   y = (mask * weights) @ value       mask [[1, 0, 1], [0, 1, 1]]
@@ -39,6 +39,7 @@ from .._ops.blocks import (
     scale_by_position,
 )
 from .._random.mask import keep_threshold, words_and_rounds
+from .._random.threefry import mark_as_used
 from .._rates import keep_probability, scale_of
 from .._summary import Use, Where, note
 from .._typing import Key, Rate, Shape
@@ -47,7 +48,7 @@ from .tile import MaskSource
 
 
 def dot_product(
-    attend: Callable[[Inputs, "WeightsDropout"], jax.Array],
+    attend: Callable[[Inputs, "AttentionDropout"], jax.Array],
     dropout_rng: Key,
     x: Inputs,
     options: DropoutOptions,
@@ -62,7 +63,7 @@ def dot_product(
     backward pass keeps the mask in noise shape, or only the key if each weight has its own draw.
 
     Args:
-      attend: computes Flax's attention, and calls `of_weights` on the weights after the softmax.
+      attend: computes Flax's attention, and calls `drop_weights` on the weights after the softmax.
       dropout_rng: a JAX PRNG key, which the call consumes. It may be None if nothing is drawn.
 
     Returns:
@@ -81,12 +82,12 @@ def dot_product(
     """
     check_sown(x.module)
     dropout = weights_dropout(dropout_rng, x, options)
-    x = x._replace(value=dropout.of_values(x.value))
-    return dropout.of_outputs(attend(x, dropout))
+    x = x._replace(value=dropout.drop_values(x.value))
+    return dropout.drop_outputs(attend(x, dropout))
 
 
 @dataclasses.dataclass
-class WeightsDropout:
+class AttentionDropout:
     """The dropout of weights [*batch, heads, queries, keys], as methods for the steps of attention.
 
     In this base class no method drops anything. Each subclass overrides the methods of the step in
@@ -105,23 +106,23 @@ class WeightsDropout:
     shape: Shape
     active: ClassVar[bool] = True
 
-    def of_values(self, value: jax.Array) -> jax.Array:
+    def drop_values(self, value: jax.Array) -> jax.Array:
         """Returns the values to attend to, [*batch, keys, heads, features]."""
         return value
 
-    def of_weights(self, weights: jax.Array) -> jax.Array:
+    def drop_weights(self, weights: jax.Array) -> jax.Array:
         """Returns the weights to multiply the values by; `weights` come from the softmax."""
         return weights
 
-    def of_tiles(self, value: jax.Array) -> tuple[jax.Array, MaskSource | None]:
-        """Returns the values to attend to, and the source of masks for blocks of weights."""
-        return self.of_values(value), None
+    def prepare_tiles(self, value: jax.Array) -> tuple[jax.Array, MaskSource | None]:
+        """Returns the values to attend to, and the source of masks for tiles of weights."""
+        return self.drop_values(value), None
 
-    def of_outputs(self, y: jax.Array) -> jax.Array:
+    def drop_outputs(self, y: jax.Array) -> jax.Array:
         """Returns the outputs, [*batch, queries, heads, features]."""
         return y
 
-    def noted(
+    def run_and_note(
         self, run: Callable[[Any], jax.Array], x: jax.Array, kept: int | None = None
     ) -> jax.Array:
         """Returns run(x), and adds it to the summary; see `Use` for `kept`."""
@@ -140,26 +141,26 @@ class WeightsDropout:
         return scale_by_position(no_seed_probability(self.rate, self.spans), self.spans)
 
 
-class NothingDropped(WeightsDropout):
+class NothingDropped(AttentionDropout):
     """For a deterministic call, or a rate of exactly 0."""
 
     active = False
 
 
-class EverythingDropped(WeightsDropout):
+class EverythingDropped(AttentionDropout):
     """For a rate of exactly 1."""
 
-    def of_outputs(self, y: jax.Array) -> jax.Array:
-        return self.noted(jnp.zeros_like, y)
+    def drop_outputs(self, y: jax.Array) -> jax.Array:
+        return self.run_and_note(jnp.zeros_like, y)
 
 
-class ValuesDropped(WeightsDropout):
+class ValuesDropped(AttentionDropout):
     """For a mask that all queries share."""
 
-    def of_values(self, value: jax.Array) -> jax.Array:
-        heads, own = self.shape[-3], value.shape[-2]
-        if self.spans.noise_shape[-3] not in (1, own):
-            value = jnp.repeat(value, heads // own, axis=-2)
+    def drop_values(self, value: jax.Array) -> jax.Array:
+        heads, value_heads = self.shape[-3], value.shape[-2]
+        if self.spans.noise_shape[-3] not in (1, value_heads):
+            value = jnp.repeat(value, heads // value_heads, axis=-2)
 
         def run(value: jax.Array) -> jax.Array:
             mask = _from_keys(sample_blocks(self.key, self.rate, self.spans))
@@ -167,36 +168,36 @@ class ValuesDropped(WeightsDropout):
                 return apply_mask(value, mask, self.rate)
             return by_mask(kept_or_zero, mask, value, _from_keys(self._scale_of_spans()))
 
-        return self.noted(run, value)
+        return self.run_and_note(run, value)
 
 
-class OutputsDropped(WeightsDropout):
+class OutputsDropped(AttentionDropout):
     """For a mask that all keys share."""
 
-    def of_outputs(self, y: jax.Array) -> jax.Array:
+    def drop_outputs(self, y: jax.Array) -> jax.Array:
         def run(y: jax.Array) -> jax.Array:
             mask = sample_blocks(self.key, self.rate, self.spans)
             return apply_mask(y, jnp.swapaxes(mask, -2, -3), self.rate)
 
-        return self.noted(run, y)
+        return self.run_and_note(run, y)
 
 
-class WeightsDropped(WeightsDropout):
+class WeightsDropped(AttentionDropout):
     """For a mask with a draw for each query and key."""
 
-    def of_weights(self, weights: jax.Array) -> jax.Array:
+    def drop_weights(self, weights: jax.Array) -> jax.Array:
         def run(weights: jax.Array) -> jax.Array:
             return drop(
                 self.key, weights, self.rate, recipe_of_blocks(self.spans, "expected", weights)
             )
 
-        return self.noted(run, weights)
+        return self.run_and_note(run, weights)
 
-    def of_tiles(self, value: jax.Array) -> tuple[jax.Array, MaskSource | None]:
-        """Consumes the key, and scales the values, since a block of weights is only masked."""
+    def prepare_tiles(self, value: jax.Array) -> tuple[jax.Array, MaskSource | None]:
+        """Consumes the key, and scales the values, since a tile of weights is only masked."""
         key = check_key(self.key)
         words, rounds = words_and_rounds(key, self.spans.seed_shape, "dropout_rng")
-        jax.random.bits(key, (0,))  # draws nothing, but marks the key as used
+        mark_as_used(key)
         threshold = keep_threshold(no_seed_probability(self.rate, self.spans))
 
         def scaled(value: jax.Array) -> jax.Array:
@@ -204,18 +205,18 @@ class WeightsDropped(WeightsDropout):
                 return times(value, scale_of(keep_probability(self.rate)))
             return times(value, _from_keys(self._scale_of_spans()))
 
-        # The backward pass draws each block again, so it keeps only the words of the key.
-        value = self.noted(scaled, value, kept=jax.random.key_data(key).nbytes)
+        # The backward pass draws each mask again, so it keeps only the words of the key.
+        value = self.run_and_note(scaled, value, kept=jax.random.key_data(key).nbytes)
         return value, MaskSource(words, threshold, rounds, self.spans)
 
 
-def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> WeightsDropout:
+def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> AttentionDropout:
     """Checks the options, and returns the dropout for the step in which the weights are dropped."""
     rate = check_rate(options.dropout_rate, "dropout_rate")
     spans, shape = _resolve_spans(x.weights_shape, options), x.weights_shape
     if check_switch(options.deterministic, "deterministic") or is_static(rate, 0.0):
         nothing = NothingDropped(None, rate, spans, shape)
-        nothing.noted(jnp.asarray, x.query)
+        nothing.run_and_note(jnp.asarray, x.query)
         return nothing
     *_, queries, keys = spans.noise_shape
     if spans.long_axes and is_symbolic(keys):
@@ -231,8 +232,9 @@ def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> Wei
             "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
         )
     dropout_rng = check_key(dropout_rng, "dropout_rng")
-    if queries == 1:  # also if keys == 1, so that a NaN in a dropped value reaches no derivative
-        kind: type[WeightsDropout] = ValuesDropped
+    # If keys == 1 too, drop values: they are replaced, so a NaN in one reaches no derivative.
+    if queries == 1:
+        kind: type[AttentionDropout] = ValuesDropped
     else:
         kind = OutputsDropped if keys == 1 else WeightsDropped
     return kind(dropout_rng, rate, spans, shape)

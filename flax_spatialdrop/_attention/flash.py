@@ -4,7 +4,7 @@ The forward pass is the online softmax (Milakov & Gimelshein, 2018). It loops ov
 and keeps three values for each query: the largest score m so far, the sum of exp(score - m), and
 the sum of exp(score - m) * mask * value. At the end, the last sum is divided by the one before. For
 the backward pass it keeps L = log(sum of exp(score)) for each query. From it the backward pass
-computes each block of weights again as exp(score - L) (Dao et al., FlashAttention, 2022), and draws
+computes each tile of weights again as exp(score - L) (Dao et al., FlashAttention, 2022), and draws
 its mask again.
 """
 
@@ -103,7 +103,7 @@ def _backward(plan: TilePlan, kept: Any, d_y: jax.Array) -> tuple[Operands]:
             log_sum, delta = (plan.queries.take(array, i, -1) for array in (log_sums, deltas))
             scores = scores_of(plan, x, query, all_keys, i, j, hides_repeated=True)
             weights = jnp.exp(scores - log_sum[..., None])
-            # Without the barrier, XLA may draw the mask again for each use of the block.
+            # Without the barrier, XLA may draw the mask again for each use of the tile.
             kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
             d_weights = product(plan, d_out, all_values, -1, -1)
             d_scores = kept * d_weights - weights * delta[..., None]

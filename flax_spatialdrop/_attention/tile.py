@@ -1,4 +1,4 @@
-"""One block of attention weights: its scores, and the mask of its weights."""
+"""One tile of attention weights, of a block of queries and a block of keys: its scores and mask."""
 
 import dataclasses
 from functools import partial
@@ -24,7 +24,7 @@ from .tiling import Tiling, Visits
 )
 @dataclasses.dataclass(frozen=True)
 class MaskSource:
-    """Draws any block of a mask of weights with a draw for each query and key.
+    """Draws any tile of a mask of weights with a draw for each query and key.
 
     Attributes:
       words: the two words of the key.
@@ -39,7 +39,7 @@ class MaskSource:
     spans: Blocks
 
     def keep(self, weights: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-        """Returns a block of weights with 0 for dropped ones; it begins at row and column."""
+        """Returns a tile of weights with 0 for dropped ones; it begins at row and column."""
         if self.spans.long_axes:
             mask = self._outside_spans(weights, row, column)
         else:
@@ -57,15 +57,15 @@ class MaskSource:
         draw = partial(redraw_mask, self.words, self.rounds, self.threshold)
         if sizes == weights.shape:
             return draw(weights, start, self.spans.seed_shape)
-        block = jnp.zeros(sizes, bool, out_sharding=sharding_of_part(weights, sizes))
+        tile = jnp.zeros(sizes, bool, out_sharding=sharding_of_part(weights, sizes))
         # Without the barrier, XLA may draw again for each of the weights that share a draw.
-        mask: jax.Array = lax.optimization_barrier(draw(block, start, self.spans.seed_shape))
+        mask: jax.Array = lax.optimization_barrier(draw(tile, start, self.spans.seed_shape))
         return mask
 
     def _outside_spans(self, weights: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-        """The mask, which is False on each span. A span may begin before the block.
+        """The mask, which is False on each span. A span may begin before the tile.
 
-        For spans of 3 and a block of columns 4 to 7, with s where a span begins:
+        For spans of 3 and a tile of columns 4 to 7, with s where a span begins:
 
             column    2  3  4  5  6  7
             draws     .  s  .  .  .  s    2 more columns on the left
@@ -138,19 +138,19 @@ def scores_of(
     j: jax.Array,
     hides_repeated: bool = False,
 ) -> jax.Array:
-    """Returns the scores (logits) of a block, -inf where a query does not attend to a key.
+    """Returns the scores (logits) of a tile, -inf where a query does not attend to a key.
 
     The last block of keys may overlap the one before; the repeated keys are hidden. Repeated
     queries are hidden if `hides_repeated`.
     """
     scores = product(plan, query, key, -1, -1)
     if x.bias is not None:
-        scores = scores + _block_of(plan, x.bias, i, j).astype(scores.dtype)
+        scores = scores + _tile_of(plan, x.bias, i, j).astype(scores.dtype)
     query_position = jnp.expand_dims(plan.queries.positions(i), [*range(scores.ndim - 2), -1])
     key_position = jnp.expand_dims(plan.keys.positions(j), [*range(scores.ndim - 1)])
     visible = []
     if x.mask is not None:
-        visible.append(_block_of(plan, x.mask, i, j).astype(bool))
+        visible.append(_tile_of(plan, x.mask, i, j).astype(bool))
     if plan.is_causal:
         ahead = 0 if x.first_row is None else x.first_row
         visible.append(key_position <= query_position + ahead)
@@ -166,7 +166,7 @@ def scores_of(
 def kept_of(
     plan: TilePlan, x: Operands, weights: jax.Array, i: jax.Array, j: jax.Array
 ) -> jax.Array:
-    """Returns a block of weights, with dropped weights set to 0."""
+    """Returns a tile of weights, with dropped weights set to 0."""
     if x.source is None:
         return weights
     row = plan.queries.start(i)
@@ -174,21 +174,21 @@ def kept_of(
     return x.source.keep(weights, row, plan.keys.start(j))
 
 
-def _block_of(plan: TilePlan, array: Array, i: jax.Array, j: jax.Array) -> Array:
-    """Takes a block of a bias or a mask, which broadcasts to the weights."""
+def _tile_of(plan: TilePlan, array: Array, i: jax.Array, j: jax.Array) -> Array:
+    """Takes a tile of a bias or a mask, which broadcasts to the weights."""
     return plan.keys.take(plan.queries.take(array, i, -2), j, -1)
 
 
 def add_to_bias(
     plan: TilePlan, total: jax.Array, d_scores: jax.Array, i: jax.Array, j: jax.Array
 ) -> jax.Array:
-    """Adds the derivative of a block of scores to `total`, the derivative of the bias."""
+    """Adds the derivative of a tile of scores to `total`, the derivative of the bias."""
     shared = [axis for axis, size in enumerate(total.shape) if size == 1]
-    block = _block_of(plan, total, i, j) + d_scores.sum(shared, keepdims=True)
+    tile = _tile_of(plan, total, i, j) + d_scores.sum(shared, keepdims=True)
     corner = plan.queries.start(i), plan.keys.start(j)
     zero = np.int32(0)
     start = (zero if size == 1 else at for size, at in zip(total.shape[-2:], corner, strict=True))
-    return lax.dynamic_update_slice(total, block, [*[zero] * (total.ndim - 2), *start])
+    return lax.dynamic_update_slice(total, tile, [*[zero] * (total.ndim - 2), *start])
 
 
 def product(plan: TilePlan, a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:

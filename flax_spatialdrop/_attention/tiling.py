@@ -1,4 +1,4 @@
-"""Divides axes into blocks, and finds the blocks of attention weights that must be computed."""
+"""Divides axes into blocks, and finds the tiles of attention weights that must be computed."""
 
 from typing import Any, NamedTuple
 
@@ -124,7 +124,7 @@ def find_visits(
 
 
 def _has_any(xp: Any, mask: Any, queries: Tiling, keys: Tiling) -> Any:
-    """Whether a block has a True in it: bool[blocks of queries or 1, blocks of keys or 1]."""
+    """Whether a tile has a True in it: bool[blocks of queries or 1, blocks of keys or 1]."""
     found = mask.astype(bool).any(tuple(range(mask.ndim - 2)))
     for axis, tiling in enumerate((queries, keys)):
         if found.shape[axis] > 1:

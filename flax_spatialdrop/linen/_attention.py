@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._apply import widened
 from .._attention.arguments import DropoutOptions, Inputs, check_einsums, check_inputs
 from .._attention.blockwise import blockwise, refuse_whole_weights
-from .._attention.dropout import WeightsDropout, dot_product
+from .._attention.dropout import AttentionDropout, dot_product
 from .._checks import check_switch
 from .._compat import linen_promote_dtype
 from .._docs import completed_by
@@ -110,7 +110,7 @@ def dot_product_attention(
         dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span
     )
 
-    def attend(x: Inputs, dropout: WeightsDropout) -> jax.Array:
+    def attend(x: Inputs, dropout: AttentionDropout) -> jax.Array:
         y: jax.Array = nn.dot_product_attention(
             *x.arrays,
             deterministic=True,
@@ -124,7 +124,7 @@ def dot_product_attention(
     return dot_product(attend, dropout_rng, x, options)
 
 
-def _with_dropout(dropout: WeightsDropout, precision: Any, **einsums: Any) -> dict[str, Any]:
+def _with_dropout(dropout: AttentionDropout, precision: Any, **einsums: Any) -> dict[str, Any]:
     """Flax's arguments, with an einsum of weights and values that first drops weights."""
     einsum = einsums["attn_weights_value_einsum"]
     if not dropout.active:
@@ -135,7 +135,7 @@ def _with_dropout(dropout: WeightsDropout, precision: Any, **einsums: Any) -> di
     return {
         "qk_attn_weights_einsum": einsums["qk_attn_weights_einsum"] or einsum,
         "attn_weights_value_einsum": lambda equation, weights, value: einsum(
-            equation, dropout.of_weights(weights), value
+            equation, dropout.drop_weights(weights), value
         ),
     }
 

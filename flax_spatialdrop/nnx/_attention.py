@@ -11,7 +11,7 @@ from flax.typing import PromoteDtypeFn
 
 from .._attention.arguments import DropoutOptions, Inputs, check_inputs
 from .._attention.blockwise import blockwise
-from .._attention.dropout import WeightsDropout, dot_product
+from .._attention.dropout import AttentionDropout, dot_product
 from .._checks import is_static
 from .._compat import nnx_attention_weights as dot_product_attention_weights
 from .._compat import nnx_promote_dtype as promote_as_flax_does
@@ -92,7 +92,7 @@ def dot_product_attention(
         dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span
     )
 
-    def attend(x: Inputs, dropout: WeightsDropout) -> jax.Array:
+    def attend(x: Inputs, dropout: AttentionDropout) -> jax.Array:
         shared: dict[str, Any] = {
             "deterministic": True,
             "precision": precision,
@@ -110,7 +110,7 @@ def dot_product_attention(
         weights = dot_product_attention_weights(
             x.query, x.key, x.bias, x.mask, dtype=x.query.dtype, **shared
         )
-        return _sum_values(dropout.of_weights(weights), x.value, precision)
+        return _sum_values(dropout.drop_weights(weights), x.value, precision)
 
     return dot_product(attend, dropout_rng, x, options)
 
