@@ -24,9 +24,9 @@ from .._recurrent import spec
 from .._recurrent.any_cell import check_cell, spec_of_cell, step_of_cell
 from .._recurrent.layer import Fused, draw_masks, run_both, run_layer, sample_both
 from .._recurrent.scan import scan_sequence
-from .._recurrent.spec import Options, RecurrentMasks, Shared, read_call, split_key
+from .._recurrent.spec import CellSpec, Options, RecurrentMasks, Shared, read_call, split_key
 from .._recurrent.step import Weights, gru, lstm, simple
-from .._typing import Array, Key, Rate
+from .._typing import Array, Key, Rate, Shape
 from ._base import Stochastic, call_of
 
 
@@ -136,17 +136,17 @@ class FusedLayer(Fused, RecurrentLayer, Sized):
     _feature_axes: ClassVar[Any] = 1
 
     @nn.nowrap
-    def _flax_cell(self):
+    def _flax_cell(self) -> Any:
         shared = {*self._arguments} & {*self._flax_class.__dataclass_fields__}
         names = shared - {"parent", "name", "dtype"}  # the loop casts to dtype
         return self._flax_class(name="cell", **{name: getattr(self, name) for name in names})
 
     @nn.nowrap
-    def _cell_spec(self, step):
+    def _cell_spec(self, step: Shape) -> CellSpec:
         return self._equations(self).cell_of(check_whole(self.features, "features", least=0))
 
     @nn.nowrap
-    def _loop(self, cell, inputs, carry):
+    def _loop(self, cell: Any, inputs: Array, carry: Any) -> tuple[jax.Array, Callable[..., Any]]:
         if not self.is_initializing():
             # Computes nothing, but Flax raises its own error if a parameter is missing or misfit.
             *batch, _ = jax.tree.leaves(carry)[-1].shape
@@ -219,31 +219,33 @@ class RNN(RecurrentLayer, Around, of=step_of_cell):
 
     _dtypes = np.generic
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_cell(self.cell, nn.Module, "flax.linen.RNNCellBase")
         super().__post_init__()
 
     @nn.nowrap
-    def _flax_cell(self):
+    def _flax_cell(self) -> Any:
         return self.cell
 
     @nn.nowrap
-    def _cell_spec(self, step):
+    def _cell_spec(self, step: Shape) -> CellSpec:
         first = jax.eval_shape(lambda: self.cell.initialize_carry(jax.random.key(0), step))
         return spec_of_cell(first, step, self._feature_axes)
 
     @nn.nowrap
-    def _loop(self, cell, inputs, carry):
+    def _loop(self, cell: Any, inputs: Array, carry: Any) -> tuple[jax.Array, Callable[..., Any]]:
         structure = jax.tree.structure(carry)
 
-        def loop(xs, parts, fixed, stepwise, *, time_axis):
+        def loop(
+            xs: jax.Array, parts: Any, fixed: Any, stepwise: Any, *, time_axis: int
+        ) -> tuple[Any, jax.Array]:
             xs, parts, fixed, stepwise, _ = vary_alike((xs, parts, fixed, stepwise, cell.variables))
 
-            def body(cell, parts, part, fixed):
+            def body(cell: nn.Module, parts: Any, part: Any, fixed: Any) -> Any:
                 # Once more, because Flax first traces a step without the types of a shard_map.
                 parts, (x, each), fixed, _ = vary_alike((parts, part, fixed, cell.variables))
 
-                def drop(step):
+                def drop(step: Callable[..., Any]) -> Any:
                     after, y, rest = step_of_cell(step, structure, parts, x, fixed, each)
                     return (after, y), rest
 
@@ -256,7 +258,7 @@ class RNN(RecurrentLayer, Around, of=step_of_cell):
         return jnp.asarray(inputs), loop
 
     @nn.nowrap
-    def _lifting(self, cell):
+    def _lifting(self, cell: nn.Module) -> dict[str, Any]:
         """What happens to the cell's variables and streams from step to step."""
         for name in ("variable_axes", "split_rngs"):
             if not isinstance(getattr(self, name), Mapping):
@@ -284,9 +286,9 @@ def as_function(run: Callable[..., Any], cell: nn.Module) -> Any:
     `run` may trace the step, and returns a result and the variables that it returned.
     """
 
-    def lifted(call, scope):
-        def inner(scope_fn, repack_fn, variables, rngs):
-            def step(carry, x):
+    def lifted(call: Callable[..., Any], scope: Any) -> Any:
+        def inner(scope_fn: Any, repack_fn: Any, variables: Any, rngs: Any) -> Any:
+            def step(carry: Any, x: Any) -> Any:
                 scope = scope_fn(variables, rngs)
                 carry, y = call(scope, carry, x)
                 return carry, y, repack_fn(scope)
@@ -315,7 +317,7 @@ class Bidirectional(Stochastic, of=run_both):
     time_major: bool = False
     return_carry: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.backward_rnn is None and isinstance(self.forward_rnn, RecurrentLayer):
             # Deep, since the cell of `RNN` is a module too.
             self.backward_rnn = self.forward_rnn.clone(_deep_clone=True, name=None)

@@ -136,7 +136,6 @@ _COMMON = ("deterministic", "rng_collection", "rngs")
 """The arguments of `Stochastic`, which stand last."""
 
 
-@dataclass_transform(eq_default=False)
 @dataclasses.dataclass(eq=False, repr=False)
 class Stochastic(nnx.Module):
     """A module of this package, with a mode and a stream.
@@ -215,7 +214,12 @@ def _named_after(cls: type[nnx.Module]) -> Any:
     return copy
 
 
-class Regularizer(Stochastic):
+@dataclass_transform(eq_default=False)
+class Declared(Stochastic):
+    """A module whose annotations are the arguments of its constructor, for type checkers too."""
+
+
+class Regularizer(Declared):
     """A module that needs its inputs only.
 
     Write `class X(Regularizer, of=f, recipe=r)` for a function f that drops by the recipe

@@ -13,7 +13,7 @@ from .._docs import completed_by
 from .._host import key_and_rate
 from .._ops import path
 from .._typing import Array, PathMode, Rate
-from ._base import Regularizer, Stochastic, call_of
+from ._base import Declared, Regularizer, call_of
 
 _State: TypeAlias = "nnx.State[Any, Any]"
 
@@ -34,7 +34,7 @@ class DropPath(Regularizer, of=path.drop_path, recipe=path.path_recipe):
     scale: bool = True
 
 
-class ResidualDropPath(Stochastic, of=path.residual_drop_path):
+class ResidualDropPath(Declared, of=path.residual_drop_path):
     """The module of `flax_spatialdrop.residual_drop_path`.
 
     A branch that is skipped leaves its variables as they were, such as the statistics of a batch

@@ -18,9 +18,9 @@ from .._recurrent import spec
 from .._recurrent.any_cell import CARRY, check_cell, scan_cell, spec_of_cell, step_of_cell
 from .._recurrent.layer import Fused, draw_masks, run_both, run_layer, sample_both
 from .._recurrent.scan import scan_sequence
-from .._recurrent.spec import Options, RecurrentMasks, Shared, read_call, split_key
+from .._recurrent.spec import CellSpec, Options, RecurrentMasks, Shared, read_call, split_key
 from .._recurrent.step import Weights, gru, lstm, simple
-from .._typing import Array, Rate
+from .._typing import Array, Rate, Shape
 from ._base import Stochastic, call_of, forked
 
 _MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
@@ -41,7 +41,7 @@ class RecurrentLayer(Options, Stochastic):
 
     _: KW_ONLY
     cell: Any
-    dropout_rngs: InitVar[nnx.Rngs | nnx.RngStream | Literal[False] | None] = None
+    dropout_rngs: InitVar[nnx.Rngs | nnx.RngStream | Literal[False] | None] = None  # type: ignore[assignment]
     carry_rngs: Any = field(default=None, init=False)
 
     def __post_init__(self, rngs: Any, dropout_rngs: Any = None) -> None:
@@ -175,13 +175,13 @@ class FusedLayer(Fused, RecurrentLayer):
         sizes = {"in_features": in_features, "hidden_features": hidden_features}
         sizes = {name: check_whole(size, name, least=0) for name, size in sizes.items()}
         make_cell = partial(self._flax_class, **sizes, rngs=check_rngs(rngs), **cell_options)
-        super().__init__(cell=make_cell(), **options)
+        super().__init__(cell=make_cell(), **options)  # type: ignore[call-arg]
         _MAKERS[self] = make_cell
 
-    def _cell_spec(self, step):
+    def _cell_spec(self, step: Shape) -> CellSpec:
         return self._equations(self.cell).cell_of(self.cell.hidden_features)
 
-    def _loop(self, cell, inputs, carry):
+    def _loop(self, cell: Any, inputs: Array, carry: Any) -> tuple[jax.Array, Callable[..., Any]]:
         def arrays(name: str) -> tuple[Any, Any]:
             layer = getattr(cell, name)
             return layer.kernel[...], None if layer.bias is None else layer.bias[...]
@@ -282,20 +282,20 @@ class RNN(RecurrentLayer, of=step_of_cell):
         if not isinstance(state_axes, Mapping | None):
             raise TypeError(f"state_axes must be a dict, as of nnx.RNN: got {shown(state_axes)}")
         source = None if isinstance(rngs, bool) else check_rngs(rngs)
-        super().__init__(cell=cell, rngs=source, **options)
+        super().__init__(cell=cell, rngs=source, **options)  # type: ignore[call-arg]
         axes: Any = {...: nnx.Carry} if state_axes is None else state_axes
-        self.state_axes = nnx.StateAxes(axes)
-        self.broadcast_rngs = broadcast_rngs
-        self.carry_rngs = forked(self, source_of(source, "carry"))
+        self.state_axes: nnx.StateAxes = nnx.StateAxes(axes)
+        self.broadcast_rngs: nnx.filterlib.Filter = broadcast_rngs
+        self.carry_rngs: Any = forked(self, source_of(source, "carry"))
 
-    def _cell_spec(self, step):
+    def _cell_spec(self, step: Shape) -> CellSpec:
         first = jax.eval_shape(lambda: self.cell.initialize_carry(step, nnx.Rngs(0)))
         return spec_of_cell(first, step, self._feature_axes)
 
-    def _loop(self, cell, inputs, carry):
+    def _loop(self, cell: Any, inputs: Array, carry: Any) -> tuple[jax.Array, Callable[..., Any]]:
         structure = jax.tree.structure(carry)
 
-        def loop(xs, parts, *masks, time_axis):
+        def loop(xs: jax.Array, parts: Any, *masks: Any, time_axis: int) -> Any:
             with nnx.split_rngs(cell, splits=1, only=self.broadcast_rngs, squeeze=True):
                 broadcast = nnx.All(nnx.RngState, self.broadcast_rngs)
                 step = OpenCell(cell)
@@ -338,9 +338,11 @@ class Bidirectional(nnx.Module):
             backward_rnn = another(forward_rnn)
         spec.check_directions(forward_rnn, backward_rnn, RecurrentLayer)
         spec.check_merge(merge_fn)
-        self.forward_rnn, self.backward_rnn, self.merge_fn = forward_rnn, backward_rnn, merge_fn
-        self.time_major = check_switch(time_major, "time_major")
-        self.return_carry = check_switch(return_carry, "return_carry")
+        self.forward_rnn: RecurrentLayer = forward_rnn
+        self.backward_rnn: RecurrentLayer | None = backward_rnn
+        self.merge_fn: spec.Merge = merge_fn
+        self.time_major: bool = check_switch(time_major, "time_major")
+        self.return_carry: bool = check_switch(return_carry, "return_carry")
 
     @completed_by(run_layer, read_call)
     def __call__(

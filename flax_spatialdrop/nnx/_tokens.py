@@ -11,7 +11,7 @@ from .._host import draw_mask, drop_patches, regularize
 from .._ops import tokens
 from .._ops.patches import count_patches, patch_dropout
 from .._typing import Array, Rate
-from ._base import Regularizer, Stochastic, call_of
+from ._base import Declared, Regularizer, call_of
 
 
 class TokenDropout(Regularizer, of=tokens.token_dropout, recipe=tokens.token_recipe):
@@ -102,7 +102,7 @@ class EmbeddingDropout(Regularizer, of=tokens.embedding_dropout):
         return draw_mask(call, recipe, rate)
 
 
-class PatchDropout(Stochastic, of=patch_dropout):
+class PatchDropout(Declared, of=patch_dropout):
     """The module of `flax_spatialdrop.patch_dropout`.
 
     It takes no mask, because the number of kept patches determines the shape of the output. To keep

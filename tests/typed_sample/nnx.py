@@ -11,17 +11,20 @@ from flax_spatialdrop import nnx as fsd
 
 
 class Tagger(nnx.Module):
-    """Words to tags."""
+    """Words to tags, by a network in both directions."""
 
     def __init__(self, vocab_size: int, rate: float = 0.25, *, rngs: nnx.Rngs):
         self.words = fsd.TokenDropout(0.1, mask_id=0, rngs=rngs)
         self.embed = nnx.Embed(vocab_size, 8, rngs=rngs)
         self.drop = fsd.SpatialDropout1D(rate, rngs=rngs)
+        self.lstm = fsd.LSTM(8, 8, dropout=0.2, recurrent_dropout=0.2, rngs=rngs)
+        self.both = fsd.Bidirectional(fsd.GRU(8, 4, variant="zoneout", rngs=rngs))
         self.head = nnx.Linear(8, 4, rngs=rngs)
 
     def __call__(self, ids: jax.Array, rate: float | jax.Array | None = None) -> jax.Array:
         x = self.drop(self.embed(self.words(ids)), rate=rate)
-        return self.head(x)
+        x = self.lstm(x)
+        return self.head(self.both(x))
 
 
 class Block(nnx.Module):
@@ -55,6 +58,10 @@ class Own(fsd.SpatialDropout2D):
         super().__init__(0.5, deterministic=True)
 
 
+class OwnLSTM(fsd.LSTM):
+    """A derived class without a constructor."""
+
+
 @nnx.jit
 def loss(model: Tagger, ids: jax.Array) -> jax.Array:
     return model(ids, rate=0.5).mean()
@@ -72,10 +79,14 @@ def run() -> None:
     )
     assert_type(y, jax.Array)
     assert_type(Own()(jnp.ones((2, 4, 4, 3))), jax.Array)
+    fsd.RNN(OwnLSTM(8, 8, dropout=0.5, rngs=nnx.Rngs(4)).cell, recurrent_dropout=0.5, rngs=False)
+    fsd.EmbeddingDropout(0.5, per_sample=True)
+    fsd.PatchDropout(num_keep=3)
     fsd.drop_in(nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(3))))
 
 
 def mistakes(x: jax.Array) -> None:
     fsd.SpatialDropout1D("0.5")  # type: ignore[arg-type]
     fsd.SpatialDropout1D(0.5, data_format="NCHW")  # type: ignore[arg-type]
+    fsd.LSTM(8, 8)  # type: ignore[call-arg]
     fsd.DropPath(0.5)(x, determinstic=True)  # type: ignore[call-arg]
