@@ -70,7 +70,8 @@ class RecurrentLayer(Options, Stochastic):
         """Runs over a sequence.
 
         Args:
-          initial_carry: a carry that another call returned; None starts from 0.
+          initial_carry: a carry that another call returned; None starts from the first
+            carry of the cell, zeros by default.
           deterministic: in place of the attribute.
           rngs: nnx.Rngs, a stream or a key for the masks, in place of the layer's stream.
         """
@@ -106,7 +107,7 @@ class RecurrentLayer(Options, Stochastic):
 def check_rngs(rngs: Any) -> nnx.Rngs | nnx.RngStream:
     """Returns what a layer takes as `rngs`."""
     if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
-        raise TypeError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0): got {shown(rngs)}")
+        raise TypeError(f"rngs must be nnx.Rngs or an nnx.RngStream: got {shown(rngs)}")
     return rngs
 
 
@@ -115,13 +116,13 @@ def source_of(rngs: Any, name: str) -> nnx.RngStream | None:
     return getattr(rngs, name, None) if isinstance(rngs, nnx.Rngs) else rngs
 
 
-def another(layer: Any) -> Any:
+def twin_of(layer: Any) -> Any:
     """A layer like this one, with parameters and a stream of its own."""
     if layer not in _MAKERS:
         raise ValueError(
-            "Bidirectional makes the second direction of LSTM, GRU and SimpleRNN as they were "
-            f"constructed: got {type(layer).__name__}, whose parameters it cannot draw anew; pass "
-            "a layer for each direction"
+            "Bidirectional makes the second direction only for an LSTM, GRU or SimpleRNN that its "
+            "own constructor made, not for an RNN or a clone: got "
+            f"{type(layer).__name__}; pass backward_rnn"
         )
     twin, make_cell = nnx.clone(layer), _MAKERS[layer]
     _MAKERS[twin], twin.cell = make_cell, make_cell()
@@ -196,7 +197,7 @@ class LSTM(FusedLayer, of=lstm):
     """In place of `nnx.RNN(nnx.LSTMCell(...))`, with its parameters and options."""
 
     _flax_class, _network = nnx.LSTMCell, staticmethod(lstm)
-    _dense_layers = "ii if_ ig io", "hi hf hg ho"
+    _dense_layers = "ii if_ ig io", "hi hf hg ho"  # Flax's names; `if` is a keyword
 
 
 class GRU(FusedLayer, of=gru):
@@ -253,8 +254,8 @@ class RNN(RecurrentLayer, of=step_of_cell):
         are the same in every step (None) or have a time axis (its number), as in `nnx.RNN`.
       broadcast_rngs: a filter of the cell's streams that draw the same in all steps of a call.
       rngs: nnx.Rngs or a stream. Its "carry" stream draws the first carry, and its `rng_collection`
-        stream draws masks if a rate is not the number 0. With a bool the layer has no stream, and
-        takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
+        stream draws masks if a rate is not the number 0. With a bool, which `nnx.RNN` accepts, the
+        layer has no stream, and takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
       dropout, recurrent_dropout, variant, per_gate, time_major, return_carry: as in `GRU`.
       reverse, keep_order, unroll, deterministic, rng_collection, dropout_rngs: as in `GRU`.
 
@@ -335,7 +336,7 @@ class Bidirectional(nnx.Module):
         return_carry: bool = False,
     ):
         if backward_rnn is None and isinstance(forward_rnn, RecurrentLayer):
-            backward_rnn = another(forward_rnn)
+            backward_rnn = twin_of(forward_rnn)
         spec.check_directions(forward_rnn, backward_rnn, RecurrentLayer)
         spec.check_merge(merge_fn)
         self.forward_rnn: RecurrentLayer = forward_rnn
@@ -388,7 +389,7 @@ class Bidirectional(nnx.Module):
 
 
 def _for_each(rngs: Any) -> Any:
-    """The rngs of each direction: a key is split, a stream gives each a key of its own."""
+    """The rngs of each direction: a key is split; both draw from the same stream."""
     is_key = isinstance(rngs, jax.Array | np.ndarray)
     return split_key(rngs, "rngs") if is_key else (rngs, rngs)
 

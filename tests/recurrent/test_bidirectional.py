@@ -129,7 +129,7 @@ def test_the_second_direction_is_made_from_the_first():
     assert jax.tree.map(jnp.shape, forward) == jax.tree.map(jnp.shape, backward)
     assert (forward["in"]["kernel"] != backward["in"]["kernel"]).any()
     cell = nnx.GRUCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="got RNN, whose parameters it cannot draw anew; pass"):
+    with pytest.raises(ValueError, match="not for an RNN or a clone: got RNN; pass backward_rnn"):
         flax_spatialdrop.nnx.Bidirectional(flax_spatialdrop.nnx.RNN(cell))
 
 
