@@ -45,10 +45,11 @@ CARRY = "carry"
 """Stands for the axis of a variable that each step takes from the step before."""
 
 _PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
-_PROGRAMS = (Jaxpr, ClosedJaxpr)
+_JAXPR_TYPES = (Jaxpr, ClosedJaxpr)
 _LOOPS = {"scan", "while", "cond"}
 
 
+# The docstring is used in that of the layers `RNN`, which have the arguments that it explains.
 def step_of_cell(
     step: Step, structure: Any, carry: Carry, x: jax.Array, fixed: Fixed, each: Stepwise
 ) -> tuple[Carry, jax.Array, Any]:
@@ -79,9 +80,10 @@ def step_of_cell(
     Neural Networks, 2016, https://arxiv.org/abs/1512.05287
     """
     x = dropped(unpadded(x, each), fixed.inputs)
-    new, y, place, rest = _run_step(step, structure, carry, x, fixed.state)
+    new, y, index_in_carry, passed_through = _run_step(step, structure, carry, x, fixed.state)
     after = settled(carry, new, fixed, each)
-    return after, unpadded(y if place is None else after[place], each), rest
+    y = y if index_in_carry is None else after[index_in_carry]
+    return after, unpadded(y, each), passed_through
 
 
 class Variables:
@@ -90,7 +92,7 @@ class Variables:
     Attributes:
       axes: for each array: None if all steps read the same array, CARRY if each step takes it from
         the step before, or the number of its time axis if each step has its own part.
-      fixed, carried, scanned: the arrays of these three kinds. Scanned arrays have time first.
+      shared, carried, scanned: the arrays of these three kinds. Scanned arrays have time first.
     """
 
     def __init__(self, arrays: list[Any], axes: list[Any]):
@@ -99,28 +101,28 @@ class Variables:
             jnp.moveaxis(array, axis, 0) if isinstance(axis, int) else array
             for array, axis in zip(arrays, axes, strict=True)
         ]
-        self.fixed, self.carried, self.scanned = self.split(moved)
+        self.shared, self.carried, self.scanned = self.split(moved)
 
     def split(self, arrays: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-        """Splits arrays into those that are fixed, carried and scanned."""
+        """Splits arrays into those that are shared, carried and scanned."""
         kinds = [axis if axis in (None, CARRY) else "scanned" for axis in self.axes]
-        fixed, carried, scanned = (
+        shared, carried, scanned = (
             [array for array, kind in zip(arrays, kinds, strict=True) if kind == wanted]
             for wanted in (None, CARRY, "scanned")
         )
-        return fixed, carried, scanned
+        return shared, carried, scanned
 
-    def join(self, fixed: list[Any], carried: list[Any], scanned: list[Any]) -> list[Any]:
+    def join(self, shared: list[Any], carried: list[Any], scanned: list[Any]) -> list[Any]:
         """The inverse of `split`."""
-        arrays = {None: iter(fixed), CARRY: iter(carried)}
-        others = iter(scanned)
-        return [next(arrays.get(axis, others)) for axis in self.axes]
+        sources = {None: iter(shared), CARRY: iter(carried)}
+        with_time = iter(scanned)
+        return [next(sources.get(axis, with_time)) for axis in self.axes]
 
     def updated(self, carried: list[Any], scanned: list[Any]) -> list[Any]:
         """Returns all arrays after the last step, with each time axis in its own place."""
         return [
             jnp.moveaxis(array, 0, axis) if isinstance(axis, int) else array
-            for array, axis in zip(self.join(self.fixed, carried, scanned), self.axes, strict=True)
+            for array, axis in zip(self.join(self.shared, carried, scanned), self.axes, strict=True)
         ]
 
 
@@ -144,15 +146,15 @@ def scan_cell(
     """
     tree = jax.tree.unflatten(structure, carry)
     variables = hold_unwritten(call, arrays, axes, tree, inputs, time_axis)
-    still, inputs, carry, fixed, stepwise = vary_alike(
-        (variables.fixed, inputs, carry, fixed, stepwise)
+    shared, inputs, carry, fixed, stepwise = vary_alike(
+        (variables.shared, inputs, carry, fixed, stepwise)
     )
 
-    def run(state: Any, part: Any) -> Any:
-        (carry, carried), (x, each, scanned) = state, part
+    def run(state: Any, slices: Any) -> Any:
+        (carry, carried), (x, each, scanned) = state, slices
 
         def step(carry: Any, x: jax.Array) -> tuple[Any, Any, Any]:
-            carry, y, after = call(variables.join(still, carried, scanned), carry, x)
+            carry, y, after = call(variables.join(shared, carried, scanned), carry, x)
             return carry, y, variables.split(after)[1:]
 
         carry, y, (carried, scanned) = step_of_cell(step, structure, carry, x, fixed, each)
@@ -176,7 +178,7 @@ def hold_unwritten(
     inputs: jax.Array,
     time_axis: int,
 ) -> Variables:
-    """Returns the variables of a cell. Those that no step writes, such as parameters, become fixed.
+    """Returns the variables of a cell. Those that no step writes, such as parameters, are shared.
 
     If they were carried, JAX would keep a copy of them at every step, for the gradient.
     """
@@ -184,14 +186,15 @@ def hold_unwritten(
     arrays = list(arrays)
 
     def run(carry: Any, inputs: jax.Array) -> None:
-        x = inputs.sum(time_axis).astype(inputs.dtype)  # an array with the shape of one step
+        # An array like the inputs of one step. `take` would fail if there were no steps.
+        x = inputs.sum(time_axis).astype(inputs.dtype)
         before = [
             array.take(0, axis) if isinstance(axis, int) else array
             for array, axis in zip(arrays, axes, strict=True)
         ]
         after = call(before, carry, x)[2]
         for i, (new, old) in enumerate(zip(after, before, strict=True)):
-            is_written.append(new is not old)
+            is_written.append(new is not old)  # an unwritten variable is the same tracer
             missing = tuple(sorted(varying_axes(new) - varying_axes(old)))
             if axes[i] == CARRY and missing:  # in a shard_map
                 arrays[i] = vary(arrays[i], missing)
@@ -235,21 +238,21 @@ def _run_step(
     """Runs one step, in which products read the dropped state.
 
     Returns the parts of the new carry, the output, the index of the output among the parts of the
-    carry (None if it is not one of them), and the rest.
+    carry (None if it is not one of them), and the arrays that `step` passes through.
     """
 
     def flat_step(carry: Carry, x: jax.Array) -> tuple[list[Any], list[Any], Any]:
-        new, y, rest = step(jax.tree.unflatten(structure, carry), x)
-        return jax.tree.leaves(new), jax.tree.leaves(y), rest
+        new, y, passed_through = step(jax.tree.unflatten(structure, carry), x)
+        return jax.tree.leaves(new), jax.tree.leaves(y), passed_through
 
-    closed, (new, outputs, rest) = jax.make_jaxpr(flat_step, return_shape=True)(carry, x)
+    closed, (new, outputs, passed_through) = jax.make_jaxpr(flat_step, return_shape=True)(carry, x)
     if len(new) != len(carry) or len(outputs) != 1:
         raise ValueError(
             f"RNN takes a cell that returns a carry like the one it is given, of {len(carry)} "
             f"arrays, and one array of outputs: got {len(new)} and {len(outputs)}"
         )
     parts, output = closed.jaxpr.outvars[: len(carry)], closed.jaxpr.outvars[len(carry)]
-    place = parts.index(output) if output in parts else None
+    index_in_carry = parts.index(output) if output in parts else None
     interpreter = _Interpreter()
     seen = (*carry[:-1], dropped(carry[-1], drop), x)
     results = interpreter.run(closed.jaxpr, closed.consts, (*carry, x), seen)[0]
@@ -259,8 +262,10 @@ def _run_step(
             "convolution reads it: got a cell in which none reads it; use variant='zoneout', or "
             "set recurrent_dropout=0"
         )
-    rest = jax.tree.unflatten(jax.tree.structure(rest), results[len(carry) + 1 :])
-    return tuple(results[: len(carry)]), results[len(carry)], place, rest
+    passed_through = jax.tree.unflatten(
+        jax.tree.structure(passed_through), results[len(carry) + 1 :]
+    )
+    return tuple(results[: len(carry)]), results[len(carry)], index_in_carry, passed_through
 
 
 class _Interpreter:
@@ -315,7 +320,11 @@ class _Interpreter:
 
 
 def _compute(jaxpr: Jaxpr, equation: Any, values: list[Any]) -> list[Any]:
-    """Returns the outputs of one equation of a jaxpr."""
+    """Returns the outputs of one equation of a jaxpr.
+
+    `values` are the inputs of the equation. Constants of the jaxpr are among them, so the program
+    of the equation alone has no constants.
+    """
     pairs = zip(equation.invars, values, strict=True)
     inputs = {v: value for v, value in pairs if not isinstance(v, Literal)}
     program = jaxpr.replace(
@@ -328,6 +337,6 @@ def _compute(jaxpr: Jaxpr, equation: Any, values: list[Any]) -> list[Any]:
 def _has_product(equation: Any) -> bool:
     if equation.primitive.name in _PRODUCTS:
         return True
-    programs = jax.tree.leaves(equation.params, is_leaf=lambda v: isinstance(v, _PROGRAMS))
-    inside = [p.eqns for p in programs if isinstance(p, _PROGRAMS)]
+    programs = jax.tree.leaves(equation.params, is_leaf=lambda v: isinstance(v, _JAXPR_TYPES))
+    inside = [p.eqns for p in programs if isinstance(p, _JAXPR_TYPES)]
     return any(_has_product(e) for equations in inside for e in equations)

@@ -72,7 +72,7 @@ class Stepwise(NamedTuple):
     """The masks that differ from step to step, True where the carry does not change.
 
     `zoneout` holds a mask [time, batch, ...] for each part of the carry. `padding` is
-    [time, batch, 1].
+    [time, batch, 1]. The masks of one step, or of some steps, are called `each`.
     """
 
     zoneout: tuple[jax.Array, ...] | None = None
@@ -158,6 +158,10 @@ def affine(z: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 cached = lru_cache(maxsize=64)
 """Equal arguments return the same equations, so that JAX finds compiled programs in its caches."""
+
+
+# The docstrings of the functions below are used in those of the layers `LSTM`, `GRU` and
+# `SimpleRNN`, which have the arguments that they explain.
 
 
 @cached
