@@ -11,6 +11,7 @@ have themselves: those texts are for the methods and classes that they complete.
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -42,13 +43,14 @@ def document(
     """
     if target.__doc__ is None:  # as with python -OO
         return
-    own, shared = _sections(target.__doc__), _sections(getattr(function, "__doc__", None))
-    inherited = [_sections(base.__doc__) for base in bases]
+    docs = [*(base.__doc__ for base in bases), getattr(function, "__doc__", None), target.__doc__]
+    *inherited, shared, own = map(_sections, docs)
     texts: dict[str, str] = {}
-    for part in (*inherited, shared, own):
-        for name, text in _explained(part).items():
+    for doc in docs:
+        for name, text in _explained(doc).items():
             texts[name] = _replaced(texts.get(name), text)
-    names = [*names, *_explained(own)]  # a base may explain arguments that only subclasses take
+    # A base may explain arguments that only subclasses take.
+    names = [*names, *_explained(target.__doc__)]
     needs_head = _EQUATION in shared[""] and _EQUATION not in own[""]
     heads = [shared[""], own[""]] if needs_head else [own[""]]
     inherits = ["Reference"] if isinstance(target, type) else ["Returns", "Raises", "Reference"]
@@ -88,6 +90,7 @@ def _with_name(example: str, name: str) -> str:
     return example if imported is None else re.sub(rf"\b{imported[1]}\b", name, example)
 
 
+@cache  # importing the modules reads the docstrings of their bases again and again
 def _sections(doc: str | None) -> dict[str, str]:
     """Returns the text under each heading, and under "" the text before the first one."""
     found, heading = {"": ""}, ""
@@ -101,8 +104,10 @@ def _sections(doc: str | None) -> dict[str, str]:
     return {heading: text.rstrip() if heading else text.strip() for heading, text in found.items()}
 
 
-def _explained(sections: dict[str, str]) -> dict[str, str]:
+@cache
+def _explained(doc: str | None) -> dict[str, str]:
     """Returns the lines that explain each argument; arguments explained together share them."""
+    sections = _sections(doc)
     found: dict[str, str] = {}
     names: list[str] = []
     for line in (sections.get("Args", "") + sections.get("Attributes", "")).splitlines():

@@ -4,8 +4,9 @@
 only the calls of modules have.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any, get_args
 
 import jax
@@ -92,6 +93,12 @@ def check_options(module: Any, options: Iterable[str], advice: str) -> None:
             checked = _CHECKS[name](value, name) if name in _CHECKS else value
         if isinstance(checked, bool) and checked is not value:  # a bool of NumPy or JAX
             setattr(module, name, checked)
+
+
+@cache
+def parameters_of(recipe: Callable[..., Recipe]) -> tuple[str, ...]:
+    """Returns the names of x and the options that a recipe is made of."""
+    return tuple(inspect.signature(recipe).parameters)
 
 
 def regularize(

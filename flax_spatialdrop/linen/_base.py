@@ -1,7 +1,6 @@
 """The bases of the modules: their calls, and the options that most of them have."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from flax.errors import InvalidRngError
 from .._apply import Recipe
 from .._checks import check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
-from .._host import check_options, draw_mask, regularize
+from .._host import check_options, draw_mask, parameters_of, regularize
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -108,7 +107,7 @@ class Regularizer(Stochastic):
         super().__init_subclass__(**kwargs)
         if recipe is not None:
             cls._recipe_of = staticmethod(recipe)
-            cls._options = [n for n in inspect.signature(recipe).parameters if n in cls._arguments]
+            cls._options = [name for name in parameters_of(recipe) if name in cls._arguments]
 
     @nn.nowrap  # Flax would list it as a call of the module
     def _recipe(self, inputs: Array) -> Recipe:

@@ -15,7 +15,7 @@ from flax import nnx
 from .._apply import Recipe
 from .._checks import check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
-from .._host import check_options, draw_mask, regularize
+from .._host import check_options, draw_mask, parameters_of, regularize
 from .._summary import Call, Where
 from .._typing import Array, DataFormat, Key, NoiseShape, Rate
 
@@ -126,10 +126,15 @@ class _Signature:
     def __get__(self, instance: Any, cls: Any) -> inspect.Signature:
         if instance is not None:  # which has the signature of its __call__
             raise AttributeError("__signature__")
-        _, *found = inspect.signature(cls.__init__).parameters.values()
         # InitVar[T] is shown as T.
-        found = [p.replace(annotation=getattr(p.annotation, "type", p.annotation)) for p in found]
-        return inspect.Signature(sorted(found, key=lambda p: (p.kind, p.name in _COMMON)))
+        shown = [(p, getattr(p.annotation, "type", p.annotation)) for p in _parameters(cls)]
+        return inspect.Signature([p.replace(annotation=annotation) for p, annotation in shown])
+
+
+def _parameters(cls: Any) -> list[inspect.Parameter]:
+    """Returns the parameters of the constructor, those that all classes have last."""
+    _, *found = inspect.signature(cls.__init__).parameters.values()
+    return sorted(found, key=lambda p: (p.kind, p.name in _COMMON))
 
 
 _COMMON = ("deterministic", "rng_collection", "rngs")
@@ -170,11 +175,11 @@ class Stochastic(nnx.Module):
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
             cls._is_dataclass &= "__init__" not in vars(cls)
-            if cls._is_dataclass:
+            if cls._is_dataclass and inspect.get_annotations(cls):
                 dataclasses.dataclass(eq=False, repr=False)(cls)
             elif "__init__" not in vars(cls):
                 setattr(cls, "__init__", _named_after(cls))  # noqa: B010
-            names = inspect.signature(cls).parameters
+            names = [parameter.name for parameter in _parameters(cls)]
             cls._arguments = tuple(dict.fromkeys((*names, *cls._arguments)))
             document(cls, names, "Args", of, reversed(cls.__mro__[1:]))
 
@@ -238,7 +243,7 @@ class Regularizer(Declared):
         super().__init_subclass__(**kwargs)
         if recipe is not None:
             cls._recipe_of = staticmethod(recipe)
-            cls._options = [n for n in inspect.signature(recipe).parameters if n in cls._arguments]
+            cls._options = [name for name in parameters_of(recipe) if name in cls._arguments]
 
     def _recipe(self, inputs: Array) -> Recipe:
         return self._recipe_of(inputs, *(getattr(self, name) for name in self._options))
