@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
+from ._compat import assert_same_form
 from ._noise_shape import check_mask_spreads
 from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_mask
 from ._random.threefry import mark_as_used, rounds_of
@@ -91,7 +91,7 @@ def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.
     """
     x = jnp.asarray(x)
     y: jax.Array = _by_mask(select, mask, x, *constants)
-    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
+    assert_same_form(x, y)
     return y
 
 
@@ -131,7 +131,7 @@ def by_redraw(
     """
     x = jnp.asarray(x)
     y: jax.Array = _by_redraw(select, redraw, prevent_cse, key, x, params, *constants)
-    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
+    assert_same_form(x, y)
     return y
 
 

@@ -1,6 +1,7 @@
 """All code that depends on the version of JAX or Flax, or on their private parts.
 
 Nothing here is public. Names of Flax are imported on first use, since the core does not need Flax.
+So is chex, since importing it takes about as long as importing the rest of this package.
 """
 
 import importlib
@@ -24,6 +25,8 @@ __all__ = [
     "Layout",
     "Literal",
     "as_linear",
+    "assert_same_form",
+    "assert_shape",
     "define_prng_impl",
     "is_trial_of_scan",
     "jaxpr_as_fun",
@@ -52,6 +55,20 @@ def as_linear(f: Callable[..., Any]) -> Callable[..., Any]:
     if jax.__version_info__ >= (0, 10):
         return f
     return lambda *args: jax.jvp(f, jax.tree.map(jnp.zeros_like, args), args)[1]
+
+
+def assert_shape(x: Any, shape: tuple[Any, ...]) -> None:
+    """Asserts the shape of an array that this package computed."""
+    import chex
+
+    chex.assert_shape(x, shape)
+
+
+def assert_same_form(x: Any, y: Any) -> None:
+    """Asserts that an output has the shape and dtype of the input."""
+    import chex
+
+    chex.assert_trees_all_equal_shapes_and_dtypes(x, y)
 
 
 def vary(x: Any, axes: tuple[str, ...]) -> Any:

@@ -9,7 +9,6 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +29,7 @@ from .._checks import (
     plural,
     shown,
 )
+from .._compat import assert_shape
 from .._noise_shape import axis_roles
 from .._random.mask import draw_in_one_pass
 from .._random.sharding import sharding_of_part
@@ -146,7 +146,7 @@ def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) ->
         return jnp.full(blocks.noise_shape, is_static(rate, 0.0))
     no_seed = draw_in_one_pass(key, no_seed_probability(rate, blocks), blocks.seed_shape, sharding)
     mask = ~dilate(~no_seed, blocks)
-    chex.assert_shape(mask, blocks.noise_shape)
+    assert_shape(mask, blocks.noise_shape)
     return mask
 
 

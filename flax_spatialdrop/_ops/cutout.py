@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +25,7 @@ from .._checks import (
     shown,
     unboxed,
 )
+from .._compat import assert_shape
 from .._random.mask import sample_mask
 from .._random.sharding import sharding_of_part
 from .._typing import Array, DataFormat, Key, Rate, Shape
@@ -155,7 +155,7 @@ def _sample(
         shape = (*batch, *[1] * len(blocks.axes), 1)
         seeds |= present.reshape(shape) & (at.reshape(shape) == places)
     mask = ~dilate(seeds, blocks)
-    chex.assert_shape(mask, noise_shape)
+    assert_shape(mask, noise_shape)
     return mask if sharding is None else jax.sharding.reshard(mask, sharding)
 
 

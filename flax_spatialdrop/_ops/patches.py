@@ -4,7 +4,6 @@ import math
 from functools import partial
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from .._checks import (
     plural,
     shown,
 )
+from .._compat import assert_shape
 from .._noise_shape import shape_given
 from .._random.sharding import explicit_sharding
 from .._typing import Array, Key
@@ -185,7 +185,7 @@ def _keep(key: jax.Array, x: jax.Array, patches: Patches) -> tuple[jax.Array, ja
     kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
     y = jnp.concatenate([prefix, kept], axis=-2)
     num_tokens = patches.num_prefix + patches.num_keep  # type: ignore[operator]  # it is known here
-    chex.assert_shape(y, (*x.shape[:-2], num_tokens, x.shape[-1]))
+    assert_shape(y, (*x.shape[:-2], num_tokens, x.shape[-1]))
     return y, indices
 
 

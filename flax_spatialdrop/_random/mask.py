@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +30,7 @@ from .._checks import (
     shown,
     unboxed,
 )
+from .._compat import assert_shape
 from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
@@ -85,7 +85,7 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
     if needs_no_key(rate):
         return jnp.full(shape, is_static(rate, 0.0))
     mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
-    chex.assert_shape(mask, shape)
+    assert_shape(mask, shape)
     return mask
 
 

@@ -5,13 +5,13 @@ The noise is float32, in noise shape.
 
 from typing import TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from .._checks import check_key, is_static
+from .._compat import assert_shape
 from .._rates import fence, keep_probability
 from .._typing import Key, Rate
 from .threefry import random_bits
@@ -35,7 +35,7 @@ def sample_noise(key: Key, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Arra
     noise = _shifted(
         jax.random.normal(check_key(key), noise_shape, np.float32), noise_moments(rate)
     )
-    chex.assert_shape(noise, noise_shape)
+    assert_shape(noise, noise_shape)
     return noise
 
 
