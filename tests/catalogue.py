@@ -21,6 +21,18 @@ import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
 FACES = ("function", "linen", "nnx")
+TOOLS = {  # functions that are not regularizers
+    "apply_mask",
+    "explain",
+    "fast_key",
+    "linear_rates",
+    "mask_block",
+    "monte_carlo",
+    "patch_mask",
+    "plot_mask",
+    "restore_patches",
+    "sample_mask",
+}
 
 
 def module_name(function_name):

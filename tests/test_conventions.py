@@ -15,7 +15,7 @@ import flax_spatialdrop
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
-from .catalogue import CASES, module_name
+from .catalogue import CASES, TOOLS, module_name
 
 
 def public(module, kind):
@@ -39,21 +39,12 @@ NNX = {
     for name, cls in public(flax_spatialdrop.nnx, inspect.isclass).items()
     if name not in NETWORKS
 }
-NOT_REGULARIZERS = {
-    "apply_mask",
+# These drop, but not one array by one mask: they have contracts in files of their own.
+NOT_REGULARIZERS = TOOLS | {
     "drop_connect",
-    "explain",
-    "fast_key",
-    "linear_rates",
-    "mask_block",
-    "monte_carlo",
-    "patch_mask",
-    "plot_mask",
     "recurrent_dropout",
     "recurrent_masks",
     "residual_drop_path",
-    "restore_patches",
-    "sample_mask",
     "zoneout",
 }
 INPUTS = {"embedding_dropout": "table", "token_dropout": "ids"}  # the name of x in these functions
