@@ -99,6 +99,30 @@ def _gaussian(seed: int) -> Picture:
     return Picture([grids], "time", "channel", *words, width=30)
 
 
+def _embedding_noise(seed: int) -> Picture:
+    lengths = np.array([4, 2])
+    x = jnp.zeros((2, 4, 4))
+    noise = np.asarray(fsd.embedding_noise(jax.random.key(seed), x, 5.0, lengths=lengths))
+    grids = [
+        Grid(
+            np.clip(grid / 2 + 0.5, 0, 1),
+            f"length {length}",
+            [[f"{n:.1f}" if t < length else "" for n in row] for t, row in enumerate(grid)],
+        )
+        for grid, length in zip(noise, lengths, strict=True)
+    ]
+    return Picture([grids], "time", "feature", "plus 1 or more", "minus 1 or less", width=30)
+
+
+def _spectrograms(seed: int) -> Picture:
+    lengths = np.array([10, 6])
+    options: dict[str, int] = {"max_time_width": 3, "max_freq_width": 4}
+    ones = jnp.ones((2, 10, 12))
+    y = fsd.spec_augment(jax.random.key(seed), ones, lengths=lengths, num_freq_masks=1, **options)
+    titles = [f"{length} frames" for length in lengths]
+    return _side_by_side(y != 0, titles, "time", "frequency")._replace(dropped="hidden")
+
+
 def _heads(seed: int) -> Picture:
     y = fsd.head_dropout(jax.random.key(seed), jnp.ones((2, 4, 4, 4)), 0.5)
     return _maps(jnp.moveaxis(y != 0, 2, 1), "head", "time", "feature")
@@ -248,6 +272,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "drop_path": lambda: _paths(7),
     "dropout": lambda: _of_sequences(fsd.dropout, 0),
     "embedding_dropout": lambda: _embeddings(0),
+    "embedding_noise": lambda: _embedding_noise(0),
     "feature_alpha_dropout": lambda: _of_selu(fsd.feature_alpha_dropout, 0),
     "feature_dropout": lambda: _of_sequences(fsd.feature_dropout, 0),
     "gaussian_dropout": lambda: _gaussian(0),
@@ -261,6 +286,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "spatial_dropout_1d": lambda: _of_sequences(fsd.spatial_dropout_1d, 0),
     "spatial_dropout_2d": lambda: _of_images(fsd.spatial_dropout_2d, 0),
     "spatial_dropout_3d": lambda: _of_volumes(5),
+    "spec_augment": lambda: _spectrograms(10),
     "timestep_dropout": lambda: _of_sequences(fsd.timestep_dropout, 0),
     "token_dropout": lambda: _tokens(0),
     "zoneout": lambda: _zoneout(0),

@@ -20,8 +20,10 @@ from ._ops.dropout import (
     timestep_dropout,
 )
 from ._ops.gaussian import gaussian_dropout
+from ._ops.noise import embedding_noise
 from ._ops.patches import patch_dropout, patch_mask, restore_patches
 from ._ops.path import drop_path, residual_drop_path
+from ._ops.spans import span_mask, spec_augment
 from ._ops.tokens import embedding_dropout, token_dropout
 from ._ops.weights import drop_connect
 from ._random.mask import fast_key, mask_block, sample_mask
@@ -47,6 +49,7 @@ __all__ = [
     "drop_path",
     "dropout",
     "embedding_dropout",
+    "embedding_noise",
     "explain",
     "fast_key",
     "feature_alpha_dropout",
@@ -65,10 +68,12 @@ __all__ = [
     "restore_patches",
     "sample_dropout",
     "sample_mask",
+    "span_mask",
     "spatial_dropout",
     "spatial_dropout_1d",
     "spatial_dropout_2d",
     "spatial_dropout_3d",
+    "spec_augment",
     "timestep_dropout",
     "token_dropout",
     "zoneout",

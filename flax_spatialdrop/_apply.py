@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
 from ._compat import assert_same_form
-from ._noise_shape import check_mask_spreads
+from ._noise_shape import check_mask_fits, check_mask_spreads
 from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_mask
 from ._random.threefry import mark_as_used, rounds_of
 from ._rates import keep_probability, scale_of
@@ -83,8 +83,8 @@ def apply_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
 
 
-def by_mask(select: Select, mask: Array, x: Array, *constants: Constant) -> jax.Array:
-    """Returns select(mask, x, *constants).
+def by_mask(select: Select, mask: Any, x: Array, *constants: Constant) -> jax.Array:
+    """Returns select(mask, x, *constants), where mask may be a pytree of masks.
 
     The backward pass keeps only the mask, before it is broadcast to x's shape. The `jax.checkpoint`
     around `select` ensures this.
@@ -136,7 +136,7 @@ def by_redraw(
 
 
 @partial(jax.jit, static_argnums=0)
-def _by_mask(select: Select, mask: Array, x: jax.Array, *constants: Constant) -> jax.Array:
+def _by_mask(select: Select, mask: Any, x: jax.Array, *constants: Constant) -> jax.Array:
     # The barriers of prevent_cse=True would cost more than these few operations.
     y = jax.checkpoint(select, prevent_cse=False)(mask, x, *constants)
     named: jax.Array = checkpoint_name(y, CHECKPOINT_NAME)
@@ -184,6 +184,15 @@ def widened(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
+def check_given_mask(
+    mask: Any, noise_shape: Shape, shape: Shape, check: Callable[[Any], Array] = check_mask
+) -> Array:
+    """Returns a mask given by the user for x of `shape`; `check` checks its dtype."""
+    checked = check(mask)
+    check_mask_fits(checked.shape, noise_shape, shape)
+    return checked
+
+
 class Recipe(NamedTuple):
     """A regularizer: the shape of its mask, how the mask is drawn, and how it is applied.
 
@@ -198,16 +207,17 @@ class Recipe(NamedTuple):
         shape of x. Its derivative keeps only the key. It must be None if elements share draws
         although the noise shape is the shape of x, as in DropBlock.
       check_rate: returns a rate, or raises.
-      check_mask: returns a mask given by the user, or raises.
-      draws_at_1: whether a rate of 1 needs a draw, and so a key.
+      check_mask: check_mask(mask, noise_shape, shape) returns a mask given by the user for x of
+        `shape`, or raises.
+      draws_at_1: whether a rate of 1 needs a draw, and so a key, since it does not drop everything.
     """
 
     noise_shape: tuple[int, ...]
-    sample: Callable[[Key, Rate, tuple[int, ...]], jax.Array] = sample_mask
-    apply: Callable[[Array, Array, Rate], jax.Array] = apply_mask
+    sample: Callable[[Key, Rate, tuple[int, ...]], Any] = sample_mask
+    apply: Callable[[Array, Any, Rate], jax.Array] = apply_mask
     apply_key: Callable[[Array, jax.Array, Rate], jax.Array] | None = apply_key
     check_rate: Callable[[Any], Rate] = check_rate
-    check_mask: Callable[[Any], Array] = check_mask
+    check_mask: Callable[[Any, Shape, Shape], Any] = check_given_mask
     draws_at_1: bool = False
 
 
@@ -226,7 +236,7 @@ def recipe_from(
     return recipe
 
 
-def drop(key: Key, x: Array, rate: Rate, recipe: Recipe) -> jax.Array:
+def drop(key: Key, x: Array, rate: Rate | None, recipe: Recipe) -> jax.Array:
     """Runs a regularizer: checks the rate, draws (or redraws) the mask, applies it."""
     rate, x = recipe.check_rate(rate), unboxed(x)
     if is_static(rate, 0.0):

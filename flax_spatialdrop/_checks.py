@@ -53,17 +53,19 @@ def unboxed(x: Any) -> Any:
     return x.__jax_array__() if is_box else x
 
 
-def check_input(x: Any, name: str = "x") -> Array:
-    """Returns an array whose values can be scaled."""
+def check_input(
+    x: Any,
+    name: str = "x",
+    kind: Any = jnp.inexact,
+    rule: str = "a floating or complex dtype, since kept values are scaled by 1 / (1 - rate)",
+) -> Array:
+    """Returns an array whose values can be scaled; `rule` names the dtypes that are allowed."""
     array = check_array(x, name)
     dtype = array.dtype
-    if not jnp.issubdtype(dtype, jnp.inexact):
+    if not jnp.issubdtype(dtype, kind):
         looks_like_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32
         advice = "; the key comes first" if looks_like_key else ""
-        raise TypeError(
-            f"{name} must have a floating or complex dtype, since kept values are scaled by "
-            f"1 / (1 - rate): got dtype {dtype}{advice}"
-        )
+        raise TypeError(f"{name} must have {rule}: got dtype {dtype}{advice}")
     if dtype == jnp.float8_e8m0fnu:
         raise TypeError(
             f"{name} must have a dtype that can represent 0, the value of dropped elements: "
@@ -117,39 +119,58 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 
 def check_rate(rate: Any, name: str = "rate") -> Rate:
     """Returns a number as a float in [0, 1] and a scalar array as it is."""
-    rate = rate if isinstance(rate, np.generic) else unboxed(rate)
-    if isinstance(rate, np.generic) and jnp.issubdtype(rate.dtype, jnp.floating):
-        rate = float(rate)  # since Python does not count bfloat16 among the numbers
-    if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
-        is_in_range = bool(0 <= rate <= 1)  # type: ignore[operator]
+    return check_scalar(rate, name, "is the probability to drop and must be")
+
+
+def check_scalar(
+    value: Any, name: str, rule: str = "must be", most: float = 1.0, limits: str = "in [0, 1]"
+) -> float | Array:
+    """Returns a number as a float from 0 to `most` and a scalar array as it is.
+
+    Messages begin with the name and the rule, and call the numbers that are allowed `limits`.
+    """
+    value = value if isinstance(value, np.generic) else unboxed(value)
+    if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
+        value = float(value)  # since Python does not count bfloat16 among the numbers
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        is_in_range = bool(0 <= value <= most)  # type: ignore[operator]
         if not is_in_range:  # before float(), which fails for very large integers
-            got = f"{rate}" if isinstance(rate, float) else shown(rate)
-            raise ValueError(
-                f"{name} is the probability to drop and must be in [0, 1]: got {name}={got}"
-            )
-        return float(rate)
-    if not isinstance(rate, np.generic):
-        if callable(rate):
+            got = f"{value}" if isinstance(value, float) else shown(value)
+            raise ValueError(f"{name} {rule} {limits}: got {name}={got}")
+        return float(value)
+    if not isinstance(value, np.generic):
+        if callable(value):
             raise TypeError(
-                f"{name} must be a number or a scalar array: got {shown(rate)}; pass the "
+                f"{name} must be a number or a scalar array: got {shown(value)}; pass the "
                 "value of a schedule, schedule(step)"
             )
-        if not is_array(rate):
-            raise TypeError(
-                f"{name} is the probability to drop and must be a number or a scalar array: "
-                f"got {shown(rate)}"
-            )
-    if rate.shape != ():
+        if not is_array(value):
+            raise TypeError(f"{name} {rule} a number or a scalar array: got {shown(value)}")
+    if value.shape != ():
         raise ValueError(
             f"{name} must be one number or a scalar array, the same for all of x: "
-            f"got an array of shape {rate.shape}"
+            f"got an array of shape {value.shape}"
         )
     # JAX does not have NumPy's longdouble, which is wider than 8 bytes.
-    is_real = jnp.issubdtype(rate.dtype, jnp.floating) or jnp.issubdtype(rate.dtype, jnp.integer)
-    if not is_real or rate.dtype.itemsize > 8:
-        raise TypeError(f"{name} must be a real number: got an array of dtype {rate.dtype}")
-    checked: Rate = rate
+    is_real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    if not is_real or value.dtype.itemsize > 8:
+        raise TypeError(f"{name} must be a real number: got an array of dtype {value.dtype}")
+    checked: Array = value
     return checked
+
+
+def check_count(value: Any, name: str) -> int | Array:
+    """Returns an integer of at least 0, or an integer scalar array as it is."""
+    value = unboxed(value)
+    if is_whole(value):
+        return check_whole(value, name, least=0)
+    if not is_array(value) or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an integer or an integer scalar array: got {shown(value)}")
+    if value.shape != ():
+        raise ValueError(
+            f"{name} must be one integer or a scalar array: got an array of shape {value.shape}"
+        )
+    return value
 
 
 def is_static(rate: Rate, value: float) -> bool:

@@ -16,16 +16,18 @@ from ._checks import (
     check_batch_dims,
     check_callable,
     check_choice,
+    check_count,
     check_name,
     check_rate,
+    check_scalar,
     check_sequence,
     check_switch,
     check_whole,
     is_static,
     unboxed,
 )
-from ._noise_shape import check_mask_fits
 from ._ops.blocks import Normalize
+from ._ops.noise import check_alpha
 from ._ops.patches import Patches, keep_patches
 from ._ops.path import check_branch
 from ._recurrent.spec import Variant, check_merge, check_unroll
@@ -34,6 +36,7 @@ from ._typing import Array, DataFormat, Key, PathMode, Rate, Shape
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "branch": lambda value, _: check_branch(value),
+    "alpha": check_alpha,
     "rate": check_rate,
     "rng_collection": check_name,
     "noise_shape": partial(check_sequence, what="a tuple with one entry per axis of x"),
@@ -43,9 +46,14 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "normalize": partial(check_choice, choices=get_args(Normalize)),
     "batch_dims": lambda value, _: check_batch_dims(value),
     "head_axis": check_whole,
+    "max_freq_width": check_count,
+    "max_time_ratio": check_scalar,
+    "max_time_width": check_count,
     "num_blocks": partial(check_whole, least=1),
+    "num_freq_masks": partial(check_whole, least=0),
     "num_keep": check_whole,
     "num_prefix_tokens": check_whole,
+    "num_time_masks": partial(check_whole, least=0),
     "mask_id": check_whole,
     "features": partial(check_whole, least=0),
     "merge_fn": lambda value, _: check_merge(value),
@@ -102,7 +110,7 @@ def parameters_of(recipe: Callable[..., Recipe]) -> tuple[str, ...]:
 
 
 def regularize(
-    call: Call, inputs: Array, recipe: Recipe, rate: Rate | None, mask: Array | None = None
+    call: Call, inputs: Array, recipe: Recipe, rate: Rate | None, mask: Any = None
 ) -> jax.Array:
     """Applies a recipe to inputs, with the mask given or else with one that is drawn.
 
@@ -127,8 +135,7 @@ def regularize(
     """
     use, inputs = use_of(call, recipe, rate, mask), unboxed(inputs)
     if mask is not None:
-        mask = recipe.check_mask(mask)
-        check_mask_fits(mask.shape, recipe.noise_shape, inputs.shape)
+        mask = recipe.check_mask(mask, recipe.noise_shape, inputs.shape)
 
     def run(x: Array) -> jax.Array:
         if mask is None or not use.active:
@@ -152,7 +159,8 @@ def draw_mask(call: Call, recipe: Recipe, rate: Rate | None) -> jax.Array:
       bool in noise shape, True where a value is kept; all True if nothing would be dropped.
     """
     use = use_of(call, recipe, rate)
-    return recipe.sample(use.key, use.effective_rate, recipe.noise_shape)
+    mask: jax.Array = recipe.sample(use.key, use.effective_rate, recipe.noise_shape)
+    return mask
 
 
 def key_and_rate(call: Call, inputs: Array, recipe: Recipe, rate: Rate | None) -> tuple[Key, Rate]:
@@ -219,9 +227,10 @@ def drop_patches(call: Call, inputs: Array, patches: Patches) -> tuple[jax.Array
     return run(inputs)
 
 
-def use_of(call: Call, recipe: Recipe, rate: Rate | None, mask: Array | None = None) -> Use:
+def use_of(call: Call, recipe: Recipe, rate: Rate | None, mask: Any = None) -> Use:
     """Checks the rate and finds a key, if one is needed."""
     rate = recipe.check_rate(rate)
     active = not call.deterministic and not is_static(rate, 0.0)
     draws = mask is None and active and needs_key(rate, recipe)
-    return Use(recipe.noise_shape, rate, call.find_key() if draws else None, mask, active)
+    key = call.find_key() if draws else None
+    return Use(recipe.noise_shape, rate, key, mask, active, drops_all_at_1=not recipe.draws_at_1)

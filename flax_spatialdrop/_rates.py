@@ -4,7 +4,7 @@ A checked rate is a Python float if it is known when tracing, and a scalar array
 of exactly 0 or 1 takes a short cut and draws nothing. With an array, one program serves all rates.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,10 @@ def keep_probability(rate: Rate) -> np.float32 | jax.Array:
     return jnp.where(keep > 0, jnp.minimum(keep, np.float32(1)), np.float32(0))
 
 
-def fence(x: np.float32 | jax.Array) -> np.float32 | jax.Array:
+_Float = TypeVar("_Float", bound=np.float32 | jax.Array)
+
+
+def fence(x: _Float) -> _Float:
     """Returns x, which is rounded to float32 before anything else is computed from it.
 
     XLA may compute a product and a sum in one instruction (FMA) that rounds once, and it may add
@@ -92,7 +95,8 @@ def fence(x: np.float32 | jax.Array) -> np.float32 | jax.Array:
     """
     if isinstance(x, np.float32):
         return x
-    return jax.lax.max(x, np.finfo(np.float32).min)
+    fenced: _Float = jax.lax.max(x, np.finfo(np.float32).min)  # type: ignore[assignment]
+    return fenced
 
 
 def scale_of(keep: np.float32 | jax.Array) -> np.float32 | jax.Array:

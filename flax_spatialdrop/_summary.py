@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,8 @@ class Site:
         ", run here" if `linen.drop_in` runs it. For an attention function: "attention weights".
       shape: the shape of the inputs.
       noise_shape: the shape of the mask.
-      rates: all rates that it ran with, sorted. A traced rate may have several values.
+      rates: all rates that it ran with, sorted. A traced rate may have several values. For
+        EmbeddingNoise it is alpha, and 1 for SpecAugment, which has no rate.
       stream: where the keys came from: the name of a stream, or "a key" or "a mask" if the call was
         given one; "" if no mask was drawn.
       active: False if the call was deterministic or the rate was 0.
@@ -55,7 +56,7 @@ class Site:
         """The number of entries of all masks that it drew; 0 if its masks were given.
 
         Each entry is an independent coin flip, except where a regularizer draws blocks (DropBlock,
-        cutout, spans of attention weights) or a fixed number of patches.
+        cutout, SpecAugment, spans of attention weights) or a fixed number of patches.
         """
         drawn = self.active and self.stream not in ("", "a mask")
         return math.prod(self.noise_shape) * self.draws if drawn else 0
@@ -112,11 +113,18 @@ class Summary:
     __repr__ = __str__
 
 
-def remarks(sites: list[Site], draws: list[set[bytes]]) -> list[str]:
-    """Returns remarks on likely mistakes; `draws` holds the keys or given masks of each site."""
+def remarks(
+    sites: list[Site], draws: list[set[bytes]], never_all: Collection[Site] = ()
+) -> list[str]:
+    """Returns remarks on likely mistakes.
+
+    `draws` holds the keys or given masks of each site. The sites of `never_all` do not drop
+    everything at a rate of 1.
+    """
     never = [site for site in sites if site.rates == (0.0,)]
     deterministic = [site for site in sites if not site.active and site not in never]
-    always = [site for site in sites if site.active and site.rates == (1.0,)]
+    all_dropped = [site for site in sites if site.active and site.rates == (1.0,)]
+    always = [site for site in all_dropped if site not in never_all]
     found = [
         f"{what}: {', '.join(map(str, which))}"
         for what, which in (
@@ -214,15 +222,17 @@ class Use(NamedTuple):
       active: False if the call is deterministic, or the rate is the number 0.
       shape: the shape of the values that are dropped; None for the shape of the inputs.
       kept: the bytes kept for the backward pass; None to count them.
+      drops_all_at_1: whether a rate of 1 drops everything. If not, the rate may be above 1.
     """
 
     noise_shape: tuple[int, ...]
     rate: Rate
     key: Key = None
-    mask: Array | None = None
+    mask: Any = None
     active: bool = True
     shape: tuple[int, ...] | None = None
     kept: int | None = None
+    drops_all_at_1: bool = True
 
     @property
     def effective_rate(self) -> Rate:
@@ -236,7 +246,7 @@ class Recorder:
     def __init__(self) -> None:
         self.current_path: tuple[Any, ...] = ("(not in the model)",)
         self._remarks: dict[str, None] = {}
-        self._sites: list[tuple[Site, list[tuple[float, bytes]]]] = []
+        self._sites: list[tuple[Site, Use, list[tuple[float, bytes]]]] = []
 
     @contextlib.contextmanager
     def at(self, path: tuple[Any, ...]) -> Iterator[None]:
@@ -275,7 +285,7 @@ class Recorder:
             kept_bytes=kept_for_backward(run, inputs) if use.kept is None else use.kept,
         )
         runs: list[tuple[float, bytes]] = []
-        self._sites.append((site, runs))
+        self._sites.append((site, use, runs))
         # A callback runs as often as its operands are computed. For example, in a vmap over three
         # examples that share a key:
         #     callback(rate, source)        runs once, since no operand is batched;
@@ -285,14 +295,15 @@ class Recorder:
         if isinstance(use.rate, float):  # as an operand it would be rounded to float32
             jax.debug.callback(partial(_report, runs, use.rate), source, tie)
         else:
-            jax.debug.callback(partial(_report, runs), use.rate, source, tie)
+            most = 1.0 if use.drops_all_at_1 else math.inf
+            jax.debug.callback(partial(_report, runs, most=most), use.rate, source, tie)
 
     def summary(self) -> Summary:
         """Returns the summary, after the program has run."""
         jax.effects_barrier()
         calls: dict[str, int] = {}
-        sites, draws = [], []
-        for site, runs in self._sites:
+        sites, draws, never_all = [], [], []
+        for site, use, runs in self._sites:
             if not runs:  # traced but not run: a branch not taken, or a second trace of a body
                 continue
             calls[site.path] = calls.get(site.path, 0) + 1
@@ -310,16 +321,21 @@ class Recorder:
             )
             sites.append(found)
             draws.append(sources)
-        return Summary(tuple(sites), (*remarks(sites, draws), *self._remarks))
+            never_all += [] if use.drops_all_at_1 else [found]
+        return Summary(tuple(sites), (*remarks(sites, draws, never_all), *self._remarks))
 
 
-def _report(runs: list[tuple[float, bytes]], rate: Any, source: Any, tie: Any) -> None:
+def _report(
+    runs: list[tuple[float, bytes]], rate: Any, source: Any, tie: Any, most: float = math.inf
+) -> None:
     """Adds a run; the running program calls this. The shape of a mask is put before its bytes."""
-    source = np.asarray(source)
-    shape = b"" if source.dtype == np.uint32 else repr(source.shape).encode()
+    found = b""
+    for array in map(np.asarray, jax.tree.leaves(source)):  # a mask may be a pair of arrays
+        shape = b"" if array.dtype == np.uint32 else repr(array.shape).encode()
+        found += shape + array.tobytes()
     rate = float(rate)
-    clipped = 1.0 if np.isnan(rate) else min(max(rate, 0.0), 1.0)
-    runs.append((clipped, shape + source.tobytes()))
+    clipped = most if np.isnan(rate) else min(max(rate, 0.0), most)
+    runs.append((clipped, found))
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ TOOLS = {  # functions that are not regularizers
     "plot_mask",
     "restore_patches",
     "sample_mask",
+    "span_mask",
 }
 
 

@@ -51,9 +51,14 @@ INPUTS = {"embedding_dropout": "table", "token_dropout": "ids"}  # the name of x
 REQUIRED = {"mask_id"}  # the only option that cannot have a default
 # Ids have no gradient, and patches are removed, so these functions have their own test files.
 NOT_AFFINE = {"patch_dropout", "token_dropout"}
+# These have no probability to drop, so a strength or nothing stands in its place.
+STRENGTHS = {"embedding_noise": ["alpha"], "spec_augment": []}
+STRENGTHS |= {module_name(name): strength for name, strength in STRENGTHS.items()}
 AT_THE_CALL = {
     "EmbeddingDropout": ["ids", "rate", "mask"],
+    "EmbeddingNoise": ["lengths", "alpha", "mask"],
     "PatchDropout": ["rate"],  # no mask, since the mask would determine the shape of the output
+    "SpecAugment": ["lengths", "fill", "mask"],
 }
 REGULARIZERS = {name: f for name, f in FUNCTIONS.items() if name not in NOT_REGULARIZERS}
 
@@ -72,7 +77,7 @@ each_nnx_module = pytest.mark.parametrize("module", NNX.values(), ids=list(NNX))
 
 
 def test_every_regularizer_is_in_the_catalogue_and_has_its_two_modules():
-    assert {case.function.__name__ for case in CASES} == set(REGULARIZERS) - NOT_AFFINE
+    assert {case.function.__name__ for case in CASES} == {*REGULARIZERS} - NOT_AFFINE - {*STRENGTHS}
     assert {module_name(name) for name in REGULARIZERS} == set(LINEN) == set(NNX)
 
 
@@ -98,11 +103,16 @@ def test_twins_have_the_same_options(name):
 @pytest.mark.parametrize("function", REGULARIZERS.values(), ids=list(REGULARIZERS))
 def test_key_x_rate_come_first_and_options_are_keywords(function):
     parameters = list(inspect.signature(function).parameters.values())
-    x = INPUTS.get(function.__name__, "x")
-    assert [p.name for p in parameters[:3]] == ["key", x, "rate"]
-    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[3:])
-    assert {p.name for p in parameters[3:] if p.default is p.empty} <= REQUIRED
+    first = ["key", INPUTS.get(function.__name__, "x"), *strength(function)]
+    options = parameters[len(first) :]
+    assert [p.name for p in parameters[: len(first)]] == first
+    assert all(p.kind is p.KEYWORD_ONLY for p in options)
+    assert {p.name for p in options if p.default is p.empty} <= REQUIRED
     assert "deterministic" not in {p.name for p in parameters}
+
+
+def strength(function_or_module):
+    return STRENGTHS.get(function_or_module.__name__, ["rate"])
 
 
 OTHERS = {
@@ -132,8 +142,9 @@ def test_docstrings_of_functions_have_every_part(function):
 def test_linen_modules_have_the_manners_of_flax(module):
     assert issubclass(module, nn.Module)
     fields = {p.name: p.default for p in arguments(module).values()}
-    assert next(iter(fields)) == "rate"
-    assert fields["rate"] is inspect.Parameter.empty or "num_keep" in fields
+    for name in strength(module):
+        assert next(iter(fields)) == name
+        assert fields[name] is inspect.Parameter.empty or "num_keep" in fields
     assert fields["deterministic"] is None
     assert fields["rng_collection"] == "dropout"
     call = list(inspect.signature(module.__call__).parameters.values())[1:]
@@ -148,9 +159,10 @@ def test_linen_modules_have_the_manners_of_flax(module):
 def test_nnx_modules_have_the_manners_of_flax(module):
     assert issubclass(module, nnx.Module)
     ours, theirs = arguments(module), arguments(nnx.Dropout)
-    assert next(iter(ours)) == "rate"
-    assert ours["rate"].default is inspect.Parameter.empty or "num_keep" in ours
-    assert ours["rate"].kind == theirs["rate"].kind
+    for name in strength(module):
+        assert next(iter(ours)) == name
+        assert ours[name].default is inspect.Parameter.empty or "num_keep" in ours
+        assert ours[name].kind == theirs["rate"].kind
     for name in set(theirs) - {"broadcast_dims", "rate"}:
         assert (ours[name].default, ours[name].kind) == (theirs[name].default, theirs[name].kind)
     call = list(inspect.signature(module.__call__).parameters.values())

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._apply import Recipe, by_mask, by_redraw, drop, recipe_from, times
+from .._apply import Recipe, by_mask, by_redraw, check_given_mask, drop, recipe_from, times
 from .._checks import check_array, check_rate, is_static
 from .._noise_shape import resolve_noise_shape
 from .._random.noise import noise_moments, redraw_noise, sample_noise
@@ -99,6 +99,6 @@ gaussian_recipe = recipe_from(  # the mask is the noise
         apply=_apply_noise,
         apply_key=_apply_noise_key,
         check_rate=_check_rate_below_1,
-        check_mask=_check_noise,
+        check_mask=partial(check_given_mask, check=_check_noise),
     ),
 )

@@ -260,7 +260,7 @@ def mask_block(
         return jnp.full(sizes, is_static(rate, 0.0))
     words, rounds = words_and_rounds(key, shape, "key")
     indices = tuple(
-        np.uint32(entry) if isinstance(entry, int) else _clipped(entry, size - length)
+        np.uint32(entry) if isinstance(entry, int) else clipped(entry, size - length)
         for entry, size, length in zip(first, shape, sizes, strict=True)
     )
     threshold = keep_threshold(keep_probability(rate))
@@ -353,7 +353,7 @@ def _check_index(entry: Any) -> int | jax.Array:
     return entry if isinstance(entry, jax.core.Tracer) else int(entry)
 
 
-def _clipped(index: jax.Array, last: int) -> jax.Array:
+def clipped(index: jax.Array, last: int) -> jax.Array:
     """Clips an index of any integer dtype to 0, ..., `last`, and returns it as uint32."""
     largest = int(jnp.iinfo(index.dtype).max)
     if is_at_most(last, largest):

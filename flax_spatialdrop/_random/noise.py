@@ -1,4 +1,4 @@
-"""Normal noise, the mask of Gaussian dropout: drawn as an array, or again in the backward pass.
+"""Noise, normal for Gaussian dropout or uniform: drawn as an array, or where it is used.
 
 The noise is float32, in noise shape.
 """
@@ -42,13 +42,34 @@ def sample_noise(key: Key, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Arra
 def redraw_noise(words: jax.Array, rounds: int, moments: Moments, like: jax.Array) -> jax.Array:
     """Returns the noise of `sample_noise` in the shape of `like`, in a form that XLA fuses.
 
-    The steps are those of `jax.random.normal`. The upper 23 bits become the fraction of a float in
-    [1, 2), which is mapped to (-1, 1), and then to a normal variable by the inverse of erf.
+    The steps are those of `jax.random.normal`: a uniform number in (-1, 1) is mapped to a normal
+    variable by the inverse of erf.
+    """
+    uniform = _redraw_uniform(words, rounds, _LOWEST, like)
+    return _shifted(_SQRT2 * lax.erf_inv(uniform), moments)
+
+
+def sample_uniform(key: Key, scale: np.float32 | jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws `scale * jax.random.uniform(key, shape, minval=-1, maxval=1)` in float32."""
+    uniform = jax.random.uniform(check_key(key), shape, np.float32, -1.0, 1.0)
+    return _scaled(scale, uniform)
+
+
+def redraw_uniform(
+    words: jax.Array, rounds: int, scale: np.float32 | jax.Array, like: jax.Array
+) -> jax.Array:
+    """Returns the noise of `sample_uniform` in the shape of `like`, in a form that XLA fuses."""
+    return _scaled(scale, _redraw_uniform(words, rounds, np.float32(-1), like))
+
+
+def _redraw_uniform(words: jax.Array, rounds: int, low: np.float32, like: jax.Array) -> jax.Array:
+    """Returns `jax.random.uniform(key, like.shape, minval=low, maxval=1)`, for low = -1 or above.
+
+    The upper 23 bits become the fraction of a float in [1, 2), which is mapped to [low, 1).
     """
     fraction = random_bits(words, rounds, like) >> np.uint32(9)
     one_to_two = lax.bitcast_convert_type(fraction | np.float32(1).view(np.uint32), np.float32)
-    uniform = (one_to_two - np.float32(1)) * np.float32(2) + _LOWEST
-    return _shifted(_SQRT2 * lax.erf_inv(lax.max(uniform, _LOWEST)), moments)
+    return lax.max((one_to_two - np.float32(1)) * np.float32(2) + low, low)
 
 
 def noise_moments(rate: Rate) -> Moments:
@@ -60,6 +81,10 @@ def noise_moments(rate: Rate) -> Moments:
     zero, one = np.float32(0), np.float32(1)
     deviation = jnp.sqrt(drop / jnp.where(keep > 0, keep, one))
     return jnp.where(keep > 0, one, zero), jnp.where(keep > 0, deviation, zero)
+
+
+def _scaled(scale: np.float32 | jax.Array, uniform: jax.Array) -> jax.Array:
+    return fence(jnp.multiply(scale, fence(uniform)))
 
 
 def _shifted(normal: jax.Array, moments: Moments) -> jax.Array:

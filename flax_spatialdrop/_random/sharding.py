@@ -24,6 +24,14 @@ def sharding_of_part(x: Any, shape: tuple[int, ...]) -> jax.sharding.NamedShardi
     return sharding.update(spec=jax.sharding.PartitionSpec(*kept))
 
 
+def sharding_of_batch(x: Any, num_others: int) -> jax.sharding.NamedSharding | None:
+    """Returns the sharding of x for an array that lacks the last `num_others` axes of x."""
+    sharding = explicit_sharding(x)
+    if sharding is None:
+        return None
+    return sharding.update(spec=jax.sharding.PartitionSpec(*spec_of(x)[:-num_others]))
+
+
 def spec_of(x: Any) -> list[Any]:
     """Returns for each axis of x the axes of the mesh that it is sharded over, or None."""
     spec = jax.typeof(x).sharding.spec

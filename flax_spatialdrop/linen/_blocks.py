@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from .._ops.blocks import Normalize, block_recipe, drop_block
-from .._ops.cutout import Fill, cutout, cutout_recipe
+from .._ops.cutout import cutout, cutout_recipe
+from .._ops.fill import Fill
 from .._typing import DataFormat, Rate
 from ._base import Regularizer
 

@@ -1,4 +1,4 @@
-"""The modules of token, embedding and patch dropout."""
+"""The modules of token, embedding and patch dropout, and of embedding noise."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ import jax
 from .._docs import completed_by
 from .._host import draw_mask, drop_patches, regularize
 from .._ops import tokens
+from .._ops.noise import embedding_noise, noise_recipe
 from .._ops.patches import count_patches, patch_dropout
 from .._typing import Array, Key, Rate
 from ._base import Regularizer, Stochastic, call_of
@@ -143,3 +144,69 @@ class PatchDropout(Stochastic, of=patch_dropout):
         rate, num_keep = (self.rate, self.num_keep) if rate is None else (rate, None)
         patches = count_patches(inputs, rate, num_keep, self.num_prefix_tokens, self.batch_dims)
         return drop_patches(call_of(self, deterministic, rng), inputs, patches)
+
+
+class EmbeddingNoise(Stochastic, of=embedding_noise):
+    """The module of `flax_spatialdrop.embedding_noise`.
+
+    Its mask is the noise that is added: `mask=` takes and `sample_mask` returns float32 noise in
+    the shape of the inputs, which is 0 everywhere if nothing would change.
+
+    Attributes:
+      alpha: as in `embedding_noise`. None if each call gives one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.linen import EmbeddingNoise
+      >>> layer, rngs = EmbeddingNoise(5.0, deterministic=False), {"dropout": jax.random.key(0)}
+      >>> y = layer.apply({}, jnp.ones((2, 4, 3)), lengths=jnp.array([4, 2]), rngs=rngs)
+    """
+
+    alpha: Rate | None
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    @nn.compact
+    @completed_by(regularize, Regularizer.__call__)
+    def __call__(
+        self,
+        inputs: Array,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        *,
+        lengths: int | Array | None = None,
+        alpha: Rate | None = None,
+        mask: Array | None = None,
+    ) -> jax.Array:
+        """Adds noise.
+
+        Args:
+          lengths: the number of tokens of each sample, integers [*batch]; None if none is padded.
+          alpha: used in place of the attribute, such as the value of a schedule; may be traced.
+          mask: added in place of noise that is drawn: float32, in the shape of inputs.
+            `sample_mask` returns one. It has no effect in a deterministic call, or if alpha is the
+            number 0.
+        """
+        call, recipe = call_of(self, deterministic, rng), noise_recipe(inputs, lengths)
+        return regularize(call, inputs, recipe, self.alpha if alpha is None else alpha, mask)
+
+    @completed_by(draw_mask, Regularizer.sample_mask)
+    def sample_mask(
+        self,
+        inputs: Array,
+        deterministic: bool | None = None,
+        rng: Key = None,
+        *,
+        lengths: int | Array | None = None,
+        alpha: Rate | None = None,
+    ) -> jax.Array:
+        """Draws the noise that a call with the same arguments would add.
+
+        Args:
+          lengths, alpha: as at the call.
+
+        Returns:
+          float32 in the shape of inputs; 0 everywhere if nothing would change.
+        """
+        call, recipe = call_of(self, deterministic, rng), noise_recipe(inputs, lengths)
+        return draw_mask(call, recipe, self.alpha if alpha is None else alpha)

@@ -2,7 +2,6 @@
 
 from ._attention import HeadDropout, blockwise_attention, dot_product_attention
 from ._blocks import Cutout, DropBlock
-from ._drop_in import drop_in
 from ._drop_path import DropPath, ResidualDropPath
 from ._dropout import (
     AlphaDropout,
@@ -18,8 +17,9 @@ from ._dropout import (
     TimestepDropout,
 )
 from ._recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
-from ._tokens import EmbeddingDropout, PatchDropout, TokenDropout
-from ._tools import summarize
+from ._spans import SpecAugment
+from ._tokens import EmbeddingDropout, EmbeddingNoise, PatchDropout, TokenDropout
+from ._tools import drop_in, summarize
 
 __all__ = [
     "GRU",
@@ -32,6 +32,7 @@ __all__ = [
     "DropPath",
     "Dropout",
     "EmbeddingDropout",
+    "EmbeddingNoise",
     "FeatureAlphaDropout",
     "FeatureDropout",
     "GaussianDropout",
@@ -44,6 +45,7 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "SpecAugment",
     "TimestepDropout",
     "TokenDropout",
     "blockwise_attention",

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 
 from .._ops.blocks import Normalize, block_recipe, drop_block
-from .._ops.cutout import Fill, cutout, cutout_recipe
+from .._ops.cutout import cutout, cutout_recipe
+from .._ops.fill import Fill
 from .._typing import DataFormat
 from ._base import Regularizer
 

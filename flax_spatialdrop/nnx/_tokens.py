@@ -1,4 +1,4 @@
-"""The modules of token, embedding and patch dropout."""
+"""The modules of token, embedding and patch dropout, and of embedding noise."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
@@ -9,6 +9,7 @@ from flax import nnx
 from .._docs import completed_by
 from .._host import draw_mask, drop_patches, regularize
 from .._ops import tokens
+from .._ops.noise import embedding_noise, noise_recipe
 from .._ops.patches import count_patches, patch_dropout
 from .._typing import Array, Rate
 from ._base import Declared, Regularizer, call_of
@@ -136,3 +137,66 @@ class PatchDropout(Declared, of=patch_dropout):
         rate, num_keep = (self.rate, self.num_keep) if rate is None else (rate, None)
         patches = count_patches(inputs, rate, num_keep, self.num_prefix_tokens, self.batch_dims)
         return drop_patches(call_of(self, deterministic, rngs), inputs, patches)
+
+
+class EmbeddingNoise(Declared, of=embedding_noise):
+    """The module of `flax_spatialdrop.embedding_noise`.
+
+    Its mask is the noise that is added: `mask=` takes and `sample_mask` returns float32 noise in
+    the shape of the inputs, which is 0 everywhere if nothing would change.
+
+    Args:
+      alpha: as in `embedding_noise`. None if each call gives one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop.nnx import EmbeddingNoise
+      >>> layer, lengths = EmbeddingNoise(5.0), jnp.array([4, 2])
+      >>> y = layer(jnp.ones((2, 4, 3)), rngs=jax.random.key(0), lengths=lengths)
+    """
+
+    alpha: Rate | None
+
+    @completed_by(regularize, Regularizer.__call__)
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        lengths: int | Array | None = None,
+        alpha: Rate | None = None,
+        mask: Array | None = None,
+    ) -> jax.Array:
+        """Adds noise.
+
+        Args:
+          lengths: the number of tokens of each sample, integers [*batch]; None if none is padded.
+          alpha: used in place of the attribute, such as the value of a schedule; may be traced.
+          mask: added in place of noise that is drawn: float32, in the shape of inputs.
+            `sample_mask` returns one. It has no effect in a deterministic call, or if alpha is the
+            number 0.
+        """
+        call, recipe = call_of(self, deterministic, rngs), noise_recipe(inputs, lengths)
+        return regularize(call, inputs, recipe, self.alpha if alpha is None else alpha, mask)
+
+    @completed_by(draw_mask, Regularizer.sample_mask)
+    def sample_mask(
+        self,
+        inputs: Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        lengths: int | Array | None = None,
+        alpha: Rate | None = None,
+    ) -> jax.Array:
+        """Draws the noise that a call with the same arguments would add.
+
+        Args:
+          lengths, alpha: as at the call.
+
+        Returns:
+          float32 in the shape of inputs; 0 everywhere if nothing would change.
+        """
+        call, recipe = call_of(self, deterministic, rngs), noise_recipe(inputs, lengths)
+        return draw_mask(call, recipe, self.alpha if alpha is None else alpha)

@@ -27,7 +27,9 @@ def loss(params: Params, key: jax.Array, ids: jax.Array) -> jax.Array:
     words, rows, weights = jax.random.split(key, 3)
     ids = fsd.token_dropout(words, ids, 0.25, mask_id=0, special_ids=(1, 2), vocab_size=8)
     params = assert_type(fsd.drop_connect(weights, params, 0.5, paths="kernel"), Params)
+    rows, noise = jax.random.split(rows)
     x = fsd.embedding_dropout(rows, params["table"], 0.25, ids=ids)
+    x = fsd.embedding_noise(noise, x, 5.0, lengths=np.array([3, 2]))
     return (x @ params["kernel"]).mean()
 
 
@@ -53,6 +55,10 @@ def run() -> None:
     mask = assert_type(fsd.sample_mask(jax.random.key(3), 0.5, (2, 1, 3)), jax.Array)
     assert_type(fsd.apply_mask(x, mask, 0.5), jax.Array)
     fsd.mask_block(fsd.fast_key(jax.random.key(4)), 0.5, (4, 4), (0, 2), (2, 2))
+    assert_type(
+        fsd.span_mask(jax.random.key(10), np.array([3, 4]), 4, num=1, max_width=2), jax.Array
+    )
+    assert_type(fsd.spec_augment(jax.random.key(11), x, max_time_width=2, fill="mean"), jax.Array)
     tokens, indices = fsd.patch_dropout(
         jax.random.key(5), jnp.ones((2, 5, 3)), 0.5, num_prefix_tokens=1
     )
