@@ -2,6 +2,7 @@
 
 from ._attention import HeadDropout, blockwise_attention, dot_product_attention
 from ._blocks import Cutout, DropBlock
+from ._drop_in import drop_in
 from ._drop_path import DropPath, ResidualDropPath
 from ._dropout import (
     AlphaDropout,
@@ -19,7 +20,7 @@ from ._dropout import (
 from ._recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
 from ._spans import SpecAugment
 from ._tokens import EmbeddingDropout, EmbeddingNoise, PatchDropout, TokenDropout
-from ._tools import drop_in, summarize
+from ._tools import summarize
 
 __all__ = [
     "GRU",

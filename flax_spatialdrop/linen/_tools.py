@@ -1,25 +1,19 @@
-"""A summary of a Linen model's dropout, and our dropout in Flax's own layers."""
+"""A summary of a Linen model's dropout."""
 
-import contextlib
-import inspect
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from .._apply import Recipe
-from .._checks import check_callable, check_input, check_key, check_name, shown
+from .._checks import check_callable, check_key, check_name, shown
 from .._compat import is_trial_of_scan
 from .._docs import completed_by
-from .._host import regularize, run_layer_of_flax
-from .._noise_shape import resolve_noise_shape
-from .._ops.dropout import dropout
-from .._summary import Summary, Where, current_recorder, summarize_run, unrecorded, with_zeros
-from .._typing import Array, Key, Shape
-from ._attention import dot_product_attention
+from .._host import run_layer_of_flax
+from .._summary import Summary, current_recorder, summarize_run, unrecorded, with_zeros
+from .._typing import Array, Key
 from ._base import call_of
+from ._intercept import CALL_OF_FLAX, intercept, noise_shape_of
 
 
 @completed_by(summarize_run)
@@ -74,29 +68,8 @@ def summarize(
         shapes = jax.eval_shape(lambda: model.init(keys, *args, **kwargs))
         model.apply(with_zeros(shapes), *args, rngs=rngs, mutable=True, **kwargs)
 
-    with _intercept(_watch):
+    with intercept(_watch):
         return summarize_run(forward, *args, rngs=rngs, **kwargs)
-
-
-_INTERCEPTORS = jax.make_user_context(())
-
-
-@contextlib.contextmanager
-def _intercept(interceptor: Callable[..., Any]) -> Iterator[None]:
-    """`nn.intercept_methods`, with the interceptor as part of the keys of JAX's caches.
-
-    A function that was jitted outside is traced again inside, and the other way round. Entered
-    twice, it changes nothing.
-    """
-    entered = _INTERCEPTORS.value
-    if interceptor in entered:
-        yield
-    else:
-        with _INTERCEPTORS((*entered, interceptor)), nn.intercept_methods(interceptor):
-            yield
-
-
-_FLAX_S_OWN = inspect.unwrap(nn.Dropout.__call__)
 
 
 def _watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -110,7 +83,7 @@ def _watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> An
         where = "/".join(module.path) or "the model"
         recorder.remark(f"not seen, in NNX inside Linen: flax.nnx.Dropout in {where}")
     with recorder.at(module.path):
-        if getattr(context.orig_method, "func", None) is _FLAX_S_OWN:
+        if getattr(context.orig_method, "func", None) is CALL_OF_FLAX:
             return _run_flax_s_own(module, *args, **kwargs)
         return call(*args, **kwargs)
 
@@ -123,100 +96,7 @@ def _run_flax_s_own(
     alone = nn.Dropout(module.rate, module.broadcast_dims, parent=None)
 
     def run(key: Key, x: Array) -> jax.Array:
-        y: jax.Array = _FLAX_S_OWN(alone, x, call.deterministic, key)
+        y: jax.Array = CALL_OF_FLAX(alone, x, call.deterministic, key)
         return y
 
-    return run_layer_of_flax(call, inputs, _noise_shape(module, inputs), module.rate, run)
-
-
-def _noise_shape(module: nn.Dropout, inputs: Array) -> Shape:
-    return resolve_noise_shape(check_input(inputs).shape, None, module.broadcast_dims)
-
-
-@completed_by(dropout)
-def drop_in() -> contextlib.AbstractContextManager[None]:
-    """Makes this package run the dropout of Flax's own layers that are called inside.
-
-        y = x * m / (1 - rate),   m the mask that Flax draws
-
-    The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
-    without Flax's NaN at a rate of 1). They take less memory. The arguments are checked as by
-    `linen.Dropout` and `linen.dot_product_attention`: integer inputs and a rate outside [0, 1]
-    raise an error. The context affects calls of these modules:
-
-      - `flax.linen.Dropout`, but not classes derived from it;
-      - `flax.linen.MultiHeadDotProductAttention` and classes derived from it whose `attention_fn`
-        is `flax.linen.dot_product_attention`. Other functions stay, such as your own or a
-        functools.partial of Flax's.
-
-    It does not affect functions of Flax that are called without such a layer, nor NNX layers inside
-    Linen (`flax.nnx.bridge.to_linen`): call `flax_spatialdrop.nnx.drop_in` in the constructor of
-    the wrapped module. Flax, the model and other threads do not change; coroutines that run during
-    an `await` inside are in the context too. A function that was jitted outside is traced again
-    inside, and the other way round, but not one that was compiled ahead of time.
-
-    Returns:
-      A context manager. It may be entered again, even inside itself, and decorates functions.
-
-    Raises:
-      ValueError, TypeError: in calls inside, as `linen.Dropout` and `linen.dot_product_attention`.
-
-    Example:
-      >>> import flax.linen as nn, jax, jax.numpy as jnp
-      >>> from flax_spatialdrop.linen import drop_in
-      >>> attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.1, deterministic=False)
-      >>> model = nn.Sequential([nn.Dense(4), attention, nn.Dropout(0.5, deterministic=False)])
-      >>> rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-      >>> with drop_in():
-      ...     y, variables = model.init_with_output(rngs, jnp.ones((2, 5, 3)))
-    """
-    return _DropIn()
-
-
-class _DropIn(contextlib.ContextDecorator, threading.local):
-    def __init__(self) -> None:
-        self._entered: list[contextlib.AbstractContextManager[None]] = []
-
-    def __enter__(self) -> None:
-        entered = _intercept(_run_here)
-        entered.__enter__()
-        self._entered.append(entered)
-
-    def __exit__(self, *error: Any) -> None:
-        self._entered.pop().__exit__(*error)
-
-
-def _run_here(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-    module = context.module
-    if context.method_name == "__call__":
-        # Not isinstance, which would replace the code of derived classes.
-        if type(module) is nn.Dropout:
-            return _dropout(module, *args, **kwargs)
-        if isinstance(module, nn.MultiHeadDotProductAttention):
-            with _attending_here(module):
-                return call(*args, **kwargs)
-    return call(*args, **kwargs)
-
-
-def _dropout(
-    module: nn.Dropout, inputs: Array, deterministic: bool | None = None, rng: Key = None
-) -> jax.Array:
-    recipe = Recipe(_noise_shape(module, inputs))
-    call = call_of(module, deterministic, rng)
-
-    def where() -> Where:
-        return call.where()._replace(module="flax.linen.Dropout, run here")
-
-    return regularize(call._replace(where=where), inputs, recipe, module.rate)
-
-
-@contextlib.contextmanager
-def _attending_here(layer: nn.MultiHeadDotProductAttention) -> Iterator[None]:
-    theirs = layer.attention_fn
-    if theirs is nn.dot_product_attention:
-        # Flax's modules are frozen; a clone would be another module of the scope.
-        object.__setattr__(layer, "attention_fn", dot_product_attention)
-    try:
-        yield
-    finally:
-        object.__setattr__(layer, "attention_fn", theirs)
+    return run_layer_of_flax(call, inputs, noise_shape_of(module, inputs), module.rate, run)
