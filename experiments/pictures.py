@@ -140,9 +140,9 @@ def _paths(seed: int) -> Picture:
 
 
 def _residual_paths(seed: int) -> Picture:
-    modes: tuple[Literal["row", "batch"], ...] = "row", "batch"
+    modes: tuple[Literal["row", "batch", "subset"], ...] = "row", "batch", "subset"
     rates = fsd.linear_rates(0.5, 8)
-    keys = jax.random.split(jax.random.key(seed), (2, len(rates)))
+    keys = jax.random.split(jax.random.key(seed), (len(modes), len(rates)))
     kept = [
         [
             fsd.residual_drop_path(key, jnp.zeros(4), jnp.ones_like, rate, mode=mode) != 0

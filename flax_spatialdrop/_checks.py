@@ -159,6 +159,17 @@ def check_scalar(
     return checked
 
 
+def check_known_rate(rate: Any, reason: str) -> float:
+    """Returns a rate as a float; `reason` says what it determines, for the message."""
+    checked = check_rate(rate)
+    if not isinstance(checked, float):
+        raise TypeError(
+            f"{reason} and must be a number, known when tracing: "
+            f"got an array of dtype {checked.dtype}"
+        )
+    return checked
+
+
 def check_count(value: Any, name: str) -> int | Array:
     """Returns an integer of at least 0, or an integer scalar array as it is."""
     value = unboxed(value)

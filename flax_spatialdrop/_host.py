@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 
 from ._apply import Recipe, drop, needs_key
 from ._checks import (
@@ -29,10 +30,10 @@ from ._checks import (
 from ._ops.blocks import Normalize
 from ._ops.noise import check_alpha
 from ._ops.patches import Patches, keep_patches
-from ._ops.path import check_branch
+from ._ops.path import Block, check_branch
 from ._recurrent.spec import Variant, check_merge, check_unroll
 from ._summary import Call, Use, note
-from ._typing import Array, DataFormat, Key, PathMode, Rate, Shape
+from ._typing import Array, DataFormat, Key, Rate, ResidualMode, Shape
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "branch": lambda value, _: check_branch(value),
@@ -42,9 +43,10 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "noise_shape": partial(check_sequence, what="a tuple with one entry per axis of x"),
     "broadcast_dims": partial(check_sequence, what="a tuple of axes of x"),
     "data_format": partial(check_choice, choices=get_args(DataFormat)),
-    "mode": partial(check_choice, choices=get_args(PathMode)),
+    "mode": partial(check_choice, choices=get_args(ResidualMode)),
     "normalize": partial(check_choice, choices=get_args(Normalize)),
     "batch_dims": lambda value, _: check_batch_dims(value),
+    "groups": partial(check_whole, least=1),
     "head_axis": check_whole,
     "max_freq_width": check_count,
     "max_time_ratio": check_scalar,
@@ -163,29 +165,35 @@ def draw_mask(call: Call, recipe: Recipe, rate: Rate | None) -> jax.Array:
     return mask
 
 
-def key_and_rate(call: Call, inputs: Array, recipe: Recipe, rate: Rate | None) -> tuple[Key, Rate]:
-    """Returns the key and rate of a residual block, which applies the recipe to its branch.
+def key_and_rate(call: Call, inputs: Array, block: Block, rate: Rate | None) -> tuple[Key, Rate]:
+    """Returns the key and rate of a residual block.
 
     Args:
       call: of the module.
       inputs: floating or complex.
-      recipe: for these inputs.
-      rate: as in `regularize`.
-      *args, **kwargs: given to the branch after inputs. The branch gets neither `deterministic` nor
-        the key.
+      block: for these inputs.
+      rate: as in `regularize`; a number with mode="subset".
+      *args, **kwargs: given to the branch after inputs and row_args. The branch gets neither
+        `deterministic` nor the key.
 
     Returns:
       An array of the shape and dtype of inputs.
 
     Raises:
-      ValueError: for a branch whose output differs from inputs in shape or dtype, or that makes
-        variables with mode="batch"; a mode, batch_axis or rate that does not fit; `deterministic`
-        that is missing or, in Linen, given twice.
-      TypeError: for integer or bool inputs, a traced `deterministic`, another type.
+      ValueError: for a branch whose output differs from its input in shape or dtype, or that makes
+        variables with mode="batch"; a mode, batch_axis, groups, row_args or rate that does not fit;
+        `deterministic` that is missing or, in Linen, given twice.
+      TypeError: for integer or bool inputs, a traced `deterministic`, another type; a traced rate
+        with mode="subset".
       ValueError, KeyError, flax.errors.InvalidRngError: if a mask is drawn and there is no key.
     """
-    use = use_of(call, recipe, rate)
-    note(call.where, lambda x: drop(use.key, x, use.effective_rate, recipe), inputs, use)
+    use = use_of(call, block.recipe, rate)
+
+    def run(x: Array) -> jax.Array:
+        x = jnp.asarray(x)
+        return block.draw(use.key, x, use.effective_rate).run(lambda x: x, x)
+
+    note(call.where, run, inputs, use)
     return use.key, use.effective_rate
 
 

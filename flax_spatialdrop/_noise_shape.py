@@ -111,14 +111,54 @@ def path_noise_shape(shape: Shape, mode: PathMode, batch_axis: int | Sequence[in
     """One draw per index of the batch axes, or one for all of x."""
     if check_choice(mode, "mode", get_args(PathMode)) == "batch":
         return (1,) * len(shape)
+    own = _batch_axes(shape, batch_axis)
+    return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
+
+
+def row_axis(shape: Shape, batch_axis: int | Sequence[int]) -> int:
+    """The one axis of rows of a residual block whose branch runs on some of them."""
+    axes = _batch_axes(shape, batch_axis)
+    if len(axes) != 1:
+        raise ValueError(
+            "batch_axis must be one axis of x with mode='subset': "
+            f"got batch_axis={shown(batch_axis)}"
+        )
+    return axes.pop()
+
+
+def _batch_axes(shape: Shape, batch_axis: int | Sequence[int]) -> set[int]:
     one = is_whole(batch_axis)
     axes = (
         (batch_axis,)
         if one
         else check_sequence(batch_axis, "batch_axis", "an axis of x, or a tuple of axes")
     )
-    own = check_axes(axes, "batch_axis", "have draws of their own", shape)
-    return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
+    return check_axes(axes, "batch_axis", "have draws of their own", shape)
+
+
+def group_size(shape: Shape, axis: int, groups: int) -> int:
+    """The number of rows in each group, if the rows lie along an axis of x."""
+    rows = shape[axis]
+    if is_symbolic(rows):
+        raise ValueError(
+            "x must have a known number of rows if some are dropped with mode='subset': "
+            f"got the symbolic size {shown(rows)}"
+        )
+    if rows % groups:
+        raise ValueError(
+            f"groups must divide the number of rows of x, {rows}: got groups={groups} "
+            f"for x.shape={shape}"
+        )
+    return rows // groups
+
+
+def check_rows(arg: Shape, shape: Shape, axis: int) -> None:
+    """Raises unless an argument of that shape has the rows of x, or one row."""
+    if len(arg) <= axis or not (arg[axis] == 1 or arg[axis] == shape[axis]):
+        raise ValueError(
+            f"row_args must have as many rows as x, {shape[axis]}, or one row, along axis {axis}: "
+            f"got an array of shape {arg}"
+        )
 
 
 def check_shape(shape: Any, what: str) -> Shape:

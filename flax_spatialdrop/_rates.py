@@ -66,6 +66,17 @@ def linear_rates(
     return tuple(max_rate.astype(dtype) * jnp.asarray(step / last, dtype) for step in steps)
 
 
+def count_kept(rate: float, total: int, things: str) -> int:
+    """Returns round((1 - rate) * total), how many of `total` things to keep, or raises at 0."""
+    kept = round((1 - rate) * total)
+    if kept == 0 and total:
+        raise ValueError(
+            f"rate must keep at least one of the {total} {things}, but "
+            f"(1 - rate) * {total} rounds to 0: got rate={rate}"
+        )
+    return kept
+
+
 def keep_probability(rate: Rate) -> np.float32 | jax.Array:
     """Returns 1 - rate in float32. If rate is an array, it is clipped to [0, 1], and NaN gives 0.
 

@@ -56,7 +56,7 @@ class Site:
         """The number of entries of all masks that it drew; 0 if its masks were given.
 
         Each entry is an independent coin flip, except where a regularizer draws blocks (DropBlock,
-        cutout, SpecAugment, spans of attention weights) or a fixed number of patches.
+        cutout, SpecAugment, spans of attention weights) or a fixed number of patches or rows.
         """
         drawn = self.active and self.stream not in ("", "a mask")
         return math.prod(self.noise_shape) * self.draws if drawn else 0
@@ -429,7 +429,7 @@ def kept_for_backward(f: Callable[[Array], Any], x: Array) -> int:
     """Counts the bytes of the residuals of jax.vjp(f, x), without computing them.
 
     Residuals that do not depend on an input, such as zeros, do not count: XLA computes them where
-    they are used.
+    they are used. An array that is kept twice counts once.
     """
     # The leaves of a function that jax.vjp returns are its residuals.
     jaxpr = jax.make_jaxpr(lambda x: jax.tree.leaves(jax.vjp(f, x)[1]))(x).jaxpr
@@ -437,5 +437,5 @@ def kept_for_backward(f: Callable[[Array], Any], x: Array) -> int:
     for equation in jaxpr.eqns:
         if any(not isinstance(v, Literal) and v in depends_on_input for v in equation.invars):
             depends_on_input |= {*equation.outvars}
-    kept = [v.aval for v in jaxpr.outvars if not isinstance(v, Literal) and v in depends_on_input]
-    return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in kept)
+    kept = {v for v in jaxpr.outvars if not isinstance(v, Literal) and v in depends_on_input}
+    return sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in kept)

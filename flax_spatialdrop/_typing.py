@@ -27,3 +27,6 @@ DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
 
 PathMode: TypeAlias = Literal["row", "batch"]
 """Whether each sample (row) of a batch has its own draw, or the whole batch shares one."""
+
+ResidualMode: TypeAlias = Literal["row", "batch", "subset"]
+"""As PathMode, or "subset": the branch runs on a fixed number of rows."""

@@ -236,8 +236,10 @@ def test_twins_of_a_residual_block_have_the_same_options():
     assert linen == its_twin
     assert list(linen)[:2] == ["branch", "rate"]
     options = inspect.signature(flax_spatialdrop.residual_drop_path).parameters
-    assert {"mode", "batch_axis", "scale"} == {*linen} & {*options} - {"branch", "rate"}
-    assert all(linen[name] == options[name].default for name in ("mode", "batch_axis", "scale"))
+    assert {"mode", "batch_axis", "scale", "groups"} == {*linen} & {*options} - {"branch", "rate"}
+    assert all(
+        linen[name] == options[name].default for name in ("mode", "batch_axis", "scale", "groups")
+    )
 
 
 @pytest.mark.parametrize("face", [flax_spatialdrop.linen, flax_spatialdrop.nnx])

@@ -3,10 +3,14 @@
 The rows are the gradient for the weights and x of 24 blocks x + tanh(x @ w1) @ w2 at a rate of .4.
 The time of a step depends on how many blocks its key keeps. So each time is the mean over two keys,
 which keep 14 and 15 blocks. The expected number is 14.4.
+
+The rows whose names begin with "subset" ask the same for a branch that runs on a subset of the
+rows: 38 of 64.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +30,9 @@ DEPTH, RATE = 24, 0.4
 KEPT = (14, 15)
 SIZES = ((2048, 512, 2048), (2048, 512, 512), (256, 1024, 1024))
 """The sizes of x [batch, features], and the width inside a block."""
-WITHOUT, ROWS = "without drop path", "rows"
+SIZES_OF_SUBSETS = ((64, 64, 512, 512),)
+"""The sizes of x [batch, time, features], and the width inside a block."""
+WITHOUT, ROWS, SUBSET = "without drop path", "rows", "subset of rows"
 
 Block = Callable[[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]], jax.Array]
 """f(key, x, branch)."""
@@ -40,7 +46,7 @@ def without(key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Arra
 def ours(
     key: jax.Array, x: jax.Array, branch: Callable[[jax.Array], jax.Array], mode: Any = "batch"
 ) -> jax.Array:
-    """A block that is skipped for the whole batch, or dropped per row."""
+    """A block that is skipped for the whole batch, dropped per row, or run on some rows."""
     return residual_drop_path(key, x, branch, RATE, mode=mode)
 
 
@@ -61,22 +67,38 @@ BLOCKS: dict[str, Block] = {
 }
 
 
+BLOCKS_OF_SUBSETS: dict[str, Block] = {
+    WITHOUT: without,
+    ROWS: partial(ours, mode="row"),
+    SUBSET: partial(ours, mode="subset"),
+}
+
+
 def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
     """Yields time and memory of every matching size and form."""
-    for size in SIZES:
-        for form, build in {"chain": chain_loss, "scan": scan_loss}.items():
-            *shape, width = size
-            row = f"{form} of {DEPTH}, {describe('float32', tuple(shape))}, {width} inside"
-            if only.search(f"{SECTION}: {row}"):
-                yield from _row(row, build, size, seconds)
+    forms = {"chain": chain_loss, "scan": scan_loss}
+    cases: list[tuple[str, Sequence[int], dict[str, Block]]]
+    cases = [("", size, BLOCKS) for size in SIZES]
+    cases += [("subset, ", size, BLOCKS_OF_SUBSETS) for size in SIZES_OF_SUBSETS]
+    for (kind, size, blocks), (form, build) in itertools.product(cases, forms.items()):
+        *shape, width = size
+        x = describe("float32", tuple(shape))
+        row = f"{kind}{form} of {DEPTH}, {x}, {width} inside"
+        if only.search(f"{SECTION}: {row}"):
+            yield from _row(row, build, size, blocks, seconds)
 
 
 def _row(
-    row: str, build: Callable[[Block], Any], size: tuple[int, int, int], seconds: float
+    row: str,
+    build: Callable[[Block], Any],
+    size: Sequence[int],
+    blocks: dict[str, Block],
+    seconds: float,
 ) -> Iterator[Record]:
-    batch, features, width = size
+    *shape, width = size
+    features = shape[-1]
     a, b, c = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(a, (batch, features))
+    x = jax.random.normal(a, shape)
     stacked = (
         jax.random.normal(b, (DEPTH, features, width)) / features**0.5,
         jax.random.normal(c, (DEPTH, width, features)) / width**0.5,
@@ -86,7 +108,7 @@ def _row(
     keys = [first_key(kept) for kept in KEPT]
     programs = {
         name: jax.jit(jax.grad(build(block), argnums=(1, 2))).lower(keys[0], x, weights).compile()
-        for name, block in BLOCKS.items()
+        for name, block in blocks.items()
     }
     calls: dict[str, timing.Call] = {
         name: partial(_with_each, program, keys, x, weights) for name, program in programs.items()

@@ -14,7 +14,7 @@ from .._checks import (
     check_array,
     check_batch_dims,
     check_key,
-    check_rate,
+    check_known_rate,
     check_whole,
     is_at_most,
     is_symbolic,
@@ -24,6 +24,8 @@ from .._checks import (
 from .._compat import assert_shape
 from .._noise_shape import shape_given
 from .._random.sharding import explicit_sharding
+from .._random.subset import all_indices, sample_subset
+from .._rates import count_kept
 from .._typing import Array, Key
 
 
@@ -105,7 +107,8 @@ class Patches(NamedTuple):
 def keep_patches(key: Key, x: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
     """Returns the kept tokens and the indices of the kept patches."""
     if patches.are_all_kept:
-        return jnp.asarray(x), _all_indices(jnp.asarray(x), patches)
+        x, shape = jnp.asarray(x), (*patches.batch_shape, patches.num_patches)
+        return x, all_indices(shape, _batch_sharding(x))
     if patches.num_keep is None:
         raise ValueError(
             "x must have a known number of tokens if patches are dropped: "
@@ -154,46 +157,22 @@ def count_patches(
 
 
 def _num_kept(rate: Any, num_patches: int) -> int | None:
-    rate = check_rate(rate)
-    if not isinstance(rate, float):
-        raise TypeError(
-            "the rate of patch dropout determines the shape of the output and must be a number, "
-            f"known when tracing: got an array of dtype {rate.dtype}"
-        )
+    rate = check_known_rate(rate, "the rate of patch dropout determines the shape of the output")
     if rate == 0:
         return num_patches
-    if is_symbolic(num_patches):
-        return None
-    kept = round((1 - rate) * num_patches)
-    if kept == 0:
-        raise ValueError(
-            f"rate must keep at least one of the {num_patches} patches, but "
-            f"(1 - rate) * {num_patches} rounds to 0: got rate={rate}"
-        )
-    return kept
+    return None if is_symbolic(num_patches) else count_kept(rate, num_patches, "patches")
 
 
 @partial(jax.jit, static_argnums=2)
 def _keep(key: jax.Array, x: jax.Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
-    indices = _all_indices(x, patches)
-    # Of patches with equal bits, the first is kept. Uniform floats would be equal 512 times as
-    # often.
-    bits = jax.random.bits(key, indices.shape, np.uint32, out_sharding=_batch_sharding(x))
-    _, shuffled = jax.lax.sort_key_val(bits, indices)
-    indices = jnp.sort(shuffled[..., : patches.num_keep])
+    num_keep: int = patches.num_keep  # type: ignore[assignment]  # it is known here
+    shape = (*patches.batch_shape, patches.num_patches)
+    indices = sample_subset(key, shape, num_keep, _batch_sharding(x))
     prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
     kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
     y = jnp.concatenate([prefix, kept], axis=-2)
-    num_tokens = patches.num_prefix + patches.num_keep  # type: ignore[operator]  # it is known here
-    assert_shape(y, (*x.shape[:-2], num_tokens, x.shape[-1]))
+    assert_shape(y, (*x.shape[:-2], patches.num_prefix + num_keep, x.shape[-1]))
     return y, indices
-
-
-def _all_indices(x: jax.Array, patches: Patches) -> jax.Array:
-    """Returns 0, 1, ..., n - 1 for each sample."""
-    shape = (*patches.batch_shape, patches.num_patches)
-    axis = len(shape) - 1
-    return jax.lax.broadcasted_iota(np.int32, shape, axis, out_sharding=_batch_sharding(x))
 
 
 def _batch_sharding(x: jax.Array) -> NamedSharding | None:

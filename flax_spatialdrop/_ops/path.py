@@ -2,19 +2,34 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._apply import Recipe, by_mask, drop, kept_or_zero
-from .._checks import check_input, check_switch, is_static, needs_no_key, shown
+from .._checks import (
+    check_array,
+    check_choice,
+    check_input,
+    check_key,
+    check_known_rate,
+    check_sequence,
+    check_switch,
+    check_whole,
+    is_static,
+    needs_no_key,
+    shown,
+)
 from .._compat import CAN_REMAT_INSIDE
-from .._noise_shape import path_noise_shape
+from .._noise_shape import check_rows, group_size, path_noise_shape, row_axis
 from .._random.sharding import vary_alike
+from .._random.subset import sample_subset
+from .._rates import count_kept
 from .._summary import current_recorder
-from .._typing import Array, Key, PathMode, Rate
+from .._typing import Array, Key, PathMode, Rate, ResidualMode
+from .rows import add_to_rows, sharding_of_groups, take_rows
 
 
 def drop_path(
@@ -65,39 +80,62 @@ def drop_path(
 def residual_drop_path(
     key: Key,
     x: Array,
-    branch: Callable[[jax.Array], jax.Array],
+    branch: Callable[..., jax.Array],
     rate: Rate,
     *,
-    mode: PathMode = "row",
+    mode: ResidualMode = "row",
     batch_axis: int | Sequence[int] = 0,
     scale: bool = True,
+    groups: int = 1,
+    row_args: Sequence[Any] = (),
 ) -> jax.Array:
-    """A residual block with drop path; with mode="batch", a dropped branch is not computed.
+    """A residual block with drop path, which need not compute what it drops.
 
-        y = x + drop_path(key, branch(x), rate)
+        y = x + drop_path(key, branch(x), rate)                       mode="row" or "batch"
+        y = x;   y[rows] += branch(x[rows]) * B / k,   k of B rows    mode="subset"
+
+    With mode="row" the branch is computed for all rows.
 
     With mode="batch" the branch is one side of `jax.lax.cond`. If it is dropped, neither the
     forward nor the backward pass computes it, and y is x. If it is kept, the backward pass computes
     it again, as with `jax.checkpoint`, so that only x is stored. Under `jax.vmap` over keys, `cond`
     computes both sides and selects one.
 
+    With mode="subset" the branch runs on k = round((1 - rate) * B) of the B rows, so its time and
+    its memory fall by the rate. The rows are drawn without replacement and keep their order: those
+    with the smallest random bits, which are `jax.random.bits(key, [groups, B / groups], "uint32")`.
+    A branch that looks at more than one row, such as a batch norm, sees the k rows only.
+
     Args:
       key: as in `dropout`.
       x: any shape, floating or complex.
-      branch: a pure function of x. Arrays that it closes over have gradients too. If the rate is
-        the number 1, only the shape of its output is computed.
-      rate: as in `dropout`; the probability to drop the branch.
-      mode: "row" for one draw per sample, or "batch" for one draw for all of x.
-      batch_axis: the axis of samples, or a tuple of axes; only used with mode="row".
-      scale: whether to divide the output of a kept branch by 1 - rate.
+      branch: a pure function of x, and of row_args if there are any. Arrays that it closes over
+        have gradients too. If the rate is the number 1, only the shape of its output is computed.
+      rate: as in `dropout`; the probability to drop the branch. With mode="subset" it is the
+        fraction of rows to drop: a number, known when tracing.
+      mode: "row" for one draw per sample, "batch" for one draw for all of x, or "subset" for a
+        fixed number of samples.
+      batch_axis: the axis of samples, or with mode="row" a tuple of axes; not used with
+        mode="batch".
+      scale: whether to divide the output of a kept branch by 1 - rate, or to multiply it by B / k.
+      groups: with mode="subset", the number of groups of B / groups adjacent rows, each of which
+        keeps k / groups = round((1 - rate) * B / groups) by a draw of its own. Over a batch that is
+        sharded, give a multiple of the number of shards: each device then keeps rows of its own,
+        and nothing is sent. Otherwise devices gather all rows, and may all run the branch on the
+        same k.
+      row_args: more arguments of the branch, branch(x, *row_args), that have the rows of x along
+        the same axis, such as an attention mask: arrays or pytrees of arrays. With mode="subset"
+        the branch gets their rows that it gets of x. An array with one row is given as it is.
 
     Returns:
       An array with the shape and dtype of x.
 
     Raises:
-      ValueError: if the output of the branch does not have the shape and dtype of x; else as in
+      ValueError: if the output of the branch does not have the shape and dtype of its input; with
+        mode="subset", if no row is kept, groups does not divide B, or row_args does not have the
+        rows of x; else as in `drop_path`.
+      TypeError: if branch is not a function, or if rate is an array with mode="subset"; else as in
         `drop_path`.
-      TypeError: if branch is not a function; else as in `drop_path`.
 
     Example:
       Deeper blocks are dropped more often:
@@ -115,38 +153,110 @@ def residual_drop_path(
       (2, 4)
 
     Reference: Huang et al., Deep Networks with Stochastic Depth, 2016,
-    https://arxiv.org/abs/1603.09382
+    https://arxiv.org/abs/1603.09382. For mode="subset": Oquab et al., DINOv2: Learning Robust
+    Visual Features without Supervision, 2023, https://arxiv.org/abs/2304.07193
     """
     check_branch(branch)
-    recipe = path_recipe(x, mode, batch_axis, scale)
-    rate = recipe.check_rate(rate)
+    block = block_for(x, mode, batch_axis, scale, groups, row_args)
+    rate = block.recipe.check_rate(rate)
     x = jnp.asarray(x)
-
-    def checked(x: jax.Array) -> jax.Array:
-        return check_branch_fits(branch(x), x)
-
     if is_static(rate, 1.0):
-        jax.eval_shape(checked, x)
+        jax.eval_shape(lambda x: block.draw(None, x, 0.0).run(branch, x, row_args), x)
         return x
-    mask, dropped = draw_branch(key, rate, recipe, mode)
-    if mask is None:
-        return x + dropped(checked(x))
-    y: jax.Array = run_or_skip(mask, lambda x: x + dropped(checked(x)), lambda x: x, x)
+    drawn = block.draw(key, x, rate)
+    if drawn.mask is None:
+        return drawn.run(branch, x, row_args)
+    y: jax.Array = run_or_skip(drawn.mask, lambda x: drawn.run(branch, x, row_args), lambda x: x, x)
     return y
 
 
-def draw_branch(
-    key: Key, rate: Rate, recipe: Recipe, mode: PathMode
-) -> tuple[jax.Array | None, Callable[[jax.Array], jax.Array]]:
-    """Returns the mask that decides whether a branch runs, and a function that drops its output.
+class Block(NamedTuple):
+    """The checked options of a residual block, for its input.
 
-    The mask has one entry. It is None if the branch always runs: with mode="row", at a rate of 0 or
-    1, and while a summary is made, since the summary lists what is inside of dropped branches too.
+    Attributes:
+      recipe: what drops the output of the branch, and checks the rate.
+      mode: what has a draw of its own.
+      axis: the axis of rows, for mode="subset".
+      groups: the number of groups of rows, for mode="subset".
+      scale: whether kept values are scaled.
     """
-    if mode == "row" or needs_no_key(rate) or current_recorder() is not None:
-        return None, lambda y: drop(key, y, rate, recipe)
-    mask = recipe.sample(key, rate, recipe.noise_shape)
-    return mask, lambda y: recipe.apply(y, mask, rate)
+
+    recipe: Recipe
+    mode: ResidualMode
+    axis: int
+    groups: int
+    scale: bool
+
+    def draw(self, key: Key, x: jax.Array, rate: Rate) -> "Drawn":
+        """Decides what of the branch runs.
+
+        A branch is skipped for the batch by a mask with one entry. Nothing is skipped while a
+        summary is made, since the summary lists what is inside of dropped branches too.
+        """
+        recipe = self.recipe
+        if self.mode == "subset" and isinstance(rate, float) and not needs_no_key(rate):
+            return self._draw_rows(key, x, rate)
+        if self.mode == "row" or needs_no_key(rate) or current_recorder() is not None:
+            return Drawn(None, _whole, lambda x, y: x + drop(key, y, rate, recipe))
+        mask = recipe.sample(key, rate, recipe.noise_shape)
+        return Drawn(mask, _whole, lambda x, y: x + recipe.apply(y, mask, rate))
+
+    def _draw_rows(self, key: Key, x: jax.Array, rate: float) -> "Drawn":
+        key, size = check_key(key), group_size(x.shape, self.axis, self.groups)
+        kept = count_kept(rate, size, "rows" if self.groups == 1 else "rows of a group")
+        if kept == size:
+            return Drawn(None, _whole, jnp.add)
+        sharding = sharding_of_groups(x, self.axis, self.groups)
+        indices = sample_subset(key, (self.groups, size), kept, sharding)[..., None]
+        scale = np.float32(size / kept if self.scale else 1)
+        return Drawn(
+            None,
+            lambda x: x if x.shape[self.axis] == 1 else take_rows(x, indices, self.axis),
+            lambda x, y: add_to_rows(x, y, indices, self.axis, scale),
+        )
+
+
+class Drawn(NamedTuple):
+    """A residual block after its draw: y = add(x, branch(take(x))).
+
+    Attributes:
+      mask: whether the branch runs; it has one entry. It is None if the branch always runs.
+      take: returns what the branch gets of x, or of an argument that has the rows of x.
+      add: adds the output of the branch to x.
+    """
+
+    mask: jax.Array | None
+    take: Callable[[jax.Array], jax.Array]
+    add: Callable[[jax.Array, jax.Array], jax.Array]
+
+    def run(
+        self, branch: Callable[..., Any], x: jax.Array, row_args: Sequence[Any] = ()
+    ) -> jax.Array:
+        """Runs the block, as if the branch is kept."""
+        taken, args = self.take(x), jax.tree.map(self.take, tuple(row_args))
+        return self.add(x, check_branch_fits(branch(taken, *args), taken))
+
+
+def block_for(
+    x: Array,
+    mode: ResidualMode,
+    batch_axis: int | Sequence[int],
+    scale: bool,
+    groups: int,
+    row_args: Sequence[Any],
+) -> Block:
+    """Checks the options of a residual block for x."""
+    check_choice(mode, "mode", get_args(ResidualMode))
+    check_whole(groups, "groups", least=1)
+    check_sequence(row_args, "row_args", "a tuple of arguments of the branch")
+    if mode != "subset":
+        return Block(path_recipe(x, mode, batch_axis, scale), mode, 0, 1, scale)
+    recipe = path_recipe(x, "row", batch_axis, scale)._replace(check_rate=_check_rate_of_subset)
+    shape = check_input(x).shape
+    axis = row_axis(shape, batch_axis)
+    for arg in jax.tree.leaves(tuple(row_args)):
+        check_rows(check_array(arg, "row_args").shape, shape, axis)
+    return Block(recipe, mode, axis, groups, scale)
 
 
 def path_recipe(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale: bool) -> Recipe:
@@ -156,6 +266,16 @@ def path_recipe(x: Array, mode: PathMode, batch_axis: int | Sequence[int], scale
     if scale:
         return Recipe(noise_shape)
     return Recipe(noise_shape, apply=_apply_unscaled, apply_key=None)
+
+
+def _check_rate_of_subset(rate: Any) -> float:
+    return check_known_rate(
+        rate, "with mode='subset' the rate determines the shape of the branch's input"
+    )
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    return x
 
 
 def check_branch(branch: Any) -> None:

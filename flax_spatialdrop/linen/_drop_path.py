@@ -13,7 +13,7 @@ from .._docs import completed_by
 from .._host import key_and_rate
 from .._ops import path
 from .._random.sharding import vary_alike
-from .._typing import Array, Key, PathMode, Rate
+from .._typing import Array, Key, PathMode, Rate, ResidualMode
 from ._base import Regularizer, Stochastic, call_of
 
 
@@ -40,7 +40,7 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
 
     A branch that is skipped leaves its variables as they were, such as the statistics of a batch
     norm. With mode="batch" it cannot make variables except in `init`: `sow` and
-    `capture_intermediates` raise an error.
+    `capture_intermediates` raise an error. In `init` nothing is dropped.
 
     Attributes:
       branch: a module that computes from x what is added to x.
@@ -68,9 +68,10 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
 
     branch: nn.Module
     rate: Rate | None
-    mode: PathMode = "row"
+    mode: ResidualMode = "row"
     batch_axis: int | Sequence[int] = 0
     scale: bool = True
+    groups: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
@@ -83,22 +84,29 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
         deterministic: bool | None = None,
         rng: Key = None,
         rate: Rate | None = None,
+        row_args: Sequence[Any] = (),
         **kwargs: Any,
     ) -> jax.Array:
         """Runs the block."""
         path.check_branch(self.branch)
-        recipe = path.path_recipe(inputs, self.mode, self.batch_axis, self.scale)
+        options = self.mode, self.batch_axis, self.scale, self.groups, row_args
+        block = path.block_for(inputs, *options)
         call = call_of(self, deterministic, rng)
-        key, rate = key_and_rate(call, inputs, recipe, self.rate if rate is None else rate)
+        key, rate = key_and_rate(call, inputs, block, self.rate if rate is None else rate)
         x = jnp.asarray(inputs)
-        if is_static(rate, 1.0) and not self.is_initializing():
+        if self.is_initializing():  # the branch makes its variables
+            rate = 0.0
+        if is_static(rate, 1.0):
             return x
-        mask, dropped = path.draw_branch(key, rate, recipe, self.mode)
+        drawn = block.draw(key, x, rate)
 
         def run(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
-            return x + dropped(path.check_branch_fits(module.branch(x, *args, **kwargs), x))
+            def branch(x: jax.Array, *rows: Any) -> Any:
+                return module.branch(x, *rows, *args, **kwargs)
 
-        if mask is None or self.is_initializing():  # `init` makes the variables of the branch
+            return drawn.run(branch, x, row_args)
+
+        if drawn.mask is None:
             return run(self, x)
 
         def run_in_form(module: "ResidualDropPath", x: jax.Array) -> jax.Array:
@@ -113,5 +121,5 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
             y: jax.Array = nn.cond(mask.reshape(()), kept, lambda module, x: x, module, x)
             return y
 
-        y: jax.Array = nn.remat(either, prevent_cse=False)(self, *vary_alike((mask, x)))
+        y: jax.Array = nn.remat(either, prevent_cse=False)(self, *vary_alike((drawn.mask, x)))
         return y

@@ -12,7 +12,7 @@ from .._checks import is_static
 from .._docs import completed_by
 from .._host import key_and_rate
 from .._ops import path
-from .._typing import Array, PathMode, Rate
+from .._typing import Array, PathMode, Rate, ResidualMode
 from ._base import Declared, Regularizer, call_of
 
 _State: TypeAlias = "nnx.State[Any, Any]"
@@ -69,9 +69,10 @@ class ResidualDropPath(Declared, of=path.residual_drop_path):
     branch: Callable[..., jax.Array]
     rate: Rate | None
     _: KW_ONLY
-    mode: PathMode = "row"
+    mode: ResidualMode = "row"
     batch_axis: int | Sequence[int] = 0
     scale: bool = True
+    groups: int = 1
 
     @completed_by(key_and_rate, Regularizer.__call__)
     def __call__(
@@ -81,24 +82,29 @@ class ResidualDropPath(Declared, of=path.residual_drop_path):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         rate: Rate | None = None,
+        row_args: Sequence[Any] = (),
         **kwargs: Any,
     ) -> jax.Array:
         """Runs the block."""
-        recipe = path.path_recipe(inputs, self.mode, self.batch_axis, self.scale)
+        options = self.mode, self.batch_axis, self.scale, self.groups, row_args
+        block = path.block_for(inputs, *options)
         call = call_of(self, deterministic, rngs)
-        key, rate = key_and_rate(call, inputs, recipe, self.rate if rate is None else rate)
+        key, rate = key_and_rate(call, inputs, block, self.rate if rate is None else rate)
         x = jnp.asarray(inputs)
-        mask, dropped = path.draw_branch(key, rate, recipe, self.mode)
+        is_never_run = is_static(rate, 1.0)
+        drawn = block.draw(key, x, 0.0 if is_never_run else rate)
 
         def run(called: dict[str, Any], x: jax.Array) -> jax.Array:
-            output = called["branch"](x, *called["args"], **called["kwargs"])
-            return x + dropped(path.check_branch_fits(output, x))
+            def branch(x: jax.Array, *rows: Any) -> Any:
+                return called["branch"](x, *rows, *called["args"], **called["kwargs"])
 
-        called = {"branch": self.branch, "args": args, "kwargs": kwargs}
-        if mask is None and not is_static(rate, 1.0):
+            return drawn.run(branch, x, called["row_args"])
+
+        called = {"branch": self.branch, "row_args": row_args, "args": args, "kwargs": kwargs}
+        if drawn.mask is None and not is_never_run:
             return run(called, x)
         state, run_pure = _as_pure(run, called)
-        if mask is None:  # the branch is never run, only checked
+        if drawn.mask is None:  # the branch is only checked
             jax.eval_shape(run_pure, state, x)
             return x
 
@@ -108,7 +114,7 @@ class ResidualDropPath(Declared, of=path.residual_drop_path):
             return y, after
 
         done: tuple[jax.Array, _State]
-        done = path.run_or_skip(mask, run_in_form, lambda state, x: (x, state), state, x)
+        done = path.run_or_skip(drawn.mask, run_in_form, lambda state, x: (x, state), state, x)
         nnx.update(called, done[1])
         return done[0]
 

@@ -78,7 +78,6 @@ def test_unscaled_values_stay_as_they_are_bit_for_bit():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"mode": "rows"}, "mode must be 'row' or 'batch': got mode='rows'"),
         (
             ValueError,
             {"batch_axis": 2},
@@ -100,6 +99,15 @@ def test_unscaled_values_stay_as_they_are_bit_for_bit():
 def test_what_is_refused_at_every_rate(f, rate, error, options, message):
     with pytest.raises(error, match=exactly(message)):
         f(clone(KEY), X, rate, **options)
+
+
+@pytest.mark.parametrize(
+    ("f", "modes"), [(drop_path, "'row' or 'batch'"), (block, "'row', 'batch' or 'subset'")]
+)
+def test_an_unknown_mode(f, modes):
+    last = () if f is drop_path else (W,)
+    with pytest.raises(ValueError, match=exactly(f"mode must be {modes}: got mode='rows'")):
+        f(clone(KEY), X, *last, 0.5, mode="rows")
 
 
 def test_a_scalar_has_no_rows():

@@ -10,17 +10,21 @@ from experiments.benchmarks.libraries import FLAX, FLAX_AGAIN, OURS
 from flax_spatialdrop import sample_mask
 
 
-@pytest.mark.parametrize("form", ["chain", "scan"])
+@pytest.mark.parametrize("form", ["chain", "scan", "subset, chain"])
 def test_every_contender_has_a_time_and_its_memory(form, monkeypatch):
     monkeypatch.setattr(drop_path, "SIZES", ((4, 3, 5),))
+    monkeypatch.setattr(drop_path, "SIZES_OF_SUBSETS", ((4, 2, 3, 5),))
     monkeypatch.setattr(drop_path, "DEPTH", 3)
     monkeypatch.setattr(drop_path, "KEPT", (1, 2))
     time, memory = drop_path.measure(re.compile(f"drop path: {form}"), 0)
-    names = {OURS, drop_path.WITHOUT, drop_path.ROWS, FLAX, FLAX_AGAIN}
+    is_subset = form.startswith("subset")
+    names = {drop_path.SUBSET} if is_subset else {OURS, FLAX, FLAX_AGAIN}
+    names |= {drop_path.WITHOUT, drop_path.ROWS}
     assert names == set(time.values) == set(memory.values)
-    assert time.row == memory.row == f"{form} of 3, f32[4, 3], 5 inside"
+    x = "f32[4, 2, 3]" if is_subset else "f32[4, 3]"
+    assert time.row == memory.row == f"{form} of 3, {x}, 5 inside"
     assert time.baseline == drop_path.WITHOUT
-    assert memory.values[FLAX] == memory.values[FLAX_AGAIN]
+    assert memory.values.get(FLAX) == memory.values.get(FLAX_AGAIN)
 
 
 def test_keys_keep_as_many_blocks_as_they_say():
