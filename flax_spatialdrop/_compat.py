@@ -30,6 +30,7 @@ __all__ = [
     "define_prng_impl",
     "is_trial_of_scan",
     "jaxpr_as_fun",
+    "split_streams",
     "threefry_prng_impl",
     "vary",
     "varying_axes",
@@ -96,6 +97,17 @@ def is_trial_of_scan() -> bool:
         if is_flax_s_scan and frame.f_locals.get("init_mode"):
             return True
     return False
+
+
+def split_streams(model: Any, **options: Any) -> Any:
+    """Splits the streams of an NNX model in place until a with-block ends, in tree mode too.
+
+    In tree mode, `nnx.split_rngs` itself returns a copy.
+    """
+    nnx = importlib.import_module("flax.nnx")
+    if hasattr(nnx, "compat"):  # not in Flax 0.12.5
+        return nnx.compat.split_rngs(model, **options)
+    return nnx.split_rngs(model, graph=True, **options)
 
 
 _OF_FLAX = {

@@ -58,7 +58,8 @@ def drop_in(model: nnx.Module) -> tuple[tuple[Any, ...], ...]:
             f"model must be an instance of nnx.Module: got {shown(model)}; for Linen, call the "
             "model in the context flax_spatialdrop.linen.drop_in()"
         )
-    found = [(path, module) for path, module in nnx.iter_modules(model) if _is_reached(module)]
+    modules = nnx.iter_modules(model, graph=True)
+    found = [(path, module) for path, module in modules if _is_reached(module)]
     for _, layer in found:
         if isinstance(layer, nnx.MultiHeadAttention):
             layer.attention_fn = dot_product_attention

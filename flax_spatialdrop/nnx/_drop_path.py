@@ -132,11 +132,11 @@ def _as_pure(
     run_pure: they have gradients, but `cond` does not return them, since it would copy them.
     """
     kinds = nnx.Param, (nnx.Variable, nnx.PathContains("branch")), ...
-    graph, params, state, arrays = nnx.split(called, *kinds)  # type: ignore[misc]
+    graph, params, state, arrays = nnx.split(called, *kinds, graph=True)  # type: ignore[misc]
 
     def run_pure(state: _State, x: jax.Array) -> tuple[jax.Array, _State]:
         copy = nnx.merge(graph, params, state, arrays)
         y = run(copy, x)
-        return y, nnx.split(copy, *kinds)[2]  # type: ignore[misc]
+        return y, nnx.split(copy, *kinds, graph=True)[2]  # type: ignore[misc]
 
     return state, run_pure

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from .._checks import check_name, check_rate, check_switch, check_whole, is_static, shown
+from .._compat import split_streams
 from .._docs import completed_by, document
 from .._recurrent import spec
 from .._recurrent.any_cell import CARRY, check_cell, scan_cell, spec_of_cell, step_of_cell
@@ -217,7 +218,7 @@ class OpenCell:
     """A cell as a function of the arrays of its variables."""
 
     def __init__(self, cell: Any):
-        self.graph, state = nnx.split(cell)
+        self.graph, state = nnx.split(cell, graph=True)
         self.variables = list(nnx.to_flat_state(state))
         self.paths = [path for path, _ in self.variables]
         self.arrays, self.tree = jax.tree.flatten([variable for _, variable in self.variables])
@@ -297,7 +298,7 @@ class RNN(RecurrentLayer, of=step_of_cell):
         structure = jax.tree.structure(carry)
 
         def loop(xs: jax.Array, parts: Any, *masks: Any, time_axis: int) -> Any:
-            with nnx.split_rngs(cell, splits=1, only=self.broadcast_rngs, squeeze=True):
+            with split_streams(cell, splits=1, only=self.broadcast_rngs, squeeze=True):
                 broadcast = nnx.All(nnx.RngState, self.broadcast_rngs)
                 step = OpenCell(cell)
                 axes = step.axes(nnx.StateAxes({broadcast: None, **self.state_axes}))

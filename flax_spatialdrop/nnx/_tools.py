@@ -43,12 +43,12 @@ def summarize(model: nnx.Module, *args: Any, **kwargs: Any) -> Summary:
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be an instance of nnx.Module: got {shown(model)}")
     check_callable(model, "model", "a module with a __call__")
-    graph, state = nnx.split((model, args, kwargs))
+    graph, state = nnx.split((model, args, kwargs), graph=True)
 
     def forward(state: Any) -> None:
         copy, args, kwargs = nnx.merge(graph, state)
         recorder = current_recorder()
-        for path, module in nnx.iter_modules(copy):
+        for path, module in nnx.iter_modules(copy, graph=True):
             if not isinstance(module, Stochastic):
                 module.__class__ = _watched(type(module))
             if isinstance(module, Stochastic | _FlaxDropout | _FlaxAttention):

@@ -10,6 +10,8 @@ from flax import nnx
 
 from flax_spatialdrop.nnx import Dropout, SpatialDropout1D, TimestepDropout
 
+from .gradients import value_and_grad
+
 X = jax.random.normal(jax.random.key(0), (8, 6, 5))
 Y = jnp.sin(X.sum(axis=(1, 2)))
 STEPS, INTERRUPTED = 6, 3
@@ -41,7 +43,7 @@ def train_step(model, optimizer, key):
     def loss(model):
         return ((model(X, key) - Y) ** 2).mean()
 
-    value, gradient = nnx.value_and_grad(loss)(model)
+    value, gradient = value_and_grad(loss)(model)
     optimizer.update(model, gradient)
     return value
 

@@ -18,20 +18,20 @@ X = jax.random.normal(jax.random.key(0), (4, 6, 8))
 class Model(nnx.Module):
     """A model that does not use this package."""
 
-    def __init__(self, rngs):
-        shared = nnx.Dropout(0.3, rngs=rngs)
+    def __init__(self, rngs, sharing=False):
+        first = nnx.Dropout(0.3, rngs=rngs)
         self.dense = nnx.Linear(8, 8, rngs=rngs)
-        self.blocks = nnx.List([nnx.Sequential(nnx.Linear(8, 8, rngs=rngs), shared)])
+        self.blocks = nnx.List([nnx.Sequential(nnx.Linear(8, 8, rngs=rngs), first)])
         self.table = nnx.Dict(last=nnx.Dropout(0.2, broadcast_dims=(1,), rngs=rngs))
-        self.shared = shared
+        self.again = first if sharing else nnx.Dropout(0.3, rngs=rngs)
         self.without_stream = nnx.Dropout(0.1)
 
     def __call__(self, x):
-        x = self.shared(self.blocks[0](self.dense(x)))
+        x = self.again(self.blocks[0](self.dense(x)))
         return self.without_stream(self.table["last"](x), rngs=jax.random.key(0))
 
 
-PATHS = {("blocks", 0, "layers", 1), ("table", "last"), ("without_stream",)}
+PATHS = {("blocks", 0, "layers", 1), ("again",), ("table", "last"), ("without_stream",)}
 
 
 def test_same_masks_and_values_from_where_the_streams_had_got_to():
@@ -48,11 +48,11 @@ def test_same_masks_and_values_from_where_the_streams_had_got_to():
 
 
 def test_layers_stay_the_objects_that_they_are():
-    model = Model(nnx.Rngs(1))
-    shared, stream = model.shared, model.shared.rngs
-    drop_in(model)
+    model = Model(nnx.Rngs(1), sharing=True)
+    shared, stream = model.again, model.again.rngs
+    assert set(drop_in(model)) == PATHS - {("blocks", 0, "layers", 1)}
     assert type(shared) is flax_spatialdrop.nnx.Dropout
-    assert model.shared is shared is model.blocks[0].layers[1]
+    assert model.again is shared is model.blocks[0].layers[1]
     assert shared.rngs is stream
     assert isinstance(shared, nnx.Dropout)
     assert shared.noise_shape is None

@@ -13,6 +13,7 @@ from jax.random import clone
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
+from ..nnx.gradients import value_and_grad
 from .faces import (
     BOTH,
     CELLS,
@@ -269,5 +270,5 @@ def test_streams_that_an_nnx_layer_takes_and_leaves():
 
 def test_an_nnx_layer_trains():
     layer = flax_spatialdrop.nnx.GRU(5, 5, dropout=0.2, rngs=nnx.Rngs(params=0, dropout=1))
-    loss = nnx.jit(nnx.value_and_grad(lambda layer: (layer(X) ** 2).mean()))
+    loss = nnx.jit(value_and_grad(lambda layer: (layer(X) ** 2).mean()))
     assert loss(layer)[0] != loss(layer)[0]
