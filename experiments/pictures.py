@@ -185,6 +185,28 @@ def _patches(seed: int) -> Picture:
     return _sequences(kept, "height", "width")._replace(dropped="removed")
 
 
+def _conditions(seed: int) -> Picture:
+    batch = 8
+    condition = {name: jnp.ones(batch, jnp.int32) for name in ("caption", "label")}
+    kept = [
+        fsd.condition_dropout(key, condition, 0.4, null=0, joint=joint)
+        for key, joint in zip(jax.random.split(jax.random.key(seed)), (True, False), strict=True)
+    ]
+    rows = [[np.stack([np.asarray(k[name]) for name in condition])] for k in kept]
+    grids = [
+        [Grid(grid, title, row_names=[*condition])]
+        for (grid,), title in zip(rows, ("joint=True", "joint=False"), strict=True)
+    ]
+    return Picture(grids, "", "sample", dropped="null")
+
+
+def _modalities(seed: int) -> Picture:
+    inputs = {name: jnp.ones(12) for name in ("audio", "image", "text")}
+    _, presence = fsd.modality_dropout(jax.random.key(seed), inputs, 0.5)
+    kept = np.stack([np.asarray(presence[name]) for name in inputs])
+    return Picture([[Grid(kept, row_names=[*inputs])]], "", "sample")
+
+
 def _attention(seed: int) -> Picture:
     options: dict[str, dict[str, Any]] = {
         "one draw per weight": {"broadcast_dropout": False},
@@ -263,6 +285,7 @@ def _side_by_side(kept: Any, titles: Sequence[str], down: str, right: str) -> Pi
 PICTURES: dict[str, Callable[[], Picture]] = {
     "alpha_dropout": lambda: _of_selu(fsd.alpha_dropout, 0),
     "blockwise_attention": lambda: _blocks_of_attention(0),
+    "condition_dropout": lambda: _conditions(0),
     "cutout": lambda: _of_images(fsd.cutout, 1, (2, 8, 8, 3), rate=1.0, block_size=4),
     "dot_product_attention": lambda: _attention(1),
     "drop_block": lambda: _of_images(
@@ -277,6 +300,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "feature_dropout": lambda: _of_sequences(fsd.feature_dropout, 0),
     "gaussian_dropout": lambda: _gaussian(0),
     "head_dropout": lambda: _heads(0),
+    "modality_dropout": lambda: _modalities(0),
     "patch_dropout": lambda: _patches(0),
     "recurrent_dropout": lambda: _recurrent_dropout(0),
     "recurrent_masks": lambda: _recurrent_masks(0),

@@ -20,6 +20,7 @@ from ._ops.dropout import (
     timestep_dropout,
 )
 from ._ops.gaussian import gaussian_dropout
+from ._ops.inputs import condition_dropout, modality_dropout
 from ._ops.noise import embedding_noise
 from ._ops.patches import patch_dropout, patch_mask, restore_patches
 from ._ops.path import drop_path, residual_drop_path
@@ -27,7 +28,7 @@ from ._ops.spans import span_mask, spec_augment
 from ._ops.tokens import embedding_dropout, token_dropout
 from ._ops.weights import drop_connect
 from ._random.mask import fast_key, mask_block, sample_mask
-from ._rates import linear_rates
+from ._rates import linear_rates, rate_of_each
 from ._recurrent.functions import recurrent_dropout, recurrent_masks, zoneout
 from ._recurrent.spec import RecurrentMasks
 from ._summary import Site, Summary
@@ -43,6 +44,7 @@ __all__ = [
     "Summary",
     "alpha_dropout",
     "apply_mask",
+    "condition_dropout",
     "cutout",
     "drop_block",
     "drop_connect",
@@ -58,10 +60,12 @@ __all__ = [
     "head_dropout",
     "linear_rates",
     "mask_block",
+    "modality_dropout",
     "monte_carlo",
     "patch_dropout",
     "patch_mask",
     "plot_mask",
+    "rate_of_each",
     "recurrent_dropout",
     "recurrent_masks",
     "residual_drop_path",

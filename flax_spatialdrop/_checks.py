@@ -49,8 +49,12 @@ def is_array(x: Any) -> TypeGuard[Array]:
 
 def unboxed(x: Any) -> Any:
     """Returns the value inside of a box, such as an nnx.Variable; otherwise x."""
-    is_box = not isinstance(x, jax.Array) and hasattr(type(x), "__jax_array__")
-    return x.__jax_array__() if is_box else x
+    return x.__jax_array__() if is_box(x) else x
+
+
+def is_box(x: Any) -> bool:
+    """Whether x is a box with a value inside, such as an nnx.Variable."""
+    return not isinstance(x, jax.Array) and hasattr(type(x), "__jax_array__")
 
 
 def check_input(

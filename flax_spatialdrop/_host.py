@@ -5,7 +5,7 @@ only the calls of modules have.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any, get_args
 
@@ -28,6 +28,7 @@ from ._checks import (
     unboxed,
 )
 from ._ops.blocks import Normalize
+from ._ops.inputs import Inputs
 from ._ops.noise import check_alpha
 from ._ops.patches import Patches, keep_patches
 from ._ops.path import Block, check_branch
@@ -78,11 +79,13 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
             "return_carry",
             "reverse",
             "keep_order",
+            "joint",
+            "keep_one",
         ),
         check_switch,
     ),
 }
-"""The checks that can be made before a module has inputs, by option."""
+"""The checks that can be made before a module has inputs, by option. A class may have its own."""
 
 
 def check_options(module: Any, options: Iterable[str], advice: str) -> None:
@@ -100,7 +103,8 @@ def check_options(module: Any, options: Iterable[str], advice: str) -> None:
                 continue
             checked = check_switch(value, name, advice)
         else:
-            checked = _CHECKS[name](value, name) if name in _CHECKS else value
+            checks = _CHECKS | getattr(module, "_checks", {})
+            checked = checks[name](value, name) if name in checks else value
         if isinstance(checked, bool) and checked is not value:  # a bool of NumPy or JAX
             setattr(module, name, checked)
 
@@ -233,6 +237,69 @@ def drop_patches(call: Call, inputs: Array, patches: Patches) -> tuple[jax.Array
     noise_shape = (*patches.batch_shape, patches.num_patches, 1)
     note(call.where, run, inputs, Use(noise_shape, patches.rate, key, active=active))
     return run(inputs)
+
+
+def drop_inputs(
+    call: Call, inputs: Inputs, nulls: Any, rate: Any, mask: Any
+) -> tuple[Any, Sequence[Array] | None]:
+    """Drops whole inputs of samples, with the masks given or else with masks that are drawn.
+
+    Args:
+      call: of the module.
+      inputs: with one draw or several.
+      nulls: what is put in place of what is dropped.
+      rate: used in place of the attribute: a number, a scalar array, or a dict of them by name. The
+        attribute may be None then.
+      mask: forces the choice, in place of a draw: bool of the batch shape, or a dict of them by
+        name; `sample_mask` returns it. Unlike that of other modules, it is used in a deterministic
+        call too, and at any rate.
+
+    Returns:
+      The inputs with what is dropped replaced, and the masks; None if nothing is dropped.
+
+    Raises:
+      ValueError: for arrays that differ in their batch axes; a mask, rate or name that does not
+        fit; `deterministic` that is missing or, in Linen, given twice.
+      TypeError: for values that are not arrays, a traced `deterministic`, another type.
+      ValueError, KeyError, flax.errors.InvalidRngError: if a mask is drawn and there is no key.
+    """
+    rates, masks = inputs.check_rates(rate), inputs.check_masks(mask)
+    key, given = None, None
+    if masks is not None:
+        given = masks[0] if len(masks) == 1 else jnp.stack([*map(jnp.asarray, masks)])
+    elif not call.deterministic:
+        key = call.find_key() if inputs.needs_key(rates) else None
+        masks = inputs.sample(key, rates)
+
+    use = Use(
+        inputs.noise_shape,
+        inputs.mean_rate(rates),
+        key,
+        given,
+        active=masks is not None,
+        shape=None if len(inputs.arrays) == 1 else inputs.batch_shape,
+        kept=inputs.kept_bytes if masks is not None else 0,
+    )
+    note(call.where, lambda array: array, inputs.arrays[0], use)
+    return inputs.replaced(masks, nulls), masks
+
+
+def draw_for_inputs(call: Call, inputs: Inputs, rate: Any) -> Any:
+    """Draws the masks that `drop_inputs` would draw.
+
+    Args:
+      call: of the module.
+      inputs: with one draw or several.
+      rate: as at the call.
+
+    Returns:
+      The masks.
+    """
+    rates = inputs.check_rates(rate)
+    if call.deterministic:
+        return inputs.by_name(None)
+    key = call.find_key() if inputs.needs_key(rates) else None
+    return inputs.by_name(inputs.sample(key, rates))
 
 
 def use_of(call: Call, recipe: Recipe, rate: Rate | None, mask: Any = None) -> Use:

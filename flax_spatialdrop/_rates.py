@@ -1,4 +1,4 @@
-"""The keep probability and the scale of a rate, and rates that grow with depth.
+"""The keep probability and the scale of a rate, and rates that follow from another rate.
 
 A checked rate is a Python float if it is known when tracing, and a scalar array otherwise. A float
 of exactly 0 or 1 takes a short cut and draws nothing. With an array, one program serves all rates.
@@ -75,6 +75,45 @@ def count_kept(rate: float, total: int, things: str) -> int:
             f"(1 - rate) * {total} rounds to 0: got rate={rate}"
         )
     return kept
+
+
+def rate_of_each(joint_rate: Rate, num: int) -> Rate:
+    """Returns the rate of each of `num` independent draws that all drop at `joint_rate`.
+
+        rate = joint_rate ** (1 / num)
+
+    For example, three conditions that are dropped independently at .464 are all dropped in .1 of
+    the samples, as an unconditional model needs. See `condition_dropout` with joint=False.
+
+    Args:
+      joint_rate: the probability that all of them drop, in [0, 1]: a number or a scalar array,
+        traced or not. An array is clipped to [0, 1].
+      num: the number of draws, at least 1.
+
+    Returns:
+      A number if joint_rate is a number, else a scalar array of at least float32.
+
+    Raises:
+      ValueError: if joint_rate is a number outside [0, 1], or num is below 1.
+      TypeError: if num is not an integer, or joint_rate has the wrong type.
+
+    Example:
+      >>> from flax_spatialdrop import rate_of_each
+      >>> round(rate_of_each(0.1, 3), 3)
+      0.464
+
+    Reference: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022,
+    https://arxiv.org/abs/2207.12598
+    """
+    joint_rate = check_rate(joint_rate, "joint_rate")
+    num = check_whole(num, "num", least=1, unit="draw")
+    if isinstance(joint_rate, float):
+        return float(joint_rate ** (1 / num))
+    joint_rate = jnp.asarray(joint_rate)
+    wide = joint_rate.dtype == np.float64
+    joint_rate = joint_rate.astype(np.float64 if wide else np.float32)
+    exponent = joint_rate.dtype.type(1 / num)
+    return jnp.power(jnp.clip(joint_rate, 0, 1), exponent)
 
 
 def keep_probability(rate: Rate) -> np.float32 | jax.Array:

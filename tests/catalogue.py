@@ -30,6 +30,7 @@ TOOLS = {  # functions that are not regularizers
     "monte_carlo",
     "patch_mask",
     "plot_mask",
+    "rate_of_each",
     "restore_patches",
     "sample_mask",
     "span_mask",

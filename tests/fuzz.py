@@ -310,7 +310,14 @@ def wrong_output(output, arguments, given):
     like = arguments.get("x", arguments.get(".inputs"))
     method = given.target.name.rsplit(".", 1)[-1]
     networks = {*RECURRENT, "Bidirectional", "sample_mask", "sample_masks", "drop_in", "summarize"}
-    others = {"PatchDropout", "patch_dropout", "EmbeddingDropout", "embedding_dropout"}
+    others = {
+        "ConditionDropout",
+        "ModalityDropout",
+        "PatchDropout",
+        "patch_dropout",
+        "EmbeddingDropout",
+        "embedding_dropout",
+    }
     if like is None or method in networks | others:
         return None
     expected = (np.shape(like), jax.dtypes.canonicalize_dtype(like.dtype))

@@ -60,6 +60,8 @@ BY_NAME = constants(
     num_samples=2,
     apply=lambda key: jax.random.normal(key, (3,)),
     branch=jnp.sin,
+    joint_rate=0.5,
+    num=3,
     previous=ones(2, 3, 4),
     query=HEADS,
     value=HEADS,
@@ -73,12 +75,14 @@ BY_NAME = constants(
 
 OTHERS = {
     "apply_mask": constants(mask=ones(2, 3, 4, dtype=bool)),
+    "condition_dropout": constants(condition=IDS, inputs=IDS, null=9),
     "cutout": constants(x=IMAGE, inputs=IMAGE, block_size=2),
     "drop_block": constants(x=IMAGE, inputs=IMAGE, block_size=2),
     "embedding_dropout": constants(inputs=ones(5, 4), ids=IDS),
     "embedding_noise": constants(alpha=5.0),
     "explain": constants(noise_shape=(None, 1, 4)),
     "head_dropout": constants(x=HEADS, inputs=HEADS),
+    "modality_dropout": constants(inputs={"a": ones(2, 3), "b": {"c": IDS, "d": ones(2)}}),
     "patch_dropout": constants(rate=0.5),
     "patch_mask": constants(indices=IDS, num_patches=9),
     "plot_mask": constants(shape=(2, 3)),

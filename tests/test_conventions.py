@@ -47,14 +47,21 @@ NOT_REGULARIZERS = TOOLS | {
     "residual_drop_path",
     "zoneout",
 }
-INPUTS = {"embedding_dropout": "table", "token_dropout": "ids"}  # the name of x in these functions
-REQUIRED = {"mask_id"}  # the only option that cannot have a default
-# Ids have no gradient, and patches are removed, so these functions have their own test files.
-NOT_AFFINE = {"patch_dropout", "token_dropout"}
+INPUTS = {  # the name of x in these functions
+    "condition_dropout": "condition",
+    "embedding_dropout": "table",
+    "modality_dropout": "inputs",
+    "token_dropout": "ids",
+}
+REQUIRED = {"mask_id", "null"}  # the only options that cannot have a default
+# Ids have no gradient, patches are removed, and conditions and modalities are trees, so these
+# functions have their own test files.
+NOT_AFFINE = {"condition_dropout", "modality_dropout", "patch_dropout", "token_dropout"}
 # These have no probability to drop, so a strength or nothing stands in its place.
 STRENGTHS = {"embedding_noise": ["alpha"], "spec_augment": []}
 STRENGTHS |= {module_name(name): strength for name, strength in STRENGTHS.items()}
 AT_THE_CALL = {
+    "ConditionDropout": ["null", "rate", "mask"],
     "EmbeddingDropout": ["ids", "rate", "mask"],
     "EmbeddingNoise": ["lengths", "alpha", "mask"],
     "PatchDropout": ["rate"],  # no mask, since the mask would determine the shape of the output

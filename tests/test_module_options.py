@@ -27,7 +27,7 @@ each_module = pytest.mark.parametrize(("cls", "needed"), MODULES.values(), ids=M
 
 
 def test_all_modules_are_here():
-    assert len(MODULES) == 2 * 19
+    assert len(MODULES) == 2 * 21
 
 
 @each_module
@@ -49,7 +49,7 @@ def test_rates_that_a_call_may_give_or_know(cls, needed):
     jax.eval_shape(lambda rate: cls(rate=rate, **needed) and rate, jnp.float32(0.5))
 
 
-SWITCHES = ["deterministic", "scale", "per_channel", "per_sample"]
+SWITCHES = ["deterministic", "scale", "per_channel", "per_sample", "joint", "keep_one"]
 
 
 @each_module

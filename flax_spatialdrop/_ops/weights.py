@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
@@ -19,6 +18,7 @@ from .._checks import (
     needs_no_key,
     shown,
 )
+from .._random.mask import named_key
 from .._random.threefry import mark_as_used
 from .._typing import Key, Rate
 
@@ -103,18 +103,16 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
     if needs_no_key(rate):
         key = None
     else:
-        mark_as_used(check_key(key))
-    dropped = [
-        drop(_key_of(path, key), leaf, rate, Recipe(leaf.shape)) if is_dropped else leaf
-        for (path, leaf), is_dropped in zip(named, selected, strict=True)
-    ]
+        key = check_key(key)
+        mark_as_used(key)
+    dropped = []
+    for (path, leaf), is_dropped in zip(named, selected, strict=True):
+        if is_dropped:
+            own_key = None if key is None else named_key(key, path)
+            leaf = drop(own_key, leaf, rate, Recipe(leaf.shape))
+        dropped.append(leaf)
     result: Weights = jax.tree.unflatten(tree, dropped)
     return result
-
-
-def _key_of(path: str, key: Key) -> Key:
-    # Unlike Python's hash of a string, crc32 is the same in every process.
-    return None if key is None else jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def _name(steps: tuple[Any, ...], is_alone: bool) -> str:

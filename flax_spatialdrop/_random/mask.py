@@ -4,12 +4,14 @@ All functions draw the same mask from a key:
 
     function            draws           used for
     sample_mask         a whole mask    masks that are kept, with any key
+    sample_each         a whole mask    entries that are kept with probabilities of their own
     draw_in_one_pass    a whole mask    the seeds of blocks, without a loop, which is slow on CPUs
     redraw_mask         whole or part   masks that are drawn where they are applied, in both passes
     mask_block          a part          users: it checks its arguments
     _draw               a part          `mask_block`: it is compiled once for each shape
 """
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -87,6 +89,20 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
     mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
     assert_shape(mask, shape)
     return mask
+
+
+def sample_each(key: Key, keep: jax.Array) -> jax.Array:
+    """Draws mask[i] ~ Bernoulli(keep[i]): `jax.random.bernoulli(key, keep)`."""
+    return jax.random.bernoulli(check_key(key), keep)
+
+
+def named_key(key: jax.Array, name: str) -> jax.Array:
+    """Returns the key of a part of a tree, which depends on its name and on no other part.
+
+    The key given is not consumed. Unlike Python's hash of a string, crc32 is the same in every
+    process.
+    """
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -17,6 +17,7 @@ from ._dropout import (
     SpatialDropout3D,
     TimestepDropout,
 )
+from ._inputs import ConditionDropout, ModalityDropout
 from ._recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
 from ._spans import SpecAugment
 from ._tokens import EmbeddingDropout, EmbeddingNoise, PatchDropout, TokenDropout
@@ -28,6 +29,7 @@ __all__ = [
     "RNN",
     "AlphaDropout",
     "Bidirectional",
+    "ConditionDropout",
     "Cutout",
     "DropBlock",
     "DropPath",
@@ -38,6 +40,7 @@ __all__ = [
     "FeatureDropout",
     "GaussianDropout",
     "HeadDropout",
+    "ModalityDropout",
     "PatchDropout",
     "ResidualDropPath",
     "SampleDropout",

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar
 from functools import partial
 from typing import Any, ClassVar, dataclass_transform
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 from flax import nnx
+from flax.core import FrozenDict
 
 from .._apply import Recipe
 from .._checks import check_key, check_name, check_switch, shown
@@ -108,12 +109,14 @@ def _is_deterministic(module: Any, deterministic: Any) -> bool:
 
 
 def _hashable(value: Any) -> Any:
-    """Returns axes or sizes as a tuple and a switch as a bool, since JAX hashes attributes."""
+    """Returns a value that JAX can hash: axes as a tuple, a switch as a bool, a dict frozen."""
     is_known = isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer)
     if is_known and value.shape == () and value.dtype == np.bool_:
         return bool(value)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
         return tuple(value.tolist())
+    if isinstance(value, Mapping):
+        return FrozenDict(value)
     return tuple(value) if isinstance(value, list) else value
 
 

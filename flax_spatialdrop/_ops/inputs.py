@@ -1,0 +1,546 @@
+"""Dropout of whole inputs of a sample: of its conditions, or of its modalities."""
+
+import contextlib
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from .._apply import by_mask
+from .._checks import (
+    check_array,
+    check_batch_dims,
+    check_key,
+    check_mask,
+    check_rate,
+    check_switch,
+    is_array,
+    is_box,
+    is_static,
+    listed,
+    needs_no_key,
+    plural,
+    shown,
+    unboxed,
+)
+from .._random.mask import named_key, sample_each, sample_mask
+from .._random.sharding import explicit_sharding
+from .._random.threefry import mark_as_used
+from .._rates import fence, keep_probability
+from .._typing import Array, Key, Rate, Shape
+
+Tree = TypeVar("Tree")
+
+Rates: TypeAlias = Rate | Mapping[str, Rate]
+"""One rate for all inputs, or a rate for each name."""
+
+Masks: TypeAlias = Array | Mapping[str, Array]
+"""One mask of [*batch] for all inputs, or a mask for each name."""
+
+
+def condition_dropout(
+    key: Key,
+    condition: Tree,
+    rate: Rates,
+    *,
+    null: Any,
+    joint: bool = True,
+    mask: Masks | None = None,
+    batch_dims: int = 1,
+) -> Tree:
+    """Replaces the conditions of whole samples by a null condition, for classifier-free guidance.
+
+        y[b] = condition[b] if m[b] else null,   m[batch] ~ Bernoulli(1 - rate)
+
+    So one model learns to generate with and without a condition. Values are not scaled. The
+    gradient of a kept sample goes to its condition, and that of a dropped one to null. With joint,
+    all conditions of a sample share the draw `sample_mask(key, rate, batch_shape)`. Without it, the
+    condition is a dict, and each entry has a draw of its own, with the key
+    `jax.random.fold_in(key, zlib.crc32(name.encode()))`: it does not depend on the other entries.
+
+    Args:
+      key: as in `dropout`. It may also be None if a mask is given.
+      condition: an array of [*batch, ...], such as class labels or embedded text, or a pytree of
+        several, of any dtypes.
+      rate: as in `dropout`. If joint is False, it may be a dict with a rate for each name of the
+        condition. See `rate_of_each` for a wanted rate of dropping all.
+      null: the condition of a dropped sample: an id, a number, or an array that broadcasts to the
+        shape of a sample's condition, such as a learned parameter, which then has a gradient. One
+        for all arrays of the condition, or a pytree of them with the structure of the condition or
+        of its upper levels. It is cast to the condition's dtype.
+      joint: whether all conditions of a sample are dropped together.
+      mask: forces the choice, at any rate: bool of the batch shape, True where a sample keeps its
+        condition. If joint is False, it may be a dict of masks by name. When sampling, call the
+        model with a mask of True and with one of False.
+      batch_dims: the number of leading batch axes, which all arrays of the condition share; 0 for
+        a single example.
+
+    Returns:
+      The condition, with the null condition in dropped samples. Shapes, dtypes and shardings stay.
+
+    Raises:
+      ValueError: if arrays of the condition differ in their batch axes, null or mask does not fit,
+        or a dict of rates has other names than the condition; else as in `dropout`.
+      TypeError: if null has another kind of dtype than the condition, or joint is False and the
+        condition is not a dict; else as in `dropout`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import condition_dropout
+      >>> labels = jnp.array([3, 1, 4, 1, 5])
+      >>> condition_dropout(jax.random.key(0), labels, 0.5, null=10)
+      Array([10, 10,  4,  1, 10], dtype=int32)
+
+    Reference: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022,
+    https://arxiv.org/abs/2207.12598
+    """
+    inputs = condition_inputs(condition, joint, batch_dims)
+    nulls = inputs.check_null(null)
+    rates, masks = inputs.check_rates(rate), inputs.check_masks(mask)
+    dropped: Tree = inputs.replaced(inputs.sample(key, rates) if masks is None else masks, nulls)
+    return dropped
+
+
+def modality_dropout(
+    key: Key,
+    inputs: Mapping[str, Tree],
+    rate: Rates,
+    *,
+    keep_one: bool = True,
+    mask: Masks | None = None,
+    batch_dims: int = 1,
+) -> tuple[dict[str, Tree], dict[str, jax.Array]]:
+    """Drops whole modalities of a sample, such as its sound or its image, but never all of them.
+
+        y[i][b] = inputs[i][b] if m[i][b] else 0,   m[i][batch] ~ Bernoulli(1 - rate[i])
+
+    So a model learns to work with the modalities that are there. With keep_one, the m[i] of a
+    sample have exactly the law of independent draws, given that not all of them drop. This makes
+    each modality drop less often than at its rate r[i]:
+
+        P(i drops) = (r[i] - R) / (1 - R),   R = r[1] r[2] ... r[n]
+
+    No draw is repeated for this: modalities are drawn one after the other, in sorted order of their
+    names. While none is kept, the next one is kept with the probability
+    (1 - r[i]) / (1 - r[i] r[i+1] ... r[n]), otherwise with 1 - r[i]. The draw of a modality is
+    `jax.random.bernoulli` with the key `jax.random.fold_in(key, zlib.crc32(name.encode()))`.
+
+    Values are not scaled. What a missing modality means depends on how the model fuses them: a mean
+    over the modalities that are present, for example, must not see larger values. The second result
+    tells which they are.
+
+    Args:
+      key: as in `condition_dropout`.
+      inputs: a dict of modalities by name: arrays of [*batch, ...], of any dtype, or pytrees of
+        them.
+      rate: as in `dropout`, or a dict with a rate for each name. With keep_one, not all may be the
+        number 1. (If all are arrays of 1, one modality is kept, and each is as likely. This is the
+        limit for equal rates.)
+      keep_one: whether each sample keeps at least one modality. If False, draws are independent.
+      mask: forces the choice, at any rate: a dict of bool masks of the batch shape by name, True
+        where a modality is present, or one mask for all. It may say that all are missing.
+      batch_dims: as in `condition_dropout`.
+
+    Returns:
+      inputs: a dict of the same names, with 0 in what is dropped.
+      presence: {name: bool of the batch shape}, True where a modality is kept.
+
+    Raises:
+      ValueError: if arrays differ in their batch axes, a dict of rates or masks has other names,
+        a mask does not fit, or all rates are the number 1 with keep_one; else as in `dropout`.
+      TypeError: if inputs is not a dict by name, or holds anything but arrays; else as in
+        `dropout`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax_spatialdrop import modality_dropout
+      >>> inputs = {"audio": jnp.ones((4, 8)), "image": jnp.ones((4, 6, 6, 3))}
+      >>> dropped, presence = modality_dropout(jax.random.key(0), inputs, 0.5)
+      >>> presence["audio"] | presence["image"]
+      Array([ True,  True,  True,  True], dtype=bool)
+
+    Reference: Neverova et al., ModDrop: Adaptive Multi-modal Gesture Recognition, 2014,
+    https://arxiv.org/abs/1501.00102
+    """
+    modalities = modality_inputs(inputs, keep_one, batch_dims)
+    rates, masks = modalities.check_rates(rate), modalities.check_masks(mask)
+    masks = modalities.sample(key, rates) if masks is None else masks
+    return modalities.replaced(masks, modalities.zeros()), modalities.by_name(masks)
+
+
+def check_rates(rate: Any, name: str) -> Rates:
+    """Checks a rate, or a dict of rates by name, before the inputs are known."""
+    if not isinstance(rate, Mapping):
+        return check_rate(rate, name)
+    for key, value in rate.items():
+        check_rate(value, f"{name}[{shown(key)}]")
+    return rate
+
+
+class Inputs(NamedTuple):
+    """The inputs of a batch, with one draw for all of them or a draw for each name.
+
+    Attributes:
+      argument: the name of the argument that holds them, for messages.
+      tree: a pytree, or a dict of pytrees by name.
+      names: sorted; None if all inputs share one draw. Rates and masks are tuples in this order.
+      batch_shape: the batch axes that all arrays have.
+      keep_one: whether each sample keeps the input of at least one name.
+    """
+
+    argument: str
+    tree: Any
+    names: tuple[str, ...] | None
+    batch_shape: Shape
+    keep_one: bool = False
+
+    @property
+    def noise_shape(self) -> Shape:
+        """The number of draws, for a summary."""
+        return self.batch_shape if self.names is None else (len(self.names), *self.batch_shape)
+
+    @property
+    def arrays(self) -> list[Any]:
+        """All arrays, in the order of JAX's trees."""
+        return _leaves(self.tree)
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of the masks that the backward pass keeps: those of arrays with a gradient."""
+        parts = map(_leaves, self.parts(self.tree))
+        have_gradient = [any(jnp.issubdtype(x.dtype, jnp.inexact) for x in part) for part in parts]
+        return sum(have_gradient) * math.prod(self.batch_shape)
+
+    def parts(self, tree: Any) -> tuple[Any, ...]:
+        """Returns what shares a draw: the whole tree, or the entry of each name."""
+        return (tree,) if self.names is None else tuple(tree[name] for name in self.names)
+
+    def by_name(self, masks: Sequence[Array] | None) -> Any:
+        """Returns masks as a user gets them: one array, or a dict; all True if none are drawn."""
+        if masks is None:
+            masks = [jnp.ones(self.batch_shape, bool)] * len(self.parts(self.tree))
+        found = tuple(map(jnp.asarray, masks))
+        return (
+            found[0] if self.names is None else {n: found[self.names.index(n)] for n in self.tree}
+        )
+
+    def check_rates(self, rate: Any) -> tuple[Rate, ...]:
+        """Returns the rate of each draw."""
+        rates = tuple(check_rate(r, name) for r, name in self._each(rate, "rate"))
+        if self.keep_one and all(is_static(r, 1.0) for r in rates):
+            raise ValueError(
+                "rate must be below 1 for at least one modality, since keep_one=True keeps one: "
+                f"got rate={shown(rate)}"
+            )
+        return rates
+
+    def check_masks(self, mask: Any) -> tuple[Array, ...] | None:
+        """Returns the mask of each draw, or None if no mask is given."""
+        if mask is None:
+            return None
+        return tuple(self._check_mask(*pair) for pair in self._each(mask, "mask"))
+
+    def _check_mask(self, mask: Any, name: str) -> Array:
+        checked = check_mask(mask, name)
+        if checked.shape != self.batch_shape:
+            raise ValueError(
+                f"{name} must have the batch shape of {self.argument}, {self.batch_shape}: "
+                f"got {name}.shape={checked.shape}"
+            )
+        return checked
+
+    def _each(self, value: Any, what: str) -> list[tuple[Any, str]]:
+        """Returns the value for each draw, and its name for messages."""
+        if self.names is None:
+            return [(value, what)]
+        if not isinstance(value, Mapping):
+            return [(value, what)] * len(self.names)
+        if {*value} != {*self.names}:
+            raise ValueError(
+                f"{what} must have an entry for each of {listed(self.names)}: "
+                f"got entries for {listed([*value])}"
+            )
+        return [(value[name], f"{what}[{shown(name)}]") for name in self.names]
+
+    def needs_key(self, rates: Sequence[Rate]) -> bool:
+        """Whether anything is drawn."""
+        return not all(map(needs_no_key, rates))
+
+    def sample(self, key: Key, rates: Sequence[Rate]) -> tuple[jax.Array, ...] | None:
+        """Draws the mask of each draw; None if nothing is dropped."""
+        if all(is_static(rate, 0.0) for rate in rates):
+            return None
+        if self.names is None:
+            return (sample_mask(key, rates[0], self.batch_shape),)
+        keys: list[Key] = [None] * len(rates)
+        if self.needs_key(rates):
+            key = check_key(key)
+            mark_as_used(key)
+            keys = [named_key(key, name) for name in self.names]
+        draw = _sample_some if self.keep_one and self.needs_key(rates) else _sample_all
+        sharding = self._batch_sharding()
+        masks = draw(keys, rates, self.batch_shape)
+        return tuple(
+            mask if sharding is None else jax.sharding.reshard(mask, sharding) for mask in masks
+        )
+
+    def mean_rate(self, rates: Sequence[Rate]) -> Rate:
+        """Returns the mean of the rates, for a summary."""
+        if all(isinstance(rate, float) for rate in rates):
+            return math.fsum(rates) / len(rates)
+        return jnp.stack([jnp.asarray(rate, np.float32) for rate in rates]).mean()
+
+    def _batch_sharding(self) -> NamedSharding | None:
+        """Returns the explicit sharding of the batch axes of the first array, if it has one."""
+        sharding = explicit_sharding(self.arrays[0])
+        if sharding is None:
+            return None
+        return NamedSharding(sharding.mesh, P(*sharding.spec[: len(self.batch_shape)]))
+
+    def check_null(self, null: Any) -> tuple[list[jax.Array], ...]:
+        """Returns the null value of each array of each part, with as many axes as the array."""
+        if null is None:
+            raise ValueError("null must be given, the condition of a dropped sample: got null=None")
+        if self.names is not None and isinstance(null, Mapping):
+            null = dict(null)
+        try:
+            broadcast = jax.tree.broadcast(null, self.tree, is_leaf=is_box)
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"null must be one value, or have the structure of {self.argument}: "
+                f"got {shown(null)} for {shown(self.tree)}"
+            ) from None
+        parts = zip(self.parts(self.tree), self.parts(broadcast), strict=True)
+        sample_axis = len(self.batch_shape)
+        return tuple(
+            [
+                _check_null(value, leaf, sample_axis)
+                for leaf, value in zip(_leaves(tree), _leaves(values), strict=True)
+            ]
+            for tree, values in parts
+        )
+
+    def zeros(self) -> tuple[list[jax.Array], ...]:
+        """Returns 0 for each array of each part, like `check_null`."""
+        return tuple(
+            [_zero_like(leaf, self.argument) for leaf in _leaves(part)]
+            for part in self.parts(self.tree)
+        )
+
+    def replaced(self, masks: Sequence[Array] | None, nulls: Sequence[Sequence[jax.Array]]) -> Any:
+        """Returns the inputs with null values in dropped samples."""
+        parts = []
+        for i, tree in enumerate(self.parts(self.tree)):
+            leaves, structure = jax.tree.flatten(tree, is_leaf=is_box)
+            leaves = [jnp.asarray(unboxed(leaf)) for leaf in leaves]
+            if masks is not None:
+                pairs = zip(leaves, nulls[i], strict=True)
+                leaves = [by_mask(_kept_or_null, masks[i], x, null) for x, null in pairs]
+            parts.append(jax.tree.unflatten(structure, leaves))
+        if self.names is None:
+            return parts[0]
+        return {name: parts[self.names.index(name)] for name in self.tree}
+
+
+def condition_inputs(condition: Any, joint: bool, batch_dims: int) -> Inputs:
+    """Checks the conditions of a batch."""
+    if check_switch(joint, "joint"):
+        return _inputs("condition", condition, None, batch_dims)
+    names = _check_names("condition", condition, "a dict of conditions by name if joint=False")
+    return _inputs("condition", condition, names, batch_dims)
+
+
+def modality_inputs(inputs: Any, keep_one: bool, batch_dims: int) -> Inputs:
+    """Checks the modalities of a batch."""
+    keep_one = check_switch(keep_one, "keep_one")
+    names = _check_names("inputs", inputs, "a dict of modalities by name")
+    return _inputs("inputs", inputs, names, batch_dims)._replace(keep_one=keep_one)
+
+
+def _check_names(argument: str, inputs: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"{argument} must be {what}: got {shown(inputs)}")
+    for name in inputs:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} must have names that are strings: got {shown(name)}")
+    return tuple(sorted(inputs))
+
+
+def _inputs(argument: str, tree: Any, names: tuple[str, ...] | None, batch_dims: int) -> Inputs:
+    batch_dims = check_batch_dims(batch_dims)
+    tree = tree if names is None else dict(tree)
+    batch_shape: Shape | None = None
+    parts = {"": tree} if names is None else {f"[{shown(n)}]": tree[n] for n in names}
+    for suffix, part in parts.items():
+        leaves = _leaves(part)
+        if not leaves:
+            raise ValueError(f"{argument}{suffix} must have at least one array: got {shown(part)}")
+        for leaf in leaves:
+            shape = _check_leaf(leaf, f"{argument}{suffix}").shape
+            if len(shape) < batch_dims:
+                raise ValueError(
+                    f"{argument}{suffix} must have {plural(batch_dims, 'batch axis')} in every "
+                    f"array: got an array of shape {shape}"
+                )
+            batch_shape = shape[:batch_dims] if batch_shape is None else batch_shape
+            if shape[:batch_dims] != batch_shape:
+                raise ValueError(
+                    f"{argument} must have the same batch axes in every array, {batch_shape} as in "
+                    f"the first: got an array of shape {shape} with batch_dims={batch_dims}"
+                )
+    if batch_shape is None:
+        raise ValueError(f"{argument} must have at least one array: got {shown(tree)}")
+    return Inputs(argument, tree, names, batch_shape)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Returns the arrays of a tree, out of their boxes."""
+    return [unboxed(leaf) for leaf in jax.tree.leaves(tree, is_leaf=is_box)]
+
+
+def _check_leaf(leaf: Any, name: str) -> Array:
+    checked = check_array(leaf, name)
+    if not any(jnp.issubdtype(checked.dtype, kind) for kind in (jnp.number, jnp.bool_)):
+        raise TypeError(f"{name} must hold numbers: got dtype {checked.dtype}")
+    return checked
+
+
+def _sample_all(keys: Sequence[Key], rates: Sequence[Rate], batch_shape: Shape) -> list[jax.Array]:
+    """Draws independent masks."""
+    return [sample_mask(key, rate, batch_shape) for key, rate in zip(keys, rates, strict=True)]
+
+
+def _sample_some(keys: Sequence[Key], rates: Sequence[Rate], batch_shape: Shape) -> list[jax.Array]:
+    """Draws masks as `_sample_all` would, given that each sample keeps at least one input."""
+    masks, is_empty = [], jnp.ones(batch_shape, bool)
+    for key, rate, first in zip(keys, rates, _probabilities_of_the_first(rates), strict=True):
+        mask = sample_each(key, jnp.where(is_empty, first, keep_probability(rate)))
+        masks.append(mask)
+        is_empty &= ~mask
+    return masks
+
+
+def _probabilities_of_the_first(rates: Sequence[Rate]) -> list[np.float32 | jax.Array]:
+    """Returns for each input the probability to keep it if none before it is kept.
+
+        p[i] = (1 - r[i]) / (1 - r[i] r[i+1] ... r[n])
+
+    The last one is exactly 1. The divisors are computed from the last one on, as sums of positive
+    terms, so that rates near 1 lose no digits.
+    """
+    are_known = all(isinstance(rate, float) for rate in rates)
+    some_kept: Any = np.float32(
+        0
+    )  # the probability that independent draws keep this input or a later one
+    found: list[Any] = []
+    for num, rate in enumerate(reversed(rates), start=1):
+        if are_known:
+            keep: Any = 1 - rate
+            some_kept = keep + rate * some_kept
+            found.append(np.float32(keep / some_kept if some_kept > 0 else 1 / num))
+        else:
+            keep = fence(keep_probability(rate))
+            some_kept = fence(keep + fence((np.float32(1) - keep) * some_kept))
+            divisor = jnp.where(some_kept > 0, some_kept, np.float32(1))
+            found.append(jnp.where(some_kept > 0, keep / divisor, np.float32(1 / num)))
+    return found[::-1]
+
+
+def _check_null(null: Any, x: Array, num_batch_axes: int) -> jax.Array:
+    """Returns a null value for x, with as many axes."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    values = _null_array(null, dtype) if is_array(null) else _null_number(null, dtype)
+    shape = x.shape[num_batch_axes:]
+    try:
+        fits = np.broadcast_shapes(values.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"null must broadcast to {shape}, the shape of a sample's condition: "
+            f"got null.shape={values.shape}"
+        )
+    return jnp.expand_dims(values, range(len(x.shape) - values.ndim))
+
+
+def _zero_like(x: Array, name: str) -> jax.Array:
+    if x.dtype == jnp.float8_e8m0fnu:
+        raise TypeError(
+            f"{name} must have dtypes that can represent 0, the value of what is dropped: "
+            f"got dtype {x.dtype}"
+        )
+    return jnp.zeros((1,) * len(x.shape), x.dtype)
+
+
+def _null_number(null: Any, dtype: Any) -> jax.Array:
+    """Returns a number in the dtype of a condition, which must be able to hold it."""
+    kind = _kind_of(dtype)
+    if isinstance(null, np.generic) and _kind_of(null.dtype) == "real":
+        null = float(null)  # since Python does not count bfloat16 among the numbers
+    if not isinstance(null, _NUMBERS[kind]) or (isinstance(null, bool) and kind != "bool"):
+        raise TypeError(_rule_for_null(dtype, shown(null)))
+    if kind == "integer":
+        limits = jnp.iinfo(dtype)
+        if not limits.min <= int(null) <= limits.max:
+            raise ValueError(
+                f"null must be from {limits.min} to {limits.max}, the numbers of dtype {dtype}: "
+                f"got {shown(null)}"
+            )
+    python_type = {"bool": bool, "integer": int, "real": float, "complex": complex}[kind]
+    with contextlib.suppress(OverflowError), np.errstate(over="ignore"):
+        number = python_type(null)
+        value = np.asarray(number).astype(dtype)
+        if kind in ("bool", "integer") or np.isfinite(value) or not np.isfinite(number):
+            return jnp.asarray(value)
+    raise ValueError(f"null must be finite in dtype {dtype}: got {shown(null)}")
+
+
+def _null_array(null: Array, dtype: Any) -> jax.Array:
+    """Returns an array of numbers that the dtype of a condition can hold."""
+    kind, theirs = _kind_of(dtype), jax.dtypes.canonicalize_dtype(null.dtype)
+    kinds = [*_NUMBERS]
+    fits = _kind_of(theirs) in ([kind] if kind == "bool" else kinds[1 : kinds.index(kind) + 1])
+    if fits and kind == "integer":
+        limits, given = jnp.iinfo(dtype), jnp.iinfo(theirs)
+        fits = limits.min <= given.min and given.max <= limits.max
+    if not fits:
+        raise TypeError(_rule_for_null(dtype, shown(null)))
+    array = jnp.asarray(null)
+    # A learned parameter of float32 keeps its precision, so that its gradient is a sum in float32.
+    return array if _kind_of(theirs) == kind else array.astype(dtype)
+
+
+def _rule_for_null(dtype: Any, got: str) -> str:
+    kinds = {"bool": "a bool", "integer": "an integer", "real": "a real number"}
+    what = kinds.get(_kind_of(dtype), "a number")
+    return f"null must be {what} or an array that a condition of dtype {dtype} can hold: got {got}"
+
+
+_NUMBERS: dict[str, Any] = {
+    "bool": bool | np.bool_,
+    "integer": numbers.Integral,
+    "real": numbers.Real,
+    "complex": numbers.Complex,
+}
+"""The scalars of each kind of dtype. A condition can hold those of its kind and of kinds above it,
+but bools stay apart."""
+
+
+def _kind_of(dtype: Any) -> str:
+    for kind, parent in (("bool", jnp.bool_), ("integer", jnp.integer), ("real", jnp.floating)):
+        if jnp.issubdtype(dtype, parent):
+            return kind
+    return "complex" if jnp.issubdtype(dtype, jnp.complexfloating) else ""
+
+
+def _kept_or_null(mask: jax.Array, x: jax.Array, null: jax.Array) -> jax.Array:
+    """Returns x where the mask of [*batch] is True, else null, in x's dtype."""
+    mask = jnp.expand_dims(mask, range(mask.ndim, x.ndim))
+    wide = null.dtype if null.dtype.itemsize > x.dtype.itemsize else x.dtype
+    return jnp.where(mask, x.astype(wide), null.astype(wide)).astype(x.dtype)
