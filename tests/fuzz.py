@@ -301,7 +301,8 @@ def class_of(error, replaced):
 
 def is_users_function(name, value):
     """Whether an argument that the package calls was replaced by something callable."""
-    is_called = name.lstrip(".").endswith(("apply", "branch", "paths", "_init", "_fn", "_einsum"))
+    endings = ("after", "apply", "branch", "layer", "paths", "_init", "_fn", "_einsum")
+    is_called = name.lstrip(".").endswith(endings)
     return is_called and value[0] in CALLABLE
 
 
@@ -309,7 +310,15 @@ def wrong_output(output, arguments, given):
     """Returns "wrong output" if a regularizer could not return this output, else None."""
     like = arguments.get("x", arguments.get(".inputs"))
     method = given.target.name.rsplit(".", 1)[-1]
-    networks = {*RECURRENT, "Bidirectional", "sample_mask", "sample_masks", "drop_in", "summarize"}
+    networks = {
+        *RECURRENT,
+        "Bidirectional",
+        "sample_mask",
+        "sample_masks",
+        "drop_in",
+        "insert",
+        "summarize",
+    }
     others = {
         "ConditionDropout",
         "ModalityDropout",

@@ -100,6 +100,7 @@ OTHERS = {
 NETWORKS = {
     "linen": {
         "drop_in": constants(broadcast_dims=(1,)),
+        "insert": constants(after=nn.Dense, layer=nn.Dropout(0.5, deterministic=False)),
         "summarize": constants(model=nn.Dropout(0.5, deterministic=False), rngs={"dropout": KEY}),
         "ResidualDropPath": constants(branch=nn.Dense(4)),
         "RNN": {"cell": lambda: nn.GRUCell(3)},
@@ -110,6 +111,11 @@ NETWORKS = {
     },
     "nnx": {
         "drop_in": {"model": lambda: nnx.Dropout(0.5, rngs=nnx.Rngs(0))},
+        "insert": {
+            "model": lambda: nnx.Linear(4, 4, rngs=nnx.Rngs(0)),
+            "after": lambda: nnx.Linear,
+            "layer": lambda: nnx.Dropout(0.5, rngs=nnx.Rngs(0)),
+        },
         "summarize": {"model": lambda: nnx.Dropout(0.5, rngs=nnx.Rngs(0))},
         "ResidualDropPath": {"branch": lambda: nnx.Linear(4, 4, rngs=nnx.Rngs(0))},
         "RNN": {"cell": lambda: nnx.GRUCell(4, 3, rngs=nnx.Rngs(0))},

@@ -18,6 +18,7 @@ from ._dropout import (
     TimestepDropout,
 )
 from ._inputs import ConditionDropout, ModalityDropout
+from ._insert import insert
 from ._recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
 from ._spans import SpecAugment
 from ._tokens import EmbeddingDropout, EmbeddingNoise, PatchDropout, TokenDropout
@@ -55,5 +56,6 @@ __all__ = [
     "blockwise_attention",
     "dot_product_attention",
     "drop_in",
+    "insert",
     "summarize",
 ]

@@ -75,7 +75,9 @@ def run() -> None:
     assert_type(y, jax.Array)
     layer = Own(0.5, deterministic=True, note="first")
     assert isinstance(layer.apply({}, jnp.ones((2, 4, 4, 3))), jax.Array)
-    with fsd.drop_in():
+    with fsd.insert((nn.Dense, nn.Conv), fsd.DropPath(0.5, deterministic=True)):
+        nn.Dense(8).init(jax.random.key(6), x)
+    with fsd.insert(lambda path, module: path[-1] == "mlp", lambda path: None), fsd.drop_in():
         nn.Dropout(0.5, deterministic=True).apply({}, x)
 
 

@@ -83,6 +83,9 @@ def run() -> None:
     fsd.EmbeddingDropout(0.5, per_sample=True)
     fsd.PatchDropout(num_keep=3)
     fsd.drop_in(nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(3))))
+    linear = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(5)))
+    fsd.insert(linear, lambda path, module: "layers" in path, lambda path: fsd.DropPath(0.5))
+    fsd.insert(linear, (nnx.Sequential, nnx.Conv), nnx.Dropout(0.5))
 
 
 def mistakes(x: jax.Array) -> None:
