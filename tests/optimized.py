@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jax.random import clone
 
-from flax_spatialdrop import gaussian_dropout, sample_mask
+from flax_spatialdrop import embedding_noise, gaussian_dropout, sample_mask
 
+from .ops import test_noise
 from .ops.test_alpha import apply as apply_alpha
 from .ops.test_residual_drop_path import KEYS, W, X, block, composed
 from .random.test_noise import KEY, each_key, each_way, promise
@@ -44,6 +45,22 @@ def test_noise_of_a_traced_rate_is_that_of_the_number(rate, way):
     np.testing.assert_array_equal(jax.vmap(f)(jnp.float32([rate] * 2)), np.stack([expected] * 2))
     with jax.enable_x64(True):
         np.testing.assert_array_equal(f(jnp.float64(rate)), expected)
+
+
+def test_embedding_noise_is_rounded_before_it_is_added():
+    expected = test_noise.X + test_noise.noise(KEY, test_noise.LENGTHS, 5.3)
+
+    def f(alpha, lengths):
+        return embedding_noise(clone(KEY), test_noise.X, alpha, lengths=lengths)
+
+    lengths = jnp.asarray(test_noise.LENGTHS)
+    programs = jax.jit(f), jax.jit(partial(f, lengths=lengths)), jax.jit(partial(f, 5.3))
+    given = (5.3, lengths), (jnp.float32(5.3),), (lengths,)
+    for program, arguments in zip(programs, given, strict=True):
+        test_noise.same_bits(program(*arguments), expected)
+    program = jax.jit(partial(f, lengths=None))
+    expected = test_noise.X + test_noise.noise(KEY, np.full(4, 7), 5.3)
+    test_noise.same_bits(program(jnp.float32(5.3)), expected)
 
 
 def test_alpha_of_numbers_and_of_traced_rates_agree():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._apply import Recipe, by_mask, by_redraw, check_given_mask, drop, widened
-from .._checks import check_array, check_input, check_scalar, is_static
+from .._checks import check_array, check_input, check_scalar, is_static, is_symbolic
 from .._random.noise import redraw_uniform, sample_uniform
 from .._random.sharding import sharding_of_part
 from .._rates import fence
@@ -107,11 +107,14 @@ def _scale(alpha: Rate, lengths: jax.Array | None, size: Shape) -> np.float32 | 
     would round differently where lengths are known.
     """
     length, features = size
-    if lengths is None:
-        root: Any = np.sqrt(np.float32(max(length * features, 1)))
-    else:
-        count = jnp.maximum(lengths, 1).astype(np.float32) * np.float32(max(features, 1))
+    root: Any
+    if lengths is not None:
+        count = jnp.maximum(lengths, 1).astype(np.float32) * jnp.asarray(features, np.float32)
         root = jnp.expand_dims(fence(jnp.sqrt(fence(count))), (-2, -1))
+    elif is_symbolic(length * features):
+        root = fence(jnp.sqrt(jnp.asarray(length * features, np.float32)))
+    else:
+        root = np.sqrt(np.float32(max(length * features, 1)))
     if isinstance(alpha, float):
         strength: Any = np.float32(alpha)
     else:

@@ -23,9 +23,9 @@ from .._checks import (
     shown,
     unboxed,
 )
-from .._random.mask import clipped
+from .._noise_shape import check_size
 from .._random.sharding import sharding_of_batch, sharding_of_part
-from .._random.spans import sample_spans
+from .._random.spans import as_int32, sample_spans
 from .._typing import Array, Key, Rate, Shape
 from .fill import Fill, resolve_fill
 
@@ -88,7 +88,7 @@ def span_mask(
     Reference: Park et al., SpecAugment: A Simple Data Augmentation Method for Automatic Speech
     Recognition, 2019, https://arxiv.org/abs/1904.08779
     """
-    max_length = check_whole(max_length, "max_length", least=0)
+    max_length = check_size(max_length, "max_length")
     spans = _Spans(
         check_whole(num, "num", least=0),
         check_count(min_width, "min_width"),
@@ -138,7 +138,7 @@ def check_lengths(lengths: Any, most: int, x: Array | None = None) -> jax.Array:
             f"lengths must have the shape {x.shape[:-2]}, that of x without its last two axes: "
             f"got lengths.shape={checked.shape}"
         )
-    clean = clipped(jnp.asarray(checked), most).astype(np.int32)
+    clean = jnp.minimum(as_int32(checked), most)
     sharding = None if x is None else sharding_of_batch(x, 2)
     return clean if sharding is None else jax.sharding.reshard(clean, sharding)
 

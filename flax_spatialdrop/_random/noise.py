@@ -84,7 +84,7 @@ def noise_moments(rate: Rate) -> Moments:
 
 
 def _scaled(scale: np.float32 | jax.Array, uniform: jax.Array) -> jax.Array:
-    return fence(jnp.multiply(scale, fence(uniform)))
+    return fence(jnp.multiply(scale, uniform))
 
 
 def _shifted(normal: jax.Array, moments: Moments) -> jax.Array:

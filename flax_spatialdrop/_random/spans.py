@@ -33,16 +33,21 @@ def sample_spans(
         width = jax.random.randint(width_key, (*lengths.shape, num), min(min_width, w), w + 1)
         start = jax.random.randint(start_key, (*lengths.shape, num), 0, length - width + 1)
     """
-    widths: list[Array] = [
-        np.asarray(min(width, max_length))
-        if isinstance(width, int)
-        else clipped(jnp.asarray(width), max_length)
-        for width in (min_width, max_width)
-    ]
+    widths = as_int32(min_width), as_int32(max_width)
     ratio = jnp.asarray(max_ratio)
     mask: jax.Array = _sample_spans(check_key(key), lengths, max_length, num, *widths, ratio)
     assert_shape(mask, (*lengths.shape, max_length))
     return mask
+
+
+def as_int32(count: int | Array) -> jax.Array:
+    """Returns integers as int32, clipped to 0, ..., 2^31 - 1."""
+    if isinstance(count, int):
+        return jnp.asarray(min(count, _LARGEST), np.int32)
+    return clipped(jnp.asarray(count), _LARGEST).astype(np.int32)
+
+
+_LARGEST = 2**31 - 1
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -51,16 +56,16 @@ def _sample_spans(
     lengths: jax.Array,
     max_length: int,
     num: int,
-    min_width: Array,
-    max_width: Array,
-    max_ratio: Array,
+    min_width: jax.Array,
+    max_width: jax.Array,
+    max_ratio: jax.Array,
 ) -> jax.Array:
     ratio = max_ratio.astype(np.float32)
     ratio = jnp.where(ratio > 0, jnp.minimum(ratio, np.float32(1)), np.float32(0))  # NaN gives 0
     length = lengths[..., None]
     by_ratio = jnp.floor(ratio * length.astype(np.float32)).astype(np.int32)
-    widest = jnp.minimum(jnp.minimum(by_ratio, length), max_width.astype(np.int32))
-    narrowest = jnp.minimum(widest, min_width.astype(np.int32))
+    widest = jnp.minimum(jnp.minimum(by_ratio, length), max_width)
+    narrowest = jnp.minimum(widest, min_width)
     shape, sharding = (*lengths.shape, num), _with_axis(lengths)
     width_key, start_key = jax.random.split(key)
     draw = partial(jax.random.randint, dtype=np.int32, out_sharding=sharding)

@@ -159,6 +159,14 @@ def test_sharded(axis_type):
             assert not collectives(compiled.as_text())
 
 
+def test_symbolic_sizes():
+    batch, length = jax.export.symbolic_shape("b, t")
+    f = jax.jit(lambda key, x: embedding_noise(key, x, ALPHA))
+    x = jax.ShapeDtypeStruct((batch, length, 6), np.float32)
+    y = jax.export.export(f)(clone(KEY), x).call(clone(KEY), X)
+    same_bits(y, f(clone(KEY), X))
+
+
 @each_face
 def test_an_alpha_of_0_returns_x_and_needs_no_key(face):
     x = jnp.asarray(X)

@@ -257,6 +257,17 @@ def test_sharded(axis_type):
             assert not collectives(compiled.as_text())
 
 
+def test_symbolic_sizes():
+    """An exported program takes any batch and any number of frames."""
+    batch, frames = jax.export.symbolic_shape("b, t")
+    x = jax.ShapeDtypeStruct((batch, frames, 6), np.float32)
+    lengths = jax.ShapeDtypeStruct((batch,), np.int32)
+    f = face_of("function")
+    exported = jax.export.export(jax.jit(f))(clone(KEY), x, lengths)
+    y = exported.call(clone(KEY), X, LENGTHS.astype(np.int32))
+    np.testing.assert_array_equal(y, expected(KEY, LENGTHS))
+
+
 @each_face
 def test_nothing_to_hide_returns_x_and_needs_no_key(face):
     x = jnp.asarray(X)
