@@ -176,9 +176,11 @@ def key_and_rate(call: Call, inputs: Array, block: Block, rate: Rate | None) -> 
       call: of the module.
       inputs: floating or complex.
       block: for these inputs.
-      rate: as in `regularize`; a number with mode="subset".
-      *args, **kwargs: given to the branch after inputs and row_args. The branch gets neither
-        `deterministic` nor the key.
+      rate: as in `regularize`; with mode="subset" it must be a number.
+      row_args: arguments of the branch that have the rows of inputs, such as an attention mask:
+        branch(inputs, *row_args, *args, **kwargs). With mode="subset" the branch gets the same rows
+        of them as of inputs.
+      *args, **kwargs: other arguments of the branch. It gets neither `deterministic` nor the key.
 
     Returns:
       An array of the shape and dtype of inputs.

@@ -125,7 +125,7 @@ def residual_drop_path(
         same k.
       row_args: more arguments of the branch, branch(x, *row_args), that have the rows of x along
         the same axis, such as an attention mask: arrays or pytrees of arrays. With mode="subset"
-        the branch gets their rows that it gets of x. An array with one row is given as it is.
+        the branch gets the same rows of them as of x. An array with one row is given as it is.
 
     Returns:
       An array with the shape and dtype of x.
@@ -249,13 +249,14 @@ def block_for(
     check_choice(mode, "mode", get_args(ResidualMode))
     check_whole(groups, "groups", least=1)
     check_sequence(row_args, "row_args", "a tuple of arguments of the branch")
+    args = [check_array(arg, "row_args") for arg in jax.tree.leaves(tuple(row_args))]
     if mode != "subset":
         return Block(path_recipe(x, mode, batch_axis, scale), mode, 0, 1, scale)
     recipe = path_recipe(x, "row", batch_axis, scale)._replace(check_rate=_check_rate_of_subset)
     shape = check_input(x).shape
     axis = row_axis(shape, batch_axis)
-    for arg in jax.tree.leaves(tuple(row_args)):
-        check_rows(check_array(arg, "row_args").shape, shape, axis)
+    for arg in args:
+        check_rows(arg.shape, shape, axis)
     return Block(recipe, mode, axis, groups, scale)
 
 

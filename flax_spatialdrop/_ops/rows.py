@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .._apply import CHECKPOINT_NAME, times
-from .._random.sharding import explicit_sharding, spec_of, vary_alike
+from .._random.sharding import explicit_sharding, spec_of
 
 _HOW: Any = {
     "indices_are_sorted": True,
@@ -29,7 +29,7 @@ _HOW: Any = {
 @partial(jax.jit, static_argnums=2)
 def take_rows(x: jax.Array, indices: jax.Array, axis: int) -> jax.Array:
     """Returns the rows of x along an axis, in order: groups * k of them."""
-    grouped, indices = vary_alike((_grouped(x, indices, axis), indices))
+    grouped = _grouped(x, indices, axis)
     numbers = jax.lax.GatherDimensionNumbers(
         offset_dims=_other_axes(grouped, axis),
         collapsed_slice_dims=(axis + 1,),
@@ -47,7 +47,7 @@ def add_to_rows(
 ) -> jax.Array:
     """Adds y * scale to the rows that `take_rows` took; the backward pass keeps the indices."""
     scaled = checkpoint_name(times(y, scale), CHECKPOINT_NAME)
-    grouped, indices, scaled = vary_alike((_grouped(x, indices, axis), indices, scaled))
+    grouped = _grouped(x, indices, axis)
     numbers = jax.lax.ScatterDimensionNumbers(
         update_window_dims=_other_axes(grouped, axis),
         inserted_window_dims=(axis + 1,),

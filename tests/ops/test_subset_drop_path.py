@@ -65,6 +65,7 @@ def test_it_adds_the_branch_of_the_kept_rows_and_so_is_its_gradient(options, rat
     kept = kept_rows(KEY, 10, rate, groups)
     count = groups * round((1 - rate) * 10 / groups)
     assert len(kept) == count
+    assert (np.diff(kept) > 0).all()
     seen = []
 
     def branch(w, x):
@@ -242,12 +243,17 @@ def test_a_key_of_each_device_inside_shard_map():
     def of_all(key, x, w):
         return block(key, x, w)
 
-    for f, key_of in ((of_device, jax.random.fold_in), (of_all, lambda key, device: key)):
-        run = jax.shard_map(f, mesh=mesh, in_specs=(P(), P("d"), P()), out_specs=P("d"))
-        y = jax.jit(run)(clone(KEY), X, W)
+    cases = [
+        (of_device, jax.random.fold_in, P("d"), jnp.split(X, 2)),
+        (of_device, jax.random.fold_in, P(), [X, X]),
+        (of_all, lambda key, device: key, P("d"), jnp.split(X, 2)),
+    ]
+    for f, key_of, spec, parts in cases:
+        run = jax.shard_map(f, mesh=mesh, in_specs=(P(), spec, P()), out_specs=P("d"))
+        y = jnp.split(jax.jit(run)(clone(KEY), X, W), 2)
         for device in range(2):
-            expected = block(key_of(clone(KEY), device), X[device * 4 :][:4], W)
-            np.testing.assert_allclose(y[device * 4 :][:4], expected, rtol=1e-6, atol=1e-6)
+            expected = block(key_of(clone(KEY), device), parts[device], W)
+            np.testing.assert_allclose(y[device], expected, rtol=1e-6, atol=1e-6)
 
 
 @each_face
