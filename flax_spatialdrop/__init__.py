@@ -4,7 +4,9 @@ The functions take `(key, x, rate, *, options)`, where `rate` is always the prob
 Their modules are in `flax_spatialdrop.linen` and `flax_spatialdrop.nnx`.
 """
 
+from . import schedules as schedules
 from ._apply import apply_mask
+from ._drop_in import DropInReport
 from ._ops.alpha import alpha_dropout, feature_alpha_dropout
 from ._ops.blocks import drop_block
 from ._ops.cutout import cutout
@@ -31,6 +33,7 @@ from ._random.mask import fast_key, mask_block, sample_mask
 from ._rates import linear_rates, rate_of_each
 from ._recurrent.functions import recurrent_dropout, recurrent_masks, zoneout
 from ._recurrent.spec import RecurrentMasks
+from ._scaling import scale_rates
 from ._summary import Site, Summary
 from ._tools.explain import explain, plot_mask
 from ._tools.monte_carlo import MonteCarlo, monte_carlo
@@ -38,6 +41,7 @@ from ._tools.monte_carlo import MonteCarlo, monte_carlo
 __version__ = "0.1.0"
 
 __all__ = [
+    "DropInReport",
     "MonteCarlo",
     "RecurrentMasks",
     "Site",
@@ -72,6 +76,7 @@ __all__ = [
     "restore_patches",
     "sample_dropout",
     "sample_mask",
+    "scale_rates",
     "span_mask",
     "spatial_dropout",
     "spatial_dropout_1d",

@@ -5,7 +5,7 @@ only the calls of modules have.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, get_args
 
@@ -30,9 +30,10 @@ from ._checks import (
 from ._ops.blocks import Normalize
 from ._ops.inputs import Inputs
 from ._ops.noise import check_alpha
-from ._ops.patches import Patches, keep_patches
+from ._ops.patches import Patches, check_rate_of_patches, count_patches, keep_patches
 from ._ops.path import Block, check_branch
 from ._recurrent.spec import Variant, check_merge, check_unroll
+from ._scaling import scaled
 from ._summary import Call, Use, note
 from ._typing import Array, DataFormat, Key, Rate, ResidualMode, Shape
 
@@ -211,9 +212,19 @@ def run_layer_of_flax(
     run: Callable[[Key, Array], jax.Array],
 ) -> jax.Array:
     """Runs a dropout layer of Flax itself, `run(key, inputs)`, so that a summary lists it."""
-    use = use_of(call, Recipe(noise_shape), rate)
+    recipe = Recipe(noise_shape)
+    use = _use_at(call, recipe, recipe.check_rate(rate))  # Flax does not scale it
     note(call.where, partial(run, use.key), inputs, use)
     return run(use.key, inputs)
+
+
+def find_patches(
+    inputs: Array, rate: Any, num_keep: Any, num_prefix_tokens: Any, batch_dims: Any
+) -> Patches:
+    """Counts the patches of inputs and those to keep; the rate is scaled."""
+    if rate is not None:
+        rate = scaled(check_rate_of_patches, rate)
+    return count_patches(inputs, rate, num_keep, num_prefix_tokens, batch_dims)
 
 
 def drop_patches(call: Call, inputs: Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
@@ -265,7 +276,7 @@ def drop_inputs(
       TypeError: for values that are not arrays, a traced `deterministic`, another type.
       ValueError, KeyError, flax.errors.InvalidRngError: if a mask is drawn and there is no key.
     """
-    rates, masks = inputs.check_rates(rate), inputs.check_masks(mask)
+    rates, masks = _scaled_rates(inputs, rate), inputs.check_masks(mask)
     key, given = None, None
     if masks is not None:
         given = masks[0] if len(masks) == 1 else jnp.stack([*map(jnp.asarray, masks)])
@@ -297,16 +308,26 @@ def draw_for_inputs(call: Call, inputs: Inputs, rate: Any) -> Any:
     Returns:
       The masks.
     """
-    rates = inputs.check_rates(rate)
+    rates = _scaled_rates(inputs, rate)
     if call.deterministic:
         return inputs.by_name(None)
     key = call.find_key() if inputs.needs_key(rates) else None
     return inputs.by_name(inputs.sample(key, rates))
 
 
+def _scaled_rates(inputs: Inputs, rate: Any) -> tuple[Rate, ...]:
+    inputs.check_rates(rate)
+    if isinstance(rate, Mapping):
+        return inputs.check_rates({name: scaled(check_rate, rate[name]) for name in rate})
+    return inputs.check_rates(scaled(check_rate, rate))
+
+
 def use_of(call: Call, recipe: Recipe, rate: Rate | None, mask: Any = None) -> Use:
-    """Checks the rate and finds a key, if one is needed."""
-    rate = recipe.check_rate(rate)
+    """Checks and scales the rate, and finds a key, if one is needed."""
+    return _use_at(call, recipe, scaled(recipe.check_rate, rate), mask)
+
+
+def _use_at(call: Call, recipe: Recipe, rate: Rate, mask: Any = None) -> Use:
     active = not call.deterministic and not is_static(rate, 0.0)
     draws = mask is None and active and needs_key(rate, recipe)
     key = call.find_key() if draws else None

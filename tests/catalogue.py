@@ -33,6 +33,7 @@ TOOLS = {  # functions that are not regularizers
     "rate_of_each",
     "restore_patches",
     "sample_mask",
+    "scale_rates",
     "span_mask",
 }
 

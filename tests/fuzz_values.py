@@ -18,7 +18,13 @@ from flax import nnx
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
-RESULTS = {"MonteCarlo", "RecurrentMasks", "Site", "Summary"}  # users do not make these
+RESULTS = {
+    "DropInReport",
+    "MonteCarlo",
+    "RecurrentMasks",
+    "Site",
+    "Summary",
+}  # users do not make these
 
 
 def constant(value):

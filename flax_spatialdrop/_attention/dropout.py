@@ -15,6 +15,7 @@ multiply, so a NaN or Inf among the dropped values does not reach the result.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -41,6 +42,7 @@ from .._ops.blocks import (
 from .._random.mask import keep_threshold, words_and_rounds
 from .._random.threefry import mark_as_used
 from .._rates import keep_probability, scale_of
+from .._scaling import scaled
 from .._summary import Use, Where, note
 from .._typing import Key, Rate, Shape
 from .arguments import DropoutOptions, Inputs, check_sown
@@ -212,7 +214,7 @@ class WeightsDropped(AttentionDropout):
 
 def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> AttentionDropout:
     """Checks the options, and returns the dropout for the step in which the weights are dropped."""
-    rate = check_rate(options.dropout_rate, "dropout_rate")
+    rate = scaled(partial(check_rate, name="dropout_rate"), options.dropout_rate)
     spans, shape = _resolve_spans(x.weights_shape, options), x.weights_shape
     if check_switch(options.deterministic, "deterministic") or is_static(rate, 0.0):
         nothing = NothingDropped(None, rate, spans, shape)

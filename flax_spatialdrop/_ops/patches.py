@@ -156,8 +156,13 @@ def count_patches(
     return Patches(shape[:-2], num_prefix_tokens, num_patches, kept)
 
 
+def check_rate_of_patches(rate: Any) -> float:
+    """Returns a rate that is known when tracing."""
+    return check_known_rate(rate, "the rate of patch dropout determines the shape of the output")
+
+
 def _num_kept(rate: Any, num_patches: int) -> int | None:
-    rate = check_known_rate(rate, "the rate of patch dropout determines the shape of the output")
+    rate = check_rate_of_patches(rate)
     if rate == 0:
         return num_patches
     return None if is_symbolic(num_patches) else count_kept(rate, num_patches, "patches")

@@ -23,6 +23,7 @@ from .._checks import (
     is_whole,
     shown,
 )
+from .._scaling import scaled
 from .._typing import Array, Key, Rate, Shape
 
 Variant: TypeAlias = Literal["variational", "no_memory_loss", "zoneout"]
@@ -199,8 +200,8 @@ def read_call(
             reverse=pick_switch(module, "reverse", reverse),
             keep_order=pick_switch(module, "keep_order", keep_order),
         ),
-        check_rate(dropout, "dropout"),
-        check_rate(recurrent_dropout, "recurrent_dropout"),
+        scaled(partial(check_rate, name="dropout"), dropout),
+        scaled(partial(check_rate, name="recurrent_dropout"), recurrent_dropout),
         check_choice(module.variant, "variant", get_args(Variant)),
         check_switch(module.per_gate, "per_gate"),
         pick_switch(module, "return_carry", return_carry),

@@ -88,12 +88,13 @@ def _stream_of(rngs: nnx.Rngs, module: Any) -> nnx.RngStream:
 
 def _where(module: Any, rngs: Any) -> Where:
     """Describes the module to a summary."""
+    rngs = module.rngs if rngs is None else rngs
     if isinstance(rngs, nnx.Rngs):
         stream = module.rng_collection
     elif isinstance(rngs, jax.Array | np.ndarray):
         stream = "a key"
     else:
-        stream = getattr(module.rngs if rngs is None else rngs, "tag", "")
+        stream = getattr(rngs, "tag", "")
     return Where(getattr(module, PATH, None), type(module).__name__, stream)
 
 

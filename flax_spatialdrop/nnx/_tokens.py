@@ -7,10 +7,10 @@ import jax
 from flax import nnx
 
 from .._docs import completed_by
-from .._host import draw_mask, drop_patches, regularize
+from .._host import draw_mask, drop_patches, find_patches, regularize
 from .._ops import tokens
 from .._ops.noise import embedding_noise, noise_recipe
-from .._ops.patches import count_patches, patch_dropout
+from .._ops.patches import patch_dropout
 from .._typing import Array, Rate
 from ._base import Declared, Regularizer, call_of
 
@@ -135,7 +135,7 @@ class PatchDropout(Declared, of=patch_dropout):
     ) -> tuple[jax.Array, jax.Array]:
         """Removes patches."""
         rate, num_keep = (self.rate, self.num_keep) if rate is None else (rate, None)
-        patches = count_patches(inputs, rate, num_keep, self.num_prefix_tokens, self.batch_dims)
+        patches = find_patches(inputs, rate, num_keep, self.num_prefix_tokens, self.batch_dims)
         return drop_patches(call_of(self, deterministic, rngs), inputs, patches)
 
 

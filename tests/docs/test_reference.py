@@ -18,7 +18,7 @@ DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 PAGES = {path.name: path.read_text() for path in (DOCS / "api").glob("*.md")}
 PUBLIC = {
     f"{face.__name__}.{name}": getattr(face, name)
-    for face in (fsd, fsd.linen, fsd.nnx)
+    for face in (fsd, fsd.linen, fsd.nnx, fsd.schedules)
     for name in face.__all__
 }
 REGULARIZERS = [name for name in fsd.__all__ if hasattr(fsd.linen, module_name(name))]

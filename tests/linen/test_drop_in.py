@@ -3,15 +3,17 @@
 import asyncio
 import concurrent.futures
 import functools
+from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax.random import clone
 
-from flax_spatialdrop import linen
+from flax_spatialdrop import DropInReport, linen
 
 from ..errors import exactly
 from ..last_bit import assert_same_eagerly
@@ -193,18 +195,64 @@ def test_arguments_at_the_call():
     assert ours[2] is X
 
 
-def test_derived_classes_are_not_reached():
-    class Louder(nn.Dropout):
-        def __call__(self, inputs, **kwargs):
-            return 2 * super().__call__(inputs, **kwargs)
+class Plain(nn.Dropout):
+    pass
 
-    def run():
-        return Louder(0.5, deterministic=False).apply({}, X, rngs={"dropout": clone(KEY)})
 
-    theirs = run()
-    with linen.drop_in():
-        ours = run()
-    np.testing.assert_array_equal(ours, theirs)
+class Louder(nn.Dropout):
+    def __call__(self, inputs):
+        return 2 * super().__call__(inputs)
+
+
+class Own(nn.Dropout):
+    def __call__(self, inputs):
+        return inputs
+
+
+class Bridged(nn.Module):
+    attention_fn: Any = nn.dot_product_attention
+
+    @nn.compact
+    def __call__(self, x):
+        for layer in (Plain, Louder, Own):
+            x = layer(0.5, deterministic=False)(x)
+        options = {"dropout_rate": 0.5, "deterministic": False, "attention_fn": self.attention_fn}
+        return nnx.bridge.to_linen(nnx.Linear, 8, 8)(nn.SelfAttention(2, **options)(x))
+
+
+@pytest.mark.filterwarnings("ignore:SelfAttention:DeprecationWarning")
+def test_what_is_reached_and_what_is_left_alone_and_why():
+    partial = functools.partial(nn.dot_product_attention, bias=None)
+    model = Bridged(partial)
+    variables = model.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    run = jax.jit(
+        lambda model, key: model.apply(variables, X, rngs={"dropout": key}), static_argnums=0
+    )
+    theirs = run(model, clone(KEY))
+    with linen.drop_in() as outer, linen.drop_in() as report:
+        np.testing.assert_array_equal(run(model, clone(KEY)), theirs)
+        run(Bridged(), clone(KEY))
+    name = "a functools.partial of the function dot_product_attention"
+    advice = "call flax_spatialdrop.nnx.drop_in in the constructor of the wrapped module"
+    drops = {("Plain_0",): "Plain", ("Louder_0",): "Louder"}
+    assert outer == report
+    assert report.reached == {**drops, ("SelfAttention_0",): "flax.linen.SelfAttention"}
+    assert report.left == {
+        ("Own_0",): "Own has a __call__ of its own",
+        ("ToLinen_0",): f"NNX inside Linen: {advice}",
+    }
+    with linen.drop_in() as report:
+        run(model, clone(KEY))
+        assert report == DropInReport()  # traced before
+        run.clear_cache()
+        run(model, clone(KEY))
+    assert report.reached == drops
+    assert report.left["SelfAttention_0",] == f"its attention_fn is {name}"
+    with linen.drop_in() as report:
+        run(model, clone(KEY))
+        ours = linen.Dropout(0.5, deterministic=False)
+        ours.apply({}, X, rngs={"dropout": clone(KEY)})
+    assert report == DropInReport()
 
 
 def test_bad_arguments_are_refused_inside():

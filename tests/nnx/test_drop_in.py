@@ -1,5 +1,10 @@
 """drop_in replaces the layers of a model in place; they keep their streams."""
 
+import copy
+import functools
+import pickle
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +12,7 @@ import pytest
 from flax import nnx
 
 import flax_spatialdrop.nnx
+from flax_spatialdrop import DropInReport
 from flax_spatialdrop.nnx import drop_in
 
 from ..errors import exactly
@@ -37,7 +43,7 @@ PATHS = {("blocks", 0, "layers", 1), ("again",), ("table", "last"), ("without_st
 def test_same_masks_and_values_from_where_the_streams_had_got_to():
     theirs, ours = Model(nnx.Rngs(1)), Model(nnx.Rngs(1))
     np.testing.assert_array_equal(ours(X), theirs(X))
-    assert set(drop_in(ours)) == PATHS
+    assert set(drop_in(ours).reached) == PATHS
     for _ in range(2):
         assert_same_eagerly(ours(X), theirs(X), is_model=True)
     np.testing.assert_array_equal(
@@ -85,8 +91,9 @@ def test_it_is_this_package_that_runs():
 
 def test_a_second_time_and_the_model_itself():
     layer = nnx.Dropout(0.5)
-    assert drop_in(layer) == ((),)
-    assert drop_in(layer) == ()
+    assert drop_in(layer) == DropInReport({(): "flax.nnx.Dropout"})
+    assert drop_in(layer) == DropInReport()
+    assert str(DropInReport()) == "No layer of Flax that drops was found."
     assert type(layer) is flax_spatialdrop.nnx.Dropout
 
 
@@ -99,12 +106,93 @@ def test_a_swapped_model_goes_through_split_clone_and_state():
     np.testing.assert_array_equal(twin(X), model(X))
 
 
-def test_derived_classes_are_not_reached():
-    class Louder(nnx.Dropout):
-        def __call__(self, inputs, **kwargs):
-            return 2 * super().__call__(inputs, **kwargs)
+class Dropout(nnx.Dropout):
+    """Overrides the constructor only, and keeps all streams, as the layers of MaxText do."""
 
-    assert drop_in(nnx.Sequential(Louder(0.5))) == ()
+    def __init__(self, rate, *, rngs, broadcast_dims=(), deterministic=False):
+        self.rate = rate
+        self.broadcast_dims = broadcast_dims
+        self.deterministic = deterministic
+        self.rng_collection = "dropout"
+        self.rngs = rngs.fork()
+
+    def set_view(self, deterministic=None):
+        self.deterministic = deterministic
+
+
+class Louder(nnx.Dropout):
+    def __call__(self, inputs, **kwargs):
+        return 2 * super().__call__(inputs, **kwargs)
+
+
+class Decoder(nnx.Module):
+    def __init__(self, rngs, layer=Dropout):
+        self.dense = nnx.Linear(8, 8, rngs=rngs)
+        self.drop = layer(0.25, broadcast_dims=(-2,), rngs=rngs)
+        self.louder = Louder(0.5, rngs=rngs)
+        self.bridged = nnx.bridge.ToNNX(nn.Dropout(0.5, deterministic=False), rngs=rngs)
+
+    def __call__(self, x):
+        return self.louder(self.drop(self.dense(x)))
+
+
+def test_derived_classes_that_keep_the_call_of_flax():
+    theirs, ours, twin = (Decoder(nnx.Rngs(params=0, dropout=1)) for _ in range(3))
+    drop = ours.drop
+    report = drop_in(ours)
+    assert report.reached == {("drop",): "Dropout"}
+    assert ours.drop is drop
+    assert isinstance(drop, Dropout)
+    assert isinstance(drop, flax_spatialdrop.nnx.Dropout)
+    assert set(drop_in(twin).reached) == {("drop",)}
+    assert nnx.graphdef(ours) == nnx.graphdef(twin)
+
+    @nnx.jit
+    @functools.partial(nnx.value_and_grad, has_aux=True)
+    def grad(model, x):
+        y = model(x)
+        return (y**2).mean(), y
+
+    for _ in range(2):
+        ((_, y), d), ((_, y_theirs), d_theirs) = grad(ours, X), grad(theirs, X)
+        np.testing.assert_allclose(y, y_theirs, rtol=1e-6)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+        jax.tree.map(close, d, d_theirs)
+    assert grad.jitted_fn._cache_size() == 2  # theirs and ours
+    assert (grad(ours, X)[0][1] != y).any()  # the streams go on
+    (site, _) = flax_spatialdrop.nnx.summarize(ours, X).sites
+    assert (site.module, site.stream, site.noise_shape) == ("Dropout", "dropout", (4, 1, 8))
+    still = nnx.view(ours, deterministic=True).drop
+    assert still(X) is X
+    np.testing.assert_array_equal(nnx.clone(drop)(X), copy.deepcopy(drop)(X))
+    again = pickle.loads(pickle.dumps(drop))
+    assert type(again) is type(drop)
+    np.testing.assert_array_equal(again(X), drop(X))
+
+
+def test_what_is_left_alone_and_why():
+    model = Decoder(nnx.Rngs(0), nnx.Dropout)
+    reasons = {
+        ("louder",): "Louder has a __call__ of its own",
+        ("bridged",): "Linen inside NNX: call it in the context flax_spatialdrop.linen.drop_in()",
+    }
+    assert drop_in(model) == DropInReport({("drop",): "flax.nnx.Dropout"}, reasons)
+    assert str(drop_in(model)).splitlines() == [
+        "layer    run here",
+        f"bridged  no, {reasons['bridged',]}",
+        f"louder   no, {reasons['louder',]}",
+    ]
+
+
+def test_a_variable_as_rate():
+    layer = nnx.Dropout(nnx.Variable(jnp.float32(0.25)), rngs=nnx.Rngs(0))
+    drop_in(layer)
+    run = nnx.jit(lambda layer, x: layer(x, rngs=jax.random.key(3)))
+    for rate in (0.25, 0.5, 0.0):
+        layer.rate[...] = rate
+        expected = flax_spatialdrop.dropout(jax.random.key(3), X, jnp.float32(rate))
+        np.testing.assert_array_equal(run(layer, X), expected)
+    assert run.jitted_fn._cache_size() == 1
 
 
 def test_what_is_no_module():

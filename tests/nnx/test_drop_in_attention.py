@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import flax_spatialdrop.nnx
+from flax_spatialdrop import DropInReport
 from flax_spatialdrop.nnx import drop_in
 
 from .gradients import value_and_grad
@@ -70,8 +71,8 @@ def test_same_masks_values_and_gradients_from_where_the_streams_had_got_to():
         return gradient, y
 
     grad(theirs, X), grad(ours, X)
-    assert set(drop_in(ours)) == PATHS
-    assert drop_in(ours) == ()
+    assert set(drop_in(ours).reached) == PATHS
+    assert drop_in(ours) == DropInReport()
     assert is_ours(ours.blocks[0].layers[0])
     assert is_ours(ours.second)
     assert is_ours(ours.louder)
@@ -93,7 +94,7 @@ def test_a_vmap_over_layers():
         return nnx.MultiHeadAttention(2, 8, dropout_rate=0.3, decode=False, rngs=rngs)
 
     theirs, ours = (layers(jax.random.split(jax.random.key(0), 3)) for _ in range(2))
-    assert drop_in(ours) == ((),)
+    assert set(drop_in(ours).reached) == {()}
 
     @nnx.jit
     @nnx.vmap(in_axes=(0, None))
@@ -137,9 +138,14 @@ def test_an_attention_fn_of_the_user_s_own_is_left_alone():
     def own(*args, **kwargs):
         return nnx.dot_product_attention(*args, **kwargs)
 
-    for attention_fn in (own, functools.partial(nnx.dot_product_attention, bias=None)):
+    partial = functools.partial(nnx.dot_product_attention, bias=None)
+    named = {
+        own: "the function dot_product_attention",
+        partial: "a functools.partial of the function dot_product_attention",
+    }
+    for attention_fn, name in named.items():
         layer = attention(attention_fn=attention_fn)
-        assert drop_in(layer) == ()
+        assert drop_in(layer) == DropInReport({}, {(): f"its attention_fn is {name}"})
         assert layer.attention_fn is attention_fn
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_spatialdrop import Summary
+from flax_spatialdrop import DropInReport, Summary, scale_rates, schedules
 from flax_spatialdrop import linen as fsd
 
 
@@ -79,6 +79,9 @@ def run() -> None:
         nn.Dense(8).init(jax.random.key(6), x)
     with fsd.insert(lambda path, module: path[-1] == "mlp", lambda path: None), fsd.drop_in():
         nn.Dropout(0.5, deterministic=True).apply({}, x)
+    with scale_rates(schedules.early(100, decay=False)(3)), fsd.drop_in(scale=0.5) as report:
+        nn.Dropout(0.5, deterministic=True).apply({}, x)
+    assert_type(report, DropInReport)
 
 
 def mistakes(x: jax.Array) -> None:

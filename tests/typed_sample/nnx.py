@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flax_spatialdrop import Summary
+from flax_spatialdrop import DropInReport, Summary
 from flax_spatialdrop import nnx as fsd
 
 
@@ -82,7 +82,8 @@ def run() -> None:
     fsd.RNN(OwnLSTM(8, 8, dropout=0.5, rngs=nnx.Rngs(4)).cell, recurrent_dropout=0.5, rngs=False)
     fsd.EmbeddingDropout(0.5, per_sample=True)
     fsd.PatchDropout(num_keep=3)
-    fsd.drop_in(nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(3))))
+    report = fsd.drop_in(nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(3))))
+    assert_type(report, DropInReport)
     linear = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(5)))
     fsd.insert(linear, lambda path, module: "layers" in path, lambda path: fsd.DropPath(0.5))
     fsd.insert(linear, (nnx.Sequential, nnx.Conv), nnx.Dropout(0.5))
