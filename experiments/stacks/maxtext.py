@@ -80,6 +80,17 @@ class DecoderLayer(nn.Module):
         return self.dropout.layer(self.rate, broadcast_dims=(-2,), deterministic=False)
 
 
+def scanned(block: Any, layers: int) -> Any:
+    """Returns a stack of layers as a scan: each has its own parameters and its own key."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=layers,
+    )
+
+
 class Decoder(nn.Module):
     """A causal language model: maps [batch, length] tokens to [batch, length, vocabulary]."""
 
@@ -104,14 +115,7 @@ class Decoder(nn.Module):
             block = nn.remat(block, prevent_cse=not self.scan_layers, policy=policy)
         options = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
         if self.scan_layers:
-            stack = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=self.layers,
-            )
-            x, _ = stack(**options, name="layers")(x, mask)
+            x, _ = scanned(block, self.layers)(**options, name="layers")(x, mask)
         else:
             for i in range(self.layers):
                 x, _ = block(**options, name=f"layers_{i}")(x, mask)
@@ -184,7 +188,7 @@ class NNXDecoder(nnx.Module):
         self.embed = nnx.Embed(vocabulary, features, rngs=rngs)
         self.dropout = dropout.layer(rate, broadcast_dims=(-2,), rngs=rngs)
         make = partial(NNXDecoderLayer, dropout, rate, features, heads)
-        self.layers = nnx.vmap(lambda rngs: make(rngs))(rngs.fork(split=layers))
+        self.layers = nnx.vmap(lambda rngs: make(rngs))(rngs.split(layers))
         self.norm = nnx.RMSNorm(features, rngs=rngs)
         self.depth = layers
 
@@ -225,10 +229,12 @@ def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 def example(dropout: Dropout | None, **options: Any) -> Example:
     """Returns the loss of the Linen decoder on a batch of noise. None drops nothing."""
-    rate = 0.1 if dropout else 0.0
-    model = Decoder(dropout or THEIRS, **{"layers": 8, "rate": rate, **options})
+    if dropout is None:
+        dropout, options = THEIRS, {**options, "rate": 0.0}
+    model = Decoder(dropout, **{"layers": 8, **options})
     tokens = jax.random.randint(jax.random.key(1), (8, 256), 0, model.vocabulary)
-    params = model.init({"params": jax.random.key(0), "dropout": jax.random.key(2)}, tokens)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(2)}
+    params = jax.jit(model.init)(keys, tokens)
 
     def loss(params, key, tokens):
         return cross_entropy(model.apply(params, tokens, rngs={"dropout": key}), tokens)
@@ -236,17 +242,21 @@ def example(dropout: Dropout | None, **options: Any) -> Example:
     return Example(loss, params, tokens)
 
 
-def nnx_example(dropout: Dropout | None, **options: Any) -> Example:
-    """Returns the loss of the NNX decoder. Its streams are part of the batch, not the key."""
-    rate = 0.1 if dropout else 0.0
+def nnx_example(dropout: Dropout | None, call: Any = None, **options: Any) -> Example:
+    """Returns the loss of the NNX decoder, called with the arguments `call`.
+
+    Its streams hold the keys, and are part of the batch.
+    """
+    if dropout is None:
+        dropout, options = NNX_THEIRS, {**options, "rate": 0.0}
     rngs = nnx.Rngs(params=0, dropout=2)
-    model = NNXDecoder(dropout or NNX_THEIRS, **{"layers": 8, "rate": rate, **options}, rngs=rngs)
+    model = NNXDecoder(dropout, **{"layers": 8, **options}, rngs=rngs)
     tokens = jax.random.randint(jax.random.key(1), (8, 256), 0, model.embed.num_embeddings)
     graph, params, streams = nnx.split(model, nnx.Param, ...)
 
     def loss(params, key, batch):
         tokens, streams = batch
         model = nnx.merge(graph, params, streams, copy=True)
-        return cross_entropy(model(tokens), tokens)
+        return cross_entropy(model(tokens, **(call or {})), tokens)
 
     return Example(loss, params, (tokens, streams))

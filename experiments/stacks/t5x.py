@@ -1,9 +1,10 @@
-"""An encoder and decoder as T5X builds them: the dropout of residuals shares a draw among positions.
+"""An encoder and decoder as T5X builds them, whose dropout shares draws among positions.
 
-The dropout of attention weights shares a draw among queries. Relative biases are left out.
+Residuals share a draw among positions, attention weights among queries. There are no biases.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -98,6 +99,17 @@ class Layer(nn.Module):
         return x + dropped(nn.Dense(x.shape[-1], use_bias=False, name="wo")(dropped(y))), None
 
 
+def scanned(block: Any, layers: int) -> Any:
+    """Returns a stack of layers as a scan: each has its own parameters and its own key."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=layers,
+    )
+
+
 class Stack(nn.Module):
     """The encoder or the decoder: embedded tokens go through all layers and a norm."""
 
@@ -131,14 +143,7 @@ class Stack(nn.Module):
         options = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
         x, rest = dropped(x), (mask, encoded, encoded_mask, deterministic)
         if self.scan_layers:
-            stack = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast,) * len(rest),
-                length=self.layers,
-            )
-            x, _ = stack(**options, name="layers")(x, *rest)
+            x, _ = scanned(block, self.layers)(**options, name="layers")(x, *rest)
         else:
             for i in range(self.layers):
                 x, _ = block(**options, name=f"layers_{i}")(x, *rest)
@@ -178,10 +183,12 @@ class Transformer(nn.Module):
 
 def example(dropout: Dropout | None, **options: Any) -> Example:
     """Returns the loss on a batch of noise. None drops nothing."""
-    rate = 0.1 if dropout else 0.0
-    model = Transformer(dropout or THEIRS, **{"layers": 4, "rate": rate, **options})
+    if dropout is None:
+        dropout, options = THEIRS, {**options, "rate": 0.0}
+    model = Transformer(dropout, **{"layers": 4, **options})
     batch = tuple(jax.random.randint(jax.random.key(1), (2, 8, 128), 1, model.vocabulary))
-    params = model.init(jax.random.key(0), *batch, deterministic=True)
+    init = jax.jit(partial(model.init, deterministic=True))
+    params = init(jax.random.key(0), *batch)
 
     def loss(params, key, batch):
         inputs, targets = batch
