@@ -38,6 +38,7 @@ from . import (
     here,
     overheads,
     recurrent,
+    stacks,
     table,
     tpu,
 )
@@ -131,6 +132,7 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
         yield from recurrent.measure(only, seconds)
         yield from overheads.measure(only, seconds)
         yield from drop_in.measure(only)
+        yield from stacks.measure(only, seconds)
 
     return Results.start(jax.default_backend(), this_device()), records()
 

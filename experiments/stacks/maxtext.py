@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         if self.remat_policy != "none":
             policy = POLICIES[self.remat_policy]
             block = nn.remat(block, prevent_cse=not self.scan_layers, policy=policy)
-        options = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
+        options: dict[str, Any] = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
         if self.scan_layers:
             x, _ = scanned(block, self.layers)(**options, name="layers")(x, mask)
         else:
@@ -133,7 +133,7 @@ class ForkedDropout(nnx.Dropout):
         self.rngs = rngs.fork()
 
 
-class OurForkedDropout(ForkedDropout, fsx.Dropout):
+class OurForkedDropout(ForkedDropout, fsx.Dropout):  # type: ignore[misc]
     """The same constructor, with this library's class as the base."""
 
 
@@ -197,7 +197,8 @@ class NNXDecoder(nnx.Module):
     ) -> jax.Array:
         """Returns the logits of the next tokens, with dropout on."""
         mask = nnx.make_causal_mask(tokens)
-        graph, params, streams = nnx.split(self.layers, nnx.Param, ...)
+        parts: Any = nnx.split(self.layers, nnx.Param, ...)
+        graph, params, streams = parts
 
         def block(x, state):
             layer = nnx.merge(graph, *state)
@@ -237,7 +238,8 @@ def example(dropout: Dropout | None, **options: Any) -> Example:
     params = jax.jit(model.init)(keys, tokens)
 
     def loss(params, key, tokens):
-        return cross_entropy(model.apply(params, tokens, rngs={"dropout": key}), tokens)
+        logits: Any = model.apply(params, tokens, rngs={"dropout": key})
+        return cross_entropy(logits, tokens)
 
     return Example(loss, params, tokens)
 
@@ -252,7 +254,8 @@ def nnx_example(dropout: Dropout | None, call: Any = None, **options: Any) -> Ex
     rngs = nnx.Rngs(params=0, dropout=2)
     model = NNXDecoder(dropout, **{"layers": 8, **options}, rngs=rngs)
     tokens = jax.random.randint(jax.random.key(1), (8, 256), 0, model.embed.num_embeddings)
-    graph, params, streams = nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graph, params, streams = parts
 
     def loss(params, key, batch):
         tokens, streams = batch

@@ -49,16 +49,16 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, other: jax.Array, mask: jax.Array, deterministic: bool
+        self, x: jax.Array, other: jax.Array, mask: jax.Array | None, deterministic: bool
     ) -> jax.Array:
-        """Returns an array of the shape of x. mask is bool[batch, 1, queries, keys]."""
+        """Returns an array of the shape of x. The mask is bool[batch, 1, queries, keys]."""
         features = x.shape[-1]
         size = (self.heads, features // self.heads)
         query = nn.DenseGeneral(size, use_bias=False, name="query")(x)
         key = nn.DenseGeneral(size, use_bias=False, name="key")(other)
         value = nn.DenseGeneral(size, use_bias=False, name="value")(other)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / size[1] ** 0.5
-        weights = jax.nn.softmax(jnp.where(mask, logits, -1e10))
+        weights = jax.nn.softmax(logits if mask is None else jnp.where(mask, logits, -1e10))
         if not deterministic and self.rate > 0:
             weights = self.dropout.weights(self.make_rng("dropout"), weights, self.rate)
         y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
@@ -87,7 +87,7 @@ class Layer(nn.Module):
             layer = self.dropout.layer(self.rate, broadcast_dims=(-2,))
             return layer(y, deterministic=deterministic)
 
-        options = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
+        options: dict[str, Any] = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
         y = nn.RMSNorm(name="attention_norm")(x)
         x += dropped(Attention(**options, name="attention")(y, y, mask, deterministic))
         if encoded is not None:
@@ -140,7 +140,7 @@ class Stack(nn.Module):
             policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
             cse = {"prevent_cse": not self.scan_layers}
             block = nn.remat(block, policy=policy, static_argnums=(5,), **cse)
-        options = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
+        options: dict[str, Any] = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads}
         x, rest = dropped(x), (mask, encoded, encoded_mask, deterministic)
         if self.scan_layers:
             x, _ = scanned(block, self.layers)(**options, name="layers")(x, *rest)
@@ -169,7 +169,12 @@ class Transformer(nn.Module):
         """Returns the logits of the targets. The decoder sees each target one place later."""
         embed = nn.Embed(self.vocabulary, self.features, name="embed")
         forms = {"scan_layers": self.scan_layers, "remat": self.remat}
-        options = {"dropout": self.dropout, "rate": self.rate, "heads": self.heads, **forms}
+        options: dict[str, Any] = {
+            "dropout": self.dropout,
+            "rate": self.rate,
+            "heads": self.heads,
+            **forms,
+        }
         here = nn.make_attention_mask(inputs > 0, inputs > 0, dtype=bool)
         encoder = Stack(layers=self.layers, **options, name="encoder")
         encoded = encoder(embed(inputs), here, None, None, deterministic)
@@ -192,7 +197,7 @@ def example(dropout: Dropout | None, **options: Any) -> Example:
 
     def loss(params, key, batch):
         inputs, targets = batch
-        logits = model.apply(params, inputs, targets, rngs={"dropout": key})
+        logits: Any = model.apply(params, inputs, targets, rngs={"dropout": key})
         log_p = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(log_p, targets[..., None], axis=-1).mean()
 
