@@ -188,23 +188,18 @@ def _patches(seed: int) -> Picture:
 def _conditions(seed: int) -> Picture:
     batch = 8
     condition = {name: jnp.ones(batch, jnp.int32) for name in ("caption", "label")}
-    kept = [
-        fsd.condition_dropout(key, condition, 0.4, null=0, joint=joint)
-        for key, joint in zip(jax.random.split(jax.random.key(seed)), (True, False), strict=True)
-    ]
-    rows = [[np.stack([np.asarray(k[name]) for name in condition])] for k in kept]
-    grids = [
-        [Grid(grid, title, row_names=[*condition])]
-        for (grid,), title in zip(rows, ("joint=True", "joint=False"), strict=True)
-    ]
-    return Picture(grids, "", "sample", dropped="null")
+    rows = []
+    for key, joint in zip(jax.random.split(jax.random.key(seed)), (True, False), strict=True):
+        y = fsd.condition_dropout(key, condition, 0.4, null=0, joint=joint)
+        rows.append([Grid(np.stack([*y.values()]), f"joint={joint}", row_names=[*y])])
+    return Picture(rows, "", "sample", dropped="null")
 
 
 def _modalities(seed: int) -> Picture:
     inputs = {name: jnp.ones(12) for name in ("audio", "image", "text")}
     _, presence = fsd.modality_dropout(jax.random.key(seed), inputs, 0.5)
-    kept = np.stack([np.asarray(presence[name]) for name in inputs])
-    return Picture([[Grid(kept, row_names=[*inputs])]], "", "sample")
+    grid = Grid(np.stack([*presence.values()]), row_names=[*presence])
+    return Picture([[grid]], "", "sample")
 
 
 def _attention(seed: int) -> Picture:

@@ -49,7 +49,7 @@ LOOPED = {"depth", "num_blocks"}  # the number of iterations of a Python loop
 CALLABLE = {"function", "class", "dtype", "near: partial", "nnx.Rngs", "nnx module", "linen module"}
 # Messages may call an argument of a module by its name in the function.
 ALSO = {
-    "inputs": ("x", "ids", "table"),
+    "inputs": ("x", "ids", "table", "condition"),
     "args": ("x",),
     "rng": ("key",),
     "rngs": ("key",),

@@ -221,14 +221,17 @@ class Inputs(NamedTuple):
         """Returns what shares a draw: the whole tree, or the entry of each name."""
         return (tree,) if self.names is None else tuple(tree[name] for name in self.names)
 
+    def _joined(self, parts: Sequence[Any]) -> Any:
+        """Returns what `parts` took apart, in the order of the user's dict."""
+        if self.names is None:
+            return parts[0]
+        return {name: parts[self.names.index(name)] for name in self.tree}
+
     def by_name(self, masks: Sequence[Array] | None) -> Any:
         """Returns masks as a user gets them: one array, or a dict; all True if none are drawn."""
         if masks is None:
             masks = [jnp.ones(self.batch_shape, bool)] * len(self.parts(self.tree))
-        found = tuple(map(jnp.asarray, masks))
-        return (
-            found[0] if self.names is None else {n: found[self.names.index(n)] for n in self.tree}
-        )
+        return self._joined([*map(jnp.asarray, masks)])
 
     def check_rates(self, rate: Any) -> tuple[Rate, ...]:
         """Returns the rate of each draw."""
@@ -343,9 +346,7 @@ class Inputs(NamedTuple):
                 pairs = zip(leaves, nulls[i], strict=True)
                 leaves = [by_mask(_kept_or_null, masks[i], x, null) for x, null in pairs]
             parts.append(jax.tree.unflatten(structure, leaves))
-        if self.names is None:
-            return parts[0]
-        return {name: parts[self.names.index(name)] for name in self.tree}
+        return self._joined(parts)
 
 
 def condition_inputs(condition: Any, joint: bool, batch_dims: int) -> Inputs:
@@ -386,7 +387,7 @@ def _inputs(argument: str, tree: Any, names: tuple[str, ...] | None, batch_dims:
             if len(shape) < batch_dims:
                 raise ValueError(
                     f"{argument}{suffix} must have {plural(batch_dims, 'batch axis')} in every "
-                    f"array: got an array of shape {shape}"
+                    f"array: got an array of shape {shape} with batch_dims={batch_dims}"
                 )
             batch_shape = shape[:batch_dims] if batch_shape is None else batch_shape
             if shape[:batch_dims] != batch_shape:
@@ -435,9 +436,8 @@ def _probabilities_of_the_first(rates: Sequence[Rate]) -> list[np.float32 | jax.
     terms, so that rates near 1 lose no digits.
     """
     are_known = all(isinstance(rate, float) for rate in rates)
-    some_kept: Any = np.float32(
-        0
-    )  # the probability that independent draws keep this input or a later one
+    # The probability that independent draws keep this input or a later one.
+    some_kept: Any = 0.0 if are_known else np.float32(0)
     found: list[Any] = []
     for num, rate in enumerate(reversed(rates), start=1):
         if are_known:
@@ -455,7 +455,8 @@ def _probabilities_of_the_first(rates: Sequence[Rate]) -> list[np.float32 | jax.
 def _check_null(null: Any, x: Array, num_batch_axes: int) -> jax.Array:
     """Returns a null value for x, with as many axes."""
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    values = _null_array(null, dtype) if is_array(null) else _null_number(null, dtype)
+    array = is_array(null)
+    values = _null_array(check_array(null, "null"), dtype) if array else _null_number(null, dtype)
     shape = x.shape[num_batch_axes:]
     try:
         fits = np.broadcast_shapes(values.shape, shape) == shape
@@ -503,8 +504,8 @@ def _null_number(null: Any, dtype: Any) -> jax.Array:
 
 def _null_array(null: Array, dtype: Any) -> jax.Array:
     """Returns an array of numbers that the dtype of a condition can hold."""
-    kind, theirs = _kind_of(dtype), jax.dtypes.canonicalize_dtype(null.dtype)
-    kinds = [*_NUMBERS]
+    kinds, kind = [*_NUMBERS], _kind_of(dtype)
+    theirs = jnp.asarray(null).dtype  # as JAX has it: int64 becomes int32
     fits = _kind_of(theirs) in ([kind] if kind == "bool" else kinds[1 : kinds.index(kind) + 1])
     if fits and kind == "integer":
         limits, given = jnp.iinfo(dtype), jnp.iinfo(theirs)

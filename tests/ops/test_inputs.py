@@ -292,7 +292,7 @@ def test_vmap_and_scan_equal_loop():
         condition = condition_dropout(first, TREE, 0.5, null=NULLS)
         return condition, modality_dropout(second, INPUTS, jnp.float32(0.5))
 
-    looped = jax.tree.map(lambda *arrays: jnp.stack(arrays), *map(f, keys))
+    looped = jax.tree.map(lambda *arrays: jnp.stack(arrays), *map(jax.jit(f), keys))
     assert_equal(jax.vmap(f)(clone(keys)), looped)
     body = jax.checkpoint(lambda carry, key: (carry, f(key)))
     assert_equal(jax.lax.scan(body, 0, clone(keys))[1], looped)
@@ -359,12 +359,12 @@ def test_sharded_batches_have_the_same_masks_and_send_nothing(axis_type):
 
     x = {"a": VECTORS, "b": VECTORS[:, 0]}
     with jax.debug_key_reuse(False):
-        expected = f(clone(KEY), x)
+        expected = jax.jit(f)(clone(KEY), x)
         with jax.set_mesh(mesh):
             sharded = jax.device_put(x, sharding)
             compiled = jax.jit(f, out_shardings=sharding).lower(clone(KEY), sharded).compile()
             assert not collectives(compiled.as_text())
-            assert_equal(jax.jit(f)(clone(KEY), sharded), expected)
+            assert_equal(compiled(clone(KEY), sharded), expected)
             if axis_type is AxisType.Explicit:
                 presence = jax.eval_shape(
                     lambda x: modality_dropout(clone(KEY), x, 0.5)[1], sharded
@@ -455,7 +455,8 @@ CONDITION_ERRORS = [
     (
         {"condition": [LABELS[0]]},
         ValueError,
-        "condition must have 1 batch axis in every array: got an array of shape ()",
+        "condition must have 1 batch axis in every array: "
+        "got an array of shape () with batch_dims=1",
     ),
     ({"condition": []}, ValueError, "condition must have at least one array: got []"),
     ({"condition": [3]}, TypeError, "condition must be a JAX or NumPy array: got 3"),

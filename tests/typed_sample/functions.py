@@ -63,6 +63,12 @@ def run() -> None:
         jax.random.key(5), jnp.ones((2, 5, 3)), 0.5, num_prefix_tokens=1
     )
     assert_type((tokens, indices), tuple[jax.Array, jax.Array])
+    labels = fsd.condition_dropout(jax.random.key(10), indices, fsd.rate_of_each(0.1, 3), null=7)
+    assert_type(labels, jax.Array)
+    inputs, presence = fsd.modality_dropout(
+        jax.random.key(11), {"audio": x, "image": x}, {"audio": 0.1, "image": jnp.asarray(0.2)}
+    )
+    assert_type((inputs, presence), tuple[dict[str, jax.Array], dict[str, jax.Array]])
     params = {"table": jnp.ones((8, 3)), "kernel": jnp.ones((3, 2))}
     jax.value_and_grad(loss)(params, jax.random.key(6), jnp.ones((2, 4), jnp.int32))
     result = fsd.monte_carlo(lambda key: fsd.dropout(key, x, 0.5), jax.random.key(7), 2)

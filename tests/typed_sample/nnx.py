@@ -87,6 +87,8 @@ def run() -> None:
     linear = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(5)))
     fsd.insert(linear, lambda path, module: "layers" in path, lambda path: fsd.DropPath(0.5))
     fsd.insert(linear, (nnx.Sequential, nnx.Conv), nnx.Dropout(0.5))
+    fsd.ConditionDropout(0.1, null=10)
+    fsd.ModalityDropout({"audio": 0.1, "image": 0.2})
 
 
 def mistakes(x: jax.Array) -> None:
