@@ -35,8 +35,8 @@ def embedding_noise(
       alpha: the strength of the noise, at least 0 (5 to 15 in the paper): a number or a scalar
         array, which may be traced and has no gradient.
       lengths: the number of tokens of each sample, integers [*batch], traced or not; an int for a
-        single sample. Padding gets no noise. Values of arrays are clipped to 0, ..., length. None
-        says that no sample is padded.
+        single sample. Padding comes last and gets no noise. Values of arrays are clipped to 0, ...,
+        length. None says that no sample is padded.
 
     Returns:
       An array with the shape, dtype and sharding of x; x itself if alpha is the number 0.
