@@ -123,3 +123,34 @@ def test_mask_tokens_stand_where_patches_were_dropped_and_are_trained():
     np.testing.assert_allclose(y[0, both], y[1, both], rtol=1e-4, atol=1e-6)
     after = session["step"](variables, patches, 1)
     assert (after["params"]["token"] != variables["params"]["token"]).all()
+
+
+def test_a_dropped_modality_leaves_what_the_others_alone_give():
+    session = recipe("Drop a whole modality")
+    params, inputs = session["params"], session["inputs"]
+    inputs = {name: x * jnp.arange(64.0)[:, None] for name, x in inputs.items()}
+    y = session["Fusion"]().apply(params, inputs, train=False, mask=session["mask"])
+    weights = params["params"]
+    h = {name: x @ weights[name]["kernel"] for name, x in inputs.items()}  # biases are 0 at first
+    fused = jnp.where(jnp.arange(64)[:, None] < 60, (h["audio"] + h["image"]) / 2, h["image"])
+    expected = jax.nn.relu(fused) @ weights["Dense_0"]["kernel"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_goes_from_the_pass_without_a_condition_to_the_one_with_it():
+    session = recipe("Classifier-free guidance")
+    model, params, x, time = (session[name] for name in ("model", "params", "x", "time"))
+
+    @jax.jit
+    def forward(labels, mask):
+        return model.apply(params, x, time, labels, train=False, mask=mask)
+
+    labels, no = session["labels"], jnp.zeros(16, bool)
+    conditional, unconditional = forward(labels, ~no), forward(labels, no)
+    assert (forward(labels[::-1], no) == unconditional).all()
+    assert (forward(labels[::-1], ~no) != conditional).any()
+    np.testing.assert_allclose(
+        session["noise"], unconditional + 4 * (conditional - unconditional), rtol=1e-4, atol=1e-5
+    )
+    # The samples that were dropped in training moved the null condition.
+    assert (session["state"][0].nu["params"]["null"] > 0).all()
