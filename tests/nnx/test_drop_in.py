@@ -56,7 +56,7 @@ def test_same_masks_and_values_from_where_the_streams_had_got_to():
 def test_layers_stay_the_objects_that_they_are():
     model = Model(nnx.Rngs(1), sharing=True)
     shared, stream = model.again, model.again.rngs
-    assert set(drop_in(model)) == PATHS - {("blocks", 0, "layers", 1)}
+    assert set(drop_in(model).reached) == PATHS - {("blocks", 0, "layers", 1)}
     assert type(shared) is flax_spatialdrop.nnx.Dropout
     assert model.again is shared is model.blocks[0].layers[1]
     assert shared.rngs is stream
