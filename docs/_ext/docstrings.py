@@ -9,7 +9,12 @@ import inspect
 import re
 import sys
 
-FACES = ("flax_spatialdrop.linen", "flax_spatialdrop.nnx", "flax_spatialdrop")
+FACES = (
+    "flax_spatialdrop.linen",
+    "flax_spatialdrop.nnx",
+    "flax_spatialdrop.schedules",
+    "flax_spatialdrop",
+)
 FIELDS = {"Args": "Parameters", "Attributes": "Attributes", "Returns": "Returns"}
 FIELDS |= {"Raises": "Raises", "Reference": "Reference"}
 

@@ -154,6 +154,7 @@ def test_code_leads_to_the_name_on_the_same_face():
     assert link("flax_spatialdrop.linen.RNN", "LSTM") == "flax_spatialdrop.linen.LSTM"
     assert link("flax_spatialdrop.nnx.RNN", "LSTM") == "flax_spatialdrop.nnx.LSTM"
     assert link("flax_spatialdrop.nnx.RNN", "linear_rates") == "flax_spatialdrop.linear_rates"
+    assert link("flax_spatialdrop.schedules.late", "early") == "flax_spatialdrop.schedules.early"
     assert link("flax_spatialdrop.linen.LSTM", "dropout") is None  # its argument
     assert link("flax_spatialdrop.dropout", "dropout") is None
     assert link("flax_spatialdrop.dropout", "jax.random.key") is None
