@@ -16,7 +16,13 @@ from scipy import stats
 
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
-from flax_spatialdrop import condition_dropout, modality_dropout, rate_of_each, sample_mask
+from flax_spatialdrop import (
+    condition_dropout,
+    modality_dropout,
+    rate_of_each,
+    sample_mask,
+    scale_rates,
+)
 
 from ..catalogue import FACES
 from ..errors import exactly
@@ -151,6 +157,14 @@ def test_modules_keep_rates_and_nulls_by_name():
     y = nnx.jit(lambda layer, x, key: layer(x, rngs=key))(its_twin, x, clone(KEY))
     assert_equal(y, expected)
     assert_equal(its_twin.sample_mask(x, rngs=clone(KEY)), masks)
+
+
+def test_a_scale_multiplies_the_rate_of_each_name():
+    layer = flax_spatialdrop.nnx.ModalityDropout({"a": 0.5, "b": 1.0})
+    x = {"a": LABELS, "b": LABELS}
+    with scale_rates(0.5):
+        found = layer(x, rngs=clone(KEY))
+    assert_equal(found, modality_dropout(clone(KEY), x, {"a": 0.25, "b": 0.5}))
 
 
 def reference(rates, keep_one=True):
