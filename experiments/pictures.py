@@ -187,7 +187,7 @@ def _patches(seed: int) -> Picture:
 
 def _conditions(seed: int) -> Picture:
     batch = 8
-    condition = {name: jnp.ones(batch, jnp.int32) for name in ("caption", "label")}
+    condition = {name: jnp.ones(batch, jnp.int32) for name in ("label", "text")}
     rows = []
     for key, joint in zip(jax.random.split(jax.random.key(seed)), (True, False), strict=True):
         y = fsd.condition_dropout(key, condition, 0.4, null=0, joint=joint)
