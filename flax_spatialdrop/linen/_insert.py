@@ -155,6 +155,6 @@ class _Insertion:
 def _is_whole_call(context: Any) -> bool:
     """Whether this is the call of a bound module, not that of a base by `super().__call__`."""
     module = context.module
-    if context.method_name != "__call__" or module.scope is None:
+    if module.scope is None:
         return False
     return inspect.unwrap(context.orig_method.func) is inspect.unwrap(type(module).__call__)

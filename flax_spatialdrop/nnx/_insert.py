@@ -53,8 +53,9 @@ def insert(
         the same value. As with any nnx.Rngs, Flax raises an error if a layer runs inside
         nnx.scan, nnx.remat or nnx.jit and `rngs` comes from outside: such layers need streams.
 
-    `rngs=` at the call is used in place of streams. The structure of the model changes: call this
-    outside nnx.jit, before the model is split or cloned.
+    `rngs=` at the call is used in place of streams. Other methods of the model do not take it, so
+    layers that run in them need streams. The structure of the model changes: call this outside
+    nnx.jit, before the model is split or cloned. The model cannot be pickled then; save its state.
 
     Args:
       model: any NNX module; it is changed.

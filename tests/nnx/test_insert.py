@@ -19,7 +19,7 @@ PATHS = (("layers", 0), ("layers", 2))
 
 def mlp():
     rngs = nnx.Rngs(0)
-    return nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), jnp.tanh, nnx.Linear(8, 2, rngs=rngs))
+    return nnx.Sequential(nnx.Linear(3, 3, rngs=rngs), jnp.tanh, nnx.Linear(3, 3, rngs=rngs))
 
 
 def with_dropout_by_hand(model, first, second, x=X):
@@ -211,19 +211,12 @@ def test_a_stack_takes_a_stream_for_each_of_its_layers():
         without(X, rngs=nnx.Rngs(dropout=1))
 
 
-def test_with_drop_in_and_monte_carlo():
+def test_with_drop_in():
     model = mlp()
     insert(model, after=nnx.Linear, layer=nnx.Dropout(0.5, rngs=nnx.Rngs(dropout=1)))
     expected = nnx.clone(model)(X)
     assert [*drop_in(model).reached] == [(*path, "inserted") for path in PATHS]
     np.testing.assert_array_equal(nnx.clone(model)(X), expected)
-
-    def predict(key):
-        return model(X, rngs=nnx.Rngs(dropout=key))
-
-    passes = [predict(key) for key in jax.random.split(KEY, 5)]
-    result = fs.monte_carlo(predict, jax.random.clone(KEY), 5)
-    np.testing.assert_allclose(result.mean, np.mean(passes, axis=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("graph", [True, False])
