@@ -232,8 +232,8 @@ def example(dropout: Dropout | None, **options: Any) -> Example:
     """Returns the loss of the Linen decoder on a batch of noise. None drops nothing."""
     if dropout is None:
         dropout, options = THEIRS, {**options, "rate": 0.0}
-    model = Decoder(dropout, **{"layers": 8, **options})
-    tokens = jax.random.randint(jax.random.key(1), (8, 256), 0, model.vocabulary)
+    model = Decoder(dropout, **{"layers": 4, **options})
+    tokens = jax.random.randint(jax.random.key(1), (4, 128), 0, model.vocabulary)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(2)}
     params = jax.jit(model.init)(keys, tokens)
 
@@ -252,8 +252,8 @@ def nnx_example(dropout: Dropout | None, call: Any = None, **options: Any) -> Ex
     if dropout is None:
         dropout, options = NNX_THEIRS, {**options, "rate": 0.0}
     rngs = nnx.Rngs(params=0, dropout=2)
-    model = NNXDecoder(dropout, **{"layers": 8, **options}, rngs=rngs)
-    tokens = jax.random.randint(jax.random.key(1), (8, 256), 0, model.embed.num_embeddings)
+    model = NNXDecoder(dropout, **{"layers": 4, **options}, rngs=rngs)
+    tokens = jax.random.randint(jax.random.key(1), (4, 128), 0, model.embed.num_embeddings)
     parts: Any = nnx.split(model, nnx.Param, ...)
     graph, params, streams = parts
 

@@ -190,8 +190,8 @@ def example(dropout: Dropout | None, **options: Any) -> Example:
     """Returns the loss on a batch of noise. None drops nothing."""
     if dropout is None:
         dropout, options = THEIRS, {**options, "rate": 0.0}
-    model = Transformer(dropout, **{"layers": 4, **options})
-    batch = tuple(jax.random.randint(jax.random.key(1), (2, 8, 128), 1, model.vocabulary))
+    model = Transformer(dropout, **{"layers": 2, **options})
+    batch = tuple(jax.random.randint(jax.random.key(1), (2, 4, 128), 1, model.vocabulary))
     init = jax.jit(partial(model.init, deterministic=True))
     params = init(jax.random.key(0), *batch)
 
