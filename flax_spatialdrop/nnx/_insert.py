@@ -63,9 +63,10 @@ def insert(
         a module that returns whether the module matches. It is asked about each module that can be
         called, the model itself and containers such as nnx.Sequential included, but not about
         regularizers. The output of a matched module must be one array.
-      layer: a regularizer of this package or a `flax.nnx.Dropout`. Or a function that returns one
-        for the path of a matched module, such as one whose rate grows with the depth; None leaves
-        the module as it is.
+      layer: a regularizer of this package or a `flax.nnx.Dropout`. Its copies have its mode, so a
+        new layer drops even if the model is in evaluation. Or a function that returns a layer for
+        the path of a matched module, such as one whose rate grows with the depth; None leaves the
+        module as it is.
 
     Returns:
       The paths of the modules that have a layer now.
