@@ -210,6 +210,12 @@ def check_mask_spreads(
         )
 
 
+def can_broadcast(shape: Shape, to: Shape) -> bool:
+    """Whether an array of `shape` broadcasts to the shape `to`; sizes may be symbolic."""
+    last = to[len(to) - len(shape) :] if len(shape) <= len(to) else ()
+    return len(last) == len(shape) and all(m in (1, n) for m, n in zip(shape, last, strict=True))
+
+
 def check_mask_fits(mask_shape: Shape, noise_shape: Shape, shape: Shape) -> None:
     """Raises unless a mask given to a module has the noise shape or the shape of x."""
     if mask_shape not in (noise_shape, shape):

@@ -154,6 +154,22 @@ def test_patches_with_a_symbolic_batch_and_in_evaluation_any_number(options):
         traces(lambda x: layer(x, rngs=clone(KEY)), (BATCH, TIME, 3))
 
 
+def test_inputs_with_any_symbolic_sizes():
+    layer = nnx.ModalityDropout(0.5)
+    x = (BATCH, TIME, 3)
+    assert traces(lambda x: layer({"a": x, "b": x[:, 0]}, rngs=clone(KEY))[0]["a"], x)
+    for null in (0, jnp.ones(3), jnp.ones((1, 3))):
+        assert traces(lambda x: core.condition_dropout(clone(KEY), x, 0.5, null=null), x)  # noqa: B023
+
+
+def test_patches_are_restored_with_a_symbolic_batch():
+    def f(y):
+        indices = jnp.broadcast_to(jnp.arange(4), y.shape[:2])
+        return core.restore_patches(y, indices, 9, fill=jnp.ones(3))
+
+    assert traces(f, (BATCH, 4, 3))
+
+
 def test_a_part_of_a_mask_with_a_symbolic_first_axis():
     @jax.jit
     def f(words, x, i):

@@ -29,6 +29,7 @@ from .._checks import (
     shown,
     unboxed,
 )
+from .._noise_shape import can_broadcast
 from .._random.mask import named_key, sample_each, sample_mask
 from .._random.sharding import explicit_sharding
 from .._random.threefry import mark_as_used
@@ -458,11 +459,7 @@ def _check_null(null: Any, x: Array, num_batch_axes: int) -> jax.Array:
     array = is_array(null)
     values = _null_array(check_array(null, "null"), dtype) if array else _null_number(null, dtype)
     shape = x.shape[num_batch_axes:]
-    try:
-        fits = np.broadcast_shapes(values.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not can_broadcast(values.shape, shape):
         raise ValueError(
             f"null must broadcast to {shape}, the shape of a sample's condition: "
             f"got null.shape={values.shape}"

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,7 +21,7 @@ from .._checks import (
     shown,
 )
 from .._compat import assert_shape
-from .._noise_shape import shape_given
+from .._noise_shape import can_broadcast, shape_given
 from .._random.sharding import explicit_sharding
 from .._random.subset import all_indices, sample_subset
 from .._rates import count_kept
@@ -298,11 +297,7 @@ def _check_fill(fill: Any, y: Array, num_patches: int) -> jax.Array:
     number = isinstance(fill, bool | int | float | complex)
     values = jnp.asarray(fill if number else check_array(fill, "fill"), y.dtype)
     shape = (*y.shape[:-2], num_patches, y.shape[-1])
-    try:
-        fits = np.broadcast_shapes(values.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not can_broadcast(values.shape, shape):
         raise ValueError(
             f"fill must be a number, or an array that broadcasts to {shape}, such as a mask token "
             f"of [features]: got fill.shape={values.shape}"
