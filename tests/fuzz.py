@@ -83,7 +83,8 @@ def valid_arguments(name, face, names, required, prefix=""):
 
 
 def of_function(name, face, function):
-    reached = flax_dropout_within(function) if (face, name) == ("linen", "drop_in") else function
+    within = {"linen.drop_in": flax_dropout_within, "fs.scale_rates": dropout_within}
+    reached = within.get(f"{face}.{name}", lambda function: function)(function)
     names, required = fuzz_values.parameters(reached)
     if name == "summarize":
         names, required = [*names, "args"], [*required, "args"]
@@ -104,6 +105,17 @@ def flax_dropout_within(context):
         layer = nn.Dropout(rate, broadcast_dims, rng_collection=rng_collection)
         with context():
             return layer.apply({}, inputs, False, rng, rngs={"dropout": KEY})
+
+    return call
+
+
+def dropout_within(context):
+    """Calls a layer of this package inside of a context."""
+
+    def call(scale, x, rate):
+        layer = flax_spatialdrop.linen.Dropout(rate, deterministic=False)
+        with context(scale):
+            return layer.apply({}, x, rng=KEY)
 
     return call
 

@@ -93,6 +93,7 @@ OTHERS = {
     "patch_mask": constants(indices=IDS, num_patches=9),
     "plot_mask": constants(shape=(2, 3)),
     "restore_patches": constants(y=ones(*IDS.shape, 3), indices=IDS, num_patches=9),
+    "scale_rates": constants(scale=0.5),
     "span_mask": constants(lengths=4, max_length=4, num=1, max_width=2),
     "spatial_dropout_2d": constants(x=IMAGE, inputs=IMAGE),
     "spatial_dropout_3d": constants(x=VOLUME, inputs=VOLUME),
