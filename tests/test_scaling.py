@@ -250,6 +250,31 @@ def test_a_rate_that_determines_a_shape():
         assert apply(layer, jnp.ones((2, 8, 3)))[0].shape == (2, 3, 3)
 
 
+def test_a_subset_of_rows_needs_a_known_rate():
+    layer = linen.ResidualDropPath(jnp.tanh, 0.5, mode="subset", deterministic=False)
+    message = (
+        "with mode='subset' the rate determines the shape of the branch's input and must be a "
+        "number, known when tracing: got an array of dtype float32, since scale_rates multiplies "
+        "it by an array of shape () and dtype float32"
+    )
+    with scale_rates(0.5):
+        moved = (apply(layer) != X).any(axis=(1, 2))
+    assert moved.sum() == 3  # of 4
+    with scale_rates(HALF), pytest.raises(TypeError, match=exactly(message)):
+        apply(layer)
+
+
+def test_rates_of_whole_inputs():
+    inputs = {"a": X, "b": 2 * X}
+    condition = linen.ConditionDropout(0.5, null=0.0, deterministic=False)
+    modality = linen.ModalityDropout({"a": 0.5, "b": HALF}, deterministic=False)
+    with scale_rates(0.5):
+        one, several = apply(condition, X), apply(modality, inputs)
+    quarter = {"a": jnp.float32(0.25), "b": HALF / 2}
+    same(one, apply(condition, X, rate=0.25))
+    same(several, apply(modality, inputs, rate=quarter))
+
+
 @pytest.mark.parametrize(
     ("scale", "error", "message"),
     [
