@@ -188,7 +188,8 @@ class NNXDecoder(nnx.Module):
         self.embed = nnx.Embed(vocabulary, features, rngs=rngs)
         self.dropout = dropout.layer(rate, broadcast_dims=(-2,), rngs=rngs)
         make = partial(NNXDecoderLayer, dropout, rate, features, heads)
-        self.layers = nnx.vmap(lambda rngs: make(rngs))(rngs.split(layers))
+        stacked = nnx.split_rngs(splits=layers)(nnx.vmap(lambda rngs: make(rngs)))
+        self.layers = stacked(rngs)
         self.norm = nnx.RMSNorm(features, rngs=rngs)
         self.depth = layers
 

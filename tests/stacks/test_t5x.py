@@ -6,7 +6,7 @@ import pytest
 
 from experiments.stacks import t5x
 from experiments.stacks.layers import repeat
-from tests.stacks.recorded import assert_close
+from tests.stacks.test_maxtext import assert_close
 
 SMALL = {"layers": 2, "vocabulary": 11, "features": 8, "heads": 2, "rate": 0.25}
 
