@@ -10,6 +10,7 @@ from flax import nnx
 import flax_spatialdrop.linen as fsl
 from experiments.stacks import maxtext
 from experiments.stacks.layers import repeat
+from flax_spatialdrop.nnx import drop_in
 
 SMALL = {"layers": 2, "vocabulary": 11, "features": 8, "heads": 2, "rate": 0.25}
 
@@ -124,3 +125,10 @@ def test_nnx_moves_the_stream_of_each_layer_on():
     first, second = (nnx.jit(lambda model, tokens: model(tokens))(model, tokens) for _ in range(2))
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(model.layers.dropout.rngs.dropout.count[...], [2, 2])
+
+
+def test_drop_in_reaches_the_class_of_the_nnx_layers():
+    model = maxtext.NNXDecoder(maxtext.NNX_THEIRS, **SMALL, rngs=nnx.Rngs(0))
+    reached = drop_in(model).reached
+    assert {("dropout",), ("layers", "dropout"), ("layers", "hidden_dropout")} < set(reached)
+    assert isinstance(model.layers.dropout, maxtext.ForkedDropout)
