@@ -15,7 +15,8 @@ class DropInReport:
     """The layers of Flax that `drop_in` reaches and those that it leaves alone, by their paths.
 
     `print` shows a table. A path is a tuple of names, as in Flax, and () is the model itself.
-    Layers of this package are not listed.
+    Layers of this package are not listed. If several models are called in one context of Linen,
+    layers at the same path have one entry.
 
     Attributes:
       reached: the name of the class of each layer that this package runs.
@@ -57,12 +58,12 @@ def name_of(cls: type) -> str:
     return f"flax.{host}.{cls.__name__}" if package == "flax" else cls.__name__
 
 
-def own_call(cls: type) -> str:
+def reason_of_call(cls: type) -> str:
     """The reason for a class derived from Flax's `Dropout` with another call."""
     return f"{name_of(cls)} has a __call__ of its own"
 
 
-def own_attention(attention_fn: Any) -> str | None:
+def reason_of_attention(attention_fn: Any) -> str | None:
     """The reason for an attention layer with another function; None if it is of this package."""
     wrapped = attention_fn
     while isinstance(wrapped, functools.partial):

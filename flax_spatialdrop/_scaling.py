@@ -7,8 +7,9 @@ is new each time the context is entered.
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ import numpy as np
 
 from ._checks import check_scalar, is_static, shown
 from ._typing import Array, Rate
+
+_Value = TypeVar("_Value")
 
 _Key: TypeAlias = Any
 """A hashable value for a scale: None for 1, a float for a number, (np.float32,) for an array whose
@@ -31,7 +34,7 @@ _TRACED: dict[_Key, Array] = {}
 def scale_rates(scale: Rate) -> contextlib.AbstractContextManager[None]:
     """Multiplies the rates of all modules that are called inside.
 
-        rate -> min(scale * rate, 1)
+        rate -> scale * rate
 
     Use it to change the rates of a whole model during training, without passing a rate through its
     layers; `flax_spatialdrop.schedules` has schedules for the scale. It affects
@@ -45,19 +48,20 @@ def scale_rates(scale: Rate) -> contextlib.AbstractContextManager[None]:
     Functions such as `dropout`, whose rate is an argument of your own code, are not affected.
     `PatchDropout`, and `ResidualDropPath` with mode="subset", have a rate that determines a shape:
     they follow a number, and raise an error for an array. A number of patches, `num_keep`, is not
-    scaled.
+    scaled, and `SpecAugment` has no rate. The alpha of `EmbeddingNoise` is scaled like a rate.
 
     A number is known when a function is traced, and is compiled into the program. Numbers of 1
     change nothing, and numbers of 0 drop nothing and draw nothing. With an array, the rates are
-    arrays too: enter the context inside `jax.jit`, and one program serves all values. A function
-    that was jitted outside is traced again inside, once for each number or each known value of an
-    array. A rate of the number 0 stays 0. Nested scales are multiplied.
+    arrays too, and products above 1 count as 1: enter the context inside `jax.jit`, and one program
+    serves all values. A function that was jitted outside compiles once for each known value of the
+    scale. A rate of the number 0 stays 0. Nested scales are multiplied.
 
     Args:
       scale: at least 0: a number or a scalar array, traced or not.
 
     Returns:
-      A context manager, which also decorates functions. It affects the current thread.
+      A context manager. It may be entered again, even inside itself, and decorates functions. It
+      affects the current thread.
 
     Raises:
       ValueError: if scale is a number below 0 or not finite, or an array that is not scalar. In
@@ -82,13 +86,31 @@ def scale_rates(scale: Rate) -> contextlib.AbstractContextManager[None]:
 
     Reference: Liu et al., Dropout Reduces Underfitting, 2023, https://arxiv.org/abs/2303.01500
     """
-    return _scaling(check_scale(scale))
+    scale = check_scale(scale)
+    return Reentrant(lambda: _scaling(scale))
 
 
 def check_scale(scale: Any, name: str = "scale") -> Rate:
     """Returns a number as a float and a scalar array as it is."""
     rule, limits = "multiplies rates and must be", "a finite number of at least 0"
     return check_scalar(scale, name, rule, sys.float_info.max, limits)
+
+
+class Reentrant(contextlib.ContextDecorator, threading.local, Generic[_Value]):
+    """A context that may be entered again, even inside itself: `make` makes one each time."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[_Value]]) -> None:
+        self._make = make
+        self._entered: list[contextlib.AbstractContextManager[_Value]] = []
+
+    def __enter__(self) -> _Value:
+        context = self._make()
+        value = context.__enter__()
+        self._entered.append(context)
+        return value
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
 
 
 @contextlib.contextmanager
@@ -121,7 +143,12 @@ def _current() -> Rate:
 
 
 def scaled(check: Callable[[Any], Rate], rate: Any) -> Rate:
-    """Returns check(rate), multiplied by the scale of this call and checked again."""
+    """Returns check(rate), multiplied by the scale of this call and checked again.
+
+    None, for a module that has no rate, is not scaled.
+    """
+    if rate is None:
+        return check(rate)
     rate, scale = check(rate), _current()
     product = _product(rate, scale)
     if product is rate:

@@ -198,16 +198,33 @@ def test_nested_scales_are_multiplied_and_end():
         assert rate() == (0.5,)
     assert rate() == (1.0,)
     assert scale_rates(0.25)(rate)() == (0.25,)
+    quarter = scale_rates(0.25)
+    with quarter, quarter:
+        assert rate() == (0.0625,)
+    with quarter:
+        assert rate() == (0.25,)
 
 
 def test_functions_and_flax_s_own_layers_are_not_scaled():
     theirs = nn.Dropout(0.5, deterministic=False)
-    plain = apply(theirs)
+    plain, by_function = apply(theirs), dropout(clone(KEY), X, 0.5)
     with scale_rates(0.5):
-        same(dropout(clone(KEY), X, 0.5), dropout(clone(KEY), X, 0.5))
+        same(dropout(clone(KEY), X, 0.5), by_function)
         same(apply(theirs), plain)
         (site,) = linen.summarize(theirs, X, rngs={"dropout": clone(KEY)}).sites
     assert site.rates == (0.5,)
+
+
+def test_what_has_no_rate_is_not_scaled_and_an_alpha_is_only_multiplied():
+    for host in (linen, flax_spatialdrop.nnx):
+        for scale in (0.0, 0.5, jnp.float32(0)):
+            layer = host.SpecAugment(max_time_width=4, deterministic=False)
+            noise = host.EmbeddingNoise(4.0, deterministic=False)
+            run = apply if host is linen else lambda layer: layer(X, rngs=clone(KEY))
+            plain, by_scale = run(layer), run(host.EmbeddingNoise(4.0 * scale, deterministic=False))
+            with scale_rates(scale):
+                same(run(layer), plain)
+                same(run(noise), by_scale)
 
 
 def test_an_array_is_clipped_and_a_product_of_numbers_is_not():

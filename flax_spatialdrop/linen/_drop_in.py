@@ -10,10 +10,10 @@ import jax
 
 from .._apply import Recipe
 from .._docs import completed_by
-from .._drop_in import DropInReport, own_attention, own_call
+from .._drop_in import DropInReport, reason_of_attention, reason_of_call
 from .._host import regularize
 from .._ops.dropout import dropout
-from .._scaling import check_scale, scale_rates
+from .._scaling import Reentrant, check_scale, scale_rates
 from .._summary import Where
 from .._typing import Array, Key, Rate
 from ._attention import dot_product_attention
@@ -71,25 +71,15 @@ def drop_in(*, scale: Rate = 1.0) -> contextlib.AbstractContextManager[DropInRep
       layers_1  yes, flax.linen.MultiHeadDotProductAttention
       layers_2  yes, flax.linen.Dropout
     """
-    return _DropIn(check_scale(scale))
+    scale = check_scale(scale)
+    return Reentrant(lambda: _running_here(scale))
 
 
-class _DropIn(contextlib.ContextDecorator, threading.local):
-    def __init__(self, scale: Rate) -> None:
-        self._scale = scale
-        self._entered: list[contextlib.ExitStack] = []
-
-    def __enter__(self) -> DropInReport:
-        report = DropInReport()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(scale_rates(self._scale))
-            stack.enter_context(intercept(_run_here))
-            stack.enter_context(_filling(report))
-            self._entered.append(stack.pop_all())
-        return report
-
-    def __exit__(self, *error: Any) -> None:
-        self._entered.pop().__exit__(*error)
+@contextlib.contextmanager
+def _running_here(scale: Rate) -> Iterator[DropInReport]:
+    report = DropInReport()
+    with scale_rates(scale), intercept(_run_here), _filling(report):
+        yield report
 
 
 class _Reports(threading.local):
@@ -135,7 +125,7 @@ def _run_here(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) ->
         with _attending_here(module):
             return call(*args, **kwargs)
     if isinstance(module, nn.Dropout):
-        _note_left(module, own_call(type(module)))
+        _note_left(module, reason_of_call(type(module)))
     elif type(module).__module__.startswith("flax.nnx.bridge"):
         advice = "call flax_spatialdrop.nnx.drop_in in the constructor of the wrapped module"
         _note_left(module, f"NNX inside Linen: {advice}")
@@ -162,7 +152,7 @@ def _attending_here(layer: nn.MultiHeadDotProductAttention) -> Iterator[None]:
         _note_reached(layer)
         # Flax's modules are frozen; a clone would be another module of the scope.
         object.__setattr__(layer, "attention_fn", dot_product_attention)
-    elif reason := own_attention(theirs):
+    elif reason := reason_of_attention(theirs):
         _note_left(layer, reason)
     try:
         yield

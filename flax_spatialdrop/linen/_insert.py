@@ -2,13 +2,13 @@
 
 import contextlib
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 
 from .._checks import shown, unboxed
+from .._scaling import Reentrant
 from ._base import Regularizer
 from ._intercept import intercept
 
@@ -78,7 +78,8 @@ def insert(
         _check_mode(layer)
     elif isinstance(layer, nn.Module | type) or not callable(unboxed(layer)):
         raise TypeError(f"layer must be {_WHAT}, or a function of a path: got {shown(layer)}")
-    return _Inserting(_Insertion(after, layer))
+    insertion = _Insertion(after, layer)
+    return Reentrant(lambda: intercept(insertion))
 
 
 _WHAT = "a regularizer of flax_spatialdrop.linen or a flax.linen.Dropout"
@@ -90,20 +91,6 @@ def _check_mode(layer: _Layer) -> None:
             f"an inserted {type(layer).__name__} needs to know whether to drop: got "
             "deterministic=None; give a bool to its constructor"
         )
-
-
-class _Inserting(contextlib.ContextDecorator, threading.local):
-    def __init__(self, insertion: "_Insertion") -> None:
-        self._insertion = insertion
-        self._entered: list[contextlib.AbstractContextManager[None]] = []
-
-    def __enter__(self) -> None:
-        entered = intercept(self._insertion)
-        entered.__enter__()
-        self._entered.append(entered)
-
-    def __exit__(self, *error: Any) -> None:
-        self._entered.pop().__exit__(*error)
 
 
 class _Insertion:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from .._checks import shown
 from .._docs import completed_by
-from .._drop_in import DropInReport, own_attention, own_call
+from .._drop_in import DropInReport, reason_of_attention, reason_of_call
 from .._ops.dropout import dropout
 from ._attention import dot_product_attention
 from ._base import Stochastic
@@ -77,12 +77,12 @@ def drop_in(model: nnx.Module) -> DropInReport:
                 module.__class__ = _run_here(cls)
                 report.add_reached(path, cls)
             else:
-                report.add_left(path, own_call(cls))
+                report.add_left(path, reason_of_call(cls))
         elif isinstance(module, nnx.MultiHeadAttention):
             if module.attention_fn is nnx.dot_product_attention:
                 module.attention_fn = dot_product_attention
                 report.add_reached(path, cls)
-            elif reason := own_attention(module.attention_fn):
+            elif reason := reason_of_attention(module.attention_fn):
                 report.add_left(path, reason)
         elif isinstance(module, nnx.bridge.ToNNX):
             report.add_left(
