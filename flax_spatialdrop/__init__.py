@@ -1,6 +1,6 @@
 """Structured dropout for JAX and Flax.
 
-The functions take `(key, x, rate, *, options)`, where `rate` is always the probability to drop.
+Most functions take `(key, x, rate, *, options)`. A `rate` is always the probability to drop.
 Their modules are in `flax_spatialdrop.linen` and `flax_spatialdrop.nnx`.
 """
 

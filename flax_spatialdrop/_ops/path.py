@@ -117,7 +117,8 @@ def residual_drop_path(
         fixed number of samples.
       batch_axis: the axis of samples, or with mode="row" a tuple of axes; not used with
         mode="batch".
-      scale: whether to divide the output of a kept branch by 1 - rate, or to multiply it by B / k.
+      scale: whether to scale the output of a kept branch: by 1 / (1 - rate), or with mode="subset"
+        by B / k.
       groups: with mode="subset", the number of groups of B / groups adjacent rows, each of which
         keeps k / groups = round((1 - rate) * B / groups) by a draw of its own. Over a batch that is
         sharded, give a multiple of the number of shards: each device then keeps rows of its own,
@@ -251,6 +252,10 @@ def block_for(
     check_sequence(row_args, "row_args", "a tuple of arguments of the branch")
     args = [check_array(arg, "row_args") for arg in jax.tree.leaves(tuple(row_args))]
     if mode != "subset":
+        if groups != 1:
+            raise ValueError(
+                f"groups must be 1 unless mode='subset': got {groups} with mode={mode!r}"
+            )
         return Block(path_recipe(x, mode, batch_axis, scale), mode, 0, 1, scale)
     recipe = path_recipe(x, "row", batch_axis, scale)._replace(check_rate=_check_rate_of_subset)
     shape = check_input(x).shape

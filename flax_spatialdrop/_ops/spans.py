@@ -49,8 +49,8 @@ def span_mask(
         start[b, i] ~ Uniform{0, ..., lengths[b] - width[b, i]}
 
     The spans of a sample are independent, so they may overlap. One span drops w / (2 * length) of
-    a sequence in expectation (with min_width: half of (min_width + w) / length). Several spans drop
-    at most 1 - (1 - w / (2 * length))^num, and less the more often they overlap in the middle.
+    a sequence in expectation, or (min_width + w) / (2 * length) with min_width. `num` spans drop at
+    most 1 - (1 - that)^num: usually less, since they overlap more often in the middle.
 
     The draws are `width = jax.random.randint(width_key, [*batch, num], ..., dtype="int32")` and the
     same for start, where `width_key, start_key = jax.random.split(key)`.
@@ -239,7 +239,7 @@ def spec_recipe(
 ) -> Recipe:
     """Returns the recipe of SpecAugment for x, which is checked here. Its mask is a `SpecMasks`.
 
-    It has no rate: None is checked to be 1, or 0 if nothing is hidden.
+    It has no rate. For a rate of None, the recipe uses 1, or 0 if nothing is hidden.
     """
     x = check_input(x, rule="a floating or complex dtype")
     if len(x.shape) < 2:

@@ -1,6 +1,6 @@
 """Bernoulli masks: drawn as arrays, drawn again in the backward pass, or drawn in blocks.
 
-All functions draw the same mask from a key:
+All functions draw the same mask from a key, `sample_each` where all probabilities are equal:
 
     function            draws           used for
     sample_mask         a whole mask    masks that are kept, with any key

@@ -41,14 +41,14 @@ def kept_rows(key, rows, rate=0.5, groups=1):
 
 def face(name, branch, **options):
     """Returns f(key, x, **at_the_call) of a block, as a function, or as a module."""
-    options = {"rate": 0.5} | options
+    options = {"rate": 0.5, "mode": "subset"} | options
     rate = options.pop("rate")
     if name == "function":
-        return lambda key, x, **call: subset(key, x, branch, rate, **options, **call)
+        return lambda key, x, **call: residual_drop_path(key, x, branch, rate, **options, **call)
     if name == "linen":
-        layer = flax_spatialdrop.linen.ResidualDropPath(branch, rate, "subset", **options)
+        layer = flax_spatialdrop.linen.ResidualDropPath(branch, rate, **options)
         return lambda key, x, **call: layer.apply({}, x, deterministic=False, rng=key, **call)
-    layer = flax_spatialdrop.nnx.ResidualDropPath(branch, rate, mode="subset", **options)
+    layer = flax_spatialdrop.nnx.ResidualDropPath(branch, rate, **options)
     return lambda key, x, **call: layer(x, rngs=key, **call)
 
 
@@ -399,6 +399,11 @@ ERRORS = [
         "groups must divide the number of rows of x, 8: got groups=3 for x.shape=(8, 6)",
     ),
     ({"groups": 0}, ValueError, "groups must be at least 1: got 0"),
+    (
+        {"groups": 2, "mode": "row"},
+        ValueError,
+        "groups must be 1 unless mode='subset': got 2 with mode='row'",
+    ),
     ({"groups": 2.0}, TypeError, "groups must be an integer: got 2.0"),
     (
         {"batch_axis": (0, 1)},
