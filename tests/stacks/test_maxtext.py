@@ -132,3 +132,12 @@ def test_drop_in_reaches_the_class_of_the_nnx_layers():
     reached = drop_in(model).reached
     assert {("dropout",), ("layers", "dropout"), ("layers", "hidden_dropout")} < set(reached)
     assert isinstance(model.layers.dropout, maxtext.ForkedDropout)
+
+
+def test_each_layer_of_a_linen_scan_has_its_own_masks():
+    model = maxtext.Decoder(maxtext.OURS, **SMALL)
+    tokens = jax.numpy.ones((2, 6), int)
+    summary = fsl.summarize(model, tokens, rngs={"dropout": jax.random.key(0)})
+    inside = [site for site in summary.sites if site.runs == SMALL["layers"]]
+    assert len(inside) == 3
+    assert {site.draws for site in inside} == {SMALL["layers"]}
