@@ -17,7 +17,10 @@ QUESTIONS = {
     "recurrent": "What does dropout inside a recurrence cost, beside loops without any?",
     "overheads": "What does a layer cost besides its arithmetic?",
     "training": "What changes in training when ours runs, by the import or by drop_in()?",
-    "stacks": "What does dropout cost in the layers of training stacks, beside none?",
+    "stacks": (
+        "What does dropout cost in the layers of training stacks, beside none? The column Flax has "
+        "the dropout of the stack: Flax's layer in MaxText and T5X, written by hand in the others."
+    ),
 }
 
 

@@ -1,7 +1,8 @@
 """The smallest layers of five training stacks, written anew from their public design.
 
-Each module is one stack, and takes its dropout as an argument. `docs/guides/stacks.md` explains
-what to replace in a stack. The tests and `experiments.benchmarks` run these modules. Each has
+Each module but `layers`, which they share, is one stack, and takes its dropout as an argument.
+`docs/guides/stacks.md` explains what to replace in a stack. The tests and `experiments.benchmarks`
+run these modules. Each has
 
     THEIRS, OURS           the dropout of the stack with Flax's layer, and with this library
     example(dropout)       an Example with THEIRS, OURS or None (no dropout)

@@ -1,9 +1,10 @@
-"""What the functional stacks share: the rule for keys, and a run of equal layers."""
+"""What stacks share: the rule for keys, and a run of equal layers, of functions or of Linen."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -43,3 +44,14 @@ def repeat(
     for number in range(depth):
         x, _ = step(x, (number, jax.tree.map(lambda leaf, i=number: leaf[i], params)))
     return x
+
+
+def scanned(block: Any, layers: int) -> Any:
+    """Returns equal layers of Linen as a scan: each has its own parameters and its own key."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=layers,
+    )

@@ -19,6 +19,7 @@ import flax_spatialdrop.linen as fsl
 import flax_spatialdrop.nnx as fsx
 
 from . import Example
+from .layers import scanned
 
 NAMES = ("decoder_layer_input", "out_proj", "mlpwi", "mlpwo")
 """The names that a layer gives to its activations. Dropout adds "flax_spatialdrop"."""
@@ -78,17 +79,6 @@ class DecoderLayer(nn.Module):
 
     def _drop(self):
         return self.dropout.layer(self.rate, broadcast_dims=(-2,), deterministic=False)
-
-
-def scanned(block: Any, layers: int) -> Any:
-    """Returns a stack of layers as a scan: each has its own parameters and its own key."""
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=layers,
-    )
 
 
 class Decoder(nn.Module):

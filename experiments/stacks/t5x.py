@@ -15,6 +15,7 @@ import flax_spatialdrop.linen as fsl
 from flax_spatialdrop import dropout as drop
 
 from . import Example
+from .layers import scanned
 
 
 class Dropout(NamedTuple):
@@ -97,17 +98,6 @@ class Layer(nn.Module):
         y = nn.RMSNorm(name="mlp_norm")(x)
         y = nn.relu(nn.Dense(4 * x.shape[-1], use_bias=False, name="wi")(y))
         return x + dropped(nn.Dense(x.shape[-1], use_bias=False, name="wo")(dropped(y))), None
-
-
-def scanned(block: Any, layers: int) -> Any:
-    """Returns a stack of layers as a scan: each has its own parameters and its own key."""
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=layers,
-    )
 
 
 class Stack(nn.Module):

@@ -1,7 +1,6 @@
 import re
 
 import jax.numpy as jnp
-import pytest
 
 from experiments.benchmarks import stacks
 from experiments.benchmarks.cases import NO_DROPOUT
@@ -25,10 +24,3 @@ def test_every_contender_has_a_time_and_its_memory(monkeypatch):
     assert time.row == memory.row == "mine"
     assert time.baseline == NO_DROPOUT
     assert memory.values[FLAX] == memory.values[FLAX_AGAIN]
-
-
-@pytest.mark.parametrize("row", stacks.STACKS)
-def test_a_row_has_three_examples(row):
-    example, theirs, ours = stacks.STACKS[row]
-    assert theirs != ours
-    assert callable(example)
