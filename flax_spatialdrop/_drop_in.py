@@ -31,7 +31,7 @@ class DropInReport:
         rows += [(_shown_path(path), f"yes, {name}") for path, name in self.reached.items()]
         rows += [(_shown_path(path), f"no, {reason}") for path, reason in self.left.items()]
         if len(rows) == 1:
-            return "No layer of Flax that drops was found."
+            return "No layer of Flax that drops was found, or all of them run here already."
         width = max(len(path) for path, _ in rows)
         return "\n".join(f"{path:<{width}}  {text}" for path, text in rows)
 

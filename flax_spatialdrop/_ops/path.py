@@ -102,8 +102,9 @@ def residual_drop_path(
     computes both sides and selects one.
 
     With mode="subset" the branch runs on k = round((1 - rate) * B) of the B rows, so its time and
-    its memory fall by the rate. The rows are drawn without replacement and keep their order: those
-    with the smallest random bits, which are `jax.random.bits(key, [groups, B / groups], "uint32")`.
+    its memory fall by the rate. At a rate below 1 / (2 * B) that is all of them. The rows are drawn
+    without replacement and keep their order: those with the smallest random bits, which are
+    `jax.random.bits(key, [groups, B / groups], "uint32")`.
     A branch that looks at more than one row, such as a batch norm, sees the k rows only.
 
     Args:
