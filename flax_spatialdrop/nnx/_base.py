@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, InitVar
 from functools import partial
 from typing import Any, ClassVar, dataclass_transform
@@ -116,7 +116,7 @@ def _hashable(value: Any) -> Any:
         return bool(value)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
         return tuple(value.tolist())
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # not nnx.StateAxes, which is hashable
         return FrozenDict(value)
     return tuple(value) if isinstance(value, list) else value
 
