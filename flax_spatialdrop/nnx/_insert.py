@@ -120,7 +120,7 @@ def _matched(model: nnx.Module, after: Any) -> list[tuple[_Path, nnx.Module]]:
         )
     asked = [
         (path, module)
-        for path, module in nnx.iter_modules(model)
+        for path, module in nnx.iter_modules(model, graph=True)
         if callable(module) and not isinstance(module, _Layer)
     ]
     found = [

@@ -12,8 +12,6 @@ def value_and_grad(loss, **options):
         def pure(params, rest):
             return loss(nnx.merge(graph, params, rest), *args)
 
-        found = nnx.value_and_grad(pure, **options)(params, rest)
-        nnx.update(model, rest)
-        return found
+        return nnx.value_and_grad(pure, **options)(params, rest)
 
     return run

@@ -17,6 +17,7 @@ from flax_spatialdrop.nnx import drop_in
 
 from ..errors import exactly
 from ..last_bit import assert_same_eagerly
+from .gradients import value_and_grad
 
 X = jax.random.normal(jax.random.key(0), (4, 6, 8))
 
@@ -149,11 +150,11 @@ def test_derived_classes_that_keep_the_call_of_flax():
     assert set(drop_in(twin).reached) == {("drop",)}
     assert nnx.graphdef(ours) == nnx.graphdef(twin)
 
-    @nnx.jit
-    @functools.partial(nnx.value_and_grad, has_aux=True)
-    def grad(model, x):
+    def loss(model, x):
         y = model(x)
         return (y**2).mean(), y
+
+    grad = nnx.jit(value_and_grad(loss, has_aux=True))
 
     for _ in range(2):
         ((_, y), d), ((_, y_theirs), d_theirs) = grad(ours, X), grad(theirs, X)

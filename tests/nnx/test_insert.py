@@ -11,6 +11,7 @@ import flax_spatialdrop as fs
 from flax_spatialdrop.nnx import Dropout, SpatialDropout1D, drop_in, insert, summarize
 
 from ..errors import exactly
+from .gradients import value_and_grad
 
 X = jax.random.normal(jax.random.key(0), (4, 3))
 KEY = jax.random.key(7)
@@ -86,7 +87,8 @@ def test_equal_models_are_one_program():
     @nnx.jit
     def loss(model, x, key):
         traces.append(0)
-        grads = nnx.grad(lambda m: m(x, rngs=nnx.Rngs(dropout=key)).sum())(model)
+        run = value_and_grad(lambda m: m(x, rngs=nnx.Rngs(dropout=key)).sum())
+        _, grads = run(model)
         return model(x, rngs=nnx.Rngs(dropout=key)), grads
 
     models = mlp(), mlp()
