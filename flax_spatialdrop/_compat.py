@@ -110,6 +110,12 @@ def split_streams(model: Any, **options: Any) -> Any:
     return nnx.split_rngs(model, graph=True, **options)
 
 
+def register_nnx_class(cls: Any) -> None:
+    """Registers a derived class of modules of NNX as Flax does, without hooks of other classes."""
+    nnx = importlib.import_module("flax.nnx")
+    nnx.Module.__init_subclass__.__func__(cls, pytree=cls._pytree__is_pytree)
+
+
 _OF_FLAX = {
     "linen_promote_dtype": ("flax.linen.dtypes", "promote_dtype"),
     "nnx_attention_weights": ("flax.nnx.nn.attention", "dot_product_attention_weights"),

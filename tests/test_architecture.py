@@ -16,7 +16,7 @@ ORDER = [
     {"_checks", "_summary"},
     {"_noise_shape", "_rates"},
     {"_random", "_scaling"},
-    {"_apply", "_drop_in", "schedules"},
+    {"_apply", "_drop_in", "_insert", "schedules"},
     {"_ops", "_recurrent", "_tools"},
     {"_attention", "_host"},
     {"linen", "nnx"},

@@ -7,13 +7,16 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 
-from .._checks import shown, unboxed
+from .._insert import check_after, check_layer
 from .._scaling import Reentrant
-from ._base import Regularizer
+from ._base import Regularizer, Stochastic
 from ._intercept import intercept
+from ._recurrent import Bidirectional, RecurrentLayer
+from ._spans import SpecAugment
+from ._tokens import EmbeddingDropout, EmbeddingNoise, TokenDropout
 
 _Path: TypeAlias = tuple[str, ...]
-_Layer: TypeAlias = Regularizer | nn.Dropout
+_Layer: TypeAlias = Regularizer | EmbeddingNoise | SpecAugment | nn.Dropout
 _Classes: TypeAlias = type[nn.Module] | tuple[type[nn.Module], ...]
 
 
@@ -34,9 +37,9 @@ def insert(
     module is there twice.
 
     Contexts may be nested, and `drop_in` and `summarize` work inside: behind one module, the layer
-    of the innermost context runs first. The same arguments entered twice count once. Other threads
-    do not change. A function that was jitted outside is traced again inside, and the other way
-    round, but not one that was compiled ahead of time. To have few traces, give equal arguments
+    of the innermost context runs first. Entering equal arguments twice has no further effect. Other
+    threads do not change. A function that was jitted outside is traced again inside, and the other
+    way round, but not one that was compiled ahead of time. To have few traces, give equal arguments
     each time: the same function objects and equal layers.
 
     Args:
@@ -44,9 +47,10 @@ def insert(
         a module that returns whether the module matches. It is asked about each bound module that
         is called, the model itself and containers such as nn.Sequential included, but not about
         regularizers. The output of a matched module must be one array.
-      layer: a regularizer of this package or a `flax.linen.Dropout`, with its `deterministic` set.
-        Or a function that returns one for the path of a matched module, such as one whose rate
-        grows with the depth; None leaves the output as it is.
+      layer: a `flax.linen.Dropout`, or a regularizer of this package that maps the output of a
+        layer to an array of its shape, with its `deterministic` set. It is called without options
+        such as `lengths`. Or a function that returns one for the path of a matched module, such as
+        one whose rate grows with the depth; None leaves the output as it is.
 
     Returns:
       A context manager. It may be entered again, even inside itself, and decorates functions.
@@ -67,22 +71,17 @@ def insert(
     Reference: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    classes = after if isinstance(after, tuple) else (after,)
-    is_class = all(isinstance(entry, type) for entry in classes)
-    if not is_class and (isinstance(after, nn.Module) or not callable(unboxed(after))):
-        raise TypeError(
-            "after must be a class, a tuple of classes, or a function of a path and a module: got "
-            f"{shown(after)}"
-        )
-    if isinstance(layer, _Layer):
-        _check_mode(layer)
-    elif isinstance(layer, nn.Module | type) or not callable(unboxed(layer)):
-        raise TypeError(f"layer must be {_WHAT}, or a function of a path: got {shown(layer)}")
     insertion = _Insertion(after, layer)
     return Reentrant(lambda: intercept(insertion))
 
 
-_WHAT = "a regularizer of flax_spatialdrop.linen or a flax.linen.Dropout"
+def _fits(layer: Any) -> bool:
+    return isinstance(layer, _Layer) and not isinstance(layer, TokenDropout | EmbeddingDropout)
+
+
+def _is_regularizer(module: nn.Module) -> bool:
+    is_recurrent = isinstance(module, RecurrentLayer | Bidirectional)
+    return isinstance(module, Stochastic | nn.Dropout) and not is_recurrent
 
 
 def _check_mode(layer: _Layer) -> None:
@@ -97,7 +96,10 @@ class _Insertion:
     """The interceptor. Those with equal arguments are equal, as keys of JAX's caches."""
 
     def __init__(self, after: Any, layer: Any) -> None:
-        self._after, self._layer = after, layer
+        self._matches = check_after(after, nn.Module)
+        self._layer_for = check_layer(layer, "linen", nn.Module, _fits)
+        if _fits(layer):
+            _check_mode(layer)
         try:
             hash((after, layer))
         except TypeError:  # such as an array as rate
@@ -113,30 +115,14 @@ class _Insertion:
 
     def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         module, y = context.module, call(*args, **kwargs)
-        if not _is_whole_call(context) or not self._matches(module):
+        if not _is_whole_call(context) or _is_regularizer(module):
             return y
-        layer = self._layer_for(module.path)
+        layer = self._layer_for(module.path) if self._matches(module.path, module) else None
+        if layer is None:
+            return y
+        _check_mode(layer)
         # In the scope of the module, from which it takes keys. It has no variables.
-        return y if layer is None else layer.clone(parent=module.scope)(y)
-
-    def _layer_for(self, path: _Path) -> _Layer | None:
-        if isinstance(self._layer, _Layer):
-            return self._layer
-        layer = self._layer(path)
-        if not isinstance(layer, _Layer | None):
-            raise TypeError(
-                f"layer must return {_WHAT}, or None: got {shown(layer)} for the path {shown(path)}"
-            )
-        if layer is not None:
-            _check_mode(layer)
-        return layer
-
-    def _matches(self, module: nn.Module) -> bool:
-        if isinstance(module, _Layer):
-            return False
-        if isinstance(self._after, type | tuple):
-            return isinstance(module, self._after)
-        return bool(self._after(module.path, module))
+        return layer.clone(parent=module.scope)(y)
 
 
 def _is_whole_call(context: Any) -> bool:

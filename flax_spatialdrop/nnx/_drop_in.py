@@ -1,6 +1,5 @@
 """Our dropout in Flax's own layers."""
 
-import copyreg
 import functools
 from typing import Any
 
@@ -12,6 +11,7 @@ from .._drop_in import DropInReport, reason_of_attention, reason_of_call
 from .._ops.dropout import dropout
 from ._attention import dot_product_attention
 from ._base import Stochastic
+from ._change import changed_class
 from ._dropout import Dropout
 
 
@@ -95,13 +95,9 @@ def drop_in(model: nnx.Module) -> DropInReport:
 def _run_here(cls: Any) -> Any:
     """Returns the class of a layer of class `cls` that this package runs.
 
-    It is made once, so that equal layers have equal classes, and is pickled as a call of this
-    function, since its name is that of `cls`.
+    It is made once, so that equal layers have equal classes.
     """
     if cls is nnx.Dropout:
         return Dropout
-    meta: Any = type("_RunHere", (type(cls),), {})
-    copyreg.pickle(meta, lambda _: (_run_here, (cls,)))
     # `cls` comes first, so its other methods stay; its `__call__` is Flax's, after ours.
-    names = "__module__", "__qualname__", "__doc__"
-    return meta(cls.__name__, (cls, Dropout), {name: getattr(cls, name) for name in names})
+    return changed_class((cls, Dropout), _run_here)

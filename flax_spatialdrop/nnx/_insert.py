@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import inspect
-import types
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -13,11 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .._checks import listed, shown, unboxed
-from ._base import Regularizer
+from .._checks import listed, shown
+from .._insert import check_after, check_layer
+from ._base import Regularizer, Stochastic
+from ._change import changed_class
+from ._recurrent import RecurrentLayer
+from ._spans import SpecAugment
+from ._tokens import EmbeddingDropout, EmbeddingNoise, TokenDropout
 
 _Path: TypeAlias = tuple[Any, ...]
-_Layer: TypeAlias = Regularizer | nnx.Dropout
+_Layer: TypeAlias = Regularizer | EmbeddingNoise | SpecAugment | nnx.Dropout
 _Classes: TypeAlias = type[nnx.Module] | tuple[type[nnx.Module], ...]
 
 _LAYER = "inserted"
@@ -55,7 +59,7 @@ def insert(
 
     `rngs=` at the call is used in place of streams. Other methods of the model do not take it, so
     layers that run in them need streams. The structure of the model changes: call this outside
-    nnx.jit, before the model is split or cloned. The model cannot be pickled then; save its state.
+    nnx.jit, before the model is split or cloned.
 
     Args:
       model: any NNX module; it is changed.
@@ -63,16 +67,17 @@ def insert(
         a module that returns whether the module matches. It is asked about each module that can be
         called, the model itself and containers such as nnx.Sequential included, but not about
         regularizers. The output of a matched module must be one array.
-      layer: a regularizer of this package or a `flax.nnx.Dropout`. Its copies have its mode, so a
-        new layer drops even if the model is in evaluation. Or a function that returns a layer for
-        the path of a matched module, such as one whose rate grows with the depth; None leaves the
-        module as it is.
+      layer: a `flax.nnx.Dropout`, or a regularizer of this package that maps the output of a layer
+        to an array of its shape. It is called without options such as `lengths`. Its copies have
+        its mode, so a new layer drops even if the model is in evaluation. Or a function that
+        returns a layer for the path of a matched module, such as one whose rate grows with the
+        depth; None leaves the module as it is.
 
     Returns:
       The paths of the modules that have a layer now.
 
     Raises:
-      TypeError: if an argument has the wrong type.
+      TypeError: if an argument has the wrong type, or a matched class cannot be derived from.
       ValueError: if `after` matches nothing, or a matched module has a layer already.
 
     Example:
@@ -93,8 +98,10 @@ def insert(
             f"model must be an instance of nnx.Module: got {shown(model)}; for Linen, call the "
             "model in the context flax_spatialdrop.linen.insert(...)"
         )
-    found = _matched(model, after)
-    layers = [_layer_for(path, layer) for path, _ in found]
+    matches = check_after(after, nnx.Module)
+    layer_for = check_layer(layer, "nnx", nnx.Module, _fits)
+    found = _matched(model, after, matches)
+    layers = [layer_for(path) for path, _ in found]
     chosen = [(*place, each) for place, each in zip(found, layers, strict=True) if each is not None]
     for path, module, _ in chosen:
         if hasattr(module, _LAYER):
@@ -102,32 +109,28 @@ def insert(
                 f"insert puts one layer behind a module, as its attribute {_LAYER!r}: got "
                 f"{type(module).__name__} at {shown(path)}, which has that attribute already"
             )
-    for _, module, each in chosen:
-        setattr(module, _LAYER, _copied(each))
-        _extend(module)
+    changed = [module for _, module, _ in chosen]
     if chosen and callable(model):
-        _extend(model)
+        changed.append(model)
+    # Whatever can raise an error comes before the first change.
+    classes = [_extended(type(module)) for module in changed]
+    copies = [_copied(each) for *_, each in chosen]
+    for module, cls in zip(changed, classes, strict=True):
+        module.__class__ = cls  # the object stays, with its attributes
+    for (_, module, _), copy in zip(chosen, copies, strict=True):
+        setattr(module, _LAYER, copy)
     return tuple(path for path, _, _ in chosen)
 
 
-def _matched(model: nnx.Module, after: Any) -> list[tuple[_Path, nnx.Module]]:
-    classes = after if isinstance(after, tuple) else (after,)
-    is_class = all(isinstance(entry, type) for entry in classes)
-    if not is_class and (isinstance(after, nnx.Module) or not callable(unboxed(after))):
-        raise TypeError(
-            "after must be a class, a tuple of classes, or a function of a path and a module: got "
-            f"{shown(after)}"
-        )
+def _matched(
+    model: nnx.Module, after: Any, matches: Callable[[_Path, nnx.Module], bool]
+) -> list[tuple[_Path, nnx.Module]]:
     asked = [
         (path, module)
         for path, module in nnx.iter_modules(model, graph=True)
-        if callable(module) and not isinstance(module, _Layer)
+        if callable(module) and not _is_regularizer(module)
     ]
-    found = [
-        (path, module)
-        for path, module in asked
-        if (isinstance(module, classes) if is_class else after(path, module))
-    ]
+    found = [(path, module) for path, module in asked if matches(path, module)]
     if not found:
         names = sorted({type(module).__name__ for _, module in asked})
         has = f"has {listed(names)}" if names else "has no modules that can be called"
@@ -137,18 +140,13 @@ def _matched(model: nnx.Module, after: Any) -> list[tuple[_Path, nnx.Module]]:
     return found
 
 
-def _layer_for(path: _Path, layer: Any) -> _Layer | None:
-    what = "a regularizer of flax_spatialdrop.nnx or a flax.nnx.Dropout"
-    if isinstance(layer, _Layer):
-        return layer
-    if isinstance(layer, nnx.Module | type) or not callable(unboxed(layer)):
-        raise TypeError(f"layer must be {what}, or a function of a path: got {shown(layer)}")
-    chosen = layer(path)
-    if not isinstance(chosen, _Layer | None):
-        raise TypeError(
-            f"layer must return {what}, or None: got {shown(chosen)} for the path {shown(path)}"
-        )
-    return chosen
+def _fits(layer: Any) -> bool:
+    return isinstance(layer, _Layer) and not isinstance(layer, TokenDropout | EmbeddingDropout)
+
+
+def _is_regularizer(module: nnx.Module) -> bool:
+    is_recurrent = isinstance(module, RecurrentLayer)
+    return isinstance(module, Stochastic | nnx.Dropout) and not is_recurrent
 
 
 def _copied(layer: _Layer) -> _Layer:
@@ -167,24 +165,17 @@ def _fork(stream: Any) -> Any:
     return fork(stream)
 
 
-def _extend(module: nnx.Module) -> None:
-    """Makes the call of a module run the layer behind it, and take `rngs`."""
-    if not isinstance(module, _Extended):
-        # The object stays, with its attributes.
-        module.__class__ = _extended(type(module))
-
-
 @functools.cache  # models that were equal stay equal, for the caches of nnx.jit
-def _extended(cls: type[nnx.Module]) -> Any:
-    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return types.new_class(cls.__name__, (_Extended, cls), exec_body=lambda ns: ns.update(names))
+def _extended(cls: Any) -> Any:
+    """Returns the class of a module of class `cls` whose call runs the layer behind it."""
+    return cls if issubclass(cls, _Extended) else changed_class((cls,), _extended, (_Extended,))
 
 
-class _Extended(nnx.Module):
-    """A base before the class of a module that `insert` changed."""
+class _Extended:
+    """A mixin for the class of a module that `insert` changed. Its call takes `rngs` too."""
 
     def __call__(self, *args: Any, rngs: Any = None, **kwargs: Any) -> Any:
-        run: Any = super().__call__
+        run: Any = super().__call__  # type: ignore[misc]
         if rngs is not None and "rngs" in inspect.signature(run).parameters:
             kwargs["rngs"] = rngs
         layer: Any = getattr(self, _LAYER, None)

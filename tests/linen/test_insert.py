@@ -10,7 +10,20 @@ import pytest
 from jax.random import clone
 
 import flax_spatialdrop as fs
-from flax_spatialdrop.linen import Dropout, SpatialDropout1D, drop_in, insert, summarize
+from flax_spatialdrop.linen import (
+    GRU,
+    ConditionDropout,
+    Dropout,
+    EmbeddingDropout,
+    EmbeddingNoise,
+    PatchDropout,
+    SpatialDropout1D,
+    SpecAugment,
+    TokenDropout,
+    drop_in,
+    insert,
+    summarize,
+)
 
 from ..errors import exactly
 
@@ -223,6 +236,26 @@ def test_deterministic_returns_the_output_itself():
         np.testing.assert_array_equal(model.apply(variables, X), expected)
 
 
+def test_noise_behind_an_embedding_but_never_behind_a_regularizer():
+    embed, asked = nn.Embed(5, 4), []
+    variables = embed.init(jax.random.key(1), IDS)
+    noise = EmbeddingNoise(5.0, deterministic=False)
+    with insert(after=nn.Embed, layer=noise):
+        y = embed.apply(variables, IDS, rngs={"dropout": clone(KEY)})
+    key = embed.apply(
+        variables, rngs={"dropout": clone(KEY)}, method=lambda m: m.make_rng("dropout")
+    )
+    expected = fs.embedding_noise(key, embed.apply(variables, IDS), 5.0)
+    np.testing.assert_array_equal(y, expected)
+    model = nn.Sequential([SpecAugment(deterministic=True), GRU(4), nn.Dense(4)])
+    spec = SpecAugment(max_time_width=9, deterministic=False)
+    with insert(lambda _, module: asked.append(type(module)) or type(module) is nn.Dense, spec):
+        y, _ = model.init_with_output(jax.tree.map(clone, KEYS), X[None])
+    assert GRU in asked
+    assert SpecAugment not in asked
+    assert y.shape == (1, 4, 4)
+
+
 def test_with_drop_in():
     model = MODELS["sequential"](nn.Dense)
     variables = model.init(jax.random.key(1), X)
@@ -236,12 +269,23 @@ def test_with_drop_in():
     ]
 
 
-WHAT = "a regularizer of flax_spatialdrop.linen or a flax.linen.Dropout"
+WHAT = (
+    "a flax.linen.Dropout, a regularizer of flax_spatialdrop.linen that maps the output of a layer "
+    "to an array of its shape"
+)
 AFTER = "after must be a class, a tuple of classes, or a function of a path and a module: got"
 MODE = (
     "an inserted Dropout needs to know whether to drop: got deterministic=None; give a bool to its "
     "constructor"
 )
+
+
+OTHERS = {
+    "TokenDropout": TokenDropout(0.5, mask_id=0, deterministic=False),
+    "EmbeddingDropout": EmbeddingDropout(0.5, deterministic=False),
+    "PatchDropout": PatchDropout(0.5, deterministic=False),
+    "ConditionDropout": ConditionDropout(0.5, deterministic=False),
+}
 
 
 def called(layer):
@@ -261,6 +305,14 @@ ERRORS = [
         lambda: insert(nn.Dense, nn.Dense(3)),
         TypeError,
         f"layer must be {WHAT}, or a function of a path: got a value of type Dense",
+    ),
+    *(
+        (
+            lambda layer=layer: insert(nn.Embed, layer),
+            TypeError,
+            f"layer must be {WHAT}, or a function of a path: got a value of type {name}",
+        )
+        for name, layer in OTHERS.items()
     ),
     (lambda: insert(nn.Dense, Dropout(0.5)), ValueError, MODE),
     (lambda: called(Dropout(0.5)), ValueError, MODE),

@@ -1,5 +1,7 @@
 """insert puts regularizers behind the layers of a model that has none."""
 
+import pickle
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,20 @@ import pytest
 from flax import nnx
 
 import flax_spatialdrop as fs
-from flax_spatialdrop.nnx import Dropout, SpatialDropout1D, drop_in, insert, summarize
+from flax_spatialdrop.nnx import (
+    GRU,
+    ConditionDropout,
+    Dropout,
+    EmbeddingDropout,
+    EmbeddingNoise,
+    PatchDropout,
+    SpatialDropout1D,
+    SpecAugment,
+    TokenDropout,
+    drop_in,
+    insert,
+    summarize,
+)
 
 from ..errors import exactly
 from .gradients import value_and_grad
@@ -213,6 +228,58 @@ def test_a_stack_takes_a_stream_for_each_of_its_layers():
         without(X, rngs=nnx.Rngs(dropout=1))
 
 
+def test_noise_behind_an_embedding_but_never_behind_a_regularizer():
+    rngs, asked = nnx.Rngs(0), []
+    model = nnx.Sequential(
+        nnx.Embed(5, 4, rngs=rngs), SpecAugment(deterministic=True), GRU(4, 4, rngs=rngs)
+    )
+    expected = fs.embedding_noise(keys_of(KEY)[0], model.layers[0](IDS), 5.0)
+    assert insert(model, nnx.Embed, EmbeddingNoise(5.0)) == (("layers", 0),)
+    np.testing.assert_array_equal(model.layers[0](IDS, rngs=nnx.Rngs(dropout=KEY)), expected)
+    spec = SpecAugment(max_time_width=9)
+    assert insert(model, lambda path, _: asked.append(path) or path[-1:] == (2,), spec)
+    assert ("layers", 2) in asked
+    assert ("layers", 1) not in asked
+    assert model(IDS, rngs=nnx.Rngs(dropout=KEY)).shape == (1, 5, 4)
+
+
+class Tagged:
+    def __init_subclass__(cls, *, tag):
+        super().__init_subclass__()
+        cls.tag = tag
+
+
+class First(Tagged, nnx.Linear, tag=1):
+    pass
+
+
+class Last(nnx.Linear, Tagged, tag=2):
+    """Flax's own hook runs that of Tagged."""
+
+
+def test_a_class_that_needs_arguments_to_be_derived_from():
+    model = nnx.Sequential(First(3, 3, rngs=nnx.Rngs(0)))
+    insert(model, First, Dropout(1.0))
+    np.testing.assert_array_equal(model(X, rngs=nnx.Rngs(dropout=KEY)), jnp.zeros((4, 3)))
+    assert model.layers[0].tag == 1
+
+
+def test_a_class_that_cannot_be_derived_from_leaves_the_model_as_it_is():
+    model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), Last(3, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'tag'"):
+        insert(model, nnx.Linear, Dropout(0.5))
+    assert [type(layer) for layer in model.layers] == [nnx.Linear, Last]
+    assert not any(hasattr(layer, "inserted") for layer in model.layers)
+
+
+def test_a_model_can_be_pickled():
+    model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)))
+    insert(model, nnx.Linear, Dropout(0.5, rngs=nnx.Rngs(dropout=1)))
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again.layers[0]) is type(model.layers[0])
+    np.testing.assert_array_equal(again(X), model(X))
+
+
 def test_with_drop_in():
     model = mlp()
     insert(model, after=nnx.Linear, layer=nnx.Dropout(0.5, rngs=nnx.Rngs(dropout=1)))
@@ -243,7 +310,16 @@ def twice():
         assert not hasattr(model.layers[0], "inserted")
 
 
-WHAT = "a regularizer of flax_spatialdrop.nnx or a flax.nnx.Dropout"
+OTHERS = {
+    "TokenDropout": TokenDropout(0.5, mask_id=0),
+    "EmbeddingDropout": EmbeddingDropout(0.5),
+    "PatchDropout": PatchDropout(0.5),
+    "ConditionDropout": ConditionDropout(0.5),
+}
+WHAT = (
+    "a flax.nnx.Dropout, a regularizer of flax_spatialdrop.nnx that maps the output of a layer to "
+    "an array of its shape"
+)
 AFTER = "after must be a class, a tuple of classes, or a function of a path and a module: got"
 ERRORS = [
     (
@@ -275,6 +351,14 @@ ERRORS = [
         lambda: insert(mlp(), nnx.Linear, mlp()),
         TypeError,
         f"layer must be {WHAT}, or a function of a path: got a value of type Sequential",
+    ),
+    *(
+        (
+            lambda layer=layer: insert(mlp(), nnx.Linear, layer),
+            TypeError,
+            f"layer must be {WHAT}, or a function of a path: got a value of type {name}",
+        )
+        for name, layer in OTHERS.items()
     ),
     (
         lambda: insert(mlp(), nnx.Linear, lambda path: 0.5),
