@@ -1,8 +1,6 @@
 """Dropout of whole inputs of a sample: of its conditions, or of its modalities."""
 
-import contextlib
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -20,7 +18,6 @@ from .._checks import (
     check_mask,
     check_rate,
     check_switch,
-    is_array,
     is_box,
     is_static,
     listed,
@@ -29,12 +26,12 @@ from .._checks import (
     shown,
     unboxed,
 )
-from .._noise_shape import can_broadcast
 from .._random.mask import named_key, sample_each, sample_mask
 from .._random.sharding import explicit_sharding
 from .._random.threefry import mark_as_used
 from .._rates import fence, keep_probability
 from .._typing import Array, Key, Rate, Shape
+from .null import check_null, zero_like
 
 Tree = TypeVar("Tree")
 
@@ -324,7 +321,7 @@ class Inputs(NamedTuple):
         sample_axis = len(self.batch_shape)
         return tuple(
             [
-                _check_null(value, leaf, sample_axis)
+                check_null(value, leaf, sample_axis)
                 for leaf, value in zip(_leaves(tree), _leaves(values), strict=True)
             ]
             for tree, values in parts
@@ -333,7 +330,7 @@ class Inputs(NamedTuple):
     def zeros(self) -> tuple[list[jax.Array], ...]:
         """Returns 0 for each array of each part, like `check_null`."""
         return tuple(
-            [_zero_like(leaf, self.argument) for leaf in _leaves(part)]
+            [zero_like(leaf, self.argument) for leaf in _leaves(part)]
             for part in self.parts(self.tree)
         )
 
@@ -451,90 +448,6 @@ def _probabilities_of_the_first(rates: Sequence[Rate]) -> list[np.float32 | jax.
             divisor = jnp.where(some_kept > 0, some_kept, np.float32(1))
             found.append(jnp.where(some_kept > 0, keep / divisor, np.float32(1 / num)))
     return found[::-1]
-
-
-def _check_null(null: Any, x: Array, num_batch_axes: int) -> jax.Array:
-    """Returns a null value for x, with as many axes."""
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    array = is_array(null)
-    values = _null_array(check_array(null, "null"), dtype) if array else _null_number(null, dtype)
-    shape = x.shape[num_batch_axes:]
-    if not can_broadcast(values.shape, shape):
-        raise ValueError(
-            f"null must broadcast to {shape}, the shape of a sample's condition: "
-            f"got null.shape={values.shape}"
-        )
-    return jnp.expand_dims(values, range(len(x.shape) - values.ndim))
-
-
-def _zero_like(x: Array, name: str) -> jax.Array:
-    if x.dtype == jnp.float8_e8m0fnu:
-        raise TypeError(
-            f"{name} must have dtypes that can represent 0, the value of what is dropped: "
-            f"got dtype {x.dtype}"
-        )
-    return jnp.zeros((1,) * len(x.shape), x.dtype)
-
-
-def _null_number(null: Any, dtype: Any) -> jax.Array:
-    """Returns a number in the dtype of a condition, which must be able to hold it."""
-    kind = _kind_of(dtype)
-    if isinstance(null, np.generic) and _kind_of(null.dtype) == "real":
-        null = float(null)  # since Python does not count bfloat16 among the numbers
-    if not isinstance(null, _NUMBERS[kind]) or (isinstance(null, bool) and kind != "bool"):
-        raise TypeError(_rule_for_null(dtype, shown(null)))
-    if kind == "integer":
-        limits = jnp.iinfo(dtype)
-        if not limits.min <= int(null) <= limits.max:
-            raise ValueError(
-                f"null must be from {limits.min} to {limits.max}, the numbers of dtype {dtype}: "
-                f"got {shown(null)}"
-            )
-    python_type = {"bool": bool, "integer": int, "real": float, "complex": complex}[kind]
-    with contextlib.suppress(OverflowError), np.errstate(over="ignore"):
-        number = python_type(null)
-        value = np.asarray(number).astype(dtype)
-        if kind in ("bool", "integer") or np.isfinite(value) or not np.isfinite(number):
-            return jnp.asarray(value)
-    raise ValueError(f"null must be finite in dtype {dtype}: got {shown(null)}")
-
-
-def _null_array(null: Array, dtype: Any) -> jax.Array:
-    """Returns an array of numbers that the dtype of a condition can hold."""
-    kinds, kind = [*_NUMBERS], _kind_of(dtype)
-    theirs = jnp.asarray(null).dtype  # as JAX has it: int64 becomes int32
-    fits = _kind_of(theirs) in ([kind] if kind == "bool" else kinds[1 : kinds.index(kind) + 1])
-    if fits and kind == "integer":
-        limits, given = jnp.iinfo(dtype), jnp.iinfo(theirs)
-        fits = limits.min <= given.min and given.max <= limits.max
-    if not fits:
-        raise TypeError(_rule_for_null(dtype, shown(null)))
-    array = jnp.asarray(null)
-    # A learned parameter of float32 keeps its precision, so that its gradient is a sum in float32.
-    return array if _kind_of(theirs) == kind else array.astype(dtype)
-
-
-def _rule_for_null(dtype: Any, got: str) -> str:
-    kinds = {"bool": "a bool", "integer": "an integer", "real": "a real number"}
-    what = kinds.get(_kind_of(dtype), "a number")
-    return f"null must be {what} or an array that a condition of dtype {dtype} can hold: got {got}"
-
-
-_NUMBERS: dict[str, Any] = {
-    "bool": bool | np.bool_,
-    "integer": numbers.Integral,
-    "real": numbers.Real,
-    "complex": numbers.Complex,
-}
-"""The scalars of each kind of dtype. A condition can hold those of its kind and of kinds above it,
-but bools stay apart."""
-
-
-def _kind_of(dtype: Any) -> str:
-    for kind, parent in (("bool", jnp.bool_), ("integer", jnp.integer), ("real", jnp.floating)):
-        if jnp.issubdtype(dtype, parent):
-            return kind
-    return "complex" if jnp.issubdtype(dtype, jnp.complexfloating) else ""
 
 
 def _kept_or_null(mask: jax.Array, x: jax.Array, null: jax.Array) -> jax.Array:
