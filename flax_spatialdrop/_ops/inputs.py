@@ -14,7 +14,6 @@ from .._apply import by_mask
 from .._checks import (
     check_array,
     check_batch_dims,
-    check_key,
     check_mask,
     check_rate,
     check_switch,
@@ -26,9 +25,8 @@ from .._checks import (
     shown,
     unboxed,
 )
-from .._random.mask import named_key, sample_each, sample_mask
+from .._random.mask import named_keys, sample_each, sample_mask
 from .._random.sharding import explicit_sharding
-from .._random.threefry import mark_as_used
 from .._rates import fence, keep_probability
 from .._typing import Array, Key, Rate, Shape
 from .null import check_null, zero_like
@@ -281,9 +279,7 @@ class Inputs(NamedTuple):
             return (sample_mask(key, rates[0], self.batch_shape),)
         keys: list[Key] = [None] * len(rates)
         if self.needs_key(rates):
-            key = check_key(key)
-            mark_as_used(key)
-            keys = [named_key(key, name) for name in self.names]
+            keys = [*named_keys(key, self.names, f"names of {self.argument}").values()]
         draw = _sample_some if self.keep_one and self.needs_key(rates) else _sample_all
         sharding = self._batch_sharding()
         masks = draw(keys, rates, self.batch_shape)

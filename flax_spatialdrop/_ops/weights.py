@@ -12,14 +12,12 @@ from .._apply import Recipe, drop
 from .._checks import (
     check_callable,
     check_input,
-    check_key,
     check_rate,
     listed,
     needs_no_key,
     shown,
 )
-from .._random.mask import named_key
-from .._random.threefry import mark_as_used
+from .._random.mask import named_keys
 from .._typing import Key, Rate
 
 Weights = TypeVar("Weights")
@@ -58,7 +56,7 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
 
     Raises:
       ValueError: if paths selects no array or is not a valid regular expression, or two selected
-        arrays have the same path; else as in `dropout`.
+        arrays have the same path, or paths of the same crc32; else as in `dropout`.
       TypeError: if a selected leaf is not a floating or complex array; else as in `dropout`.
 
     Example:
@@ -100,16 +98,12 @@ def drop_connect(key: Key, weights: Weights, rate: Rate, *, paths: Paths = None)
             "weights must have different paths, since their masks depend on the paths: "
             f"got several weights at {listed(repeated)}"
         )
-    if needs_no_key(rate):
-        key = None
-    else:
-        key = check_key(key)
-        mark_as_used(key)
+    dropped_paths = [path for path, _ in to_drop]
+    keys = {} if needs_no_key(rate) else named_keys(key, dropped_paths, "paths of weights")
     dropped = []
     for (path, leaf), is_dropped in zip(named, selected, strict=True):
         if is_dropped:
-            own_key = None if key is None else named_key(key, path)
-            leaf = drop(own_key, leaf, rate, Recipe(leaf.shape))
+            leaf = drop(keys.get(path), leaf, rate, Recipe(leaf.shape))
         dropped.append(leaf)
     result: Weights = jax.tree.unflatten(tree, dropped)
     return result

@@ -96,13 +96,30 @@ def sample_each(key: Key, keep: jax.Array) -> jax.Array:
     return jax.random.bernoulli(check_key(key), keep)
 
 
-def named_key(key: jax.Array, name: str) -> jax.Array:
-    """Returns the key of a part of a tree, which depends on its name and on no other part.
+def named_keys(key: Key, names: Sequence[str], what: str) -> dict[str, jax.Array]:
+    """Returns a key for each name, which depends on that name and on no other.
 
-    The key given is not consumed. Unlike Python's hash of a string, crc32 is the same in every
-    process.
+    Unlike Python's hash of a string, crc32 is the same in every process. Messages call the names
+    by `what`, a noun in the plural.
     """
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    key = check_key(key)
+    mark_as_used(key)
+    name_of: dict[int, str] = {}
+    for name in names:
+        other = name_of.setdefault(_crc32(name, what), name)
+        if other != name:
+            raise ValueError(
+                f"{what} must differ in their crc32, since masks depend on it: "
+                f"got {shown(other)} and {shown(name)}"
+            )
+    return {name: jax.random.fold_in(key, crc32) for crc32, name in name_of.items()}
+
+
+def _crc32(name: str, what: str) -> int:
+    try:
+        return zlib.crc32(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} must be text that UTF-8 can encode: got {shown(name)}") from None
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:

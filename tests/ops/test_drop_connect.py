@@ -355,6 +355,18 @@ def test_an_error_lists_so_many_paths_and_no_more():
         drop_connect(KEY, weights, 0.5, paths="kernel")
 
 
+def test_weights_whose_paths_share_a_crc32_are_refused_where_both_are_drawn():
+    weights = {"plumless": jnp.ones(4), "buckeroo": jnp.ones(4)}
+    message = (
+        "paths of weights must differ in their crc32, since masks depend on it: "
+        "got 'buckeroo' and 'plumless'"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        drop_connect(KEY, weights, 0.5)
+    drop_connect(clone(KEY), weights, 0.5, paths="plum")
+    drop_connect(None, weights, 0.0)
+
+
 def test_weights_with_the_same_path_are_refused():
     """They would have the same mask."""
     weights = {"a/b": jnp.ones((4, 4)), "a": {"b": jnp.ones((4, 4))}, "c": jnp.ones(4)}
