@@ -5,7 +5,7 @@ only the calls of modules have.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any, get_args
 
@@ -33,7 +33,7 @@ from ._ops.noise import check_alpha
 from ._ops.patches import Patches, check_rate_of_patches, count_patches, keep_patches
 from ._ops.path import Block, check_branch
 from ._recurrent.spec import Variant, check_merge, check_unroll
-from ._scaling import scaled
+from ._scaling import explained, scaled
 from ._summary import Call, Use, note
 from ._typing import Array, DataFormat, Key, Rate, ResidualMode, Shape
 
@@ -281,7 +281,7 @@ def drop_inputs(
     if masks is not None:
         given = masks[0] if len(masks) == 1 else jnp.stack([*map(jnp.asarray, masks)])
     elif not call.deterministic:
-        key = call.find_key() if inputs.needs_key(rates) else None
+        key = _key_for_inputs(call, inputs, rates)
         masks = inputs.sample(key, rates)
 
     use = Use(
@@ -292,6 +292,7 @@ def drop_inputs(
         active=masks is not None,
         shape=None if len(inputs.arrays) == 1 else inputs.batch_shape,
         kept=inputs.kept_bytes if masks is not None else 0,
+        drops_all_at_1=not inputs.keep_one,
     )
     note(call.where, lambda array: array, inputs.arrays[0], use)
     return inputs.replaced(masks, nulls), masks
@@ -311,15 +312,19 @@ def draw_for_inputs(call: Call, inputs: Inputs, rate: Any) -> Any:
     rates = _scaled_rates(inputs, rate)
     if call.deterministic:
         return inputs.by_name(None)
-    key = call.find_key() if inputs.needs_key(rates) else None
+    key = _key_for_inputs(call, inputs, rates)
     return inputs.by_name(inputs.sample(key, rates))
 
 
 def _scaled_rates(inputs: Inputs, rate: Any) -> tuple[Rate, ...]:
-    inputs.check_rates(rate)
-    if isinstance(rate, Mapping):
-        return inputs.check_rates({name: scaled(check_rate, rate[name]) for name in rate})
-    return inputs.check_rates(scaled(check_rate, rate))
+    return inputs.check_rates(rate, lambda r, name: scaled(partial(check_rate, name=name), r))
+
+
+def _key_for_inputs(call: Call, inputs: Inputs, rates: Sequence[Rate]) -> Key:
+    """Checks the scaled rates, and finds a key, if one is needed."""
+    with explained():
+        inputs.check_some_kept(rates)
+    return call.find_key() if inputs.needs_key(rates) else None
 
 
 def use_of(call: Call, recipe: Recipe, rate: Rate | None, mask: Any = None) -> Use:

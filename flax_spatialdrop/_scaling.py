@@ -153,9 +153,20 @@ def scaled(check: Callable[[Any], Rate], rate: Any) -> Rate:
     product = _product(rate, scale)
     if product is rate:
         return rate
+    with explained():
+        product = check(product)
+    return product
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Says in errors about a scaled rate that it is scaled."""
     try:
-        return check(product)
+        yield
     except (ValueError, TypeError) as error:
+        scale = _current()
+        if is_static(scale, 1.0):
+            raise
         raise type(error)(f"{error}, since scale_rates multiplies it by {shown(scale)}") from None
 
 

@@ -28,8 +28,9 @@ class Site:
         ", run here" if `linen.drop_in` runs it. For an attention function: "attention weights".
       shape: the shape of the inputs.
       noise_shape: the shape of the mask.
-      rates: all rates that it ran with, sorted. A traced rate may have several values. For
-        EmbeddingNoise it is alpha, and 1 for SpecAugment, which has no rate.
+      rates: all rates that it ran with, sorted. A traced rate may have several values. A dict of
+        rates is shown as its mean. For EmbeddingNoise it is alpha, and 1 for SpecAugment, which has
+        no rate.
       stream: where the keys came from: the name of a stream, or "a key" or "a mask" if the call was
         given one; "" if no mask was drawn.
       active: False if the call was deterministic or the rate was 0.

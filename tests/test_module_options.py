@@ -188,7 +188,8 @@ def test_a_switch_may_be_an_array_of_no_axes(value):
     assert flax_spatialdrop.linen.DropPath(0.5, scale=value).scale is True
 
 
-def test_numpy_s_noise_shapes_are_no_state():
+def test_numpy_s_noise_shapes_and_sizes_are_no_state():
+    assert flax_spatialdrop.nnx.Cutout(0.5, block_size=np.array([2, 3])).block_size == (2, 3)
     module = flax_spatialdrop.nnx.Dropout(0.5, noise_shape=np.array([2, 1, 4]))
     assert module.noise_shape == (2, 1, 4)
     assert jax.tree.leaves(nnx.state(module)) == []

@@ -1,7 +1,7 @@
 """Dropout of whole inputs of a sample: of its conditions, or of its modalities."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -29,7 +29,7 @@ from .._random.mask import named_keys, sample_each, sample_mask
 from .._random.sharding import explicit_sharding
 from .._rates import fence, keep_probability
 from .._typing import Array, Key, Rate, Shape
-from .null import check_null, zero_like
+from .null import broadcast_null, check_null, zero_like
 
 Tree = TypeVar("Tree")
 
@@ -65,7 +65,7 @@ def condition_dropout(
       condition: an array of [*batch, ...], such as class labels or embedded text, or a pytree of
         several, of any dtypes.
       rate: as in `dropout`. If joint is False, it may be a dict with a rate for each name of the
-        condition. See `rate_of_each` for a wanted rate of dropping all.
+        condition. To drop all conditions of a sample at a given rate, use `rate_of_each`.
       null: the condition of a dropped sample: an id, a number, or an array that broadcasts to the
         shape of a sample's condition, such as a learned parameter, which then has a gradient. One
         for all arrays of the condition, or a pytree of them with the structure of the condition or
@@ -82,7 +82,8 @@ def condition_dropout(
 
     Raises:
       ValueError: if arrays of the condition differ in their batch axes, null or mask does not fit,
-        or a dict of rates has other names than the condition; else as in `dropout`.
+        a dict of rates has other names than the condition, or two names that need a draw have the
+        same crc32; else as in `dropout`.
       TypeError: if null has another kind of dtype than the condition, or joint is False and the
         condition is not a dict; else as in `dropout`.
 
@@ -136,8 +137,8 @@ def modality_dropout(
       inputs: a dict of modalities by name: arrays of [*batch, ...], of any dtype, or pytrees of
         them.
       rate: as in `dropout`, or a dict with a rate for each name. With keep_one, not all may be the
-        number 1. (If all are arrays of 1, one modality is kept, and each is as likely. This is the
-        limit for equal rates.)
+        number 1 when masks are drawn. (If all are arrays of 1, one modality is kept, and each is
+        as likely. This is the limit for equal rates.)
       keep_one: whether each sample keeps at least one modality. If False, draws are independent.
       mask: forces the choice, at any rate: a dict of bool masks of the batch shape by name, True
         where a modality is present, or one mask for all. It may say that all are missing.
@@ -149,7 +150,8 @@ def modality_dropout(
 
     Raises:
       ValueError: if arrays differ in their batch axes, a dict of rates or masks has other names,
-        a mask does not fit, or all rates are the number 1 with keep_one; else as in `dropout`.
+        or a mask does not fit; when masks are drawn, if all rates are the number 1 with keep_one,
+        or two names have the same crc32; else as in `dropout`.
       TypeError: if inputs is not a dict by name, or holds anything but arrays; else as in
         `dropout`.
 
@@ -166,7 +168,9 @@ def modality_dropout(
     """
     modalities = modality_inputs(inputs, keep_one, batch_dims)
     rates, masks = modalities.check_rates(rate), modalities.check_masks(mask)
-    masks = modalities.sample(key, rates) if masks is None else masks
+    if masks is None:
+        modalities.check_some_kept(rates)
+        masks = modalities.sample(key, rates)
     return modalities.replaced(masks, modalities.zeros()), modalities.by_name(masks)
 
 
@@ -229,15 +233,19 @@ class Inputs(NamedTuple):
             masks = [jnp.ones(self.batch_shape, bool)] * len(self.parts(self.tree))
         return self._joined([*map(jnp.asarray, masks)])
 
-    def check_rates(self, rate: Any) -> tuple[Rate, ...]:
-        """Returns the rate of each draw."""
-        rates = tuple(check_rate(r, name) for r, name in self._each(rate, "rate"))
-        if self.keep_one and all(is_static(r, 1.0) for r in rates):
+    def check_rates(
+        self, rate: Any, check: Callable[[Any, str], Rate] = check_rate
+    ) -> tuple[Rate, ...]:
+        """Returns the rate of each draw, as check(rate, name) returns it."""
+        return tuple(check(*pair) for pair in self._each(rate, "rate"))
+
+    def check_some_kept(self, rates: Sequence[Rate]) -> None:
+        """Checks that keep_one can hold, before masks are drawn."""
+        if self.keep_one and all(is_static(rate, 1.0) for rate in rates):
             raise ValueError(
-                "rate must be below 1 for at least one modality, since keep_one=True keeps one: "
-                f"got rate={shown(rate)}"
+                "rate must be below 1 for at least one modality if keep_one=True: "
+                f"got a rate of 1 for {listed(self.names or ())}"
             )
-        return rates
 
     def check_masks(self, mask: Any) -> tuple[Array, ...] | None:
         """Returns the mask of each draw, or None if no mask is given."""
@@ -291,7 +299,7 @@ class Inputs(NamedTuple):
         """Returns the mean of the rates, for a summary."""
         if all(isinstance(rate, float) for rate in rates):
             return math.fsum(rates) / len(rates)
-        return jnp.stack([jnp.asarray(rate, np.float32) for rate in rates]).mean()
+        return jnp.stack([jnp.clip(jnp.asarray(r, np.float32), 0, 1) for r in rates]).mean()
 
     def _batch_sharding(self) -> NamedSharding | None:
         """Returns the explicit sharding of the batch axes of the first array, if it has one."""
@@ -306,13 +314,7 @@ class Inputs(NamedTuple):
             raise ValueError("null must be given, the condition of a dropped sample: got null=None")
         if self.names is not None and isinstance(null, Mapping):
             null = dict(null)
-        try:
-            broadcast = jax.tree.broadcast(null, self.tree, is_leaf=is_box)
-        except (ValueError, TypeError):
-            raise ValueError(
-                f"null must be one value, or have the structure of {self.argument}: "
-                f"got {shown(null)} for {shown(self.tree)}"
-            ) from None
+        broadcast = broadcast_null(null, self.tree, self.argument)
         parts = zip(self.parts(self.tree), self.parts(broadcast), strict=True)
         sample_axis = len(self.batch_shape)
         return tuple(

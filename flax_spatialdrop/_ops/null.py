@@ -8,9 +8,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_array, is_array, shown
+from .._checks import check_array, is_array, is_box, shown
 from .._noise_shape import can_broadcast
 from .._typing import Array
+
+
+def broadcast_null(null: Any, tree: Any, argument: str) -> Any:
+    """Returns a tree with the null value of each array of a tree.
+
+    The structures are compared by the paths of their leaves. So a tuple fits a list, and a dict
+    fits a FrozenDict: the modules freeze what they are made with.
+    """
+    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)
+    try:
+        null_at = dict(jax.tree_util.tree_flatten_with_path(null, is_leaf=is_box)[0])
+    except (ValueError, TypeError):  # keys that cannot be sorted
+        null_at = {}
+    prefixes = [
+        next((path[:n] for n in range(len(path) + 1) if path[:n] in null_at), None)
+        for path, _ in paths_and_leaves
+    ]
+    if None in prefixes or {*prefixes} != {*null_at}:
+        raise ValueError(
+            f"null must be one value, or have the structure of {argument}: "
+            f"got {shown(null)} for {shown(tree)}"
+        )
+    return jax.tree.unflatten(structure, [null_at[path] for path in prefixes if path is not None])
 
 
 def check_null(null: Any, x: Array, num_batch_axes: int) -> jax.Array:

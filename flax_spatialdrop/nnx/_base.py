@@ -110,15 +110,19 @@ def _is_deterministic(module: Any, deterministic: Any) -> bool:
 
 
 def _hashable(value: Any) -> Any:
-    """Returns a value that JAX can hash: axes as a tuple, a switch as a bool, a dict frozen."""
+    """Returns a value that JAX can hash: a switch as a bool, a list as a tuple, a dict frozen."""
     is_known = isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer)
     if is_known and value.shape == () and value.dtype == np.bool_:
         return bool(value)
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
-        return tuple(value.tolist())
-    if isinstance(value, dict):  # not nnx.StateAxes, which is hashable
-        return FrozenDict(value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, dict | FrozenDict):  # not nnx.StateAxes, which is hashable
+        return FrozenDict({key: _hashable(entry) for key, entry in value.items()})
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _known(value: Any) -> Any:
+    """Returns an array of axes or sizes as a tuple, so that it is known when JAX traces."""
+    is_known = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu"
+    return tuple(value.tolist()) if is_known else value
 
 
 class _Signature:
@@ -192,7 +196,8 @@ class Stochastic(nnx.Module):
         self.rngs = forked(self, rngs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = _hashable(value) if name in self._arguments else value
+        if name in self._arguments:
+            value = _hashable(value if name == "null" else _known(value))  # null has any values
         try:
             super().__setattr__(name, value)
         except ValueError:  # Flax's message is long and does not name the argument

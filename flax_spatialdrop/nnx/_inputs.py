@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import jax
 from flax import nnx
-from flax.core import unfreeze
 
 from .._docs import completed_by
 from .._host import draw_for_inputs, drop_inputs
@@ -28,7 +27,8 @@ class ConditionDropout(Declared, of=condition_dropout):
     Args:
       rate: probability to drop, in [0, 1]: a number or a scalar array, or if joint is False a dict
         of them by name; None if each call gives one.
-      null: an id, or a dict of ids by name. A call may give another, such as a learned parameter.
+      null: an id, an array, or a structure of ids like that of the condition. A call may give
+        another, such as a learned parameter.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -68,7 +68,7 @@ class ConditionDropout(Declared, of=condition_dropout):
           The condition, with the null condition in dropped samples.
         """
         condition = condition_inputs(inputs, self.joint, self.batch_dims)
-        nulls = condition.check_null(unfreeze(self.null) if null is None else null)
+        nulls = condition.check_null(self.null if null is None else null)
         call, rate = call_of(self, deterministic, rngs), self.rate if rate is None else rate
         return drop_inputs(call, condition, nulls, rate, mask)[0]
 

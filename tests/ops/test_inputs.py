@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import FrozenDict
 from flax.errors import InvalidRngError
 from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
@@ -159,12 +160,69 @@ def test_modules_keep_rates_and_nulls_by_name():
     assert_equal(its_twin.sample_mask(x, rngs=clone(KEY)), masks)
 
 
+@pytest.mark.parametrize(
+    ("null", "x", "expected"),
+    [
+        (np.array([0, 7]), RANDOM.integers(0, 9, (8, 2)), np.array([0, 7])),
+        ([0, 1], [LABELS, LABELS], [0, 1]),
+        ({"a": [0, (1, 2)]}, {"a": (LABELS, [LABELS, LABELS])}, {"a": (0, [1, 2])}),
+        (FrozenDict(a=0), FrozenDict(a=LABELS), FrozenDict(a=0)),
+        ({"a": {"b": 1}}, {"a": FrozenDict(b=LABELS)}, {"a": FrozenDict(b=1)}),
+    ],
+    ids=["array", "list", "nested", "frozen", "frozen-below"],
+)
+def test_a_null_that_a_module_freezes_fits_as_in_the_function(null, x, expected):
+    mask = jnp.zeros(8, bool)
+    expected = jax.tree.map(lambda x, null: replaced(mask, x, null).astype(x.dtype), x, expected)
+    for found in (
+        condition_dropout(None, x, 0.5, null=null, mask=mask),
+        flax_spatialdrop.linen.ConditionDropout(0.5, null=null).apply({}, x, True, mask=mask),
+        nnx.jit(lambda layer, x: layer(x, mask=mask))(
+            flax_spatialdrop.nnx.ConditionDropout(0.5, null=null), x
+        ),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_scale_multiplies_the_rate_of_each_name():
     layer = flax_spatialdrop.nnx.ModalityDropout({"a": 0.5, "b": 1.0})
     x = {"a": LABELS, "b": LABELS}
     with scale_rates(0.5):
         found = layer(x, rngs=clone(KEY))
     assert_equal(found, modality_dropout(clone(KEY), x, {"a": 0.25, "b": 0.5}))
+
+
+@pytest.mark.parametrize("face", FACES[1:])
+def test_keep_one_is_checked_at_the_scaled_rates_where_masks_are_drawn(face):
+    x, mask = {"a": LABELS, "b": LABELS}, jnp.ones(8, bool)
+    f = modality_of(face)
+    assert f(None, x, 1.0, mask)[0].keys() == x.keys()
+    with scale_rates(0.5):
+        assert_equal(f(clone(KEY), x, 1.0), modality_dropout(clone(KEY), x, 0.5))
+    for rate, message in (
+        (
+            {"a": 0.5, "b": 0.5},
+            "rate must be below 1 for at least one modality if keep_one=True: "
+            "got a rate of 1 for 'a', 'b', since scale_rates multiplies it by 2.0",
+        ),
+        (
+            {"a": 0.5, "b": 0.75},
+            "rate['b'] is the probability to drop and must be in [0, 1]: got rate['b']=1.5, "
+            "since scale_rates multiplies it by 2.0",
+        ),
+    ):
+        with scale_rates(2), pytest.raises(ValueError, match=exactly(message)):
+            f(clone(KEY), x, rate)
+
+
+def test_a_rate_of_1_is_not_refused_where_nothing_is_drawn():
+    x, mask = {"a": LABELS, "b": LABELS}, jnp.ones(8, bool)
+    assert modality_dropout(None, x, 1.0, mask=mask)[1]["a"].all()
+    y, presence = flax_spatialdrop.nnx.ModalityDropout(1.0, deterministic=True)(x)
+    assert y["a"] is LABELS
+    layer = flax_spatialdrop.linen.ModalityDropout(1.0, deterministic=True)
+    assert_equal(layer.apply({}, x), (y, presence))
+    assert_equal(layer.apply({}, x, method="sample_mask"), presence)
 
 
 def reference(rates, keep_one=True):
@@ -400,6 +458,14 @@ def test_streams_and_summaries():
     mask = jnp.ones(8, bool)
     (site,) = flax_spatialdrop.nnx.summarize(layer, VECTORS, mask=mask).sites
     assert (site.stream, site.active, site.kept_bytes) == ("a mask", True, 8)
+    rates = {"a": jnp.float32(1), "b": jnp.float32(2)}
+    for keep_one, remarks in (
+        (True, ()),
+        (False, ("drops everything, at a rate of 1: the model",)),
+    ):
+        layer = flax_spatialdrop.linen.ModalityDropout(None, keep_one, deterministic=False)
+        found = flax_spatialdrop.linen.summarize(layer, x, rate=rates, rngs={"dropout": clone(KEY)})
+        assert (found.sites[0].rates, found.remarks) == ((1.0,), remarks)
 
 
 def test_the_rate_of_each_gives_the_joint_rate():
@@ -495,6 +561,12 @@ CONDITION_ERRORS = [
         ValueError,
         "rate['a'] is the probability to drop and must be in [0, 1]: got rate['a']=1.5",
     ),
+    (
+        {"condition": {"plumless": LABELS, "buckeroo": LABELS}, "joint": False},
+        ValueError,
+        "names of condition must differ in their crc32, since masks depend on it: "
+        "got 'buckeroo' and 'plumless'",
+    ),
 ]
 
 
@@ -528,7 +600,8 @@ MODALITY_ERRORS = [
     (
         {"rate": 1},
         ValueError,
-        "rate must be below 1 for at least one modality, since keep_one=True keeps one: got rate=1",
+        "rate must be below 1 for at least one modality if keep_one=True: "
+        "got a rate of 1 for 'audio', 'image', 'text'",
     ),
     (
         {"mask": {"a": LABELS > 0}},
@@ -536,6 +609,17 @@ MODALITY_ERRORS = [
         "mask must have an entry for each of 'audio', 'image', 'text': got entries for 'a'",
     ),
     ({"keep_one": 1}, TypeError, "keep_one must be True or False: got 1"),
+    (
+        {"inputs": {"plumless": LABELS, "buckeroo": LABELS}},
+        ValueError,
+        "names of inputs must differ in their crc32, since masks depend on it: "
+        "got 'buckeroo' and 'plumless'",
+    ),
+    (
+        {"inputs": {"\ud800": LABELS, "a": LABELS}},
+        ValueError,
+        "names of inputs must be text that UTF-8 can encode: got '\\ud800'",
+    ),
 ]  # fmt: skip
 
 
