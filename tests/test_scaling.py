@@ -16,6 +16,7 @@ import flax_spatialdrop.nnx
 from flax_spatialdrop import dropout, linen, scale_rates, schedules
 
 from .errors import exactly
+from .nnx.gradients import value_and_grad
 
 KEY = jax.random.key(8)
 X = jax.random.normal(jax.random.key(0), (4, 6, 8))
@@ -409,7 +410,7 @@ def test_nnx_with_jit_remat_and_scan():
     def step(model, x, step):
         traces.append(None)
         with scale_rates(schedules.early(2)(step)):
-            return nnx.value_and_grad(lambda model: (run(model, x) ** 2).mean())(model)
+            return value_and_grad(lambda model: (run(model, x) ** 2).mean())(model)
 
     ours = again()
     losses = [step(again(), X, i)[0] for i in range(3)]

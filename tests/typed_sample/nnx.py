@@ -1,6 +1,6 @@
 """NNX models."""
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +63,21 @@ class OwnLSTM(fsd.LSTM):
 
 
 @nnx.jit
-def loss(model: Tagger, ids: jax.Array) -> jax.Array:
-    return model(ids, rate=0.5).mean()
+def gradient(model: Tagger, ids: jax.Array) -> Any:
+    """Splits the parameters off, as in tree mode."""
+    graph, params, *rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params: Any, rest: Any) -> jax.Array:
+        merged: Tagger = nnx.merge(graph, params, *rest)
+        return merged(ids, rate=0.5).mean()
+
+    return nnx.grad(loss)(params, rest)
 
 
 def run() -> None:
     ids, key = jnp.ones((2, 3), jnp.int32), jax.random.key(0)
     model = Tagger(8, rngs=nnx.Rngs(0, dropout=1))
-    nnx.grad(loss)(model, ids)
+    gradient(model, ids)
     assert_type(fsd.summarize(model, ids), Summary)
     assert_type(Block(rngs=nnx.Rngs(2))(jnp.ones((2, 3, 8)), key), jax.Array)
     query = jnp.ones((2, 4, 2, 8))
