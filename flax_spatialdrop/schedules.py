@@ -53,7 +53,11 @@ def early(steps: int, *, decay: bool = True) -> Schedule:
     steps = _check_steps(steps)
     if check_switch(decay, "decay"):
         return linear(steps, start=1.0, end=0.0)
-    return lambda step: (_check_step(step) < steps).astype(jnp.float32)
+
+    def scale_at(step: float | Array) -> jax.Array:
+        return (_check_step(step) < steps).astype(jnp.float32)
+
+    return scale_at
 
 
 def late(steps: int) -> Schedule:
@@ -83,7 +87,11 @@ def late(steps: int) -> Schedule:
     Reference: Liu et al., Dropout Reduces Underfitting, 2023, https://arxiv.org/abs/2303.01500
     """
     steps = _check_steps(steps)
-    return lambda step: (_check_step(step) >= steps).astype(jnp.float32)
+
+    def scale_at(step: float | Array) -> jax.Array:
+        return (_check_step(step) >= steps).astype(jnp.float32)
+
+    return scale_at
 
 
 def linear(steps: int, *, start: Rate = 0.0, end: Rate = 1.0) -> Schedule:

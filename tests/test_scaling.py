@@ -319,7 +319,7 @@ def test_rates_of_whole_inputs():
         (
             schedules.late(1),
             TypeError,
-            "scale must be a number or a scalar array: got the function <lambda>; pass the value "
+            "scale must be a number or a scalar array: got the function scale_at; pass the value "
             "of a schedule, schedule(step)",
         ),
         (
@@ -329,7 +329,7 @@ def test_rates_of_whole_inputs():
             "shape (2,)",
         ),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("enter", [scale_rates, lambda scale: linen.drop_in(scale=scale)])
 def test_bad_scales(enter, scale, error, message):
