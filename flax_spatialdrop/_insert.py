@@ -22,9 +22,7 @@ def check_after(after: Any, module: type) -> Callable[[Any, Any], bool]:
     return lambda path, candidate: bool(after(path, candidate))
 
 
-def check_layer(
-    layer: Any, host: str, module: type, fits: Callable[[Any], bool]
-) -> Callable[[Any], Any]:
+def check_layer(layer: Any, host: str, fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
     """Returns a function of a path: the layer for it, or None.
 
     `fits` says whether a value is a layer that can be inserted.
@@ -35,7 +33,14 @@ def check_layer(
     )
     if fits(layer):
         return lambda _: layer
-    if isinstance(layer, module | type) or not callable(unboxed(layer)):
+    is_function = (
+        callable(unboxed(layer))
+        and not isinstance(layer, type)
+        and not any(
+            base.__module__.startswith(("flax.linen.", "flax.nnx.")) for base in type(layer).__mro__
+        )
+    )
+    if not is_function:
         raise TypeError(f"layer must be {what}, or a function of a path: got {shown(layer)}")
 
     def layer_for(path: Any) -> Any:

@@ -264,6 +264,11 @@ class Inputs(NamedTuple):
 
     def _each(self, value: Any, what: str) -> list[tuple[Any, str]]:
         """Returns the value for each draw, and its name for messages."""
+        if self.names is None and isinstance(value, Mapping):
+            raise TypeError(
+                f"{what} must be one for all of {self.argument} unless joint=False: "
+                f"got entries for {listed([*value])}"
+            )
         if self.names is None:
             return [(value, what)]
         if not isinstance(value, Mapping):

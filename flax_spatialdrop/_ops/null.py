@@ -29,9 +29,12 @@ def broadcast_null(null: Any, tree: Any, argument: str) -> Any:
         for path, _ in paths_and_leaves
     ]
     if None in prefixes or {*prefixes} != {*null_at}:
+        at = jax.tree_util.keystr
+        given = ", ".join(f"null{at(path)}" for path in null_at) or shown(null)
+        expected = ", ".join(f"{argument}{at(path)}" for path, _ in paths_and_leaves)
         raise ValueError(
             f"null must be one value, or have the structure of {argument}: "
-            f"got {shown(null)} for {shown(tree)}"
+            f"got {given} for {expected}"
         )
     return jax.tree.unflatten(structure, [null_at[path] for path in prefixes if path is not None])
 

@@ -97,7 +97,7 @@ class _Insertion:
 
     def __init__(self, after: Any, layer: Any) -> None:
         self._matches = check_after(after, nn.Module)
-        self._layer_for = check_layer(layer, "linen", nn.Module, _fits)
+        self._layer_for = check_layer(layer, "linen", _fits)
         if _fits(layer):
             _check_mode(layer)
         try:

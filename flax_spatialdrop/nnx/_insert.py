@@ -99,7 +99,7 @@ def insert(
             "model in the context flax_spatialdrop.linen.insert(...)"
         )
     matches = check_after(after, nnx.Module)
-    layer_for = check_layer(layer, "nnx", nnx.Module, _fits)
+    layer_for = check_layer(layer, "nnx", _fits)
     found = _matched(model, after, matches)
     layers = [layer_for(path) for path, _ in found]
     chosen = [(*place, each) for place, each in zip(found, layers, strict=True) if each is not None]

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import flax_spatialdrop as fs
+import flax_spatialdrop.linen
 from flax_spatialdrop.nnx import (
     GRU,
     ConditionDropout,
@@ -351,6 +352,11 @@ ERRORS = [
         lambda: insert(mlp(), nnx.Linear, mlp()),
         TypeError,
         f"layer must be {WHAT}, or a function of a path: got a value of type Sequential",
+    ),
+    (
+        lambda: insert(mlp(), nnx.Linear, fs.linen.Dropout(0.5)),
+        TypeError,
+        f"layer must be {WHAT}, or a function of a path: got a value of type Dropout",
     ),
     *(
         (

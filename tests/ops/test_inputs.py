@@ -491,8 +491,13 @@ CONDITION_ERRORS = [
     (
         {"null": {"a": 1}},
         ValueError,
-        "null must be one value, or have the structure of condition: got a value of type dict for "
-        "an array of shape (8,) and dtype int32",
+        "null must be one value, or have the structure of condition: got null['a'] for condition",
+    ),
+    (
+        {"null": {"a": 1}, "condition": {"a": LABELS, "b": LABELS}},
+        ValueError,
+        "null must be one value, or have the structure of condition: got null['a'] for "
+        "condition['a'], condition['b']",
     ),
     (
         {"null": 1.5},
@@ -548,8 +553,7 @@ CONDITION_ERRORS = [
     (
         {"rate": {"a": 0.5}},
         TypeError,
-        "rate is the probability to drop and must be a number or a scalar array: "
-        "got a value of type dict",
+        "rate must be one for all of condition unless joint=False: got entries for 'a'",
     ),
     (
         {"rate": {"a": 0.5}, "condition": {"a": LABELS, "b": LABELS}, "joint": False},
