@@ -25,9 +25,9 @@ from .._checks import (
     shown,
     unboxed,
 )
-from .._random.mask import named_keys, sample_each, sample_mask
+from .._random.mask import named_keys, sample_mask
+from .._random.several import sample_all, sample_some
 from .._random.sharding import explicit_sharding
-from .._rates import fence, keep_probability
 from .._typing import Array, Key, Rate, Shape
 from .null import broadcast_null, check_null, zero_like
 
@@ -293,7 +293,7 @@ class Inputs(NamedTuple):
         keys: list[Key] = [None] * len(rates)
         if self.needs_key(rates):
             keys = [*named_keys(key, self.names, f"names of {self.argument}").values()]
-        draw = _sample_some if self.keep_one and self.needs_key(rates) else _sample_all
+        draw = sample_some if self.keep_one and self.needs_key(rates) else sample_all
         sharding = self._batch_sharding()
         masks = draw(keys, rates, self.batch_shape)
         return tuple(
@@ -411,46 +411,6 @@ def _check_leaf(leaf: Any, name: str) -> Array:
     if not any(jnp.issubdtype(checked.dtype, kind) for kind in (jnp.number, jnp.bool_)):
         raise TypeError(f"{name} must hold numbers: got dtype {checked.dtype}")
     return checked
-
-
-def _sample_all(keys: Sequence[Key], rates: Sequence[Rate], batch_shape: Shape) -> list[jax.Array]:
-    """Draws independent masks."""
-    return [sample_mask(key, rate, batch_shape) for key, rate in zip(keys, rates, strict=True)]
-
-
-def _sample_some(keys: Sequence[Key], rates: Sequence[Rate], batch_shape: Shape) -> list[jax.Array]:
-    """Draws masks as `_sample_all` would, given that each sample keeps at least one input."""
-    masks, is_empty = [], jnp.ones(batch_shape, bool)
-    for key, rate, first in zip(keys, rates, _probabilities_of_the_first(rates), strict=True):
-        mask = sample_each(key, jnp.where(is_empty, first, keep_probability(rate)))
-        masks.append(mask)
-        is_empty &= ~mask
-    return masks
-
-
-def _probabilities_of_the_first(rates: Sequence[Rate]) -> list[np.float32 | jax.Array]:
-    """Returns for each input the probability to keep it if none before it is kept.
-
-        p[i] = (1 - r[i]) / (1 - r[i] r[i+1] ... r[n])
-
-    The last one is exactly 1. The divisors are computed from the last one on, as sums of positive
-    terms, so that rates near 1 lose no digits.
-    """
-    are_known = all(isinstance(rate, float) for rate in rates)
-    # The probability that independent draws keep this input or a later one.
-    some_kept: Any = 0.0 if are_known else np.float32(0)
-    found: list[Any] = []
-    for num, rate in enumerate(reversed(rates), start=1):
-        if are_known:
-            keep: Any = 1 - rate
-            some_kept = keep + rate * some_kept
-            found.append(np.float32(keep / some_kept if some_kept > 0 else 1 / num))
-        else:
-            keep = fence(keep_probability(rate))
-            some_kept = fence(keep + fence((np.float32(1) - keep) * some_kept))
-            divisor = jnp.where(some_kept > 0, some_kept, np.float32(1))
-            found.append(jnp.where(some_kept > 0, keep / divisor, np.float32(1 / num)))
-    return found[::-1]
 
 
 def _kept_or_null(mask: jax.Array, x: jax.Array, null: jax.Array) -> jax.Array:
