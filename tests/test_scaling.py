@@ -29,7 +29,7 @@ def apply(layer, x=X, *rest, **options):
     return layer.apply(variables, x, *rest, rngs=rngs, **options)
 
 
-def same(a, b):
+def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -79,10 +79,10 @@ def test_a_scaled_rate_is_that_rate(make):
 
     rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
     variables = make(rate=0.5, deterministic=False).init(rngs, x)
-    same(run(0.5, 0.5), run(0.25, 1.0))
-    same(run(0.5, HALF), run(jnp.float32(0.25), 1))
-    same(run(HALF, 0.5), run(jnp.float32(0.25), 1))
-    same(run(0.5, 0.0), run(0.0, 1))
+    assert_same(run(0.5, 0.5), run(0.25, 1.0))
+    assert_same(run(0.5, HALF), run(jnp.float32(0.25), 1))
+    assert_same(run(HALF, 0.5), run(jnp.float32(0.25), 1))
+    assert_same(run(0.5, 0.0), run(0.0, 1))
     assert not np.array_equal(run(0.5, 0.5), run(0.5, 1))
     compiled = jax.jit(partial(run, 0.5))
     for scale in (0.5, 1.0):
@@ -146,14 +146,14 @@ def test_a_function_that_was_jitted_outside_is_traced_once_for_each_known_scale(
     plain = run(X)
     for _ in range(2):
         with scale_rates(1):
-            same(run(X), plain)
+            assert_same(run(X), plain)
         with scale_rates(0.0):
-            same(run(X), X)
+            assert_same(run(X), X)
         with scale_rates(0.5):
-            same(run(X), dropout(clone(KEY), X, 0.25))
+            assert_same(run(X), dropout(clone(KEY), X, 0.25))
         with scale_rates(jnp.float32(0.5)):
             run(X)
-        same(run(X), plain)
+        assert_same(run(X), plain)
     assert len(traces) == 4  # none, 0.0, 0.5 and the array
 
 
@@ -210,8 +210,8 @@ def test_functions_and_flax_s_own_layers_are_not_scaled():
     theirs = nn.Dropout(0.5, deterministic=False)
     plain, by_function = apply(theirs), dropout(clone(KEY), X, 0.5)
     with scale_rates(0.5):
-        same(dropout(clone(KEY), X, 0.5), by_function)
-        same(apply(theirs), plain)
+        assert_same(dropout(clone(KEY), X, 0.5), by_function)
+        assert_same(apply(theirs), plain)
         (site,) = linen.summarize(theirs, X, rngs={"dropout": clone(KEY)}).sites
     assert site.rates == (0.5,)
 
@@ -223,17 +223,19 @@ def test_what_has_no_rate_is_not_scaled_and_an_alpha_is_only_multiplied():
             noise = host.EmbeddingNoise(4.0, deterministic=False)
             run = apply if host is linen else lambda layer: layer(X, rngs=clone(KEY))
             plain, by_scale = run(layer), run(host.EmbeddingNoise(4.0 * scale, deterministic=False))
+            assert (plain != X).any()
+            assert (run(noise) != by_scale).any()
             with scale_rates(scale):
-                same(run(layer), plain)
-                same(run(noise), by_scale)
+                assert_same(run(layer), plain)
+                assert_same(run(noise), by_scale)
 
 
 def test_an_array_is_clipped_and_a_product_of_numbers_is_not():
     layer = linen.Dropout(0.5, deterministic=False)
     with scale_rates(jnp.float32(5)):
-        same(apply(layer), jnp.zeros_like(X))
+        assert_same(apply(layer), jnp.zeros_like(X))
     with scale_rates(jnp.float32(-1)):
-        same(apply(layer), X)
+        assert_same(apply(layer), X)
     message = (
         "rate is the probability to drop and must be in [0, 1]: got rate=1.5, since scale_rates "
         "multiplies it by 3.0"
@@ -247,8 +249,8 @@ def test_a_rate_at_the_call_and_sample_mask_are_scaled():
     with scale_rates(0.5):
         mask = apply(layer, method="sample_mask", rate=0.5, rng=clone(KEY))
         y = apply(layer, rate=0.5, rng=clone(KEY))
-        same(y, dropout(clone(KEY), X, 0.25))
-        same(apply(layer, rate=0.5, mask=mask), y)
+        assert_same(y, dropout(clone(KEY), X, 0.25))
+        assert_same(apply(layer, rate=0.5, mask=mask), y)
         assert apply(layer, rate=0.0) is X
 
 
@@ -283,14 +285,17 @@ def test_a_subset_of_rows_needs_a_known_rate():
 
 
 def test_rates_of_whole_inputs():
-    inputs = {"a": X, "b": 2 * X}
+    x = jnp.ones((64, 2))
+    inputs = {"a": x, "b": 2 * x}
     condition = linen.ConditionDropout(0.5, null=0.0, deterministic=False)
     modality = linen.ModalityDropout({"a": 0.5, "b": HALF}, deterministic=False)
     with scale_rates(0.5):
-        one, several = apply(condition, X), apply(modality, inputs)
+        one, several = apply(condition, x), apply(modality, inputs)
+    assert (one != apply(condition, x)).any()
+    assert (several[0]["a"] != apply(modality, inputs)[0]["a"]).any()
     quarter = {"a": jnp.float32(0.25), "b": HALF / 2}
-    same(one, apply(condition, X, rate=0.25))
-    same(several, apply(modality, inputs, rate=quarter))
+    assert_same(one, apply(condition, x, rate=0.25))
+    assert_same(several, apply(modality, inputs, rate=quarter))
 
 
 @pytest.mark.parametrize(

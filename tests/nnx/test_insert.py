@@ -68,6 +68,19 @@ def test_the_model_stays_but_for_the_layers():
     np.testing.assert_array_equal(view(X), plain(X))
 
 
+@pytest.fixture(params=[True, False], ids=["graph", "tree"])
+def mode(request):
+    """Graph mode and tree mode of NNX."""
+    names = [name for name in ("nnx_graph_mode", "nnx_graph_updates") if hasattr(flax.config, name)]
+    before = {name: getattr(flax.config, name) for name in names}
+    for name in names:
+        flax.config.update(name, request.param)
+    yield
+    for name in names:
+        flax.config.update(name, before[name])
+
+
+@pytest.mark.usefixtures("mode")
 def test_each_place_has_a_fork_of_the_layer_s_stream():
     model, plain = mlp(), mlp()
     before = nnx.state(model)
@@ -287,19 +300,6 @@ def test_with_drop_in():
     expected = nnx.clone(model)(X)
     assert [*drop_in(model).reached] == [(*path, "inserted") for path in PATHS]
     np.testing.assert_array_equal(nnx.clone(model)(X), expected)
-
-
-@pytest.mark.parametrize("graph", [True, False])
-def test_in_either_mode_of_flax_s_graphs(graph):
-    names = [name for name in ("nnx_graph_mode", "nnx_graph_updates") if hasattr(flax.config, name)]
-    before = {name: getattr(flax.config, name) for name in names}
-    try:
-        for name in names:
-            flax.config.update(name, graph)
-        test_each_place_has_a_fork_of_the_layer_s_stream()
-    finally:
-        for name in names:
-            flax.config.update(name, before[name])
 
 
 def twice():

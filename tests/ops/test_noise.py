@@ -39,7 +39,7 @@ def noise(key, lengths, alpha=ALPHA, shape=X.shape):
     return np.where(is_inside, scaled, np.float32(-0.0))
 
 
-def same_bits(actual, desired):
+def assert_same_bits(actual, desired):
     """Compares bits, so that 0 and -0 differ."""
     assert np.asarray(actual).tobytes() == np.asarray(desired).tobytes()
 
@@ -60,9 +60,9 @@ def test_adds_the_noise_of_jax_bit_for_bit(face):
     f = face_of(face)
     for lengths in (None, LENGTHS):
         y = X + noise(KEY, np.full(4, 7) if lengths is None else lengths)
-        same_bits(f(clone(KEY), X, lengths), y)
+        assert_same_bits(f(clone(KEY), X, lengths), y)
         twice = jax.jit(lambda key, half, n, f=f: f(key, half + half, n) * 2)
-        same_bits(twice(clone(KEY), X / 2, lengths), 2 * y)
+        assert_same_bits(twice(clone(KEY), X / 2, lengths), 2 * y)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_other_keys(key):
 
     uniform = np.asarray(jax.random.uniform(copy(), X.shape, np.float32, -1, 1))
     y = X + np.float32(ALPHA) * (1 / np.sqrt(np.float32(42))) * uniform
-    same_bits(embedding_noise(copy(), X, ALPHA), y)
+    assert_same_bits(embedding_noise(copy(), X, ALPHA), y)
     padded = np.arange(7)[:, None] >= LENGTHS[:, None, None]
     found = np.asarray(embedding_noise(copy(), X, ALPHA, lengths=LENGTHS))
     np.testing.assert_array_equal((found == X).all(2), padded[:, :, 0])
@@ -88,7 +88,7 @@ def test_any_dtype_is_rounded_once(dtype):
         x = X.astype(dtype)
         y = embedding_noise(clone(KEY), x, ALPHA, lengths=LENGTHS)
         wide = np.promote_types(np.float32, dtype) if dtype != "bfloat16" else np.float32
-        same_bits(y, (x.astype(wide) + noise(KEY, LENGTHS).astype(wide)).astype(dtype))
+        assert_same_bits(y, (x.astype(wide) + noise(KEY, LENGTHS).astype(wide)).astype(dtype))
 
 
 def test_the_law():
@@ -119,7 +119,7 @@ def test_the_gradient_is_the_identity_and_keeps_nothing():
     for key in (clone(KEY), jax.random.key(0, impl="rbg")):
         y, pullback = jax.vjp(lambda x: embedding_noise(key, x, ALPHA, lengths=LENGTHS), X)  # noqa: B023
         assert jax.tree.leaves(pullback) == []
-        same_bits(pullback(y)[0], y)
+        assert_same_bits(pullback(y)[0], y)
 
 
 def test_the_noise_is_not_written_down():
@@ -132,9 +132,9 @@ def test_the_noise_is_not_written_down():
 def test_vmap_and_a_scan_with_remat_equal_a_loop():
     keys, f = jax.random.split(jax.random.key(2), 3), face_of("function")
     looped = jnp.stack([f(key, X, LENGTHS) for key in keys])
-    same_bits(jax.vmap(f, (0, None, None))(clone(keys), X, LENGTHS), looped)
+    assert_same_bits(jax.vmap(f, (0, None, None))(clone(keys), X, LENGTHS), looped)
     body = jax.checkpoint(lambda c, key: (c, f(key, X, LENGTHS)))
-    same_bits(jax.lax.scan(body, 0, clone(keys))[1], looped)
+    assert_same_bits(jax.lax.scan(body, 0, clone(keys))[1], looped)
 
 
 @each_axis_type
@@ -164,7 +164,7 @@ def test_symbolic_sizes():
     f = jax.jit(lambda key, x: embedding_noise(key, x, ALPHA))
     x = jax.ShapeDtypeStruct((batch, length, 6), np.float32)
     y = jax.export.export(f)(clone(KEY), x).call(clone(KEY), X)
-    same_bits(y, f(clone(KEY), X))
+    assert_same_bits(y, f(clone(KEY), X))
 
 
 @each_face
@@ -189,9 +189,9 @@ def test_noise_and_alpha_at_the_call(face):
 
     options = {"lengths": LENGTHS, "alpha": 2.0}
     drawn = call("sample_mask", rngs=clone(KEY), **options)
-    same_bits(drawn, noise(KEY, LENGTHS, 2.0))
+    assert_same_bits(drawn, noise(KEY, LENGTHS, 2.0))
     for y in (call(rngs=clone(KEY), **options), call(mask=drawn, **options)):
-        same_bits(y, X + noise(KEY, LENGTHS, 2.0))
+        assert_same_bits(y, X + noise(KEY, LENGTHS, 2.0))
     assert call(deterministic=True, alpha=2.0) is x
     assert not call("sample_mask", alpha=0.0).any()
     with pytest.raises(
