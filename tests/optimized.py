@@ -57,10 +57,10 @@ def test_embedding_noise_is_rounded_before_it_is_added():
     programs = jax.jit(f), jax.jit(partial(f, lengths=lengths)), jax.jit(partial(f, 5.3))
     given = (5.3, lengths), (jnp.float32(5.3),), (lengths,)
     for program, arguments in zip(programs, given, strict=True):
-        test_noise.same_bits(program(*arguments), expected)
+        test_noise.assert_same_bits(program(*arguments), expected)
     program = jax.jit(partial(f, lengths=None))
     expected = test_noise.X + test_noise.noise(KEY, np.full(4, 7), 5.3)
-    test_noise.same_bits(program(jnp.float32(5.3)), expected)
+    test_noise.assert_same_bits(program(jnp.float32(5.3)), expected)
 
 
 def test_alpha_of_numbers_and_of_traced_rates_agree():
