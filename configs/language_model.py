@@ -21,6 +21,8 @@ At a rate of .5, nearly all runs reached the cap of 24 epochs.
 
 from ml_collections import ConfigDict
 
+from experiments import optimizer
+
 
 def get_config(variant: str = "characters") -> ConfigDict:
     """Returns the setting of a variant: "characters" (the default) or "smoke"."""
@@ -36,10 +38,12 @@ def get_config(variant: str = "characters") -> ConfigDict:
     config.layers = 2
     config.features = 64
     config.heads = 4
-    config.learning_rate = 5e-3
     config.batch_size = 8
     config.epochs = 24
     config.patience = 3
+
+    config.optimizer = optimizer.defaults(learning_rate=5e-3)
+    config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()
     config.data.path = ""  # a CoNLL-U file; "" is the Porttinari treebank

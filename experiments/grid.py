@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from . import optimizer
 from .runs import Finished, Run, choose_rate, record, unstack
 from .task import Task, batches
 from .train import (
@@ -60,11 +60,11 @@ class Grid:
         self.trials: dict[str, dict[str, Any]] = {}
         self._programs: dict[tuple[str, str], Program] = {}
         self._inits: dict[str, Callable[[jax.Array], RunState]] = {}
-        self._optimizer = optax.adam(config.learning_rate)
         self._train = jax.device_put(task.data.train)
         self._validation = jax.device_put(batches(task.data.validation, EVALUATION_BATCH))
         self._test = jax.device_put(batches(task.data.test, EVALUATION_BATCH))
         self._steps = steps_per_epoch(len(task.data.train.targets), config.batch_size)
+        self._optimizer = optimizer.make(config.optimizer, config.epochs * self._steps)
 
     def train(self, regularizer: str, on_epoch: OnEpoch) -> dict[str, Any]:
         """Trains all runs of a regularizer, and tests those at the rate that validates best.

@@ -5,7 +5,6 @@ import contextlib
 import fcntl
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +12,15 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from . import checks
+from . import checks, optimizer
 from .errors import InputError
 from .grid import MODES
 from .tasks import TASKS
 
 SIZES = ("seeds", "batch_size", "epochs", "patience")
-FIELDS = ("name", "task", "regularizers", "rates", "grid_mode", "learning_rate", "data", *SIZES)
+DTYPES = ("float32", "bfloat16")
+PARTS = ("data", "optimizer")
+FIELDS = ("name", "task", "regularizers", "rates", "grid_mode", "dtype", *PARTS, *SIZES)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -84,9 +85,8 @@ def check(config: ConfigDict) -> None:
         if len(set(config[name])) < len(config[name]):
             raise InputError(f"config.{name} must not have a value twice: got {config[name]}")
     checks.at_least(1, "config", config, SIZES)
-    rate = config.learning_rate
-    if not checks.is_number(rate) or not 0 < rate <= sys.float_info.max:
-        raise InputError(f"config.learning_rate must be a finite number above 0: got {rate}")
+    checks.one_of("config.dtype", config.dtype, DTYPES)
+    optimizer.check(config.optimizer)
     task.check(config)
     try:
         json.dumps(config.to_dict(), allow_nan=False)

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from flax_spatialdrop import linen
 
@@ -36,23 +38,26 @@ class RecurrentForecaster(nn.Module):
       hidden: the number of features of the LSTM's state.
       scale: the unit of the network's outputs, in degrees.
       places: where the network drops, at the rate of the call.
+      dtype: the type to compute in. Parameters and outputs are float32.
     """
 
     hidden: int
     scale: float
     places: Places = Places()
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps weather [batch, time, channel] to changes in degrees [batch]."""
+        x = x.astype(self.dtype)
         if self.places.before:
             x = linen.Dropout(rate, deterministic=deterministic)(x)
         inside: dict[str, Any] = dict.fromkeys(self.places.inside, rate)
-        lstm = linen.LSTM(self.hidden, variant=self.places.variant, **inside)
+        lstm = linen.LSTM(self.hidden, variant=self.places.variant, dtype=self.dtype, **inside)
         x = lstm(x, deterministic=deterministic)[:, -1]
         if self.places.after:
             x = linen.Dropout(rate, deterministic=deterministic)(x)
-        return self.scale * nn.Dense(1)(x)[:, 0]
+        return self.scale * nn.Dense(1, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
 
 
 class ConvolutionalForecaster(nn.Module):
@@ -66,6 +71,7 @@ class ConvolutionalForecaster(nn.Module):
     scale: float
     channels: bool = False
     layers: int = 2
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array, *, deterministic: bool) -> jax.Array:
@@ -73,9 +79,10 @@ class ConvolutionalForecaster(nn.Module):
         x = x.swapaxes(1, 2)[:, :, None]
         for _ in range(self.layers):
             # Flax's convolution needs channels last.
-            convolve = nn.Conv(self.hidden, (1, 5), strides=(1, 3))
+            convolve = nn.Conv(self.hidden, (1, 5), strides=(1, 3), dtype=self.dtype)
             x = nn.relu(convolve(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
             if self.channels:
                 noise_shape = (None, self.hidden, 1, 1)
                 x = linen.Dropout(rate, noise_shape=noise_shape, deterministic=deterministic)(x)
-        return self.scale * nn.Dense(1)(x.reshape(len(x), -1))[:, 0]
+        x = nn.Dense(1, dtype=self.dtype)(x.reshape(len(x), -1))
+        return self.scale * x[:, 0].astype(jnp.float32)

@@ -68,8 +68,9 @@ class Forecasting(Task):
         """Returns a network of the config's size."""
         sizes = self.config.hidden, self.data.record["deviation_of_change"]
         if regularizer in CNN_REGULARIZERS:
-            return ConvolutionalForecaster(*sizes, channels=regularizer == "CNN channels")
-        return RecurrentForecaster(*sizes, LSTM_REGULARIZERS[regularizer])
+            channels = regularizer == "CNN channels"
+            return ConvolutionalForecaster(*sizes, channels, dtype=self.config.dtype)
+        return RecurrentForecaster(*sizes, LSTM_REGULARIZERS[regularizer], self.config.dtype)
 
     @staticmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from flax_spatialdrop import linen
 
@@ -38,11 +39,13 @@ class CausalAttention(nn.Module):
         `blockwise_attention` and `dot_product_attention`. "flax" is Flax's own, which supports only
         the form "weights", with a Python number as rate.
       form: the form of dropout of the weights.
+      dtype: the type to compute in. Parameters are float32.
     """
 
     heads: int
     attention: str = "blockwise"
     form: str = "none"
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: Any, deterministic: bool) -> jax.Array:
@@ -62,7 +65,10 @@ class CausalAttention(nn.Module):
             return attend(query, key, value, mask=mask)
 
         mask = None if self.attention == "blockwise" else nn.make_causal_mask(x[..., 0])
-        return nn.MultiHeadDotProductAttention(self.heads, attention_fn=attention_fn)(x, mask=mask)
+        layer = nn.MultiHeadDotProductAttention(
+            self.heads, dtype=self.dtype, attention_fn=attention_fn
+        )
+        return layer(x, mask=mask)
 
     @nn.nowrap
     def _attend(self) -> Callable[..., jax.Array]:
@@ -83,14 +89,16 @@ class Block(nn.Module):
     heads: int
     attention: str
     form: str
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: Any, deterministic: bool) -> jax.Array:
         """Maps [batch, time, features] to the same shape."""
-        attention = CausalAttention(self.heads, self.attention, self.form)
-        x = x + attention(nn.LayerNorm()(x), rate, deterministic)
-        hidden = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
-        return x + nn.Dense(x.shape[-1])(hidden)
+        norm, dense = partial(nn.LayerNorm, dtype=self.dtype), partial(nn.Dense, dtype=self.dtype)
+        attention = CausalAttention(self.heads, self.attention, self.form, self.dtype)
+        x = x + attention(norm()(x), rate, deterministic)
+        hidden = nn.gelu(dense(4 * x.shape[-1])(norm()(x)))
+        return x + dense(x.shape[-1])(hidden)
 
 
 class LanguageModel(nn.Module):
@@ -99,7 +107,7 @@ class LanguageModel(nn.Module):
     Attributes:
       vocabulary_size: the number of different characters.
       layers, features, heads: the sizes of the transformer. Its dense layers have 4 * features.
-      attention, form: as in CausalAttention.
+      attention, form, dtype: as in CausalAttention. Scores are float32.
     """
 
     vocabulary_size: int
@@ -108,15 +116,18 @@ class LanguageModel(nn.Module):
     heads: int
     attention: str = "blockwise"
     form: str = "none"
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, characters: jax.Array, rate: Any, *, deterministic: bool) -> jax.Array:
         """Maps characters [batch, time] to scores of the next ones [batch, time, vocabulary]."""
-        x = nn.Embed(self.vocabulary_size, self.features)(characters)
-        x = self.features**0.5 * x + positions(characters.shape[1], self.features)[None]
+        x = nn.Embed(self.vocabulary_size, self.features, dtype=self.dtype)(characters)
+        x = self.features**0.5 * x
+        x = x + positions(characters.shape[1], self.features)[None].astype(self.dtype)
         for _ in range(self.layers):
-            x = Block(self.heads, self.attention, self.form)(x, rate, deterministic)
-        return nn.Dense(self.vocabulary_size)(nn.LayerNorm()(x))
+            x = Block(self.heads, self.attention, self.form, self.dtype)(x, rate, deterministic)
+        x = nn.LayerNorm(dtype=self.dtype)(x)
+        return nn.Dense(self.vocabulary_size, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 def positions(time: int, features: int) -> jax.Array:

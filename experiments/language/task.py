@@ -74,6 +74,7 @@ class Language(Task):
             config.heads,
             config.attention,
             regularizer,
+            config.dtype,
         )
 
     @staticmethod

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from flax_spatialdrop import linen
 
@@ -26,11 +27,12 @@ class RegularizedEmbedding(nn.Module):
     vocabulary_size: int
     features: int
     regularizer: str
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, words: jax.Array, rate: jax.Array, deterministic: bool) -> jax.Array:
         """Maps words [batch, time] to vectors [batch, time, features]."""
-        x = nn.Embed(self.vocabulary_size, self.features)(words)
+        x = nn.Embed(self.vocabulary_size, self.features, dtype=self.dtype)(words)
         regularizer = REGULARIZERS[self.regularizer]
         if regularizer is None:
             return x
@@ -46,6 +48,7 @@ class Network(nn.Module):
       regularizer: the regularizer under test, which drops at the rate of the call.
       dropout, recurrent_dropout: the rates of every GRU. With RecurrentDropout, both are the rate
         of the call.
+      dtype: the type to compute in. Parameters and scores are float32.
     """
 
     vocabulary_size: int
@@ -55,11 +58,14 @@ class Network(nn.Module):
     regularizer: str = "none"
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
 
     @nn.nowrap
     def embedding(self) -> RegularizedEmbedding:
         """Makes the word vectors."""
-        return RegularizedEmbedding(self.vocabulary_size, self.features, self.regularizer)
+        return RegularizedEmbedding(
+            self.vocabulary_size, self.features, self.regularizer, self.dtype
+        )
 
     @nn.nowrap
     def gru(self, rate: jax.Array, deterministic: bool) -> linen.GRU:
@@ -73,7 +79,13 @@ class Network(nn.Module):
             dropout=dropout,
             recurrent_dropout=recurrent_dropout,
             deterministic=deterministic,
+            dtype=self.dtype,
         )
+
+    @nn.nowrap
+    def scores(self, x: jax.Array) -> jax.Array:
+        """Maps features [..., features] to tag scores [..., num_tags]."""
+        return nn.Dense(self.num_tags, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class Tagger(Network):
@@ -87,7 +99,7 @@ class Tagger(Network):
         x = self.embedding()(words, rate, deterministic)
         forward, backward = (self.gru(rate, deterministic) for _ in range(2))
         outputs = linen.Bidirectional(forward, backward)(x, seq_lengths=lengths)
-        return nn.Dense(self.num_tags)(outputs)
+        return self.scores(outputs)
 
 
 class Seq2Seq(Network):
@@ -105,7 +117,7 @@ class Seq2Seq(Network):
         encoder, decoder = (self.gru(rate, deterministic) for _ in range(2))
         sentence, _ = encoder(x, seq_lengths=lengths, return_carry=True)
         repeated = jnp.repeat(sentence[:, None], words.shape[1], axis=1)
-        return nn.Dense(self.num_tags)(decoder(repeated))
+        return self.scores(decoder(repeated))
 
 
 MODELS: dict[str, type[Tagger] | type[Seq2Seq]] = {"tagger": Tagger, "seq2seq": Seq2Seq}

@@ -70,6 +70,7 @@ class Tagging(Task):
             regularizer,
             config.dropout,
             config.recurrent_dropout,
+            config.dtype,
         )
 
     @staticmethod

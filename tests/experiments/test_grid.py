@@ -48,7 +48,7 @@ def train_and_watch(mode, corpus_path):
     """
     config = make_config(corpus_path)
     config.update({"grid_mode": mode, "rates": RATES, "epochs": 12, "patience": 1})
-    config.learning_rate = 0.02
+    config.optimizer.learning_rate = 0.02
     traces, shares = [], []
 
     def counting(*args):

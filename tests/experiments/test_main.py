@@ -167,7 +167,7 @@ def test_what_cannot_be_shown_is_saved(args, capsys, monkeypatch, train_until, t
 
 @pytest.mark.slow
 def test_a_run_that_diverges_says_so_everywhere(args, tmp_path, capsys):
-    assert main.main([*args, "--config.learning_rate=1e30"]) == 0
+    assert main.main([*args, "--config.optimizer.learning_rate=1e30"]) == 0
     out = capsys.readouterr().out
     assert "none: diverged, so there is nothing to compare." in out
     assert "SpatialDropout1D: 2 of 2 runs diverged (rate 0.5)" in out

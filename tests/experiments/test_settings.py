@@ -68,6 +68,15 @@ def test_every_variant_passes_its_own_checks(variant):
             "TimestepDropout, FeatureDropout, SampleDropout, RecurrentDropout: got 'Drop'",
         ),
         (
+            [CONFIG, "--config.dtype=float16"],
+            "config.dtype must be one of float32, bfloat16: got 'float16'",
+        ),
+        ([CONFIG, "--config.optimizer.beta=1"], "the config has no such field: 'beta'"),
+        (
+            [CONFIG, "--config.optimizer.clip_norm=-1"],
+            "config.optimizer.clip_norm must be a finite number of at least 0: got -1.0",
+        ),
+        (
             [CONFIG, "--config.grid_mode=fast"],
             "config.grid_mode must be one of auto, one_by_one, vmapped: got 'fast'",
         ),
@@ -111,8 +120,8 @@ def test_every_variant_passes_its_own_checks(variant):
         ),
         *(
             (
-                [CONFIG, f"--config.learning_rate={rate}"],
-                f"config.learning_rate must be a finite number above 0: got {rate}",
+                [CONFIG, f"--config.optimizer.learning_rate={rate}"],
+                f"config.optimizer.learning_rate must be a finite number above 0: got {rate}",
             )
             for rate in ("0.0", "-0.1", "nan", "inf")
         ),
@@ -162,7 +171,7 @@ AWKWARD = (
 ALL = [
     (configs, part, field)
     for configs in (pos_tagging, language_model, weather_forecast)
-    for part in ("", "data")
+    for part in ("", "data", "optimizer")
     for field in [*(configs.get_config()[part] if part else configs.get_config()), "new"]
 ]
 
