@@ -32,7 +32,6 @@ def get_config(variant: str = "characters") -> ConfigDict:
     config.regularizers = ("none", "weights", "heads", "keys", "spans")
     config.rates = (0.1, 0.3, 0.5)
     config.seeds = 5
-    config.grid_mode = "one_by_one"  # or "vmapped", "auto"
 
     config.attention = "blockwise"  # or "fused"; "flax" works with "none" only
     config.layers = 2
@@ -41,6 +40,8 @@ def get_config(variant: str = "characters") -> ConfigDict:
     config.batch_size = 8
     config.epochs = 24
     config.patience = 3
+    config.steps_per_call = 0  # steps in one program; 0 is an epoch
+    config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=5e-3)
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32

@@ -49,7 +49,6 @@ def get_config(variant: str = "tagger") -> ConfigDict:
     config.regularizers = (*embedding, "RecurrentDropout")
     config.rates = (0.2, 0.4, 0.6, 0.8)
     config.seeds = 5
-    config.grid_mode = "auto"  # or "vmapped", "one_by_one"
 
     config.features = 64
     config.hidden = 32
@@ -58,6 +57,8 @@ def get_config(variant: str = "tagger") -> ConfigDict:
     config.batch_size = 32
     config.epochs = 100
     config.patience = 4
+    config.steps_per_call = 0  # steps in one program; 0 is an epoch
+    config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=3e-3)
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32

@@ -40,12 +40,13 @@ def get_config(variant: str = "forecast") -> ConfigDict:
     )
     config.rates = (0.2, 0.4, 0.6, 0.8)
     config.seeds = 5
-    config.grid_mode = "auto"  # or "vmapped", "one_by_one"
 
     config.hidden = 32
     config.batch_size = 64
     config.epochs = 60
     config.patience = 6
+    config.steps_per_call = 0  # steps in one program; 0 is an epoch
+    config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=5e-4)
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
@@ -65,7 +66,6 @@ def get_config(variant: str = "forecast") -> ConfigDict:
         config.regularizers = config.regularizers[:1] + config.regularizers[3:]
         config.rates = (0.2, 0.4)
         config.seeds = 2
-        config.grid_mode = "one_by_one"
         config.hidden = 8
         config.epochs = 3
         config.data.train_stride = 24

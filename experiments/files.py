@@ -2,9 +2,13 @@
 
 import contextlib
 import io
+import itertools
+import tempfile
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from .errors import InputError
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -30,3 +34,18 @@ def replace_figure(path: Path, figure: Figure) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     replace(path, picture.getvalue())
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """Returns the path folder/name-N, for the first N from 1 where nothing is."""
+    paths = (folder / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
+def prepare(path: Path) -> None:
+    """Makes a folder and tests that it is writable, before the work begins."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise InputError(f"cannot write to the workdir {path}: {error.strerror}") from error

@@ -1,218 +1,137 @@
-"""Trains every (rate, seed) of a regularizer with one compiled program."""
+"""Trains every (rate, seed) of a regularizer with the same compiled programs."""
 
 import itertools
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from . import optimizer
-from .runs import Finished, Run, choose_rate, record, unstack
-from .task import Task, batches
-from .train import (
-    Metrics,
-    RunState,
-    evaluate,
-    make_epoch,
-    make_init,
-    out_of_patience,
-    predict,
-    steps_per_epoch,
-)
+from .checkpoints import Checkpoints
+from .programs import Compiler, Programs, rates_of
+from .runs import Progress, Record, Run, choose_rate, record
+from .task import Task
+from .train import Best, out_of_patience
 
-TRIED_MODES = ("one_by_one", "vmapped")
-MODES = ("auto", *TRIED_MODES)
-VMAPPED_WAITS = 2.0
-"""About how many times longer the longest run is than the mean. Vmapped runs wait for it."""
-EVALUATION_BATCH = 256
-
-Check = Callable[[str], None]
-"""Called with a name before each piece of work. It may raise KeyboardInterrupt."""
-OnEpoch = Callable[[float, float, float], None]
-"""Called with the finished share of the work, the training loss and the validation score."""
-
-
-class Program(NamedTuple):
-    """An epoch compiled for `lanes` runs side by side: all of them, or one."""
-
-    start: Callable[[list[Run]], tuple[RunState, jax.Array]]
-    lanes: int
-    call: Callable[[RunState, jax.Array], tuple[RunState, Metrics]]
-    compile_seconds: float
+OnEpoch = Callable[[float, Progress], None]
+"""Called after an epoch with the finished share of the regularizer's work, and the progress."""
 
 
 class Grid:
     """Trains regularizers, each over all rates and seeds.
 
-    `mode` is "vmapped" or "one_by_one". With "auto" it is None until the first training, which
-    tries both modes and keeps the measurements in `trials`.
+    Args:
+      task: what to train.
+      folder: the folder for checkpoints.
+      resume: whether runs continue from the checkpoints that are there.
+      save: called when runs have ended, and before a checkpoint is written.
+      check: called with a name before each piece of work. It may raise KeyboardInterrupt.
     """
 
-    def __init__(self, task: Task, check: Check = lambda work: None):
-        self.task = task
-        self.check = check
-        self.config = config = task.config
-        self.mode: str | None = None if config.grid_mode == "auto" else config.grid_mode
-        self.trials: dict[str, dict[str, Any]] = {}
-        self._programs: dict[tuple[str, str], Program] = {}
-        self._inits: dict[str, Callable[[jax.Array], RunState]] = {}
-        self._train = jax.device_put(task.data.train)
-        self._validation = jax.device_put(batches(task.data.validation, EVALUATION_BATCH))
-        self._test = jax.device_put(batches(task.data.test, EVALUATION_BATCH))
-        self._steps = steps_per_epoch(len(task.data.train.targets), config.batch_size)
-        self._optimizer = optimizer.make(config.optimizer, config.epochs * self._steps)
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        *,
+        resume: bool = False,
+        save: Callable[[], None] = lambda: None,
+        check: Callable[[str], None] = lambda work: None,
+    ):
+        self._task = task
+        self._config = task.config
+        self._compiler = Compiler(task)
+        self._folder = folder
+        self._resume = resume
+        self._save = save
+        self._check = check
 
-    def train(self, regularizer: str, on_epoch: OnEpoch) -> dict[str, Any]:
-        """Trains all runs of a regularizer, and tests those at the rate that validates best.
+    def train(self, regularizer: str, records: list[Record], on_epoch: OnEpoch) -> dict[str, Any]:
+        """Trains and tests the runs of a regularizer that have no record, and adds their records.
 
-        A rate with a diverged run cannot be chosen. If no rate is left, the chosen rate is None.
+        The rate is chosen by validation scores alone. It is None if a run diverged at every rate.
         """
-        if self.mode is None:
-            self.mode = self._faster_mode()
-        start = time.perf_counter()
-        runs = self._runs(regularizer)
-        program = self._program(regularizer, self.mode)
-        begin = time.perf_counter()
-        finished = self._train_all(program, runs, on_epoch)
-        training_seconds = time.perf_counter() - begin
-        diverged = {one.run.rate for one in finished if one.diverged}
-        sound = [one for one in finished if one.run.rate not in diverged]
-        chosen = choose_rate(sound, self.task.metric.higher_is_better) if sound else None
-        self.check("the test")
-        test = self._test_program(regularizer)
-        tests = {
-            one.run: jax.device_get(test(one.state.best_params, chosen))
-            for one in finished
-            if one.run.rate == chosen
-        }
-        records = [record(one, tests.get(one.run)) for one in finished]
-        steps = self._steps * sum(run["epochs"] for run in records)
+        rates = self._config.rates if self._task.regularizers[regularizer] else (0.0,)
+        runs = list(itertools.starmap(Run, itertools.product(rates, range(self._config.seeds))))
+        done = [(kept["rate"], kept["seed"]) for kept in records]
+        left = [run for run in runs if run not in done]
+        size, begin = self._compiler.side_by_side, time.perf_counter()
+        groups = [left[first : first + size] for first in range(0, len(left), size)]
+        if groups:
+            self._check("compiling")
+            programs = self._compiler.compile(regularizer, groups[0])
+        compile_seconds = time.perf_counter() - begin
+        for group in groups:
+
+            def report(progress: Progress, ended: int = len(records)) -> None:
+                share = len(progress.runs) * len(progress.scores) / self._config.epochs
+                on_epoch((ended + share) / len(runs), progress)
+
+            records += self._train(programs, Progress(regularizer, group), report)
+            self._save()
+        seconds = sum(kept["seconds"] for kept in records)
+        steps = self._compiler.steps * sum(kept["epochs"] for kept in records)
+        chosen = choose_rate(records, self._task.metric.higher_is_better)
+        for kept in records:
+            if kept["rate"] != chosen:
+                kept.pop("shown", None)  # figures show the chosen rate alone
         return {
-            "compared_to": self.task.regularizers[regularizer],
+            "compared_to": self._task.regularizers[regularizer],
             "chosen_rate": chosen,
-            "compiles": sum(name == regularizer for name, _ in self._programs),
-            "compile_seconds": program.compile_seconds,
-            "seconds_per_step": training_seconds / steps,
-            "seconds": time.perf_counter() - start,
+            "compile_seconds": compile_seconds,
+            "seconds_per_step": seconds / steps,
+            "seconds": compile_seconds + seconds,
             "runs": records,
         }
 
-    def _runs(self, regularizer: str) -> list[Run]:
-        rates = self.config.rates if self.task.regularizers[regularizer] else (0.0,)
-        return list(itertools.starmap(Run, itertools.product(rates, range(self.config.seeds))))
+    def _train(
+        self, programs: Programs, progress: Progress, report: Callable[[Progress], None]
+    ) -> list[Record]:
+        """Trains runs side by side until all are out of patience, and tests them."""
+        config, compiler, runs = self._config, self._compiler, progress.runs
+        name = f"{progress.regularizer}-{runs[0].rate}-{runs[0].seed}"
+        with Checkpoints(self._folder / name, config.checkpoint_every) as checkpoints:
+            state, best = compiler.start(progress.regularizer, runs)
+            if self._resume:
+                (state, best), progress = checkpoints.restore((state, best), progress)
+            begin = time.perf_counter() - progress.seconds
 
-    def _init(self, regularizer: str) -> Callable[[jax.Array], RunState]:
-        """Returns `init(key)`. A regularizer shares it with its plain network."""
-        plain = self.task.plain(regularizer)
-        if plain not in self._inits:
-            self._inits[plain] = jax.jit(make_init(self.task, plain, self._optimizer))
-        return self._inits[plain]
+            def save() -> None:
+                progress.seconds = time.perf_counter() - begin
+                self._save()
+                checkpoints.save((state, best), progress)
 
-    def _test_program(self, regularizer: str) -> Callable[[Any, float], tuple[jax.Array, Any]]:
-        """Returns `test(params, rate)`, which gives a score and the outputs to show in figures."""
-        network, shown = self.task.network(regularizer), self.task.data.shown
+            rates, feed = rates_of(runs), compiler.feed(runs, progress.step)
+            batches, keys = next(feed)
+            while not self._ended(progress, best):
+                try:
+                    self._check("these steps" if config.steps_per_call else "this epoch")
+                except KeyboardInterrupt:
+                    save()
+                    raise
+                state, losses = programs.steps[keys.shape[1]](state, rates, batches, keys)
+                batches, keys = next(feed)  # while the device trains
+                progress.add(np.asarray(losses))
+                if progress.step % compiler.steps == 0:
+                    epoch = np.full(len(runs), len(progress.scores) + 1, np.int32)
+                    best, scores = programs.validate(state.params, best, rates, epoch)
+                    progress.end_epoch(compiler.steps, np.asarray(scores))
+                    progress.seconds = time.perf_counter() - begin
+                    report(progress)
+                if checkpoints.due(progress.step):
+                    save()
+            scores, shown = jax.device_get(programs.test(best.params, rates))
+            progress.seconds = time.perf_counter() - begin
+            checkpoints.finish((state, best), progress)
+        ends = np.asarray(best.epoch), scores, [None] * len(runs) if shown is None else shown
+        return [
+            record(progress, lane, config.patience, int(epoch), score, outputs)
+            for lane, (epoch, score, outputs) in enumerate(zip(*ends, strict=True))
+        ]
 
-        def test(params: Any, rate: jax.Array) -> tuple[jax.Array, Any]:
-            score = evaluate(params, self.task, network, self._test, rate)
-            return score, shown and predict(params, network, shown, rate)
-
-        return jax.jit(test)
-
-    def _faster_mode(self) -> str:
-        """Times an epoch in both modes, with a regularizer that has rates, if there is one.
-
-        A plain network has no rates, so it has fewer lanes than the others.
-        """
-        names = self.config.regularizers
-        regularizer = next(filter(self.task.regularizers.get, names), names[0])
-        runs = self._runs(regularizer)
-        for mode in TRIED_MODES:
-            program = self._program(regularizer, mode)
-            self.trials[mode] = {
-                "regularizer": regularizer,
-                "lanes": program.lanes,
-                "compile_seconds": program.compile_seconds,
-                "seconds_per_step": min(self._time_step(program, runs) for _ in range(3)),
-            }
-        one_by_one, vmapped = (self.trials[mode]["seconds_per_step"] for mode in TRIED_MODES)
-        return "vmapped" if VMAPPED_WAITS * vmapped < one_by_one else "one_by_one"
-
-    def _time_step(self, program: Program, runs: list[Run]) -> float:
-        inputs = program.start(runs[: program.lanes])
-        self.check("a trial")
-        begin = time.perf_counter()
-        jax.block_until_ready(program.call(*inputs))
-        return (time.perf_counter() - begin) / self._steps / program.lanes
-
-    def _program(self, regularizer: str, mode: str) -> Program:
-        """Compiles an epoch, unless a trial already has."""
-        if (regularizer, mode) not in self._programs:
-            self._programs[regularizer, mode] = self._compile(regularizer, mode)
-        return self._programs[regularizer, mode]
-
-    def _compile(self, regularizer: str, mode: str) -> Program:
-        epoch = make_epoch(self.task, regularizer, self._optimizer)
-        runs = self._runs(regularizer)
-        lanes = len(runs) if mode == "vmapped" else 1
-        side_by_side = jax.vmap(epoch, in_axes=(0, 0, None, None))
-        epoch = side_by_side if mode == "vmapped" else _one_lane(epoch)
-        start = partial(_start, self._init(regularizer))
-        inputs = jax.eval_shape(lambda: start(runs[:lanes]))
-        data = self._train, self._validation
-        self.check("compiling")
-        begin = time.perf_counter()
-        # Ahead-of-time compilation makes sure that no later call compiles again.
-        compiled = jax.jit(epoch).lower(*inputs, *data).compile()
-        seconds = time.perf_counter() - begin
-        return Program(start, lanes, lambda state, rate: compiled(state, rate, *data), seconds)
-
-    def _train_all(self, program: Program, runs: list[Run], on_epoch: OnEpoch) -> list[Finished]:
-        finished = []
-        for first in range(0, len(runs), program.lanes):
-            group = runs[first : first + program.lanes]
-
-            def progress(
-                epoch: int, metrics: Metrics, done: int = first, size: int = len(group)
-            ) -> None:
-                share = (done + size * epoch / self.config.epochs) / len(runs)
-                on_epoch(share, float(metrics.loss.mean()), float(metrics.score.mean()))
-
-            state, history = self._train_group(program, group, progress)
-            finished += unstack(group, state, history)
-        return finished
-
-    def _train_group(
-        self, program: Program, runs: list[Run], progress: Callable[[int, Metrics], None]
-    ) -> tuple[RunState, list[Metrics]]:
-        """Trains runs side by side until all are out of patience."""
-        state, rates = program.start(runs)
-        history: list[Metrics] = []
-        self.check("this epoch")
-        while len(history) < self.config.epochs:
-            state, metrics = program.call(state, rates)
-            history.append(metrics)
-            progress(len(history), metrics)
-            if np.all(out_of_patience(state, self.config.patience)):
-                break
-        return state, history
-
-
-def _start(init: Callable[[jax.Array], RunState], runs: list[Run]) -> tuple[RunState, jax.Array]:
-    """Returns the first states and the rates of runs, stacked: [lane, ...]."""
-    states = [init(jax.random.key(run.seed)) for run in runs]
-    rates = jnp.array([run.rate for run in runs], jnp.float32)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), rates
-
-
-def _one_lane(epoch: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds a lane axis of length 1 to an epoch, without the slower code of vmap."""
-
-    def call(state: RunState, rate: jax.Array, train: Any, validation: Any) -> Any:
-        state, rate = jax.tree.map(lambda leaf: leaf[0], (state, rate))
-        return jax.tree.map(lambda leaf: leaf[None], epoch(state, rate, train, validation))
-
-    return call
+    def _ended(self, progress: Progress, best: Best) -> bool:
+        """Returns whether all runs are out of patience, or all epochs are over."""
+        epoch, patience = len(progress.scores), self._config.patience
+        waited = out_of_patience(epoch, np.asarray(best.epoch), patience)
+        return epoch == self._config.epochs or bool(np.all(waited))

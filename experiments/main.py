@@ -5,7 +5,8 @@
     python -m experiments.main --config=configs/language_model.py
 
 `--config.FIELD=VALUE` overrides a field of the config. `--workdir` is the folder for results; the
-default is runs/NAME_OF_THE_CONFIG. A config is a Python file that this program runs, so use only
+default is runs/NAME_OF_THE_CONFIG. `--resume` continues a run that was stopped or killed, and gives
+the same results as without the break. A config is a Python file that this program runs, so use only
 files that you trust.
 """
 
@@ -16,9 +17,9 @@ from .interrupt import INTERRUPTED, deferred_interrupt, leave, leave_at_ctrl_c
 if __name__ == "__main__":
     leave_at_ctrl_c("Interrupted before training began.")  # the imports below take seconds
 
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from . import figure, report, settings
@@ -27,11 +28,10 @@ from .files import replace_figure
 from .grid import Grid
 from .output import Console
 from .progress import Display
+from .runs import Progress
 from .task import Task
 from .tasks import TASKS
-
-FILES = {*report.FILES, "results.png", *(name for task in TASKS.values() for name in task.figures)}
-"""The names of all files that any task writes to a workdir."""
+from .workdir import Workdir
 
 
 def main(argv: list[str]) -> int:
@@ -41,10 +41,10 @@ def main(argv: list[str]) -> int:
         if "--help" in argv:
             console.print(__doc__)
             return 0
-        config, workdir = settings.parse(argv)
-        settings.prepare(workdir)
-        with settings.locked(workdir):
-            return run(config, workdir, console)
+        config, options = settings.parse(argv)
+        workdir = Workdir(options.workdir)
+        with workdir.locked():
+            return run(config, options, workdir, console)
     except (InputError, OSError) as error:
         say(f"error: {error}")
         return 1
@@ -53,54 +53,61 @@ def main(argv: list[str]) -> int:
         return INTERRUPTED
 
 
-def run(config: ConfigDict, workdir: Path, console: Console) -> int:
+def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console: Console) -> int:
     """Trains every regularizer, reports, and returns the exit code."""
     task = TASKS[config.task](config)
-    results = report.start(task)
+    results = workdir.begin(report.start(task), options.resume)
     console.print(report.data(results))
     with deferred_interrupt() as check:
+        grid = Grid(
+            task,
+            workdir.checkpoints,
+            resume=workdir.resumed,
+            save=lambda: workdir.save(results),
+            check=check,
+        )
         try:
-            code = train(Grid(task, check), results, workdir, console)
+            code = train(grid, task, results, workdir, console)
+            check("saving")
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         finally:  # save and show finished results, however the training ended
             finish(task, results, workdir, console)
     return code
 
 
-def train(grid: Grid, results: dict[str, Any], workdir: Path, console: Console) -> int:
-    """Trains every regularizer and saves after each. Ctrl-C keeps the finished ones."""
-    try:
-        with Display(console) as display:
+def train(
+    grid: Grid, task: Task, results: dict[str, Any], workdir: Workdir, console: Console
+) -> int:
+    """Trains every regularizer that is missing, and saves after each."""
+    with Display(console) as display:
 
-            def on_epoch(share: float, loss: float, score: float) -> None:
-                display.update(share, loss, grid.task.metric.text(score))
-                grid.check("this epoch")
+        def on_epoch(share: float, progress: Progress) -> None:
+            loss, score = np.mean(progress.losses[-1]), np.mean(progress.scores[-1])
+            display.update(share, float(loss), task.metric.text(float(score)))
 
-            for name in grid.config.regularizers:
-                grid.check("compiling")
-                display.begin(name)
-                result = grid.train(name, on_epoch)
-                report.add(results, name, result, grid)
-                if len(results["regularizers"]) == 1:
-                    report.set_aside(workdir, FILES)
-                report.save(results, workdir)
-                display.end(result["seconds"])
-            grid.check("saving")
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        for name in list(results["missing"]):
+            display.begin(name)
+            result = grid.train(name, results["unfinished"], on_epoch)
+            report.add(results, name, result)
+            workdir.save(results)
+            display.end(result["seconds"])
     return 0
 
 
-def finish(task: Task, results: dict[str, Any], workdir: Path, console: Console) -> None:
+def finish(task: Task, results: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Saves and shows all finished results."""
     try:
         if results["regularizers"]:
-            report.save(results, workdir)
+            workdir.save(results)
             for name, draw in {"results.png": figure.draw, **task.figures}.items():
-                replace_figure(workdir / name, draw(results))
+                replace_figure(workdir.path / name, draw(results))
     finally:
         report.show(results, console)
-    if results["regularizers"]:
-        console.print(f"Results are in {workdir}.")
+    if workdir.resumed:
+        console.print(f"Results are in {workdir.path}.")
+        if results["missing"]:
+            console.print("--resume continues this run.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """Writes the results as a table, as JSON and as Markdown."""
 
 import datetime
-import itertools
 import json
 import os
 import platform
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -15,8 +12,6 @@ from rich.table import Table
 
 import flax_spatialdrop
 
-from .files import replace_text
-from .grid import Grid
 from .output import Console
 from .statistics import Estimate, Row, over_baseline, rows, sentence
 from .task import Metric, Task
@@ -42,34 +37,23 @@ def start(task: Task) -> dict[str, Any]:
         "data": task.data.record,
         "metric": task.metric._asdict(),
         "baseline_test_score": task.data.baseline,
-        "grid": {},
         "regularizers": {},
         "missing": list(task.config.regularizers),
+        "unfinished": [],  # the records of the first missing regularizer
     }
 
 
-def add(results: dict[str, Any], name: str, result: dict[str, Any], grid: Grid) -> None:
+def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
     """Adds a finished regularizer to the results."""
     results["regularizers"][name] = result
     results["missing"].remove(name)
-    results["grid"] = {"mode": grid.mode, "trials": grid.trials}
+    results["unfinished"] = []
 
 
-def save(results: dict[str, Any], workdir: Path) -> None:
-    """Writes results.json and results.md. A crash never leaves half a file."""
-    texts = json.dumps(results, indent=1, allow_nan=False) + "\n", markdown(results)
-    for name, text in zip(FILES, texts, strict=True):
-        replace_text(workdir / name, text)
-
-
-def set_aside(workdir: Path, names: Iterable[str]) -> None:
-    """Moves the files of an earlier run to workdir/earlier-N, for the first free N from 1."""
-    files = [workdir / name for name in names if (workdir / name).exists()]
-    folders = (workdir / f"earlier-{number}" for number in itertools.count(1))
-    folder = next(folder for folder in folders if not folder.exists())
-    for file in files:
-        folder.mkdir(exist_ok=True)
-        file.replace(folder / file.name)
+def texts(results: dict[str, Any]) -> dict[str, str]:
+    """Returns the texts of results.json and results.md."""
+    numbers = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    return dict(zip(FILES, (numbers, markdown(results)), strict=True))
 
 
 def show(results: dict[str, Any], console: Console) -> None:
@@ -205,28 +189,10 @@ def _legend(results: dict[str, Any]) -> str:
 
 
 def _cost(results: dict[str, Any]) -> list[str]:
-    """Describes the mode of training, why it was chosen, and its cost."""
-    if not results["regularizers"]:
-        return []
-    grid = results["grid"]
-    trials = [
-        f"{mode} {_seconds(trial)} ({trial['lanes']} at a time)"
-        for mode, trial in grid["trials"].items()
-    ]
-    why = "as the config says"
-    if trials:
-        tried = grid["trials"][grid["mode"]]["regularizer"]
-        why = (
-            f"by a trial of an epoch of {tried}: {'; '.join(trials)}; vmapped would have to be "
-            "twice as fast, since side by side all wait for the longest run"
-        )
-    costs = [f"{name} {_seconds(result)}" for name, result in results["regularizers"].items()]
-    return [
-        f"Runs were trained {grid['mode']}, {why}.",
-        "",
-        f"Cost, with all that surrounds a step: {'; '.join(costs)}.",
-        "",
-    ]
+    """Describes the cost of training."""
+    finished = results["regularizers"].items()
+    costs = [f"{name} {_seconds(result)}" for name, result in finished]
+    return [f"Cost, with all that surrounds a step: {'; '.join(costs)}.", ""] if costs else []
 
 
 def _seconds(cost: dict[str, Any]) -> str:

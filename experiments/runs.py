@@ -1,12 +1,12 @@
-"""A run of a grid: its rate and seed, its end, and its record in the results."""
+"""The runs of a grid: their rates and seeds, how far they are, and their records in the results."""
 
+import dataclasses
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from .train import Metrics, RunState
+Record = dict[str, Any]
 
 
 class Run(NamedTuple):
@@ -16,60 +16,90 @@ class Run(NamedTuple):
     seed: int
 
 
-class Finished(NamedTuple):
-    """A finished run, with the metrics [epoch] of its epochs."""
+@dataclasses.dataclass
+class Progress:
+    """How far runs that train side by side are. A checkpoint holds it as JSON.
 
-    run: Run
-    state: RunState
-    history: Metrics
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss or a score was not finite. After that, the weights are not usable."""
-        return not all(np.isfinite(values).all() for values in self.history)
-
-
-def choose_rate(finished: list[Finished], higher_is_better: bool) -> float:
-    """Returns the rate with the best mean validation score, and the lowest of equal ones."""
-    scores = defaultdict(list)
-    for one in finished:
-        scores[one.run.rate].append(float(one.state.best_score))
-    best = max if higher_is_better else min
-    return best(sorted(scores), key=lambda rate: np.mean(scores[rate]))
-
-
-def unstack(runs: list[Run], states: RunState, history: list[Metrics]) -> list[Finished]:
-    """Separates runs that were trained side by side, without the epochs of frozen runs."""
-    losses, scores = (np.stack(values) for values in zip(*history, strict=True))
-    finished = []
-    for lane, run in enumerate(runs):
-        state = jax.tree.map(lambda leaf, lane=lane: leaf[lane], states)
-        epochs = int(state.epoch)
-        metrics = Metrics(losses[:epochs, lane], scores[:epochs, lane])
-        finished.append(Finished(run, state, metrics))
-    return finished
-
-
-def record(one: Finished, test: tuple[np.ndarray, Any] | None) -> dict[str, Any]:
-    """Returns the record of a run in the results.
-
-    `test` is None if the rate of the run was not chosen. Scores that are not finite become None,
-    because JSON has no NaN.
+    Attributes:
+      regularizer, runs: what trains.
+      step: the number of steps taken.
+      loss_sums: of each run, the sum of the losses of the epoch so far.
+      losses, scores: [epoch][run], the mean loss and the validation score of every epoch. A batch's
+        loss is the mean over its targets, so targets in a batch with few of them weigh a little
+        more.
+      seconds: the time spent.
     """
-    test_score = None if test is None else finite_or_none(test[0])
-    kept: dict[str, Any] = {
-        "rate": one.run.rate,
-        "seed": one.run.seed,
-        "epochs": int(one.state.epoch),
-        "best_epoch": int(one.state.best_epoch),
-        "diverged": one.diverged or (test is not None and test_score is None),
-        "validation_score": None if one.diverged else float(one.state.best_score),
-        "validation_curve": [finite_or_none(score) for score in one.history.score],
-        "train_loss": [finite_or_none(loss) for loss in one.history.loss],
-        "test_score": test_score,
+
+    regularizer: str
+    runs: list[Run]
+    step: int = 0
+    loss_sums: list[float] = dataclasses.field(default_factory=list)
+    losses: list[list[float]] = dataclasses.field(default_factory=list)
+    scores: list[list[float]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.loss_sums = self.loss_sums or [0.0] * len(self.runs)
+
+    def add(self, losses: np.ndarray) -> None:
+        """Adds the losses of some steps: [run, step]."""
+        for step in losses.T.tolist():  # in this order, however calls split the steps
+            self.loss_sums = [
+                total + loss for total, loss in zip(self.loss_sums, step, strict=True)
+            ]
+        self.step += losses.shape[1]
+
+    def end_epoch(self, steps: int, scores: np.ndarray) -> None:
+        """Ends an epoch of so many steps with the validation score of each run."""
+        self.losses.append([total / steps for total in self.loss_sums])
+        self.scores.append(scores.tolist())
+        self.loss_sums = [0.0] * len(self.runs)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """Returns what `dataclasses.asdict` and JSON have kept."""
+        return cls(**{**values, "runs": [Run(*run) for run in values["runs"]]})
+
+
+def choose_rate(records: list[Record], higher_is_better: bool) -> float | None:
+    """Returns the rate with the best mean validation score, and the lowest of equal ones.
+
+    A rate with a run that diverged in training cannot be chosen. None if no rate is left.
+    """
+    scores = defaultdict(list)
+    for record in records:
+        scores[record["rate"]].append(record["validation_score"])
+    means = {rate: np.mean(of) for rate, of in sorted(scores.items()) if None not in of}
+    best = max if higher_is_better else min
+    return best(means, key=lambda rate: means[rate]) if means else None
+
+
+def record(
+    progress: Progress, lane: int, patience: int, best_epoch: int, test: float, shown: Any
+) -> Record:
+    """Returns the record of a run that has ended: that of progress.runs[lane].
+
+    Scores that are not finite become None, because JSON has no NaN. Epochs in which the run was out
+    of patience, and waited for the others, do not count.
+    """
+    run, epochs = progress.runs[lane], min(len(progress.scores), best_epoch + patience)
+    losses = [finite_or_none(losses[lane]) for losses in progress.losses[:epochs]]
+    scores = [finite_or_none(scores[lane]) for scores in progress.scores[:epochs]]
+    diverged = None in losses or None in scores
+    kept = {
+        "rate": run.rate,
+        "seed": run.seed,
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "diverged": diverged or finite_or_none(test) is None,
+        "validation_score": None if diverged else scores[best_epoch - 1],
+        "validation_curve": scores,
+        "train_loss": losses,
+        "test_score": finite_or_none(test),
+        "seconds": progress.seconds / len(progress.runs),
     }
-    if test is not None and test[1] is not None and one.run.seed == 0:
-        kept["shown"] = np.round(test[1].astype(float), 2).tolist()
+    if shown is not None and run.seed == 0:
+        kept["shown"] = np.round(np.asarray(shown, float), 2).tolist()
     return kept
 
 

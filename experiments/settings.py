@@ -1,32 +1,42 @@
 """Turns the command line into a checked config and a writable folder."""
 
 import ast
-import contextlib
-import fcntl
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from . import checks, optimizer
 from .errors import InputError
-from .grid import MODES
 from .tasks import TASKS
 
 SIZES = ("seeds", "batch_size", "epochs", "patience")
+INTERVALS = ("steps_per_call", "checkpoint_every")
 DTYPES = ("float32", "bfloat16")
 PARTS = ("data", "optimizer")
-FIELDS = ("name", "task", "regularizers", "rates", "grid_mode", "dtype", *PARTS, *SIZES)
+FIELDS = ("name", "task", "regularizers", "rates", "dtype", *PARTS, *SIZES, *INTERVALS)
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
-    """Returns the config, with the overrides of the command line, and the folder for results."""
+class Options(NamedTuple):
+    """The flags beside the config.
+
+    Attributes:
+      workdir: the folder for results.
+      resume: whether to continue what is there.
+    """
+
+    workdir: Path
+    resume: bool
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
+    """Returns the config, with the overrides of the command line, and the other flags."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
+    flags.DEFINE_bool("resume", False, "Continue what is in the workdir.", flag_values=values)
     try:
         config_flags.DEFINE_config_file(
             "config", None, "The file of the config.", flag_values=values, sys_argv=argv
@@ -62,7 +72,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     check(config)
     if len(rest) > 1:
         raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
-    return config, Path(os.path.expanduser(values.workdir or Path("runs", config.name)))
+    workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
+    return config, Options(Path(workdir), values.resume)
 
 
 def check(config: ConfigDict) -> None:
@@ -71,7 +82,6 @@ def check(config: ConfigDict) -> None:
     checks.folder_name("config.name", config.name)
     checks.one_of("config.task", config.task, TASKS)
     task = TASKS[config.task]
-    checks.one_of("config.grid_mode", config.grid_mode, MODES)
     for name in ("regularizers", "rates"):
         if not isinstance(config[name], tuple | list):
             raise InputError(f"config.{name} must be a tuple: got {config[name]!r}")
@@ -85,6 +95,7 @@ def check(config: ConfigDict) -> None:
         if len(set(config[name])) < len(config[name]):
             raise InputError(f"config.{name} must not have a value twice: got {config[name]}")
     checks.at_least(1, "config", config, SIZES)
+    checks.at_least(0, "config", config, INTERVALS)
     checks.one_of("config.dtype", config.dtype, DTYPES)
     optimizer.check(config.optimizer)
     task.check(config)
@@ -92,31 +103,6 @@ def check(config: ConfigDict) -> None:
         json.dumps(config.to_dict(), allow_nan=False)
     except (TypeError, ValueError) as error:  # a custom field can be any object
         raise InputError(f"results cannot hold the config as JSON: {error}") from error
-
-
-def prepare(workdir: Path) -> None:
-    """Makes the folder and tests that it is writable, before the training begins."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=workdir).close()
-    except OSError as error:
-        raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Locks a folder for one run, because two runs would overwrite each other's results."""
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run is using the workdir {workdir}") from error
-        except OSError:
-            pass  # the file system has no locks
-        yield
-    finally:
-        os.close(folder)
 
 
 def _failed(error: BaseException) -> InputError:

@@ -26,9 +26,8 @@ import jax
 from absl import flags
 
 from ..errors import InputError, say
-from ..files import replace_text
+from ..files import prepare, replace_text
 from ..output import Console
-from ..settings import prepare
 from . import (
     attention,
     drop_block,

@@ -1,15 +1,15 @@
+import dataclasses
 import itertools
-from types import SimpleNamespace
+import json
 
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from experiments import grid, runs
+from experiments import programs, runs
 from experiments.grid import Grid
-from experiments.runs import Finished, Run
+from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
-from experiments.train import Metrics
 from flax_spatialdrop import linen
 
 from .conftest import make_config
@@ -41,178 +41,160 @@ def ignore(*_):
     pass
 
 
-def train_and_watch(mode, corpus_path):
-    """Trains a grid; returns the result, the number of traces of an epoch, and the progress shown.
-
-    The learning rate is high, so runs stop after few epochs, and not all after the same number.
-    """
+def small_config(corpus_path, **fields):
+    """The learning rate is high, so runs stop after few epochs, and not all after the same."""
     config = make_config(corpus_path)
-    config.update({"grid_mode": mode, "rates": RATES, "epochs": 12, "patience": 1})
+    config.update({"rates": RATES, "epochs": 12, "patience": 1, **fields})
     config.optimizer.learning_rate = 0.02
-    traces, shares = [], []
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(corpus_path, tmp_path_factory):
+    """A result, the number of traces of a step, the progress shown, and how often it was saved."""
+    traces, shares, saves = [], [], []
 
     def counting(*args):
-        epoch = make_epoch(*args)
+        step = make_step(*args)
 
         def traced(*args):
             traces.append(1)
-            return epoch(*args)
+            return step(*args)
 
         return traced
 
-    make_epoch = grid.make_epoch
+    make_step = programs.make_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "make_epoch", counting)
-        trained = Grid(Small(config))
-        result = trained.train("SpatialDropout1D", lambda share, *_: shares.append(share))
-    assert (trained.mode, trained.trials) == (mode, {})  # no mode is tried
-    return result, len(traces), shares
+        patch.setattr(programs, "make_step", counting)
+        task = Small(small_config(corpus_path))
+        grid = Grid(task, tmp_path_factory.mktemp("grid"), save=lambda: saves.append(1))
+        result = grid.train("SpatialDropout1D", [], lambda share, *_: shares.append(share))
+    return result, len(traces), shares, len(saves)
 
 
-@pytest.fixture(scope="module")
-def vmapped(corpus_path):
-    return train_and_watch("vmapped", corpus_path)
-
-
-@pytest.fixture(scope="module")
-def one_by_one(corpus_path):
-    return train_and_watch("one_by_one", corpus_path)
-
-
-@pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
-def test_all_rates_and_seeds_are_traced_once(mode, request):
-    result, traces, _ = request.getfixturevalue(mode)
-    assert traces == result["compiles"] == 1
+def test_all_rates_and_seeds_are_traced_once(trained):
+    result, traces, _, saves = trained
+    assert traces == 1
+    assert saves == 6
     pairs = [(run["rate"], run["seed"]) for run in result["runs"]]
     assert pairs == list(itertools.product(RATES, range(2)))
 
 
-def test_vmapped_equals_one_by_one(vmapped, one_by_one):
-    assert vmapped[0]["chosen_rate"] == one_by_one[0]["chosen_rate"]
-    for left, right in zip(vmapped[0]["runs"], one_by_one[0]["runs"], strict=True):
-        assert left.keys() == right.keys()
-        for field, value in left.items():
-            if value is None:
-                assert right[field] is None
-            else:
-                np.testing.assert_allclose(value, right[field], rtol=1e-3, err_msg=field)
-    # Runs of one program stopped at different epochs, so some were frozen.
-    assert len({run["epochs"] for run in vmapped[0]["runs"]}) > 1
-
-
-def test_each_run_keeps_its_own_best_epoch(vmapped):
-    for run in vmapped[0]["runs"]:
+def test_each_run_keeps_its_own_best_epoch(trained):
+    for run in trained[0]["runs"]:
         curve = run["validation_curve"]
         assert len(curve) == len(run["train_loss"]) == run["epochs"]
         assert run["validation_score"] == max(curve)
         assert run["best_epoch"] == 1 + int(np.argmax(curve))
+    assert len({run["epochs"] for run in trained[0]["runs"]}) > 1
 
 
-def test_rates_and_seeds_make_runs_differ(one_by_one):
-    assert len({run["train_loss"][0] for run in one_by_one[0]["runs"]}) == 6
+def test_rates_and_seeds_make_runs_differ(trained):
+    assert len({run["train_loss"][0] for run in trained[0]["runs"]}) == 6
 
 
-def test_only_runs_of_the_chosen_rate_are_tested(one_by_one):
-    for run in one_by_one[0]["runs"]:
-        chosen = run["rate"] == one_by_one[0]["chosen_rate"]
-        assert (run["test_score"] is not None) == chosen
+def test_every_run_is_tested(trained):
+    for run in trained[0]["runs"]:
+        assert 0 < run["test_score"] <= 1
+        assert run["seconds"] > 0
 
 
-@pytest.mark.parametrize("mode", ["vmapped", "one_by_one"])
-def test_progress_grows(mode, request):
-    shares = request.getfixturevalue(mode)[2]
+def test_progress_grows(trained):
+    shares = trained[2]
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] <= 1
 
 
-def test_runs_side_by_side_stop_when_the_last_is_out_of_patience(vmapped):
-    result, _, shares = vmapped
-    last = max(run["epochs"] for run in result["runs"])
-    assert last < 12
-    assert shares == pytest.approx([epoch / 12 for epoch in range(1, last + 1)])
+@pytest.mark.parametrize("call", [2, 3, 100])
+def test_the_steps_of_a_call_do_not_change_a_run(corpus_path, tmp_path, trained, call):
+    """An epoch has 4 steps, so a call of 3 leaves 1."""
+    config = small_config(corpus_path, steps_per_call=call, rates=RATES[:1], seeds=1)
+    grid = Grid(Small(config), tmp_path)
+    [run] = grid.train("SpatialDropout1D", [], ignore)["runs"]
+    whole = trained[0]["runs"][0]
+    for field in ("validation_curve", "test_score", "train_loss"):
+        np.testing.assert_allclose(run[field], whole[field], rtol=1e-5)
 
 
-def test_auto_tries_both_modes_once_on_a_whole_grid_and_remembers(config):
-    regularizers = ("none", "Dropout", "SpatialDropout1D")
-    config.update({"grid_mode": "auto", "epochs": 1, "regularizers": regularizers})
-    trained = Grid(Small(config))
-    assert trained.mode is None
-    results = {name: trained.train(name, ignore) for name in config.regularizers}
-    lanes = {mode: trial["lanes"] for mode, trial in trained.trials.items()}
-    assert lanes == {"vmapped": 4, "one_by_one": 1}  # 2 rates x 2 seeds
-    assert {trial["regularizer"] for trial in trained.trials.values()} == {"Dropout"}
-    assert [result["compiles"] for result in results.values()] == [1, 2, 1]
-    assert all(trial["seconds_per_step"] > 0 for trial in trained.trials.values())
-    # The program of the trial also trained.
-    tried = trained.trials[trained.mode]["compile_seconds"]
-    assert results["Dropout"]["compile_seconds"] == tried
-    # Without a regularizer there is no rate to choose.
-    assert [(run["rate"], run["seed"]) for run in results["none"]["runs"]] == [(0.0, 0), (0.0, 1)]
+def test_a_run_that_has_a_record_is_not_trained_again(corpus_path, tmp_path, trained):
+    records = trained[0]["runs"][:5]
+    grid = Grid(Small(small_config(corpus_path)), tmp_path)
+    kept = [dict(run) for run in records]
+    result = grid.train("SpatialDropout1D", records, ignore)
+    assert result["runs"][:5] == kept
+    assert without_seconds(result["runs"][5]) == without_seconds(trained[0]["runs"][5])
+    again = grid.train("SpatialDropout1D", result["runs"], None)
+    assert again["compile_seconds"] < 0.1
+    assert again["runs"] == result["runs"]
 
 
-@pytest.mark.parametrize(("vmapped", "mode"), [(0.4, "vmapped"), (0.6, "one_by_one")])
-def test_auto_takes_vmapped_only_if_it_makes_up_for_waiting(config, monkeypatch, vmapped, mode):
-    programs = {"vmapped": SimpleNamespace(lanes=4), "one_by_one": SimpleNamespace(lanes=1)}
-    seconds = {4: vmapped, 1: 1.0}
-    for program in programs.values():
-        program.compile_seconds = 0.0
-    monkeypatch.setattr(Grid, "_program", lambda self, name, mode: programs[mode])
-    monkeypatch.setattr(Grid, "_time_step", lambda self, program, runs: seconds[program.lanes])
-    config.grid_mode = "auto"
-    assert Grid(Small(config))._faster_mode() == mode
+def without_seconds(run):
+    return {field: value for field, value in run.items() if field != "seconds"}
 
 
-def test_auto_tries_none_where_there_is_nothing_else(config):
-    config.update({"grid_mode": "auto", "epochs": 1, "regularizers": ("none",)})
-    trained = Grid(Small(config))
-    assert trained.train("none", ignore)["compiles"] == 2
-    assert trained.trials["vmapped"]["lanes"] == 2
+def test_a_plain_network_has_no_rate(config, tmp_path):
+    config.epochs = 1
+    result = Grid(Small(config), tmp_path).train("none", [], ignore)
+    assert [(run["rate"], run["seed"]) for run in result["runs"]] == [(0.0, 0), (0.0, 1)]
+    assert result["chosen_rate"] == 0.0
+
+
+def test_seq2seq_trains(config, tmp_path):
+    config.model = "seq2seq"
+    grid = Grid(Tagging(config), tmp_path)
+    losses = grid.train("SpatialDropout1D", [], ignore)["runs"][0]["train_loss"]
+    assert losses[-1] < losses[0]
 
 
 def test_the_rate_with_the_best_mean_is_chosen_and_the_lower_of_equals():
-    def fake(rate, validation):
-        return Finished(Run(rate, 0), SimpleNamespace(best_score=validation), None)
+    def fake(rate, score):
+        return {"rate": rate, "validation_score": score}
 
     finished = [fake(0.1, 0.8), fake(0.1, 0.6), fake(0.5, 0.74), fake(0.5, 0.7)]
     assert runs.choose_rate(finished, True) == 0.5
     assert runs.choose_rate(finished, False) == 0.1
     assert runs.choose_rate([fake(0.5, 0.7), fake(0.1, 0.7)], True) == 0.1
+    assert runs.choose_rate([*finished, fake(0.5, None)], True) == 0.1
+    assert runs.choose_rate([fake(0.1, None), fake(0.1, 0.7)], True) is None
 
 
-def test_seq2seq_trains(config):
-    config.model = "seq2seq"
-    losses = Grid(Tagging(config)).train("SpatialDropout1D", ignore)["runs"][0]["train_loss"]
-    assert losses[-1] < losses[0]
+def make_progress(*scores):
+    progress = Progress("Dropout", [Run(0.5, 0), Run(0.5, 1)])
+    for score in scores:
+        progress.add(np.array([[0.5, 0.5], [0.25, 0.75]]))
+        progress.end_epoch(2, np.array([0.75, score]))
+    return progress
 
 
-@pytest.mark.parametrize(("diverged", "chosen"), [([], 0.1), ([0.1], 0.5), ([0.1, 0.5], None)])
-def test_a_rate_at_which_a_run_diverged_is_not_chosen(monkeypatch, diverged, chosen):
-    def finished(rate, seed, score):
-        nan = np.nan if rate in diverged and seed == 1 else 0.5
-        history = Metrics(np.array([0.7, nan]), np.array([score, score]))
-        state = SimpleNamespace(best_score=score, best_epoch=1, epoch=2, best_params=None)
-        return Finished(Run(rate, seed), state, history)
+def test_a_record_has_the_epochs_of_its_own_run():
+    progress = make_progress(0.5, 1.0, 0.25)
+    assert progress.step == 6
+    first, second = (runs.record(progress, lane, 2, 1 + lane, 0.5, None) for lane in range(2))
+    assert first["validation_curve"] == [0.75] * 3
+    assert second["validation_curve"] == [0.5, 1.0, 0.25]
+    assert second["train_loss"] == [0.5] * 3
+    assert (second["seed"], second["best_epoch"], second["validation_score"]) == (1, 2, 1.0)
+    waited = runs.record(progress, 0, 1, 1, 0.5, None)
+    assert (waited["epochs"], waited["validation_curve"]) == (2, [0.75] * 2)
 
-    trained = Grid.__new__(Grid)
-    trained.__dict__.update(task=Tagging, mode="vmapped", check=ignore, _programs={}, _steps=1)
-    program = SimpleNamespace(compile_seconds=0.0)
-    all_runs = [finished(rate, seed, 1 - rate) for rate in (0.1, 0.5) for seed in range(2)]
-    methods = {"_runs": None, "_program": program, "_train_all": all_runs}
-    methods["_test_program"] = lambda params, rate: (np.float32(0.25), None)
-    for name, value in methods.items():
-        monkeypatch.setattr(Grid, name, lambda *_, value=value: value)
-    result = trained.train("SpatialDropout1D", ignore)
-    assert result["chosen_rate"] == chosen
-    for run in result["runs"]:
-        lost = run["rate"] in diverged and run["seed"] == 1
-        assert run["diverged"] == lost
-        assert (run["validation_score"] is None) == lost
-        assert run["train_loss"] == [0.7, None if lost else 0.5]
-        assert run["test_score"] == (0.25 if run["rate"] == chosen else None)
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_run_with_a_score_that_is_no_number_has_diverged(wrong):
+    progress = make_progress(0.5, wrong)
+    sound, diverged = (runs.record(progress, lane, 9, 1, 0.5, None) for lane in range(2))
+    assert not sound["diverged"]
+    assert diverged["diverged"]
+    assert diverged["validation_score"] is None
+    assert diverged["validation_curve"] == [0.5, None]
 
 
 def test_a_test_score_that_is_no_number_is_none():
-    history = Metrics(np.array([0.7]), np.array([0.8]))
-    one = Finished(Run(0.1, 0), SimpleNamespace(best_score=0.8, best_epoch=1, epoch=1), history)
-    kept = runs.record(one, (np.float32(np.inf), None))
-    assert (kept["test_score"], kept["diverged"]) == (None, True)
+    kept = runs.record(make_progress(0.5), 0, 1, 1, np.float32(np.inf), None)
+    assert (kept["test_score"], kept["diverged"], kept["validation_score"]) == (None, True, 0.75)
+
+
+def test_progress_is_the_same_after_json():
+    progress = make_progress(0.5, 1 / 3, np.inf)
+    progress.add(np.array([[0.1], [0.2]]))
+    kept = json.loads(json.dumps(dataclasses.asdict(progress)))
+    assert Progress.from_json(kept) == progress

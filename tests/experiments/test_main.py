@@ -17,7 +17,6 @@ SMALL = [
     "--config=configs/pos_tagging.py:smoke",
     "--config.regularizers=('none','SpatialDropout1D')",
     "--config.rates=(0.5,)",
-    "--config.grid_mode=one_by_one",
     "--config.epochs=2",
     "--config.features=8",
     "--config.hidden=8",
@@ -45,7 +44,6 @@ def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
     assert results["missing"] == []
     assert results["versions"].keys() == {"python", "jax", "flax", "flax_spatialdrop"}
     assert results["config"]["rates"] == [0.5]
-    assert results["grid"]["mode"] == "one_by_one"
     assert len(results["regularizers"]["SpatialDropout1D"]["runs"]) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "results.json", "results.md", "results.png",
@@ -57,9 +55,9 @@ def train_until(monkeypatch, results):
     """Replaces the training of one regularizer by an event; those before it have fake results."""
 
     def until(last, event):
-        def train(self, name, on_epoch):
+        def train(self, name, records, on_epoch):
             if name == last:
-                event(on_epoch)
+                event(self)
             return results["regularizers"]["none"]
 
         monkeypatch.setattr(Grid, "train", train)
@@ -67,9 +65,9 @@ def train_until(monkeypatch, results):
     return until
 
 
-def interrupted(on_epoch):
+def interrupted(grid):
     signal.raise_signal(signal.SIGINT)
-    on_epoch(0.5, 1.0, 0.5)
+    grid._check("this epoch")
 
 
 @pytest.mark.parametrize("finished", [["none"], []])
@@ -141,12 +139,13 @@ def test_a_workdir_that_was_removed_is_made_again(args, tmp_path, train_until):
     assert list(load(tmp_path)["regularizers"]) == ["none", "SpatialDropout1D"]
 
 
-def test_what_cannot_be_saved_is_shown(args, capsys, monkeypatch, train_until):
-    def write_bytes(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
+
+def test_what_cannot_be_saved_is_shown(args, capsys, monkeypatch, train_until):
     train_until("SpatialDropout1D", None)
-    monkeypatch.setattr("pathlib.Path.write_bytes", write_bytes)
+    monkeypatch.setattr("pathlib.Path.write_bytes", no_space)
     assert main.main(args) == 1
     out, err = capsys.readouterr()
     assert "81.0 ± 12.7" in out

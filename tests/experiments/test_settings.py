@@ -22,11 +22,12 @@ def parse(*args):
 
 
 def test_fields_are_overridden_and_the_workdir_is_named_after_the_config():
-    config, workdir = parse(
+    config, options = parse(
         f"{CONFIG}:smoke", "--config.rates=(0.25,)", "--config.data.min_count=7"
     )
     assert (config.rates, config.data.min_count) == ((0.25,), 7)
-    assert str(workdir) == "runs/pos_tagging-smoke"
+    assert options == (Path("runs/pos_tagging-smoke"), False)
+    assert parse(CONFIG, "--resume")[1].resume
 
 
 @pytest.mark.parametrize("variant", ["tagger", "classic", "seq2seq", "smoke"])
@@ -76,9 +77,12 @@ def test_every_variant_passes_its_own_checks(variant):
             [CONFIG, "--config.optimizer.clip_norm=-1"],
             "config.optimizer.clip_norm must be a finite number of at least 0: got -1.0",
         ),
-        (
-            [CONFIG, "--config.grid_mode=fast"],
-            "config.grid_mode must be one of auto, one_by_one, vmapped: got 'fast'",
+        *(
+            (
+                [CONFIG, f"--config.{field}=-1"],
+                f"config.{field} must be at least 0: got -1",
+            )
+            for field in ("steps_per_call", "checkpoint_every")
         ),
         (
             [CONFIG, "--config.rates=(0.1,1.5)"],
@@ -208,8 +212,8 @@ def test_a_size_must_be_a_whole_number(config, value):
 
 def test_a_workdir_may_begin_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(parse(CONFIG, "--workdir=~/r")[1]) == "/home/me/r"
-    assert str(parse(CONFIG, "--workdir=~nobody-here/r")[1]) == "~nobody-here/r"
+    assert str(parse(CONFIG, "--workdir=~/r")[1].workdir) == "/home/me/r"
+    assert str(parse(CONFIG, "--workdir=~nobody-here/r")[1].workdir) == "~nobody-here/r"
 
 
 @pytest.mark.parametrize("field", ["rates", "regularizers"])
@@ -227,14 +231,3 @@ def test_a_mistake_in_the_checks_is_not_blamed_on_the_user(monkeypatch):
     monkeypatch.setattr(settings, "check", broken)
     with pytest.raises(KeyError, match="mine"):
         parse(CONFIG)
-
-
-def test_a_workdir_is_made(tmp_path):
-    settings.prepare(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_an_unwritable_workdir(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"^cannot write to the workdir .*file/x: Not a directory"):
-        settings.prepare(tmp_path / "file" / "x")

@@ -49,11 +49,12 @@ MODEL = TASK.network("SpatialDropout1D")
 
 @pytest.fixture(scope="module")
 def start():
-    return train.make_init(TASK, "SpatialDropout1D", OPTIMIZER)(jax.random.key(0))
+    return train.make_init(TASK, "SpatialDropout1D", OPTIMIZER)(0)[0]
 
 
 def loss(start, data, rate):
-    return train.batch_loss(start.params, TASK, MODEL, data, jnp.float32(rate), jax.random.key(1))
+    function = train.make_loss(TASK, "SpatialDropout1D")
+    return function(start.params, jnp.float32(rate), data, jax.random.key(1))
 
 
 def evaluate(start, data, size):
@@ -91,38 +92,57 @@ def test_a_tag_unseen_in_training_is_an_error(start):
 
 
 def test_training_learns(start):
-    epoch = jax.jit(train.make_epoch(TASK, "SpatialDropout1D", OPTIMIZER))
-    state = start
-    losses = []
-    for _ in range(30):
-        state, metrics = epoch(state, jnp.float32(0.1), split(), batches(split(), 9))
-        losses.append(float(metrics.loss))
-    assert losses[-1] < losses[0] / 2
-    assert state.best_score > 0.9
+    step = train.make_step(train.make_loss(TASK, "SpatialDropout1D"), OPTIMIZER)
+    steps = jax.jit(train.make_steps(step))
+    order = jax.jit(train.make_order(9, 3))
+    state, means = start, []
+    for epoch in range(30):
+        indices, keys = order(0, epoch)
+        batches = jax.tree.map(lambda array, indices=indices: jnp.asarray(array)[indices], split())
+        state, losses = steps(state, jnp.float32(0.1), batches, keys)
+        means.append(losses.mean())
+    assert means[-1] < means[0] / 2
+    assert state.step == 90
+    assert evaluate(state, split(), 9) > 0.9
+
+
+def test_an_epoch_shuffles_and_leaves_out_what_fills_no_batch():
+    order = train.make_order(10, 3)
+    (one, keys), (two, others) = order(0, 1), order(0, 2)
+    for indices in (one, two):
+        assert indices.shape == (3, 3)
+        assert len(set(indices.ravel().tolist())) == 9
+    assert (one != two).any()
+    assert len({tuple(key) for key in np.concatenate([keys, others]).tolist()}) == 6
+    assert (train.make_order(10, 3)(1, 1)[0] != one).any()
+    assert train.make_order(2, 3)(0, 1)[0].shape == (1, 2)  # all that there is
 
 
 def test_the_best_epoch_is_kept_and_a_run_out_of_patience_is_frozen(start):
     data = split()
-    # No prediction can be right, so the first epoch is the best, and the run stops two epochs
-    # later.
+    # No prediction can be right, so the first epoch is the best, and the run ends two epochs later.
     hopeless = batches(data._replace(targets=np.full_like(data.targets, UNSEEN_TAG)), 9)
-    epoch = jax.jit(train.make_epoch(make_task(patience=2), "SpatialDropout1D", OPTIMIZER))
-    states = [start]
-    for _ in range(5):
-        states.append(epoch(states[-1], jnp.float32(0.1), data, hopeless)[0])
-    assert [int(state.epoch) for state in states] == [0, 1, 2, 3, 3, 3]
-    assert [int(state.best_epoch) for state in states] == [0, 1, 1, 1, 1, 1]
-    assert [bool(train.out_of_patience(s, 2)) for s in states] == [False] * 3 + [True] * 3
-    _assert_equal(states[5].best_params, states[1].params)
-    _assert_equal(states[5].params, states[3].params)
-    _assert_equal(states[5].opt_state, states[3].opt_state)
-    with pytest.raises(AssertionError):
-        _assert_equal(states[3].params, states[1].params)
+    validate = jax.jit(train.make_validate(make_task(patience=2), "SpatialDropout1D"))
+    best = train.Best(start.params, jnp.float32(-jnp.inf), jnp.int32(0))
+    rate, found = jnp.float32(0.1), []
+    for epoch, part in enumerate((hopeless, hopeless, hopeless, batches(data, 9)), start=1):
+        params = jax.tree.map(lambda leaf, factor=epoch: factor * leaf, start.params)
+        best, score = validate(params, best, rate, epoch, part)
+        found.append((int(best.epoch), float(best.score)))
+    assert found == [(1, 0.0)] * 4
+    assert score > 0  # it came too late
+    jax.tree.map(np.testing.assert_array_equal, best.params, start.params)
 
 
-def test_a_fresh_run_has_patience(start):
-    assert not train.out_of_patience(start, 1)
+@pytest.mark.parametrize(("epoch", "out"), [(1, False), (2, False), (3, True), (4, True)])
+def test_patience(epoch, out):
+    assert train.out_of_patience(epoch, 1, 2) == out
 
 
-def _assert_equal(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+def test_weights_that_are_no_numbers_give_no_score(start):
+    validate = train.make_validate(TASK, "SpatialDropout1D")
+    best = train.Best(start.params, jnp.float32(-jnp.inf), jnp.int32(0))
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, start.params)
+    kept, score = validate(params, best, jnp.float32(0.1), 1, batches(split(), 9))
+    assert np.isnan(score)
+    assert int(kept.epoch) == 0

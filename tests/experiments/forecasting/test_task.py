@@ -10,7 +10,7 @@ from experiments.forecasting.task import Forecasting
 from experiments.forecasting.windows import rmse
 from experiments.grid import Grid
 from experiments.task import batches
-from experiments.train import evaluate, make_epoch, make_init, predict
+from experiments.train import evaluate, make_init, make_validate, predict
 
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -22,7 +22,7 @@ def task(forecast_config):
 
 
 def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
-    start = make_init(task, "before", optax.adam(1e-3))(jax.random.key(0))
+    start = make_init(task, "before", optax.adam(1e-3))(0)[0]
     # With these parameters, also the empty windows that fill up the last batch have outputs.
     params = jax.tree.map(lambda leaf: leaf + 0.1, start.params)
     rate, model, test = jnp.float32(0.5), task.network("before"), task.data.test
@@ -34,7 +34,7 @@ def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
 
 def test_zoneout_is_evaluated_with_its_rate(task):
     """In evaluation, zoneout mixes old and new values by the rate, unlike the plain network."""
-    start = make_init(task, "zoneout", optax.adam(1e-3))(jax.random.key(0))
+    start = make_init(task, "zoneout", optax.adam(1e-3))(0)[0]
     zoneout, cut = task.network("zoneout"), batches(task.data.validation, 16)
 
     def score(model, rate):
@@ -42,16 +42,17 @@ def test_zoneout_is_evaluated_with_its_rate(task):
 
     assert score(zoneout, 0.0) == pytest.approx(float(score(task.network("none"), 0.5)), rel=1e-5)
     assert abs(score(zoneout, 0.0) - score(zoneout, 0.9)) > 1e-3
-    # The epochs of a run do so, too.
-    epoch = make_epoch(task, "zoneout", optax.sgd(0.0))
-    state = make_init(task, "zoneout", optax.sgd(0.0))(jax.random.key(0))
-    _, metrics = epoch(state, jnp.float32(0.9), jax.device_put(task.data.train), cut)
-    assert metrics.score == pytest.approx(float(score(zoneout, 0.9)), rel=1e-5)
+    # The validation of a run does so, too.
+    _, best = make_init(task, "zoneout", optax.sgd(0.0))(0)
+    validate = make_validate(task, "zoneout")
+    _, validated = validate(start.params, best, jnp.float32(0.9), 1, cut)
+    assert validated == pytest.approx(float(score(zoneout, 0.9)), rel=1e-5)
 
 
-def test_networks_that_are_compared_start_alike_and_train_with_each_rate(task):
-    grid = Grid(task)
-    results = {name: grid.train(name, lambda *_: None) for name in ("none", "both", "CNN channels")}
+def test_networks_that_are_compared_start_alike_and_train_with_each_rate(task, tmp_path):
+    grid = Grid(task, tmp_path)
+    names = ("none", "both", "CNN channels")
+    results = {name: grid.train(name, [], lambda *_: None) for name in names}
     assert [r["compared_to"] for r in results.values()] == [None, "none", "CNN none"]
     assert [len(r["runs"]) for r in results.values()] == [2, 4, 4]
     for result in results.values():
@@ -64,8 +65,8 @@ def test_networks_that_are_compared_start_alike_and_train_with_each_rate(task):
         assert result["chosen_rate"] == min(by_rate, key=lambda rate: np.mean(by_rate[rate]))
 
 
-def test_what_is_shown_are_the_forecasts_of_one_run(task):
-    result = Grid(task).train("after", lambda *_: None)
+def test_what_is_shown_are_the_forecasts_of_one_run(task, tmp_path):
+    result = Grid(task, tmp_path).train("after", [], lambda *_: None)
     shown = [run for run in result["runs"] if "shown" in run]
     assert [(run["seed"], run["rate"]) for run in shown] == [(0, result["chosen_rate"])]
     # The figure shows all windows of this test part, so their error is the test score of the run.

@@ -1,0 +1,105 @@
+"""The folder for results: one run at a time writes to it, and earlier results are never lost."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .errors import InputError, say
+from .files import free_path, prepare, replace_text
+from .tasks import TASKS
+
+FIGURES = {"results.png", *(name for task in TASKS.values() for name in task.figures)}
+"""The names of the figures of all tasks."""
+
+
+class Workdir:
+    """A folder for results.
+
+    Attributes:
+      path: the folder.
+      checkpoints: the folder in it for checkpoints.
+      resumed: whether the folder holds the beginning of this run.
+    """
+
+    def __init__(self, path: Path):
+        prepare(path)
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.resumed = False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Locks the folder for one run, because two would overwrite each other's results."""
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another run is using the workdir {self.path}") from error
+            except OSError:
+                pass  # the file system has no locks
+            yield
+        finally:
+            os.close(folder)
+
+    def begin(self, results: dict[str, Any], resume: bool) -> dict[str, Any]:
+        """Returns the results to start from: with `resume` those in the folder, if there are any.
+
+        Raises InputError if those are of another config or of other data.
+        """
+        path = self.path / "results.json"
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return results
+        except (OSError, ValueError) as error:
+            found = f"it cannot be read ({error})"
+        differs = found if isinstance(found, str) else _difference(found, results)
+        if resume and differs:
+            raise InputError(f"--resume needs a {path} of the same config: {differs}")
+        self.resumed = resume
+        if not resume and not differs and found["missing"]:
+            say(f"This starts anew, but --resume would continue the run in {self.path}.")
+        return found if resume else results
+
+    def save(self, results: dict[str, Any]) -> None:
+        """Writes results.json and results.md. A crash never leaves half a file.
+
+        Before that, the first call moves all of an earlier run to earlier-N, for a new N.
+        """
+        texts = report.texts(results)
+        if not self.resumed:
+            folder = free_path(self.path, "earlier")
+            for name in (*report.FILES, *FIGURES, self.checkpoints.name):
+                if (self.path / name).exists():
+                    folder.mkdir(exist_ok=True)
+                    (self.path / name).replace(folder / name)
+            self.resumed = True
+        for name, text in texts.items():
+            replace_text(self.path / name, text)
+
+
+def _difference(found: Any, results: dict[str, Any]) -> str | None:
+    """Returns in words what differs in the config or the data, or None."""
+    if not isinstance(found, dict) or "unfinished" not in found:
+        return "it is of another program"
+    results = json.loads(json.dumps(results))
+    for part in ("config", "data"):
+        old, new = (_flat(part, of.get(part)) for of in (found, results))
+        for field in (*new, *old):
+            if old.get(field) != new.get(field):
+                return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
+    return None
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Flattens nested dicts, with names such as config.data.path."""
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = (_flat(f"{name}.{field}", inner) for field, inner in value.items())
+    return {field: inner for part in parts for field, inner in part.items()}

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.workdir import Workdir
+
+
+def start(results):
+    """Returns the results of a run that has just begun."""
+    return {**results, "regularizers": {}, "missing": ["none", "Dropout", "SpatialDropout1D"]}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir(tmp_path)
+
+
+def test_a_workdir_is_made(tmp_path):
+    Workdir(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_an_unwritable_workdir(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^cannot write to the workdir .*file/x: Not a directory"):
+        Workdir(tmp_path / "file" / "x")
+
+
+def test_saving_replaces_whole_files(results, workdir, monkeypatch):
+    path = workdir.path / "results.json"
+    workdir.save(results)
+    old = path.read_text()
+    assert json.loads(old) == results
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match=r"^cannot write .*results\.json: No space left on device$"):
+        workdir.save({**results, "date": "later"})
+    assert path.read_text() == old
+    assert {file.name for file in workdir.path.iterdir()} == {"results.json", "results.md"}
+
+
+def test_no_file_is_written_that_is_no_json(results, workdir):
+    results["baseline_test_score"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        workdir.save(results)
+    assert list(workdir.path.iterdir()) == []
+
+
+def test_resume_continues_the_results_that_are_there(results, workdir):
+    assert workdir.begin(start(results), resume=True) == start(results)  # there are none
+    assert not workdir.resumed
+    workdir.save(results)
+    again = Workdir(workdir.path)
+    assert again.begin(start(results), resume=True) == results
+    again.save(results)
+    assert {file.name for file in workdir.path.iterdir()} == {"results.json", "results.md"}
+
+
+def test_without_resume_earlier_results_and_checkpoints_move(results, workdir, capsys):
+    workdir.save(results)
+    (workdir.checkpoints / "Dropout-0.5-0").mkdir(parents=True)
+    (workdir.path / "notes.txt").touch()
+    again = Workdir(workdir.path)
+    assert again.begin(start(results), resume=False) == start(results)
+    sentence = f"This starts anew, but --resume would continue the run in {workdir.path}.\n"
+    assert capsys.readouterr().err == sentence
+    assert workdir.checkpoints.exists()  # until there is something to save
+    again.save(start(results))
+    earlier = workdir.path / "earlier-1"
+    assert json.loads((earlier / "results.json").read_text()) == results
+    assert (earlier / "checkpoints" / "Dropout-0.5-0").exists()
+    assert not workdir.checkpoints.exists()
+    assert (workdir.path / "notes.txt").exists()
+
+
+def test_a_finished_run_is_not_called_unfinished(results, workdir, capsys):
+    workdir.save({**results, "missing": []})
+    workdir.begin(start(results), resume=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {"seeds": 3}}, "config.seeds is 3 there and 2 here"),
+        ({"config": {"other": 3}}, "config.rates is None there and [0.1, 0.5, 0.7] here"),
+        ({"data": {"words": 7}}, "data.words is 7 there and None here"),
+        ({"unfinished": None}, "it is of another program"),
+    ],
+)
+def test_resume_refuses_other_results(results, workdir, change, message):
+    found = json.loads(json.dumps(results))
+    for part, value in change.items():
+        if value is None:
+            del found[part]
+        elif "other" in value:
+            del found[part]["rates"]
+        else:
+            found[part].update(value)
+    workdir.save(results)
+    path = workdir.path / "results.json"
+    path.write_text(json.dumps(found))
+    before = path.read_text()
+    with pytest.raises(InputError) as caught:
+        workdir.begin(start(results), resume=True)
+    assert str(caught.value) == f"--resume needs a {path} of the same config: {message}"
+    assert path.read_text() == before
+
+
+def test_resume_refuses_results_that_cannot_be_read(results, workdir):
+    path = workdir.path / "results.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"^--resume needs a .* of the same config: it cannot be "):
+        workdir.begin(results, resume=True)
+    assert workdir.begin(results, resume=False) == results
+    workdir.save(results)
+    assert (workdir.path / "earlier-1" / "results.json").read_text() == "{"
