@@ -1,11 +1,15 @@
-"""Every test runs with JAX's strictest settings, on 8 CPU devices, and compiles quickly."""
+"""Every test runs with JAX's strictest settings, on 8 CPU devices, and compiles quickly.
+
+`TESTS_ON_ACCELERATOR=1 pytest tests/test_devices.py` uses JAX's default device beside the CPU.
+"""
 
 import os
 
 import hypothesis
 import jax
 
-jax.config.update("jax_platforms", "cpu")
+if "TESTS_ON_ACCELERATOR" not in os.environ:
+    jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

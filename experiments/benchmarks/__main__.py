@@ -40,6 +40,7 @@ from . import (
     stacks,
     table,
     tpu,
+    training,
 )
 from .cases import Case, cases
 from .results import Record, Results, this_device
@@ -132,6 +133,8 @@ def on_this_machine(only: re.Pattern[str], seconds: float) -> tuple[Results, Ite
         yield from overheads.measure(only, seconds)
         yield from drop_in.measure(only)
         yield from stacks.measure(only, seconds)
+        if jax.default_backend() != "cpu":
+            yield from training.measure(only, seconds)
 
     return Results.start(jax.default_backend(), this_device()), records()
 

@@ -24,11 +24,13 @@ from .cases import NO_DROPOUT, Case, describe
 from .here import SCRATCH, TIME
 from .libraries import FLAX, FLAX_AGAIN, OURS, RATE
 from .results import Record, timed
+from .training import ADAM, adam_step
 
 SECTION = "attention"
 SHAPE = (2, 2048, 8, 64)
 LENGTHS = (1024, 2048, 4096, 8192)
 ON_TPU = (1, 4096, 8, 128)
+ON_GPU = ((4, 2048, 16, 64), (4, 4096, 16, 64))
 BLOCKWISE, KEYS, HEADS = "in blocks", "in blocks, whole keys", "in blocks, whole heads"
 FLAX_SHARED = "Flax, shared by batch and heads"
 JAX = "jax.nn, no dropout"
@@ -40,9 +42,16 @@ Attention = Callable[..., jax.Array]
 
 
 def cases() -> Iterator[Case]:
-    """Yields the gradient on this machine, without a mask and with a causal mask."""
+    """Yields the gradient on this machine, without a mask and with a causal mask.
+
+    GPUs have larger rows in bfloat16 as well.
+    """
     yield _case(SHAPE, "float32", contenders())
     yield _case(SHAPE, "float32", causal_contenders(SHAPE[1]), "causal ")
+    if jax.default_backend() == "gpu":
+        for shape in ON_GPU:
+            yield _case(shape, "bfloat16", contenders())
+            yield _case(shape, "bfloat16", causal_contenders(shape[1]), "causal ")
 
 
 def cases_for_tpu() -> Iterator[Case]:
@@ -56,12 +65,9 @@ def measure(only: re.Pattern[str], seconds: float) -> Iterator[Record]:
     for length in LENGTHS:
         case = _case((SHAPE[0], length, *SHAPE[2:]), "float32", contenders())
         if length != SHAPE[1] and only.search(case.id):
-            key = jax.random.key(0)
-            scratch = {
-                name: timing.scratch_bytes(jax.jit(f).lower(key, *case.shapes).compile()) / 2**20
-                for name, f in case.programs.items()
-                if name in (NO_DROPOUT, OURS, BLOCKWISE, FLAX)
-            }
+            named = {n: case.programs[n] for n in (NO_DROPOUT, OURS, BLOCKWISE, FLAX)}
+            programs = timing.compiled(named, jax.random.key(0), *case.shapes)
+            scratch = {n: timing.scratch_bytes(program) / 2**20 for n, program in programs.items()}
             yield Record(SECTION, case.row, SCRATCH, scratch)
     row = f"training step of a language model of {list(TOKENS)} characters"
     if only.search(f"{SECTION}: {row}"):
@@ -107,37 +113,25 @@ def _training(row: str, seconds: float) -> Iterator[Record]:
         FLAX_AGAIN: ("flax", "weights"),
     }
     characters = np.random.default_rng(0).integers(VOCABULARY, size=TOKENS)
-    optimizer = optax.adam(1e-3)
     models = {
         name: LanguageModel(VOCABULARY, **MODEL, attention=attention, form=form)
         for name, (attention, form) in contenders.items()
     }
     params = models[NO_DROPOUT].init(jax.random.key(0), characters, RATE, deterministic=True)
-    arguments = jax.random.key(1), (params, optimizer.init(params)), characters
-    programs: dict[str, Any] = {}
-    calls: dict[str, timing.Call] = {}
-    for name, model in models.items():
-        programs[name] = jax.jit(_step(model, optimizer)).lower(*arguments).compile()
-        calls[name] = partial(programs[name], *arguments)
+    arguments = jax.random.key(1), (params, ADAM.init(params)), characters
+    steps = {name: adam_step(partial(_loss_of, model)) for name, model in models.items()}
+    programs = timing.compiled(steps, *arguments)
+    calls: dict[str, timing.Call] = {n: partial(f, *arguments) for n, f in programs.items()}
     yield timed(SECTION, row, TIME, timing.times(calls, seconds), baseline=NO_DROPOUT)
     scratch = {name: timing.scratch_bytes(program) / 2**20 for name, program in programs.items()}
     yield Record(SECTION, row, SCRATCH, scratch)
 
 
-def _step(model: nn.Module, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    def step(key: jax.Array, state: Any, characters: jax.Array) -> Any:
-        params, moments = state
-
-        def loss(params: Any) -> jax.Array:
-            rngs = {"dropout": key}
-            logits = model.apply(params, characters, RATE, deterministic=False, rngs=rngs)
-            following = jnp.roll(characters, -1, axis=1)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, following).mean()
-
-        updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
-        return optax.apply_updates(params, updates), moments
-
-    return step
+def _loss_of(model: nn.Module, params: Any, key: jax.Array, characters: jax.Array) -> jax.Array:
+    rngs = {"dropout": key}
+    logits: Any = model.apply(params, characters, RATE, deterministic=False, rngs=rngs)
+    following = jnp.roll(characters, -1, axis=1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, following).mean()
 
 
 def _without_key(attention: Attention) -> Attention:

@@ -18,6 +18,8 @@ PASSES = ("forward", "pullback")
 DTYPES = ("float32", "bfloat16")
 PEER_SHAPES = ((32, 64, 64, 128), (64, 512, 768), (8, 3, 224, 224))
 """The shapes for every library. The other shapes compare to Flax only."""
+LARGE_SHAPES = ((64, 64, 64, 128), (256, 64, 64, 128), (512, 64, 64, 128))
+"""More shapes for every library, on accelerators: 128 MiB to 1 GiB of float32."""
 SHAPES = (
     (2, 8, 8, 128),  # 64 KiB of float32
     (4, 16, 16, 128),  # 512 KiB
@@ -65,9 +67,11 @@ def cases() -> Iterator[Case]:
 
 def layer_cases() -> Iterator[Case]:
     """Yields one layer alone, forward and backward."""
+    more = LARGE_SHAPES if jax.default_backend() != "cpu" else ()
     for kind in (SPATIAL, ELEMENT_WISE):
-        for shape in SHAPES:
-            names = tuple(LIBRARIES) if shape in PEER_SHAPES else CORE
+        for shape in (*SHAPES, *more):
+            has_peers = shape in (*PEER_SHAPES, *LARGE_SHAPES)
+            names = tuple(LIBRARIES) if has_peers else CORE
             for dtype in DTYPES:
                 for direction in PASSES:
                     found = {COPY: copy, **layers(kind, len(shape), names)}
@@ -78,7 +82,7 @@ def layer_cases() -> Iterator[Case]:
                         programs={n: in_direction(f, direction) for n, f in found.items()},
                         shapes=(jax.ShapeDtypeStruct(shape, dtype),) * 2,
                         eager=partial(pytorch.programs, kind, dtype, shape, direction)
-                        if shape in PEER_SHAPES
+                        if has_peers
                         else dict,
                     )
 

@@ -22,7 +22,7 @@ from flax_spatialdrop import drop_block, fast_key
 from .architectures import ResNet50
 from .cases import COPY, NO_DROPOUT, PASSES, Case, copy, describe, in_direction
 from .libraries import FLAX, OURS, OURS_FAST, RATE, Layer
-from .pytorch import PYTORCH_COPY, pytorch
+from .pytorch import PYTORCH_COPY, awaitable, device, pytorch
 from .results import Record
 
 SECTION = "drop block"
@@ -132,10 +132,11 @@ def torchvision_programs(
     PyTorch keeps the mask of the forward pass, so the pullback includes both passes.
     """
     drop_block2d = torchvision_s()
-    if drop_block2d is None or jax.default_backend() != "cpu":
+    if drop_block2d is None or (place := device()) is None:
         return {}
     torch = pytorch()
-    x = torch.ones((shape[0], shape[-1], *shape[1:-1]), dtype=getattr(torch, dtype))
+    first = (shape[0], shape[-1], *shape[1:-1])
+    x = torch.ones(first, dtype=getattr(torch, dtype), device=place)
     leaf = x.clone().requires_grad_()
 
     def forward() -> Any:
@@ -145,7 +146,7 @@ def torchvision_programs(
         return torch.autograd.grad(drop_block2d(leaf, RATE, BLOCK), leaf, x)
 
     run = forward if direction == "forward" else pullback
-    return {TORCHVISION: run, PYTORCH_COPY: lambda: x * 2}
+    return awaitable({TORCHVISION: run, PYTORCH_COPY: lambda: x * 2})
 
 
 def _step_case() -> Case:

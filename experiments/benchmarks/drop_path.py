@@ -106,10 +106,8 @@ def _row(
     # A chain has separate weights for each block. Slicing them out of one array would cost time.
     weights: Any = stacked if build is scan_loss else list(zip(*map(list, stacked), strict=True))
     keys = [first_key(kept) for kept in KEPT]
-    programs = {
-        name: jax.jit(jax.grad(build(block), argnums=(1, 2))).lower(keys[0], x, weights).compile()
-        for name, block in blocks.items()
-    }
+    gradients = {name: jax.grad(build(block), argnums=(1, 2)) for name, block in blocks.items()}
+    programs = timing.compiled(gradients, keys[0], x, weights)
     calls: dict[str, timing.Call] = {
         name: partial(_with_each, program, keys, x, weights) for name, program in programs.items()
     }

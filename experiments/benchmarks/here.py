@@ -27,9 +27,7 @@ FAULTS_FROM = 32 * 2**20
 def measure(case: Case, seconds: float, quantity: str = TIME) -> Iterator[Record]:
     """Yields every quantity of a row. `quantity` is the name of the times."""
     key = jax.random.key(0)
-    compiled = {
-        name: jax.jit(f).lower(key, *case.shapes).compile() for name, f in case.programs.items()
-    }
+    compiled = timing.compiled(case.programs, key, *case.shapes)
     arrays = [jnp.full(s.shape, 0.05, s.dtype) for s in case.shapes]
     calls = {name: partial(program, key, *arrays) for name, program in compiled.items()}
     times = timing.times(calls | case.eager(), seconds)

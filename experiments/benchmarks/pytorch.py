@@ -4,6 +4,7 @@ PyTorch keeps the mask of the forward pass, so its "pullback" includes both pass
 the other libraries also draw the mask and apply it to a cotangent.
 """
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable
@@ -25,11 +26,44 @@ def pytorch() -> Any:
     return torch
 
 
+def device() -> str | None:
+    """Returns the name of JAX's device in PyTorch; None if PyTorch is missing or has no such."""
+    backend = jax.default_backend()
+    if importlib.util.find_spec("torch") is None:
+        return None
+    if backend == "gpu" and pytorch().cuda.is_available():
+        return "cuda"
+    return "cpu" if backend == "cpu" else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Queued:
+    """A result that PyTorch's GPU may still compute. `jax.block_until_ready` waits for it."""
+
+    result: Any
+
+    def block_until_ready(self) -> "Queued":
+        """Waits for all work of the GPU."""
+        pytorch().cuda.synchronize()
+        return self
+
+
+def awaitable(calls: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """Returns the calls with results that `jax.block_until_ready` waits for, as for JAX's own."""
+    if device() == "cpu":
+        return calls
+
+    def queued(call: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: Queued(call())
+
+    return {name: queued(call) for name, call in calls.items()}
+
+
 def programs(
     kind: Kind, dtype: str, shape: tuple[int, ...], direction: str
 ) -> dict[str, Callable[[], Any]]:
-    """Returns the layer and a copy as functions; {} without PyTorch or on a GPU."""
-    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
+    """Returns the layer and a copy as functions; {} if PyTorch has no such device."""
+    if (place := device()) is None:
         return {}
     torch = pytorch()
     functional = torch.nn.functional
@@ -37,15 +71,14 @@ def programs(
     if kind.shared:
         layer = {3: functional.dropout1d, 4: functional.dropout2d}[len(shape)]
         shape = (shape[0], shape[-1], *shape[1:-1])  # PyTorch has channels first
-    x = torch.ones(shape, dtype=getattr(torch, dtype))
-    if direction == "forward":
-        return {
-            PYTORCH: lambda: layer(x, RATE, True),
-            PYTORCH_COPY: lambda: x * 2,
-        }
+    x = torch.ones(shape, dtype=getattr(torch, dtype), device=place)
     leaf = x.clone().requires_grad_()
+
+    def forward() -> Any:
+        return layer(x, RATE, True)
 
     def pullback() -> Any:
         return torch.autograd.grad(layer(leaf, RATE, True), leaf, x)
 
-    return {PYTORCH: pullback, PYTORCH_COPY: lambda: x * 2}
+    run = forward if direction == "forward" else pullback
+    return awaitable({PYTORCH: run, PYTORCH_COPY: lambda: x * 2})

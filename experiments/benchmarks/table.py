@@ -17,6 +17,7 @@ QUESTIONS = {
     "recurrent": "What does dropout inside a recurrence cost, beside loops without any?",
     "overheads": "What does a layer cost besides its arithmetic?",
     "training": "What changes in training when ours runs, by the import or by drop_in()?",
+    "training at scale": "What does dropout add to a step of training that fills the device?",
     "stacks": (
         "What does dropout cost in the layers of training stacks, beside none? The column Flax has "
         "the dropout of the stack: Flax's layer in MaxText and T5X, written by hand in the others."

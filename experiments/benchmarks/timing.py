@@ -7,7 +7,8 @@ program does not always follow the same one.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,11 @@ import numpy as np
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 100
 LEAST_SAMPLE = 2e-3  # seconds; shorter calls are repeated, because the clock is not exact enough
-IN_FLIGHT = 20  # calls sent to an accelerator at once, so that it does not wait for Python
+IN_FLIGHT, FILLED = 20, 0.05
+"""The most calls, and the seconds of calls, sent to an accelerator at once.
+
+So the accelerator does not wait for Python.
+"""
 
 PAGES_KEPT = {
     "MALLOC_ARENA_MAX": "1",
@@ -53,6 +58,20 @@ def times(calls: dict[str, Call], seconds: float) -> dict[str, Time]:
     return {name: summary(values) for name, values in samples.items()}
 
 
+def compiled(programs: Mapping[str, Callable[..., Any]], *arguments: Any) -> dict[str, Any]:
+    """Compiles programs for the same arguments, all but the first at the same time.
+
+    On a GPU the first measures the variants of each matrix product, and the others use its choice.
+    """
+    lowered = {name: jax.jit(f).lower(*arguments) for name, f in programs.items()}
+    first, *others = lowered
+    found = {first: lowered[first].compile()}
+    with ThreadPoolExecutor() as pool:
+        return found | dict(
+            zip(others, pool.map(lambda name: lowered[name].compile(), others), strict=True)
+        )
+
+
 def scratch_bytes(program: Any) -> int:
     """Returns the memory of a compiled program besides its arguments and results."""
     return program.memory_analysis().temp_size_in_bytes
@@ -68,8 +87,8 @@ def _repeats(call: Call) -> int:
     jax.block_until_ready(call())
     once = _seconds(call, 1)
     if jax.default_backend() != "cpu":
-        return IN_FLIGHT
-    return max(1, int(np.ceil(LEAST_SAMPLE / once)))
+        return min(IN_FLIGHT, int(np.ceil(FILLED / once)))
+    return int(np.ceil(LEAST_SAMPLE / once))
 
 
 def _seconds(call: Call, repeats: int) -> float:

@@ -46,6 +46,13 @@ def test_a_row_for_tpus_is_in_bfloat16():
     assert [(g.shape, g.dtype) for g in gradients] == [(s.shape, s.dtype) for s in case.shapes]
 
 
+def test_gpus_have_larger_rows_in_bfloat16(monkeypatch):
+    rows = [case.row for case in attention.cases()]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    more = [case.row for case in attention.cases()][len(rows) :]
+    assert more[2:] == ["bf16[4, 4096, 16, 64] gradient", "causal bf16[4, 4096, 16, 64] gradient"]
+
+
 def test_a_training_step_with_each_attention(monkeypatch):
     monkeypatch.setattr(attention, "TOKENS", (2, 12))
     monkeypatch.setattr(attention, "MODEL", {"layers": 1, "features": 8, "heads": 2})

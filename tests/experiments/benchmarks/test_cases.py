@@ -7,6 +7,7 @@ import pytest
 
 from experiments.benchmarks.cases import (
     COPY,
+    LARGE_SHAPES,
     PEER_SHAPES,
     SHAPES,
     cases,
@@ -47,6 +48,15 @@ def test_every_shape_dtype_and_direction_is_there():
     short = rows["spatial f32[64, 512, 100] forward"]
     assert set(short.programs) == {COPY, *layers(SPATIAL, 3, CORE)}
     assert set(PEER_SHAPES) < set(SHAPES)
+
+
+def test_accelerators_have_larger_shapes(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rows = {case.row: case for case in layer_cases()}
+    assert len(rows) == 2 * len((*SHAPES, *LARGE_SHAPES)) * 2 * 2
+    large = rows["element-wise bf16[512, 64, 64, 128] forward"]
+    assert set(large.programs) == {COPY, *layers(ELEMENT_WISE, 4, tuple(LIBRARIES))}
+    assert large.eager is not dict
 
 
 def test_a_pullback_draws_and_applies_the_mask_to_the_cotangent():

@@ -26,6 +26,20 @@ def test_single_elements_in_bfloat16():
     assert 0 < (y == 0).float().mean() < 0.3
 
 
-def test_nothing_beside_an_accelerator(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_nothing_on_a_device_that_pytorch_lacks(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pytorch.programs(ELEMENT_WISE, "float32", (4, 5), "forward") == {}
+
+
+@pytest.mark.parametrize("direction", ["forward", "pullback"])
+def test_a_gpu_s_work_is_waited_for(direction, monkeypatch):
+    waits = []
+    monkeypatch.setattr(pytorch, "device", lambda: "meta")  # a device that computes nothing
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
+    found = pytorch.programs(ELEMENT_WISE, "float32", (4, 5), direction)
+    for number, call in enumerate(found.values()):
+        assert len(waits) == number
+        jax.block_until_ready(call())
+    assert len(waits) == len(found)

@@ -43,16 +43,23 @@ def test_short_calls_are_repeated(monkeypatch):
     assert times["a"].median == pytest.approx(1e3 * timing.LEAST_SAMPLE / 8)
 
 
-def test_an_accelerator_is_given_many_calls_at_once(monkeypatch):
+@pytest.mark.parametrize(
+    ("cost", "at_once"), [(1e-4, timing.IN_FLIGHT), (timing.FILLED / 3.5, 4), (1.0, 1)]
+)
+def test_an_accelerator_is_given_many_short_calls_at_once(cost, at_once, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     waits = []
     monkeypatch.setattr(jax, "block_until_ready", waits.append)
-    clock = Clock(monkeypatch, {"a": 1.0})
+    clock = Clock(monkeypatch, {"a": cost})
     times = timing.times({"a": clock.call("a")}, seconds=0)
-    calls_a_round = 1 + timing.IN_FLIGHT
-    assert len(clock.order) == 2 + timing.MIN_ROUNDS * calls_a_round
+    assert len(clock.order) == 2 + timing.MIN_ROUNDS * (1 + at_once)
     assert len(waits) == 2 + timing.MIN_ROUNDS * 2
-    assert times["a"].median == pytest.approx(1000)
+    assert times["a"].median == pytest.approx(1e3 * cost)
+
+
+def test_programs_are_compiled_for_the_same_arguments():
+    found = timing.compiled({"a": jax.numpy.add, "b": jax.numpy.multiply}, 2, 3)
+    assert [(name, program(2, 3)) for name, program in found.items()] == [("a", 5), ("b", 6)]
 
 
 def test_summary_is_median_and_quartiles_in_milliseconds():
