@@ -1,12 +1,18 @@
 """Saves the state of runs while they train, and restores it."""
 
+import contextlib
 import dataclasses
 import functools
+import gc
+import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
+from absl import logging
 
 from .errors import say
 from .files import free_path
@@ -43,6 +49,7 @@ class Checkpoints:
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         self._folder.mkdir(parents=True, exist_ok=True)
+        logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, with tracebacks
         options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -51,27 +58,31 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps()) if self._folder.exists() else []
         while steps:
             step = steps.pop()
-            try:
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        arrays=ocp.args.StandardRestore(arrays), progress=ocp.args.JsonRestore()
-                    ),
-                )
-                restored = Progress.from_json(found.progress)
-                if (restored.regularizer, restored.runs) != (progress.regularizer, progress.runs):
-                    raise ValueError("it is of other runs")
-            except Exception as error:  # Orbax raises many kinds
-                kept = free_path(self._folder, "damaged")
-                (self._folder / str(step)).replace(kept)
-                self._manager.reload()
-                instead = f"step {steps[-1]}" if steps else "the start"
-                why = f"{kept} cannot be used: {_why(error)}"
-                say(f"warning: training goes on from {instead}, because {why}")
-            else:
+            found = self._read(step, arrays, progress)
+            if not isinstance(found, str):
                 self._last = step
-                return found.arrays, restored
+                return found
+            kept = free_path(self._folder, "damaged")
+            (self._folder / str(step)).replace(kept)
+            self._manager.reload()
+            instead = f"step {steps[-1]}" if steps else "the start"
+            say(f"warning: training goes on from {instead}, because {kept} cannot be used: {found}")
         return arrays, progress
+
+    def _read(self, step: int, arrays: Any, progress: Progress) -> tuple[Any, Progress] | str:
+        """Returns a checkpoint, or why it cannot be used."""
+        args = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(arrays), progress=ocp.args.JsonRestore()
+        )
+        with _silent_finalizers():
+            try:
+                found = self._manager.restore(step, args=args)
+                reached = Progress.from_json(found.progress)
+            except Exception as error:  # Orbax raises many kinds
+                return _why(error)
+        if (reached.regularizer, reached.runs) != (progress.regularizer, progress.runs):
+            return "it is of other runs"
+        return found.arrays, reached
 
     def due(self, step: int) -> bool:
         """Returns whether `every` steps were taken since the last multiple of it was saved."""
@@ -111,4 +122,15 @@ class Checkpoints:
 
 def _why(error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) else None
-    return why or f"{error}".strip().split("\n")[0] or type(error).__name__
+    return why or textwrap.shorten(f"{error}", 200, placeholder=" ...") or type(error).__name__
+
+
+@contextlib.contextmanager
+def _silent_finalizers() -> Iterator[None]:
+    """Silences what Python prints when Orbax leaves half-finished reads behind after an error."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook

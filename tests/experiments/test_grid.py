@@ -4,37 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from experiments import programs, runs
 from experiments.grid import Grid
 from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
-from flax_spatialdrop import linen
 
 from .conftest import make_config
+from .small import Small
 
 RATES = (0.1, 0.2, 0.3)
-
-
-class SmallTagger(nn.Module):
-    """Embedding, dropout and Dense. A grid takes any network, and this one compiles fast."""
-
-    words: int
-    tags: int
-    regularizer: str
-
-    @nn.compact
-    def __call__(self, words, lengths, rate, *, deterministic):
-        x = nn.Embed(self.words, 8)(words)
-        if self.regularizer != "none":
-            x = linen.SpatialDropout1D(rate, deterministic=deterministic)(x)
-        return nn.Dense(self.tags)(x)
-
-
-class Small(Tagging):
-    def network(self, regularizer):
-        return SmallTagger(self.data.record["words"], self.data.record["tags"], regularizer)
 
 
 def ignore(*_):

@@ -1,0 +1,34 @@
+"""An experiment whose networks are small, so that it compiles fast."""
+
+from flax import linen as nn
+
+from experiments import main
+from experiments.tagging.task import Tagging
+from experiments.tasks import TASKS
+from flax_spatialdrop import linen
+
+
+class SmallTagger(nn.Module):
+    """Embedding, dropout and Dense. A grid takes any network, and this one compiles fast."""
+
+    words: int
+    tags: int
+    regularizer: str
+
+    @nn.compact
+    def __call__(self, words, lengths, rate, *, deterministic):
+        x = nn.Embed(self.words, 8)(words)
+        if self.regularizer != "none":
+            x = linen.SpatialDropout1D(rate, deterministic=deterministic)(x)
+        return nn.Dense(self.tags)(x)
+
+
+class Small(Tagging):
+    def network(self, regularizer):
+        return SmallTagger(self.data.record["words"], self.data.record["tags"], regularizer)
+
+
+def run(args):
+    """Runs the program with small networks for the tagging task."""
+    TASKS["tagging"] = Small
+    return main.main(args)

@@ -1,0 +1,133 @@
+"""A run that was killed and resumed ends with the results of a run without a break."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from experiments.interrupt import INTERRUPTED
+
+from . import small
+
+# ml_collections loads a config file in a way that Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+FIELDS = {
+    **{"regularizers": ("none", "SpatialDropout1D"), "rates": (0.1, 0.5), "seeds": 1},
+    **{"batch_size": 8, "epochs": 8, "patience": 8, "steps_per_call": 3, "checkpoint_every": 8},
+}
+LIMIT = 120  # seconds
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes from one that has imported all, so that a start takes no seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([small.__name__])
+    return context
+
+
+@pytest.fixture(scope="module")
+def args(corpus_path):
+    fields = [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    config = ["main", "--config=configs/pos_tagging.py:smoke", *fields]
+    return [*config, f"--config.data.path={corpus_path}"]
+
+
+def play(args, log):
+    """Runs the program in a process of its own."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(1, 2)
+    os._exit(small.run(args))
+
+
+def saved_steps(workdir):
+    """Returns the number of steps that all checkpoints have together."""
+    steps = 0
+    for folder in (workdir / "checkpoints").glob("*"):
+        names = [name for name in os.listdir(folder) if name.isdecimal()]
+        steps += max(map(int, names), default=0)
+    return steps
+
+
+@pytest.fixture
+def run(args, processes, tmp_path):
+    """Runs the program; with `until` it gets a signal once so many steps were saved."""
+    workdir = tmp_path / "out"
+
+    def run(*flags, until=None, number=signal.SIGKILL):
+        log = tmp_path / "log"
+        given = [*args, f"--workdir={workdir}", *flags]
+        process = processes.Process(target=play, args=(given, log))
+        process.start()
+        end = time.monotonic() + LIMIT
+        while until and process.is_alive() and saved_steps(workdir) < until:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.001)
+        if until:
+            os.kill(process.pid, number)
+        process.join(LIMIT)
+        return process.exitcode, log.read_text()
+
+    run.workdir = workdir
+    return run
+
+
+def results(workdir):
+    """Returns the results without times."""
+
+    def timeless(value):
+        if isinstance(value, dict):
+            times = [name for name in value if name == "date" or "seconds" in name]
+            return {name: timeless(part) for name, part in value.items() if name not in times}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+
+    return timeless(json.loads((workdir / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def unbroken(args, processes, tmp_path_factory):
+    """Returns the results of a run without a break."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    process = processes.Process(
+        target=play, args=([*args, f"--workdir={folder / 'out'}"], folder / "log")
+    )
+    process.start()
+    process.join(LIMIT)
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return results(folder / "out")
+
+
+def test_a_run_that_is_killed_twice_ends_as_one_without_a_break(run, unbroken):
+    for flags, until in ((), 20), (("--resume",), 80):
+        code, log = run(*flags, until=until)
+        assert code == -signal.SIGKILL, log
+    code, log = run("--resume")
+    assert code == 0, log
+    assert "warning" not in log
+    assert results(run.workdir) == unbroken
+
+
+def test_a_run_that_ctrl_c_stopped_is_resumed(run, unbroken):
+    """It stops after the call in progress, with a checkpoint of its end."""
+    code, log = run(until=60, number=signal.SIGINT)
+    assert code == INTERRUPTED, log
+    assert f"Results are in {run.workdir}.\n--resume continues this run.\n" in log
+    code, log = run("--resume")
+    assert (code, "warning" in log) == (0, False), log
+    assert results(run.workdir) == unbroken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
+def test_a_run_that_is_killed_at_a_random_step_ends_as_one_without_a_break(run, unbroken, number):
+    step = random.Random(number).randrange(1, 3 * 48)  # of three runs of 48 steps
+    code, log = run(until=step)
+    assert code == -signal.SIGKILL, log
+    code, log = run("--resume")
+    assert (code, "warning" in log) == (0, False), log
+    assert results(run.workdir) == unbroken
