@@ -21,7 +21,7 @@ At a rate of .5, nearly all runs reached the cap of 24 epochs.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer
+from experiments import optimizer, rate_schedule
 
 
 def get_config(variant: str = "characters") -> ConfigDict:
@@ -44,6 +44,7 @@ def get_config(variant: str = "characters") -> ConfigDict:
     config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=5e-3)
+    config.rate_schedule = rate_schedule.defaults()
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()

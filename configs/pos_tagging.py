@@ -36,7 +36,7 @@ all parts work.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer
+from experiments import optimizer, rate_schedule
 
 
 def get_config(variant: str = "tagger") -> ConfigDict:
@@ -61,6 +61,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
     config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=3e-3)
+    config.rate_schedule = rate_schedule.defaults()
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()

@@ -26,7 +26,7 @@ show. "after" chose the lowest rate offered, and "recurrent mask" the highest.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer
+from experiments import optimizer, rate_schedule
 
 
 def get_config(variant: str = "forecast") -> ConfigDict:
@@ -49,6 +49,7 @@ def get_config(variant: str = "forecast") -> ConfigDict:
     config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=5e-4)
+    config.rate_schedule = rate_schedule.defaults()
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()

@@ -1,5 +1,6 @@
 """Trains every (rate, seed) of a regularizer with the same compiled programs."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from .checkpoints import Checkpoints
+from .metrics import Profiler, Writer, memory, throughput
 from .programs import Compiler, Programs, rates_of
 from .runs import Progress, Record, Run, choose_rate, record
 from .task import Task
@@ -25,6 +27,8 @@ class Grid:
     Args:
       task: what to train.
       folder: the folder for checkpoints.
+      metrics: the folder for metrics, or None to write none.
+      profile: the folder for a trace of a few steps, or None to trace nothing.
       resume: whether runs continue from the checkpoints that are there.
       save: called when runs have ended, and before a checkpoint is written.
       check: called with a name before each piece of work. It may raise KeyboardInterrupt.
@@ -35,6 +39,8 @@ class Grid:
         task: Task,
         folder: Path,
         *,
+        metrics: Path | None = None,
+        profile: Path | None = None,
         resume: bool = False,
         save: Callable[[], None] = lambda: None,
         check: Callable[[str], None] = lambda work: None,
@@ -43,6 +49,8 @@ class Grid:
         self._config = task.config
         self._compiler = Compiler(task)
         self._folder = folder
+        self._metrics = metrics
+        self._profiler = Profiler(profile)
         self._resume = resume
         self._save = save
         self._check = check
@@ -61,6 +69,7 @@ class Grid:
         if groups:
             self._check("compiling")
             programs = self._compiler.compile(regularizer, groups[0])
+            self._save()  # moves what is there before metrics are written
         compile_seconds = time.perf_counter() - begin
         for group in groups:
 
@@ -90,11 +99,18 @@ class Grid:
     ) -> list[Record]:
         """Trains runs side by side until all are out of patience, and tests them."""
         config, compiler, runs = self._config, self._compiler, progress.runs
-        name = f"{progress.regularizer}-{runs[0].rate}-{runs[0].seed}"
-        with Checkpoints(self._folder / name, config.checkpoint_every) as checkpoints:
+        names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in runs]
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(
+                Checkpoints(self._folder / names[0], config.checkpoint_every)
+            )
             state, best = compiler.start(progress.regularizer, runs)
             if self._resume:
                 (state, best), progress = checkpoints.restore((state, best), progress)
+            writers = []
+            if self._metrics:
+                folders = [self._metrics / name for name in names]
+                writers = [stack.enter_context(Writer(to, progress.step)) for to in folders]
             begin = time.perf_counter() - progress.seconds
 
             def save() -> None:
@@ -110,18 +126,29 @@ class Grid:
                 except KeyboardInterrupt:
                     save()
                     raise
-                state, losses = programs.steps[keys.shape[1]](state, rates, batches, keys)
-                batches, keys = next(feed)  # while the device trains
-                progress.add(np.asarray(losses))
+                start, counted = time.perf_counter(), batches.counted
+                with self._profiler():
+                    state, outputs = programs.steps[keys.shape[1]](state, rates, batches, keys)
+                    batches, keys = next(feed)  # while the device trains
+                    losses = np.asarray(outputs)
+                cost = {**throughput(time.perf_counter() - start, counted), **memory()}
+                rows = [{"loss": loss, **cost} for loss in losses.mean(1)]
+                progress.add(losses)
                 if progress.step % compiler.steps == 0:
                     epoch = np.full(len(runs), len(progress.scores) + 1, np.int32)
-                    best, scores = programs.validate(state.params, best, rates, epoch)
+                    now = compiler.rates(runs, progress.step)
+                    best, scores = programs.validate(state.params, best, now, epoch)
                     progress.end_epoch(compiler.steps, np.asarray(scores))
                     progress.seconds = time.perf_counter() - begin
+                    for row, last in zip(rows, progress.last_epoch(), strict=True):
+                        row.update(last)
                     report(progress)
+                for writer, row in zip(writers, rows, strict=False):  # there may be no writers
+                    writer.write(progress.step, row)
                 if checkpoints.due(progress.step):
                     save()
-            scores, shown = jax.device_get(programs.test(best.params, rates))
+            then = compiler.rates(runs, compiler.steps * np.asarray(best.epoch))
+            scores, shown = jax.device_get(programs.test(best.params, then))
             progress.seconds = time.perf_counter() - begin
             checkpoints.finish((state, best), progress)
         ends = np.asarray(best.epoch), scores, [None] * len(runs) if shown is None else shown

@@ -6,8 +6,8 @@
 
 `--config.FIELD=VALUE` overrides a field of the config. `--workdir` is the folder for results; the
 default is runs/NAME_OF_THE_CONFIG. `--resume` continues a run that was stopped or killed, and gives
-the same results as without the break. A config is a Python file that this program runs, so use only
-files that you trust.
+the same results as without the break. `--profile` writes a trace of a few steps. A config is a
+Python file that this program runs, so use only files that you trust.
 """
 
 import sys
@@ -62,6 +62,8 @@ def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console
         grid = Grid(
             task,
             workdir.checkpoints,
+            metrics=workdir.metrics,
+            profile=workdir.profile if options.profile else None,
             resume=workdir.resumed,
             save=lambda: workdir.save(results),
             check=check,

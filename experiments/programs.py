@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from . import optimizer
+from . import optimizer, rate_schedule
 from .runs import Run
 from .task import Split, Task, batches
 from .train import (
@@ -60,6 +61,7 @@ class Compiler:
         self.call_steps = min(config.steps_per_call or self.steps, self.steps)
         self._task = task
         self._optimizer = optimizer.make(config.optimizer, config.epochs * self.steps)
+        self._rate_at = partial(rate_schedule.scheduled, config.rate_schedule)
         self._order = jax.jit(make_order(examples, config.batch_size))
         self._inits: dict[str, Callable[..., tuple[TrainState, Best]]] = {}
         self._validation = jax.device_put(batches(task.data.validation, EVALUATION_BATCH))
@@ -72,6 +74,10 @@ class Compiler:
             init = make_init(self._task, plain, self._optimizer)
             self._inits[plain] = jax.jit(_per_run(init))
         return self._inits[plain](np.array([run.seed for run in runs], np.int32))
+
+    def rates(self, runs: list[Run], steps: Any) -> np.ndarray:
+        """Returns the rates of runs, each after a number of steps: [run]."""
+        return np.asarray(self._rate_at(rates_of(runs), steps))
 
     def feed(self, runs: list[Run], step: int = 0) -> Iterator[tuple[Split, np.ndarray]]:
         """Yields the batches and the key data of every call, from a step on: [run, step, ...].
@@ -96,7 +102,7 @@ class Compiler:
 
         Ahead-of-time compilation makes sure that no later call compiles again.
         """
-        step = make_step(make_loss(self._task, regularizer), self._optimizer)
+        step = make_step(make_loss(self._task, regularizer), self._optimizer, self._rate_at)
         state, best = self.start(regularizer, runs)
         rates, calls = rates_of(runs), -(-self.steps // self.call_steps)
         inputs = itertools.islice(self.feed(runs), calls)  # the last call may have fewer steps

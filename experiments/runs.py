@@ -55,6 +55,14 @@ class Progress:
         self.scores.append(scores.tolist())
         self.loss_sums = [0.0] * len(self.runs)
 
+    def last_epoch(self) -> list[dict[str, float]]:
+        """Returns the metrics of the last epoch of each run."""
+        pairs = zip(self.losses[-1], self.scores[-1], strict=True)
+        return [
+            {"epoch": len(self.scores), "epoch_loss": loss, "validation_score": score}
+            for loss, score in pairs
+        ]
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
         """Returns what `dataclasses.asdict` and JSON have kept."""
@@ -95,7 +103,7 @@ def record(
         "validation_score": None if diverged else scores[best_epoch - 1],
         "validation_curve": scores,
         "train_loss": losses,
-        "test_score": finite_or_none(test),
+        "test_score": None if diverged else finite_or_none(test),
         "seconds": progress.seconds / len(progress.runs),
     }
     if shown is not None and run.seed == 0:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from . import checks, optimizer
+from . import checks, optimizer, rate_schedule
 from .errors import InputError
 from .tasks import TASKS
 
 SIZES = ("seeds", "batch_size", "epochs", "patience")
 INTERVALS = ("steps_per_call", "checkpoint_every")
 DTYPES = ("float32", "bfloat16")
-PARTS = ("data", "optimizer")
+PARTS = ("data", "optimizer", "rate_schedule")
 FIELDS = ("name", "task", "regularizers", "rates", "dtype", *PARTS, *SIZES, *INTERVALS)
 
 
@@ -26,10 +26,12 @@ class Options(NamedTuple):
     Attributes:
       workdir: the folder for results.
       resume: whether to continue what is there.
+      profile: whether to trace a few steps.
     """
 
     workdir: Path
     resume: bool
+    profile: bool
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
@@ -37,6 +39,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue what is in the workdir.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Trace a few steps.", flag_values=values)
     try:
         config_flags.DEFINE_config_file(
             "config", None, "The file of the config.", flag_values=values, sys_argv=argv
@@ -73,7 +76,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     if len(rest) > 1:
         raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
     workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
-    return config, Options(Path(workdir), values.resume)
+    return config, Options(Path(workdir), values.resume, values.profile)
 
 
 def check(config: ConfigDict) -> None:
@@ -98,6 +101,7 @@ def check(config: ConfigDict) -> None:
     checks.at_least(0, "config", config, INTERVALS)
     checks.one_of("config.dtype", config.dtype, DTYPES)
     optimizer.check(config.optimizer)
+    rate_schedule.check(config.rate_schedule)
     task.check(config)
     try:
         json.dumps(config.to_dict(), allow_nan=False)

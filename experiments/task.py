@@ -74,6 +74,8 @@ class Metric(NamedTuple):
 
     def text(self, score: float) -> str:
         """Writes a score with its unit."""
+        if not np.isfinite(score):
+            return "diverged"
         return f"{self.scale * score:.{self.digits}f} {self.unit}"
 
 

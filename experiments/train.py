@@ -89,16 +89,20 @@ def make_loss(task: Task, regularizer: str) -> Loss:
     return loss
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Step:
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    rate_at: Callable[[jax.Array, jax.Array], jax.Array] = lambda rate, step: rate,
+) -> Step:
     """Returns `step(state, rate, batch, key) -> state, loss`, one step of the optimizer.
 
-    The rate is an argument, so one compile serves all rates.
+    The rate is an argument, so one compile serves all rates. A step drops at rate_at(rate, step).
     """
 
     def step(
         state: TrainState, rate: jax.Array, batch: Any, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        value, grads = jax.value_and_grad(loss)(state.params, rate, batch, key)
+        value, grads = jax.value_and_grad(loss)(state.params, rate_at(rate, state.step), batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), value

@@ -22,7 +22,7 @@ class Workdir:
 
     Attributes:
       path: the folder.
-      checkpoints: the folder in it for checkpoints.
+      checkpoints, metrics, profile: the folders in it for these.
       resumed: whether the folder holds the beginning of this run.
     """
 
@@ -30,6 +30,8 @@ class Workdir:
         prepare(path)
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics"
+        self.profile = path / "profile"
         self.resumed = False
 
     @contextlib.contextmanager
@@ -75,10 +77,11 @@ class Workdir:
         texts = report.texts(results)
         if not self.resumed:
             folder = free_path(self.path, "earlier")
-            for name in (*report.FILES, *FIGURES, self.checkpoints.name):
-                if (self.path / name).exists():
+            files = [self.path / name for name in (*report.FILES, *FIGURES)]
+            for path in (*files, self.checkpoints, self.metrics, self.profile):
+                if path.exists():
                     folder.mkdir(exist_ok=True)
-                    (self.path / name).replace(folder / name)
+                    path.replace(folder / path.name)
             self.resumed = True
         for name, text in texts.items():
             replace_text(self.path / name, text)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import programs, runs
+from experiments import metrics, programs, runs
 from experiments.grid import Grid
 from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
@@ -30,7 +30,10 @@ def small_config(corpus_path, **fields):
 
 @pytest.fixture(scope="module")
 def trained(corpus_path, tmp_path_factory):
-    """A result, the number of traces of a step, the progress shown, and how often it was saved."""
+    """A result, the number of traces of a step, the progress shown, and how often it was saved.
+
+    The last value is the folder of the metrics and of a trace.
+    """
     traces, shares, saves = [], [], []
 
     def counting(*args):
@@ -46,15 +49,17 @@ def trained(corpus_path, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "make_step", counting)
         task = Small(small_config(corpus_path))
-        grid = Grid(task, tmp_path_factory.mktemp("grid"), save=lambda: saves.append(1))
+        folder = tmp_path_factory.mktemp("grid")
+        folders = {"metrics": folder / "metrics", "profile": folder / "profile"}
+        grid = Grid(task, folder / "checkpoints", **folders, save=lambda: saves.append(1))
         result = grid.train("SpatialDropout1D", [], lambda share, *_: shares.append(share))
-    return result, len(traces), shares, len(saves)
+    return result, len(traces), shares, len(saves), folder
 
 
 def test_all_rates_and_seeds_are_traced_once(trained):
-    result, traces, _, saves = trained
+    result, traces, _, saves, _ = trained
     assert traces == 1
-    assert saves == 6
+    assert saves == 1 + 6  # before the training, and after each run
     pairs = [(run["rate"], run["seed"]) for run in result["runs"]]
     assert pairs == list(itertools.product(RATES, range(2)))
 
@@ -84,9 +89,67 @@ def test_progress_grows(trained):
     assert 0 < shares[0] < shares[-1] <= 1
 
 
-@pytest.mark.parametrize("call", [2, 3, 100])
+def test_every_call_of_every_run_has_a_row_of_metrics(trained):
+    """A call is an epoch here, of 6 steps of 8 sentences."""
+    for run in trained[0]["runs"]:
+        folder = trained[4] / "metrics" / f"SpatialDropout1D-{run['rate']}-{run['seed']}"
+        rows = metrics.read(folder)
+        assert [row["step"] for row in rows] == [6 * row["epoch"] for row in rows]
+        assert [row["validation_score"] for row in rows] == run["validation_curve"]
+        assert [row["epoch_loss"] for row in rows] == run["train_loss"]
+        for row in rows:
+            assert row["loss"] == pytest.approx(row["epoch_loss"])
+            assert row["examples_per_second"] == pytest.approx(8 * row["steps_per_second"])
+            assert row["tokens_per_second"] > row["examples_per_second"]
+            assert row["process_peak_bytes"] > 1e7
+            assert not row["diverged"]
+
+
+def test_a_trace_is_of_one_call(trained):
+    assert len(list((trained[4] / "profile").rglob("*.xplane.pb"))) == 1
+
+
+def test_a_resumed_run_has_a_row_for_every_call(corpus_path, tmp_path):
+    """The run is stopped after 2 of 6 calls, in the first of two epochs.
+
+    A row that is newer than the checkpoint is written again.
+    """
+    config, checks = small_config(corpus_path, epochs=2, patience=2, rates=(0.5,), seeds=1), []
+    config.update({"steps_per_call": 2, "checkpoint_every": 2})
+
+    def stop(work):
+        checks.append(work)
+        if len(checks) == 4:  # the first is for compiling
+            raise KeyboardInterrupt
+
+    folders = {"folder": tmp_path, "metrics": tmp_path / "metrics"}
+    with pytest.raises(KeyboardInterrupt):
+        Grid(Small(config), **folders, check=stop).train("SpatialDropout1D", [], ignore)
+    folder = tmp_path / "metrics" / "SpatialDropout1D-0.5-0"
+    assert [row["step"] for row in metrics.read(folder)] == [2, 4]
+    with metrics.Writer(folder, 4) as writer:
+        writer.write(6, {"loss": 7.0})
+    Grid(Small(config), **folders, resume=True).train("SpatialDropout1D", [], ignore)
+    rows = metrics.read(folder)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert [row.get("epoch") for row in rows] == [None, None, 1, None, None, 2]
+    assert rows[2]["loss"] != 7.0
+
+
+def test_the_rate_follows_its_schedule(corpus_path, tmp_path):
+    """The rate is 0 in the first two of three epochs, so the runs differ in the last alone."""
+    config = small_config(corpus_path, rates=RATES[:2], seeds=1, epochs=3, patience=3)
+    config.rate_schedule.update({"name": "late", "steps": 12})
+    config.optimizer.update({"name": "adamw", "weight_decay": 0.1, "clip_norm": 1.0})
+    config.optimizer.update({"schedule": "cosine", "warmup_steps": 2, "accumulate": 2})
+    first, second = Grid(Small(config), tmp_path).train("SpatialDropout1D", [], ignore)["runs"]
+    assert first["train_loss"][:2] == second["train_loss"][:2]
+    assert first["train_loss"][2] != second["train_loss"][2]
+
+
+@pytest.mark.parametrize("call", [4, 100])
 def test_the_steps_of_a_call_do_not_change_a_run(corpus_path, tmp_path, trained, call):
-    """An epoch has 4 steps, so a call of 3 leaves 1."""
+    """An epoch has 6 steps, so a call of 4 leaves 2."""
     config = small_config(corpus_path, steps_per_call=call, rates=RATES[:1], seeds=1)
     grid = Grid(Small(config), tmp_path)
     [run] = grid.train("SpatialDropout1D", [], ignore)["runs"]

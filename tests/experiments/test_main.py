@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from experiments import figure, main
+from experiments import figure, main, metrics
 from experiments.grid import Grid
 
 # ml_collections loads a config file in a way that Python deprecates.
@@ -36,7 +36,7 @@ def load(tmp_path):
 
 @pytest.mark.slow
 def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
-    assert main.main(args) == 0
+    assert main.main([*args, "--profile"]) == 0
     out = capsys.readouterr().out
     assert "most frequent tag" in out
     assert "SpatialDropout1D: " in out
@@ -46,7 +46,7 @@ def test_a_small_experiment_from_end_to_end(args, tmp_path, capsys):
     assert results["config"]["rates"] == [0.5]
     assert len(results["regularizers"]["SpatialDropout1D"]["runs"]) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "results.json", "results.md", "results.png",
+        "metrics", "profile", "results.json", "results.md", "results.png",
     ]  # fmt: skip
 
 
@@ -170,6 +170,7 @@ def test_a_run_that_diverges_says_so_everywhere(args, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "none: diverged, so there is nothing to compare." in out
     assert "SpatialDropout1D: 2 of 2 runs diverged (rate 0.5)" in out
+    assert re.search(r"SpatialDropout1D: 100 %  loss \S+  validation diverged\n", out)
     text = (tmp_path / "out" / "results.json").read_text()
     results = json.loads(text, parse_constant=pytest.fail)
     for result in results["regularizers"].values():
@@ -181,6 +182,9 @@ def test_a_run_that_diverges_says_so_everywhere(args, tmp_path, capsys):
         tmp_path / "out" / "results.md"
     ).read_text("utf-8")
     assert (tmp_path / "out" / "results.png").exists()
+    last = metrics.read(tmp_path / "out" / "metrics" / "SpatialDropout1D-0.5-1")[-1]
+    assert last["validation_score"] is None
+    assert last["diverged"]
 
 
 def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
@@ -244,7 +248,7 @@ def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
     assert results["missing"] == []
     assert all("shown" in result["runs"][0] for result in results["regularizers"].values())
     assert sorted(path.name for path in workdir.iterdir()) == [
-        "forecast.png", "results.json", "results.md", "results.png",
+        "forecast.png", "metrics", "results.json", "results.md", "results.png",
     ]  # fmt: skip
 
 
@@ -263,5 +267,5 @@ def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
     assert results["missing"] == []
     assert 1 < results["baseline_test_score"] < results["data"]["characters"]
     assert sorted(path.name for path in workdir.iterdir()) == [
-        "results.json", "results.md", "results.png",
+        "metrics", "results.json", "results.md", "results.png",
     ]  # fmt: skip

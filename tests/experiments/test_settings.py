@@ -26,7 +26,7 @@ def test_fields_are_overridden_and_the_workdir_is_named_after_the_config():
         f"{CONFIG}:smoke", "--config.rates=(0.25,)", "--config.data.min_count=7"
     )
     assert (config.rates, config.data.min_count) == ((0.25,), 7)
-    assert options == (Path("runs/pos_tagging-smoke"), False)
+    assert options == (Path("runs/pos_tagging-smoke"), False, False)
     assert parse(CONFIG, "--resume")[1].resume
 
 
@@ -83,6 +83,10 @@ def test_every_variant_passes_its_own_checks(variant):
                 f"config.{field} must be at least 0: got -1",
             )
             for field in ("steps_per_call", "checkpoint_every")
+        ),
+        (
+            [CONFIG, "--config.rate_schedule.steps=0"],
+            "config.rate_schedule.steps must be at least 1: got 0",
         ),
         (
             [CONFIG, "--config.rates=(0.1,1.5)"],
@@ -175,7 +179,7 @@ AWKWARD = (
 ALL = [
     (configs, part, field)
     for configs in (pos_tagging, language_model, weather_forecast)
-    for part in ("", "data", "optimizer")
+    for part in ("", "data", "optimizer", "rate_schedule")
     for field in [*(configs.get_config()[part] if part else configs.get_config()), "new"]
 ]
 

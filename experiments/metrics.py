@@ -1,0 +1,129 @@
+"""The metrics of a run: lines of JSON, and the same numbers for TensorBoard."""
+
+import contextlib
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from .files import replace_text
+from .task import Array
+
+LINES = "metrics.jsonl"
+
+
+class Writer:
+    """Writes a row of numbers for a step, at once, to a folder of its own.
+
+    tensorboardX's SummaryWriter is not used: it writes in a thread, so a kill loses rows, and it
+    waits forever if the disk is full.
+    """
+
+    def __init__(self, folder: Path, step: int = 0):
+        """Opens the files of a run that goes on after `step`. Rows of later steps are removed."""
+        self._folder = folder
+        rows = [row for row in read(folder) if row["step"] <= step]
+        replace_text(folder / LINES, "".join(map(_line, rows)))
+        with self._named_errors():
+            self._events = EventsWriter(str(folder / "events"), f".{step}")
+            # TensorBoard removes what earlier files hold of later steps.
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=step + 1, session_log=start))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes a row. JSON has no NaN, so a value that is not finite becomes null there."""
+        finite = {name: _finite_or_none(value) for name, value in values.items()}
+        row = {"step": step, "time": time.time(), **finite, "diverged": None in finite.values()}
+        with self._named_errors():
+            with (self._folder / LINES).open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+            event = Event(wall_time=row["time"], step=step)
+            for name, value in values.items():
+                event.summary.value.add(tag=name, simple_value=float(value))
+            self._events.write_event(event)
+            self._events.flush()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._named_errors():
+            self._events.close()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise OSError(f"cannot write metrics to {self._folder}: {why}") from error
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows in the folder of a run, without a last one that was cut off."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in (folder / LINES).read_text("utf-8").splitlines():
+            rows.append(json.loads(line))
+    return rows
+
+
+def throughput(seconds: float, counted: Array) -> dict[str, float]:
+    """Returns the steps and examples per second of a run, and tokens if examples consist of them.
+
+    `counted` is that of the batches: [run, step, example] or [run, step, example, token].
+    """
+    runs, steps, examples = counted.shape[:3]
+    counts = {"steps": steps, "examples": steps * examples}
+    if counted.ndim > 3:
+        counts["tokens"] = counted.sum() / runs
+    return {f"{name}_per_second": float(count / seconds) for name, count in counts.items()}
+
+
+def memory() -> dict[str, float]:
+    """Returns the most bytes that a device has used, or the process where devices do not tell."""
+    told = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+    if told:
+        return {"device_peak_bytes": max(stats["peak_bytes_in_use"] for stats in told)}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"process_peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+
+class Profiler:
+    """Traces the second of several pieces of work, because the first one may compile."""
+
+    def __init__(self, folder: Path | None):
+        """With None, traces nothing."""
+        self._folder = folder
+        self._pieces = 0
+
+    def __call__(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context for a piece of work, which must have ended before the context does."""
+        self._pieces += 1
+        if self._folder is None or self._pieces != 2:
+            return contextlib.nullcontext()
+        return jax.profiler.trace(self._folder)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _finite_or_none(value: float) -> float | None:
+    if isinstance(value, int):
+        return value
+    return float(value) if math.isfinite(value) else None
