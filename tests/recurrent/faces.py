@@ -157,11 +157,26 @@ VARIANTS = [
     if not (variant == "zoneout" and per_gate)
     if not (variant == "no_memory_loss" and kind == "GRU" and per_gate)
 ]
-each_variant = pytest.mark.parametrize(
-    ("kind", "options"),
-    VARIANTS,
-    ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())),
-)
+# Each kind, each variant, and masks per gate with and without memory loss: for tests of what does
+# not depend on how a kind and a variant are combined.
+SOME_VARIANTS = [
+    ("LSTM", {"variant": "variational", "per_gate": True}),
+    ("LSTM", {"variant": "zoneout", "per_gate": False}),
+    ("LSTM", {"variant": "no_memory_loss", "per_gate": True}),
+    ("GRU", {"variant": "no_memory_loss", "per_gate": False}),
+    ("SimpleRNN", {"variant": "variational", "per_gate": False}),
+]
+
+
+def _each(variants):
+    return pytest.mark.parametrize(
+        ("kind", "options"),
+        variants,
+        ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())),
+    )
+
+
+each_variant, some_variants = _each(VARIANTS), _each(SOME_VARIANTS)
 
 
 def assert_close(actual, expected, tolerance=1e-6):

@@ -1,5 +1,7 @@
 """RNN: with cells of Flax it equals our own layers; it also runs cells of users."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -74,8 +76,15 @@ def linen_pair(kind, **options):
     return *layers, jax.tree.map(lambda w: w + 0.1, params)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("variant", ["variational", "zoneout"])
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [
+        ("LSTM", "variational"),
+        ("LSTM", "zoneout"),
+        ("GRU", "zoneout"),
+        ("SimpleRNN", "variational"),
+    ],
+)
 def test_around_flax_s_cells_it_is_our_own_layer(kind, variant):
     """Compares masks, outputs, carry and gradients, with padding and in both directions."""
     around, own, params = linen_pair(kind, **BOTH, variant=variant)
@@ -90,10 +99,11 @@ def test_around_flax_s_cells_it_is_our_own_layer(kind, variant):
             run_linen(layer, params, masks, return_carry=True, **options) for layer in (around, own)
         )
         assert_close(found, expected, 1e-5)
-    gradients = [
-        jax.grad(lambda p, m=m: (run_linen(m, p, masks, seq_lengths=LENGTHS) ** 2).sum())(params)
-        for m in (around, own)
-    ]
+
+    def loss(params, layer):
+        return (run_linen(layer, params, masks, seq_lengths=LENGTHS) ** 2).sum()
+
+    gradients = [jax.jit(jax.grad(partial(loss, layer=m)))(params) for m in (around, own)]
     assert_close(*gradients, 1e-4)
     assert_close(run_linen(around, params), run_linen(own, params), 1e-5)
 

@@ -18,13 +18,14 @@ from .faces import (
     each_variant,
     one_face,
     random_bits_inside_scans,
+    some_variants,
 )
 
 LENGTHS = jnp.array([11, 1, 7, 0])
 
 
 @one_face
-@each_variant
+@some_variants
 def test_gradients_are_those_of_a_plain_scan(face, kind, options, monkeypatch):
     """Compares gradients of parameters and inputs to those of the loop without the custom JVP."""
     layer = face(kind, **BOTH, **options)
@@ -55,7 +56,7 @@ def test_no_random_bits_inside_the_loop(face, kind, options):
 
 
 @one_face
-@each_variant
+@some_variants
 def test_padding_changes_nothing(face, kind, options):
     layer = face(kind, **BOTH, **options)
     masks = layer.masks(X, clone(KEY))
