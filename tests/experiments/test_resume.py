@@ -7,8 +7,11 @@ import random
 import signal
 import time
 
+import jax
 import pytest
+from matplotlib.figure import Figure
 
+from experiments import figure
 from experiments.interrupt import INTERRUPTED
 
 from . import small
@@ -38,10 +41,13 @@ def args(corpus_path):
     return [*config, f"--config.data.path={corpus_path}"]
 
 
-def play(args, log):
-    """Runs the program in a process of its own."""
+def play(args, log, cache):
+    """Runs the program in a process of its own, with what other processes have compiled."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    figure.draw = lambda results: Figure()
     os._exit(small.run(args))
 
 
@@ -54,15 +60,20 @@ def saved_steps(workdir):
     return steps
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def run(args, processes, tmp_path):
+def run(args, processes, cache, tmp_path):
     """Runs the program; with `until` it gets a signal once so many steps were saved."""
     workdir = tmp_path / "out"
 
     def run(*flags, until=None, number=signal.SIGKILL):
         log = tmp_path / "log"
         given = [*args, f"--workdir={workdir}", *flags]
-        process = processes.Process(target=play, args=(given, log))
+        process = processes.Process(target=play, args=(given, log, cache))
         process.start()
         end = time.monotonic() + LIMIT
         while until and process.is_alive() and saved_steps(workdir) < until:
@@ -90,12 +101,11 @@ def results(workdir):
 
 
 @pytest.fixture(scope="module")
-def unbroken(args, processes, tmp_path_factory):
+def unbroken(args, processes, cache, tmp_path_factory):
     """Returns the results of a run without a break."""
     folder = tmp_path_factory.mktemp("unbroken")
-    process = processes.Process(
-        target=play, args=([*args, f"--workdir={folder / 'out'}"], folder / "log")
-    )
+    given = [*args, f"--workdir={folder / 'out'}"]
+    process = processes.Process(target=play, args=(given, folder / "log", cache))
     process.start()
     process.join(LIMIT)
     assert process.exitcode == 0, (folder / "log").read_text()
