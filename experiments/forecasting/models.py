@@ -49,7 +49,6 @@ class RecurrentForecaster(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps weather [batch, time, channel] to changes in degrees [batch]."""
-        x = x.astype(self.dtype)
         if self.places.before:
             x = linen.Dropout(rate, deterministic=deterministic)(x)
         inside: dict[str, Any] = dict.fromkeys(self.places.inside, rate)

@@ -226,7 +226,8 @@ def test_a_run_with_a_score_that_is_no_number_has_diverged(wrong):
     sound, diverged = (runs.record(progress, lane, 9, 1, 0.5, None) for lane in range(2))
     assert not sound["diverged"]
     assert diverged["diverged"]
-    assert diverged["validation_score"] is None
+    assert sound["test_score"] == 0.5
+    assert diverged["validation_score"] is diverged["test_score"] is None
     assert diverged["validation_curve"] == [0.5, None]
 
 

@@ -60,20 +60,22 @@ def test_resume_continues_the_results_that_are_there(results, workdir):
     assert {file.name for file in workdir.path.iterdir()} == {"results.json", "results.md"}
 
 
-def test_without_resume_earlier_results_and_checkpoints_move(results, workdir, capsys):
+def test_without_resume_all_of_an_earlier_run_moves(results, workdir, capsys):
     workdir.save(results)
-    (workdir.checkpoints / "Dropout-0.5-0").mkdir(parents=True)
+    folders = workdir.checkpoints, workdir.metrics, workdir.profile
+    for folder in folders:
+        (folder / "Dropout-0.5-0").mkdir(parents=True)
     (workdir.path / "notes.txt").touch()
     again = Workdir(workdir.path)
     assert again.begin(start(results), resume=False) == start(results)
     sentence = f"This starts anew, but --resume would continue the run in {workdir.path}.\n"
     assert capsys.readouterr().err == sentence
-    assert workdir.checkpoints.exists()  # until there is something to save
+    assert all(folder.exists() for folder in folders)  # until there is something to save
     again.save(start(results))
     earlier = workdir.path / "earlier-1"
     assert json.loads((earlier / "results.json").read_text()) == results
-    assert (earlier / "checkpoints" / "Dropout-0.5-0").exists()
-    assert not workdir.checkpoints.exists()
+    assert all((earlier / folder.name / "Dropout-0.5-0").exists() for folder in folders)
+    assert not any(folder.exists() for folder in folders)
     assert (workdir.path / "notes.txt").exists()
 
 
