@@ -29,7 +29,8 @@ from ._ops.path import drop_path, residual_drop_path
 from ._ops.spans import span_mask, spec_augment
 from ._ops.tokens import embedding_dropout, token_dropout
 from ._ops.weights import drop_connect
-from ._random.mask import fast_key, mask_block, sample_mask
+from ._random.keys import fast_key, fold_in_axes
+from ._random.mask import mask_block, sample_mask
 from ._rates import linear_rates, rate_of_each
 from ._recurrent.functions import recurrent_dropout, recurrent_masks, zoneout
 from ._recurrent.spec import RecurrentMasks
@@ -60,6 +61,7 @@ __all__ = [
     "fast_key",
     "feature_alpha_dropout",
     "feature_dropout",
+    "fold_in_axes",
     "gaussian_dropout",
     "head_dropout",
     "linear_rates",

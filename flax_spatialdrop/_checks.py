@@ -227,6 +227,18 @@ def check_name(value: Any, name: str) -> str:
     return value
 
 
+def check_axis_names(names: Any, name: str) -> tuple[str, ...]:
+    """Returns the names of mapped axes, given as one name or as a sequence of different names."""
+    found = (names,) if isinstance(names, str) else names
+    if not is_sequence(found) or not all(isinstance(axis, str) for axis in found):
+        raise TypeError(
+            f"{name} must be the name of a mapped axis, or a tuple of names: got {shown(names)}"
+        )
+    if len({*found}) < len(found):
+        raise ValueError(f"{name} must name each axis once: got {shown(names)}")
+    return tuple(found)
+
+
 def check_callable(value: Any, name: str, what: str) -> Callable[..., Any]:
     """Returns a callable value; `what` describes it in the message, as in "a function of a key"."""
     if not callable(unboxed(value)):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ._apply import Recipe, drop, needs_key
 from ._checks import (
+    check_axis_names,
     check_batch_dims,
     check_callable,
     check_choice,
@@ -32,6 +33,7 @@ from ._ops.inputs import Inputs
 from ._ops.noise import check_alpha
 from ._ops.patches import Patches, check_rate_of_patches, count_patches, keep_patches
 from ._ops.path import Block, check_branch
+from ._random.keys import fold_in
 from ._recurrent.spec import Variant, check_merge, check_unroll
 from ._scaling import explained, scaled
 from ._summary import Call, Use, note
@@ -40,6 +42,7 @@ from ._typing import Array, DataFormat, Key, Rate, ResidualMode, Shape
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "branch": lambda value, _: check_branch(value),
     "alpha": check_alpha,
+    "axis_name": check_axis_names,
     "rate": check_rate,
     "rng_collection": check_name,
     "noise_shape": partial(check_sequence, what="a tuple with one entry per axis of x"),
@@ -108,6 +111,12 @@ def check_options(module: Any, options: Iterable[str], advice: str) -> None:
             checked = checks[name](value, name) if name in checks else value
         if isinstance(checked, bool) and checked is not value:  # a bool of NumPy or JAX
             setattr(module, name, checked)
+
+
+def along_axes(key: Key, module: Any) -> Key:
+    """Returns the key of a call, folded along the mapped axes that the module names."""
+    names = getattr(module, "axis_name", None)  # Flax's own layers, which run here too, have none
+    return key if key is None or names is None else fold_in(key, names, "axis_name")
 
 
 @cache

@@ -18,6 +18,9 @@ Rate: TypeAlias = float | jax.Array | np.ndarray
 Shape: TypeAlias = tuple[int, ...]
 """The sizes of an array, or of a part of it."""
 
+AxisNames: TypeAlias = str | Sequence[str]
+"""The names of mapped axes, such as those of a shard_map's mesh: one name or a sequence of them."""
+
 NoiseShape: TypeAlias = Sequence[int | None]
 """The shape of a mask, one entry per axis of x: 1 where the axis shares a draw, otherwise its size
 or None."""

@@ -25,6 +25,7 @@ TOOLS = {  # functions that are not regularizers
     "apply_mask",
     "explain",
     "fast_key",
+    "fold_in_axes",
     "linear_rates",
     "mask_block",
     "monte_carlo",

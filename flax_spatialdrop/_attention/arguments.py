@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_array, check_callable, check_switch, shown
-from .._typing import Array, NoiseShape, Rate, Shape
+from .._typing import Array, AxisNames, NoiseShape, Rate, Shape
 
 
 class Inputs(NamedTuple):
@@ -66,6 +66,9 @@ class DropoutOptions(NamedTuple):
         instead of noise_shape. At most one of the two may be given.
       span: the number of neighboring keys that are dropped together. A span may begin at any key.
         As in `drop_block`, the rate is the expected fraction of weights that are dropped.
+      axis_name: the mapped axes along which masks differ, folded into the key by `fold_in_axes`: a
+        name, a tuple of names or None. Initialize a layer with deterministic=True, if an axis is
+        not bound there.
     """
 
     dropout_rate: Rate
@@ -74,6 +77,7 @@ class DropoutOptions(NamedTuple):
     noise_shape: NoiseShape | None
     broadcast_dims: Sequence[int] | None
     span: int
+    axis_name: AxisNames | None
 
 
 def check_inputs(x: Inputs, promote_dtype: Any, *, grouped: bool = True) -> Inputs:

@@ -39,6 +39,7 @@ from .._ops.blocks import (
     sample_blocks,
     scale_by_position,
 )
+from .._random.keys import fold_in
 from .._random.mask import keep_threshold, words_and_rounds
 from .._random.threefry import mark_as_used
 from .._rates import keep_probability, scale_of
@@ -234,6 +235,8 @@ def weights_dropout(dropout_rng: Key, x: Inputs, options: DropoutOptions) -> Att
             "got dropout_rng=None; pass one, such as jax.random.key(0), or deterministic=True"
         )
     dropout_rng = check_key(dropout_rng, "dropout_rng")
+    if options.axis_name is not None:
+        dropout_rng = fold_in(dropout_rng, options.axis_name, "axis_name")
     # If keys == 1 too, drop values: they are replaced, so a NaN in one reaches no derivative.
     if queries == 1:
         kind: type[AttentionDropout] = ValuesDropped

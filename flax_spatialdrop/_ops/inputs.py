@@ -25,7 +25,8 @@ from .._checks import (
     shown,
     unboxed,
 )
-from .._random.mask import named_keys, sample_mask
+from .._random.keys import named_keys
+from .._random.mask import sample_mask
 from .._random.several import sample_all, sample_some
 from .._random.sharding import explicit_sharding
 from .._typing import Array, Key, Rate, Shape

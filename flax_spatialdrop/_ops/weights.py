@@ -17,7 +17,7 @@ from .._checks import (
     needs_no_key,
     shown,
 )
-from .._random.mask import named_keys
+from .._random.keys import named_keys
 from .._typing import Key, Rate
 
 Weights = TypeVar("Weights")

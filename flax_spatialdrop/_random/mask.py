@@ -11,7 +11,6 @@ All functions draw the same mask from a key, `sample_each` where all probabiliti
     _draw               a part          `mask_block`: it is compiled once for each shape
 """
 
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -37,7 +36,6 @@ from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
 from .threefry import (
-    FAST,
     Index,
     Words,
     can_hash_by_position,
@@ -94,32 +92,6 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
 def sample_each(key: Key, keep: jax.Array) -> jax.Array:
     """Draws mask[i] ~ Bernoulli(keep[i]): `jax.random.bernoulli(key, keep)`."""
     return jax.random.bernoulli(check_key(key), keep)
-
-
-def named_keys(key: Key, names: Sequence[str], what: str) -> dict[str, jax.Array]:
-    """Returns a key for each name, which depends on that name and on no other.
-
-    Unlike Python's hash of a string, crc32 is the same in every process. Messages call the names
-    by `what`, a noun in the plural.
-    """
-    key = check_key(key)
-    mark_as_used(key)
-    name_of: dict[int, str] = {}
-    for name in names:
-        other = name_of.setdefault(_crc32(name, what), name)
-        if other != name:
-            raise ValueError(
-                f"{what} must differ in their crc32, since masks depend on it: "
-                f"got {shown(other)} and {shown(name)}"
-            )
-    return {name: jax.random.fold_in(key, crc32) for crc32, name in name_of.items()}
-
-
-def _crc32(name: str, what: str) -> int:
-    try:
-        return zlib.crc32(name.encode())
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} must be text that UTF-8 can encode: got {shown(name)}") from None
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -188,44 +160,6 @@ def _draw_in_one_pass(
     mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
     return redraw_mask(words, rounds_of(key), threshold, like)
-
-
-def fast_key(key: Key) -> jax.Array:
-    """Returns a key that draws with 13 rounds of threefry-2x32; keys of JAX use 20 rounds.
-
-        bits[i] = threefry2x32_13(key, i)
-
-    The key works in every function and module of this package, and in all of `jax.random`. It draws
-    other masks than `key`, but they are as unbiased, and as independent of sharding, jit and vmap.
-    It is faster if each element has its own draw and the hash limits the speed. A mask that is
-    shared along axes takes little time with any key. `split` and `fold_in` return the same keys as
-    for `key`, with all 20 rounds.
-
-    Args:
-      key: a threefry key, typed or legacy, which the call consumes.
-
-    Returns:
-      A typed key with the same two words.
-
-    Raises:
-      ValueError: if key is None or a batch of keys.
-      TypeError: if key is not a key, or a key of another implementation.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax_spatialdrop import dropout, fast_key
-      >>> y = dropout(fast_key(jax.random.key(0)), jnp.ones((2, 3)), 0.5)
-
-    Reference: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011,
-    https://doi.org/10.1145/2063384.2063405
-    """
-    key = check_key(key)
-    if rounds_of(key) == 0:
-        raise TypeError(f"fast_key takes a threefry2x32 key: got {jax.random.key_impl(key)}")
-    words = jax.random.key_data(key)
-    mark_as_used(key)
-    fast: jax.Array = jax.random.wrap_key_data(words, impl=FAST)
-    return fast
 
 
 _THREEFRY_ROUNDS = 20

@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from .._typing import Shape
+from .sharding import vary_alike
 
 
 def sample_subset(
@@ -23,7 +24,8 @@ def sample_subset(
       sharding: of an array of `shape`; None if the mesh has no explicit axes.
     """
     bits = jax.random.bits(key, shape, np.uint32, out_sharding=sharding)
-    _, shuffled = jax.lax.sort_key_val(bits, all_indices(shape, sharding))
+    # The type of a sort in a shard_map would not say that the indices vary where the bits do.
+    _, shuffled = jax.lax.sort_key_val(*vary_alike((bits, all_indices(shape, sharding))))
     return jnp.sort(shuffled[..., :num_keep])
 
 

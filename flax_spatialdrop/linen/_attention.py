@@ -16,7 +16,7 @@ from .._checks import check_switch
 from .._compat import linen_promote_dtype
 from .._docs import completed_by
 from .._ops.dropout import head_dropout, head_recipe
-from .._typing import Key, NoiseShape, Rate
+from .._typing import AxisNames, Key, NoiseShape, Rate
 from ._base import Regularizer
 
 
@@ -48,6 +48,7 @@ class HeadDropout(Regularizer, of=head_dropout, recipe=head_recipe):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
 
 def _promote_dtype(arrays: Any, *, dtype: Any) -> Any:
@@ -76,6 +77,7 @@ def dot_product_attention(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
+    axis_name: AxisNames | None = None,
 ) -> jax.Array:
     """Flax's own function is `flax.linen.dot_product_attention`.
 
@@ -107,7 +109,7 @@ def dot_product_attention(
     }
     check_einsums(precision, einsums)
     options = DropoutOptions(
-        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span
+        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span, axis_name
     )
 
     def attend(x: Inputs, dropout: AttentionDropout) -> jax.Array:
@@ -163,6 +165,7 @@ def blockwise_attention(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
+    axis_name: AxisNames | None = None,
     query_block_size: int = 512,
     key_block_size: int = 512,
 ) -> jax.Array:
@@ -195,6 +198,6 @@ def blockwise_attention(
     if check_switch(force_fp32_for_softmax, "force_fp32_for_softmax"):
         x = x._replace(value=widened(x.value))
     options = DropoutOptions(
-        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span
+        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span, axis_name
     )
     return blockwise(dropout_rng, x, options, query_block_size, key_block_size)

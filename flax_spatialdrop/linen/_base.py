@@ -12,9 +12,9 @@ from flax.errors import InvalidRngError
 from .._apply import Recipe
 from .._checks import check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
-from .._host import check_options, draw_mask, parameters_of, regularize
+from .._host import along_axes, check_options, draw_mask, parameters_of, regularize
 from .._summary import Call, Where
-from .._typing import Array, DataFormat, Key, NoiseShape, Rate
+from .._typing import Array, AxisNames, DataFormat, Key, NoiseShape, Rate
 
 _ADVICE_IF_TRACED = (
     "name it in jax.jit(..., static_argnames='deterministic'), or give its position in "
@@ -31,6 +31,10 @@ class Stochastic(nn.Module):
     Attributes:
       deterministic: True returns the inputs as they are; to be given here or at the call.
       rng_collection: the name of the stream that the key is taken from (default "dropout").
+      axis_name: the mapped axes, of an enclosing `jax.shard_map`, `jax.pmap` or `jax.vmap`, along
+        which masks differ: a name or a tuple of names, folded into the key by `fold_in_axes`.
+        With None (default), one key draws the same mask for each index of the axis. Not used in
+        `init`, where the axis need not be bound.
     """
 
     _arguments: ClassVar[Collection[str]] = ()
@@ -51,9 +55,15 @@ def call_of(module: nn.Module, deterministic: Any, rng: Key) -> Call:
     """Returns the call of a module with these arguments."""
     return Call(
         _is_deterministic(module, deterministic),
-        partial(_find_key, module, rng),
+        partial(_find_key_along_axes, module, rng),
         partial(_where, module, rng),
     )
+
+
+def _find_key_along_axes(module: nn.Module, rng: Key) -> Key:
+    key = _find_key(module, rng)
+    # As in Flax's BatchNorm: models are initialized outside of the function that binds the axes.
+    return key if module.is_initializing() else along_axes(key, module)
 
 
 def _find_key(module: nn.Module, rng: Key) -> Key:
@@ -176,6 +186,7 @@ class LayoutDropout(Regularizer):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
 
 class NoiseShapeDropout(Regularizer):
@@ -198,3 +209,4 @@ class NoiseShapeDropout(Regularizer):
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None

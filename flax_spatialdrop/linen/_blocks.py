@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .._ops.blocks import Normalize, block_recipe, drop_block
 from .._ops.cutout import cutout, cutout_recipe
 from .._ops.fill import Fill
-from .._typing import DataFormat, Rate
+from .._typing import AxisNames, DataFormat, Rate
 from ._base import Regularizer
 
 
@@ -27,6 +27,7 @@ class DropBlock(Regularizer, of=drop_block, recipe=block_recipe):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
 
 class Cutout(Regularizer, of=cutout, recipe=cutout_recipe):
@@ -51,3 +52,4 @@ class Cutout(Regularizer, of=cutout, recipe=cutout_recipe):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None

@@ -13,7 +13,7 @@ from .._docs import completed_by
 from .._host import key_and_rate
 from .._ops import path
 from .._random.sharding import vary_alike
-from .._typing import Array, Key, PathMode, Rate, ResidualMode
+from .._typing import Array, AxisNames, Key, PathMode, Rate, ResidualMode
 from ._base import Regularizer, Stochastic, call_of
 
 
@@ -33,6 +33,7 @@ class DropPath(Regularizer, of=path.drop_path, recipe=path.path_recipe):
     scale: bool = True
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
 
 class ResidualDropPath(Stochastic, of=path.residual_drop_path):
@@ -74,6 +75,7 @@ class ResidualDropPath(Stochastic, of=path.residual_drop_path):
     groups: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     @nn.compact
     @completed_by(key_and_rate, Regularizer.__call__)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from .._ops import alpha, gaussian
 from .._ops import dropout as ops
-from .._typing import NoiseShape, Rate
+from .._typing import AxisNames, NoiseShape, Rate
 from ._base import LayoutDropout, NoiseShapeDropout, Regularizer
 
 
@@ -30,6 +30,7 @@ class Dropout(Regularizer, of=ops.dropout, recipe=ops.dropout_recipe):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
     noise_shape: NoiseShape | None = None
+    axis_name: AxisNames | None = None
 
 
 class TimestepDropout(LayoutDropout, of=ops.timestep_dropout, recipe=ops.timestep_recipe):

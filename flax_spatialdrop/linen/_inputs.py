@@ -17,7 +17,7 @@ from .._ops.inputs import (
     modality_dropout,
     modality_inputs,
 )
-from .._typing import Key
+from .._typing import AxisNames, Key
 from ._base import Regularizer, Stochastic, call_of
 
 
@@ -45,6 +45,7 @@ class ConditionDropout(Stochastic, of=condition_dropout):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     _checks: ClassVar[Mapping[str, Any]] = {"rate": check_rates}
 
@@ -118,6 +119,7 @@ class ModalityDropout(Stochastic, of=modality_dropout):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     _checks: ClassVar[Mapping[str, Any]] = {"rate": check_rates}
 

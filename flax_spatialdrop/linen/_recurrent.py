@@ -26,7 +26,7 @@ from .._recurrent.layer import Fused, draw_masks, run_both, run_layer, sample_bo
 from .._recurrent.scan import scan_sequence
 from .._recurrent.spec import CellSpec, Options, RecurrentMasks, Shared, read_call, split_key
 from .._recurrent.step import Weights, gru, lstm, simple
-from .._typing import Array, Key, Rate, Shape
+from .._typing import Array, AxisNames, Key, Rate, Shape
 from ._base import Stochastic, call_of
 
 
@@ -40,6 +40,7 @@ class RecurrentLayer(Options, Stochastic):
 
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     @abc.abstractmethod
     def _flax_cell(self) -> nn.RNNCellBase:

@@ -9,7 +9,7 @@ from .._docs import completed_by
 from .._host import draw_mask, regularize
 from .._ops.fill import Fill
 from .._ops.spans import SpecMasks, spec_augment, spec_recipe
-from .._typing import Array, Key, Rate
+from .._typing import Array, AxisNames, Key, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
@@ -38,6 +38,7 @@ class SpecAugment(Stochastic, of=spec_augment):
     fill: Fill = 0.0
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     @nn.compact
     @completed_by(regularize, Regularizer.__call__)

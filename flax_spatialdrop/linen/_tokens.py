@@ -10,7 +10,7 @@ from .._host import draw_mask, drop_patches, find_patches, regularize
 from .._ops import tokens
 from .._ops.noise import embedding_noise, noise_recipe
 from .._ops.patches import patch_dropout
-from .._typing import Array, Key, Rate
+from .._typing import Array, AxisNames, Key, Rate
 from ._base import Regularizer, Stochastic, call_of
 
 
@@ -32,6 +32,7 @@ class TokenDropout(Regularizer, of=tokens.token_dropout, recipe=tokens.token_rec
     vocab_size: int | None = None
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
 
 class EmbeddingDropout(Regularizer, of=tokens.embedding_dropout):
@@ -53,6 +54,7 @@ class EmbeddingDropout(Regularizer, of=tokens.embedding_dropout):
     per_sample: bool = False
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     @nn.compact
     @completed_by(Regularizer.__call__)
@@ -129,6 +131,7 @@ class PatchDropout(Stochastic, of=patch_dropout):
     batch_dims: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     @nn.compact
     @completed_by(drop_patches, Regularizer.__call__)
@@ -165,6 +168,7 @@ class EmbeddingNoise(Stochastic, of=embedding_noise):
     alpha: Rate | None
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
 
     @nn.compact
     @completed_by(regularize, Regularizer.__call__)

@@ -17,7 +17,7 @@ from .._compat import nnx_attention_weights as dot_product_attention_weights
 from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._docs import completed_by
 from .._ops.dropout import head_dropout, head_recipe
-from .._typing import Key, NoiseShape, Rate
+from .._typing import AxisNames, Key, NoiseShape, Rate
 from ._base import Regularizer
 
 
@@ -70,6 +70,7 @@ def dot_product_attention(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
+    axis_name: AxisNames | None = None,
 ) -> jax.Array:
     """Flax's own function is `flax.nnx.dot_product_attention`.
 
@@ -89,7 +90,7 @@ def dot_product_attention(
     x = Inputs(query, key, value, bias, mask, dtype, precision, module, is_causal)
     x = check_inputs(x, promote_dtype)
     options = DropoutOptions(
-        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span
+        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span, axis_name
     )
 
     def attend(x: Inputs, dropout: AttentionDropout) -> jax.Array:
@@ -145,6 +146,7 @@ def blockwise_attention(
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
+    axis_name: AxisNames | None = None,
     query_block_size: int = 512,
     key_block_size: int = 512,
 ) -> jax.Array:
@@ -172,6 +174,6 @@ def blockwise_attention(
     x = Inputs(query, key, value, bias, mask, dtype, precision, module, is_causal)
     x = check_inputs(x, promote_dtype)
     options = DropoutOptions(
-        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span
+        dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span, axis_name
     )
     return blockwise(dropout_rng, x, options, query_block_size, key_block_size)

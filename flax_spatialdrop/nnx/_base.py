@@ -16,9 +16,9 @@ from flax.core import FrozenDict
 from .._apply import Recipe
 from .._checks import check_key, check_name, check_switch, shown
 from .._docs import completed_by, document
-from .._host import check_options, draw_mask, parameters_of, regularize
+from .._host import along_axes, check_options, draw_mask, parameters_of, regularize
 from .._summary import Call, Where
-from .._typing import Array, DataFormat, Key, NoiseShape, Rate
+from .._typing import Array, AxisNames, DataFormat, Key, NoiseShape, Rate
 
 PATH = "path_in_summary"
 """The attribute that holds the path of a module while `summarize` runs it."""
@@ -33,7 +33,7 @@ def call_of(module: Any, deterministic: Any, rngs: Any) -> Call:
     """Returns the call of a module with these arguments."""
     return Call(
         _is_deterministic(module, deterministic),
-        partial(_find_key, module, rngs),
+        lambda: along_axes(_find_key(module, rngs), module),
         partial(_where, module, rngs),
     )
 
@@ -145,7 +145,7 @@ def _parameters(cls: Any) -> list[inspect.Parameter]:
     return sorted(found, key=lambda p: (p.kind, p.name in _COMMON))
 
 
-_COMMON = ("deterministic", "rng_collection", "rngs")
+_COMMON = ("deterministic", "rng_collection", "axis_name", "rngs")
 """The arguments of `Stochastic`, which stand last."""
 
 
@@ -162,6 +162,9 @@ class Stochastic(nnx.Module):
         overruled at the call.
       rng_collection: the name of the stream of `rngs` that the key is taken from (default
         "dropout").
+      axis_name: the mapped axes, of an enclosing `jax.shard_map`, `jax.pmap` or `jax.vmap`, along
+        which masks differ: a name or a tuple of names, folded into the key by `fold_in_axes`.
+        With None (default), one key draws the same mask for each index of the axis.
       rngs: a stream is forked from it. Without it, the module holds no state and takes `rngs=`
         (nnx.Rngs, a stream or a key) at the call.
     """
@@ -169,6 +172,7 @@ class Stochastic(nnx.Module):
     _: KW_ONLY
     deterministic: bool | None = False
     rng_collection: str = "dropout"
+    axis_name: AxisNames | None = None
     rngs: InitVar[nnx.Rngs | nnx.RngStream | None] = None
 
     __signature__: ClassVar[Any] = _Signature()

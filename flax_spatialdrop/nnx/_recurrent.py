@@ -21,7 +21,7 @@ from .._recurrent.layer import Fused, draw_masks, run_both, run_layer, sample_bo
 from .._recurrent.scan import scan_sequence
 from .._recurrent.spec import CellSpec, Options, RecurrentMasks, Shared, read_call, split_key
 from .._recurrent.step import Weights, gru, lstm, simple
-from .._typing import Array, Rate, Shape
+from .._typing import Array, AxisNames, Rate, Shape
 from ._base import Stochastic, call_of, forked
 
 _MAKERS: WeakKeyDictionary[Any, Callable[[], Any]] = WeakKeyDictionary()
@@ -168,6 +168,7 @@ class FusedLayer(Fused, RecurrentLayer):
         unroll: int = 1,
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
+        axis_name: AxisNames | None = None,
         rngs: nnx.Rngs,
         dropout_rngs: nnx.Rngs | nnx.RngStream | Literal[False] | None = None,
         **cell_options: Any,
@@ -258,7 +259,8 @@ class RNN(RecurrentLayer, of=step_of_cell):
         stream draws masks if a rate is not the number 0. With a bool, which `nnx.RNN` accepts, the
         layer has no stream, and takes `rngs=` (nnx.Rngs, a stream or a key) at the call.
       dropout, recurrent_dropout, variant, per_gate, time_major, return_carry: as in `GRU`.
-      reverse, keep_order, unroll, deterministic, rng_collection, dropout_rngs: as in `GRU`.
+      reverse, keep_order, unroll, deterministic, rng_collection, axis_name, dropout_rngs: as in
+        `GRU`.
 
     Example:
       >>> import jax.numpy as jnp

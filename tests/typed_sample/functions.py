@@ -46,6 +46,11 @@ def recurrent_step(key: jax.Array, carry: jax.Array, x: jax.Array) -> tuple[jax.
     return carry, carry
 
 
+def shard(key: jax.Array, x: jax.Array) -> jax.Array:
+    key = assert_type(fsd.fold_in_axes(key, "data"), jax.Array)
+    return fsd.dropout(fsd.fold_in_axes(key, ["model"]), x, 0.5)
+
+
 def run() -> None:
     key, x = jax.random.key(0), jnp.ones((2, 4, 3))
     assert_type(forward(jax.random.key(1), x, 0.5), jax.Array)
@@ -76,6 +81,9 @@ def run() -> None:
     assert_type(fsd.recurrent_masks(jax.random.key(8), 0.5, 2, 3, gates=4), jax.Array)
     recurrent_step(jax.random.key(9), x[:, 0], x[:, 1])
     blocks(key, x, jnp.asarray(0.5))
+    jax.vmap(jax.vmap(shard, (None, 0), axis_name="model"), (None, 0), axis_name="data")(
+        jax.random.key(12), x
+    )
     assert_type(fsd.explain(x.shape, (None, 1, None)), str)
 
 
@@ -85,4 +93,5 @@ def mistakes(key: jax.Array, x: jax.Array) -> None:
     fsd.dropout(key, x, 0.5, keep_rate=0.5)  # type: ignore[call-arg]
     fsd.spatial_dropout_2d(key, x, 0.5, data_format="NCHW")  # type: ignore[arg-type]
     fsd.drop_path(key, x, 0.5, mode="rows")  # type: ignore[arg-type]
+    fsd.fold_in_axes(key, 0)  # type: ignore[arg-type]
     fsd.spatial_dropout_4d(key, x, 0.5)  # type: ignore[attr-defined]

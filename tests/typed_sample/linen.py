@@ -65,6 +65,8 @@ def run() -> None:
     params = model.init(jax.random.key(1), ids, deterministic=True)["params"]
     jax.grad(loss, argnums=1)(model, params, key, ids)
     streams = {"dropout": jax.random.key(5)}
+    assert_type(fsd.LSTM(8, axis_name="data"), fsd.LSTM)
+    assert_type(fsd.DropBlock(0.5, axis_name=("data", "model")), fsd.DropBlock)
     assert_type(fsd.summarize(model, ids, deterministic=False, rngs=streams), Summary)
     x, rngs = jnp.ones((2, 3, 8)), {"params": jax.random.key(2), "dropout": jax.random.key(3)}
     Block(deterministic=False).init_with_output(rngs, x)
@@ -89,3 +91,4 @@ def mistakes(x: jax.Array) -> None:
     fsd.SpatialDropout1D(0.5, data_format="NCHW")  # type: ignore[arg-type]
     fsd.LSTM(8, recurrent_rate=0.5)  # type: ignore[call-arg]
     fsd.DropPath(0.5)(x, determinstic=True)  # type: ignore[call-arg]
+    fsd.Dropout(0.5, axis_name=0)  # type: ignore[arg-type]

@@ -78,6 +78,8 @@ def run() -> None:
     ids, key = jnp.ones((2, 3), jnp.int32), jax.random.key(0)
     model = Tagger(8, rngs=nnx.Rngs(0, dropout=1))
     gradient(model, ids)
+    assert_type(fsd.LSTM(8, 8, axis_name="data", rngs=nnx.Rngs(0)), fsd.LSTM)
+    assert_type(fsd.DropBlock(0.5, axis_name=("data", "model")), fsd.DropBlock)
     assert_type(fsd.summarize(model, ids), Summary)
     assert_type(Block(rngs=nnx.Rngs(2))(jnp.ones((2, 3, 8)), key), jax.Array)
     query = jnp.ones((2, 4, 2, 8))
@@ -103,3 +105,4 @@ def mistakes(x: jax.Array) -> None:
     fsd.SpatialDropout1D(0.5, data_format="NCHW")  # type: ignore[arg-type]
     fsd.LSTM(8, 8)  # type: ignore[call-arg]
     fsd.DropPath(0.5)(x, determinstic=True)  # type: ignore[call-arg]
+    fsd.Dropout(0.5, axis_name=0)  # type: ignore[arg-type]
