@@ -55,6 +55,7 @@ BY_NAME = constants(
     mask_or_output=ones(2, 3, dtype=bool),
     weights={"a": {"kernel": ones(2, 3)}, "b": ones(3)},
     ids=IDS,
+    axis_names=(),
     mask_id=3,
     table=ones(5, 4),
     shape=(2, 3, 4),
