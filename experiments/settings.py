@@ -40,6 +40,14 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue what is in the workdir.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few steps.", flag_values=values)
+    config = read(argv, values)
+    check(config)
+    workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
+    return config, Options(Path(workdir), values.resume, values.profile)
+
+
+def read(argv: list[str], values: flags.FlagValues) -> ConfigDict:
+    """Parses the flags that `values` defines, and returns the config of the flag --config."""
     try:
         config_flags.DEFINE_config_file(
             "config", None, "The file of the config.", flag_values=values, sys_argv=argv
@@ -72,11 +80,9 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
         raise _failed(error) from error
     if not values["config"].present:
         raise InputError("a config is needed: --config=configs/pos_tagging.py")
-    check(config)
     if len(rest) > 1:
         raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
-    workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
-    return config, Options(Path(workdir), values.resume, values.profile)
+    return config
 
 
 def check(config: ConfigDict) -> None:

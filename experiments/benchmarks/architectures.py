@@ -71,27 +71,35 @@ class ResNet50(nn.Module):
 
     after: Callable[[], nn.Module] | None
     """Makes a layer after each block of the last two stages. None adds no layer."""
+    branch: Callable[[float], nn.Module] | None = None
+    """Makes a layer on the branch of each block, from the block's depth in (0, 1]."""
     classes: int = 1000
     blocks: tuple[int, ...] = (3, 4, 6, 3)
+    features: int = 64
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns the logits in float32, with batch norm in training mode."""
-        x = nn.relu(self._norm(self._conv(64, 7, 2)(images)))
+        x = nn.relu(self._norm(self._conv(self.features, 7, 2)(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        depth = 0
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
-                x = self._block(x, 64 * 2**stage, 2 if stage and not block else 1)
+                depth += 1
+                features, stride = self.features * 2**stage, 2 if stage and not block else 1
+                x = self._block(x, features, stride, depth / sum(self.blocks))
                 if self.after is not None and stage >= len(self.blocks) - 2:
                     x = self.after()(x)
         return nn.Dense(self.classes, dtype=jnp.float32)(jnp.mean(x, (1, 2), jnp.float32))
 
-    def _block(self, x, features, stride):
+    def _block(self, x, features, stride, depth):
         y = nn.relu(self._norm(self._conv(features, 1)(x)))
         y = nn.relu(self._norm(self._conv(features, 3, stride)(y)))
         y = self._norm(self._conv(4 * features, 1)(y))
         if x.shape != y.shape:
             x = self._norm(self._conv(4 * features, 1, stride)(x))
+        if self.branch is not None:
+            y = self.branch(depth)(y)
         return nn.relu(x + y)
 
     def _conv(self, features, size, stride=1):

@@ -4,6 +4,7 @@ The package libtpu (the extra `tpu`) contains the compiler. Its cycles are estim
 useful for ratios between two programs on one kind of chip. Each chip has one part of the batch.
 """
 
+import importlib.util
 import math
 import os
 import re
@@ -28,7 +29,7 @@ SCRATCH = "scratch memory in KiB a chip"
 COLLECTIVES = "collectives"
 COMPILE = "compile time in s"
 _COLLECTIVE = re.compile(
-    r"\b(?:all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
+    r"\b(all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)(?:-start)?\("
 )
 _ENVIRONMENT = {  # otherwise libtpu asks a metadata server, which only a TPU's host has
     "TPU_SKIP_MDS_QUERY": "1",
@@ -40,17 +41,24 @@ _ENVIRONMENT = {  # otherwise libtpu asks a metadata server, which only a TPU's 
 
 def mesh(topology: str) -> Mesh:
     """Returns all chips of a topology such as "v5e:4x4" along one axis, "data"."""
+    return Mesh(np.array(chips(topology)), ("data",))
+
+
+def chips(topology: str) -> list[Any]:
+    """Returns all chips of a topology. No TPU is needed, but the package libtpu."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError("compiling for TPUs needs the package libtpu: pip install -e '.[tpu]'")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # the plug-in raises its own types of errors
         why = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"cannot compile for the TPU topology {topology!r}, which needs the package libtpu "
-            f"(pip install -e '.[tpu]') and a name such as v5e:4x4: {why}"
+            "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
+            f"v6e:16x16: got {topology!r} ({why})"
         ) from error
-    return Mesh(np.array(devices).reshape(-1), ("data",))
+    return list(found.devices)
 
 
 def measure(case: Case, chips: Mesh) -> Iterator[Record]:
@@ -91,33 +99,73 @@ def _sharded(array: Any, chips: Mesh, spec: PartitionSpec) -> jax.ShapeDtypeStru
 
 
 def total_cycles(text: str) -> int:
-    """Returns the cycles of a compiled program's text. A loop's body counts as often as it runs.
+    """Returns the cycles of a compiled program's text. A loop's body counts as often as it runs."""
+    return int(sum(cycles * times for cycles, times in estimates(text)))
 
-    JAX's scans count from 0 up to a constant in their conditions.
+
+def estimates(text: str, causal: bool = False) -> Iterator[tuple[int, float]]:
+    """Yields the cycles of each instruction that has an estimate, and how often it runs."""
+    for line, times in executions(text, causal):
+        for cycles in re.findall(r'"estimated_cycles":"(\d+)"', line):
+            yield int(cycles), times
+
+
+def collectives(text: str, causal: bool = False) -> Counter[str]:
+    """Returns how often each kind of collective runs.
+
+    A collective that runs beside computations is in several of them, with one channel.
     """
-    cycles: Counter[str] = Counter()
+    channels: dict[tuple[str, str], float] = {}
+    for line, times in executions(text, causal):
+        for kind in _COLLECTIVE.findall(line):
+            channel = re.search(r"channel_id=\d+", line)
+            id = kind, channel.group() if channel else line
+            channels[id] = max(times, channels.get(id, 0))
+    counts: Counter[str] = Counter()
+    for (kind, _), times in channels.items():
+        counts[kind] += round(times)
+    return counts
+
+
+def executions(text: str, causal: bool) -> Iterator[tuple[str, float]]:
+    """Yields each line of a compiled program's text, and how often it runs.
+
+    JAX's scans count from 0 up to a constant in their conditions. Causal attention in blocks has a
+    loop without: for block i of n, it visits i blocks. With `causal`, such a loop has the mean
+    length, (n + 1) / 2, if it is inside a loop of length n.
+    """
+    lines: list[tuple[str, str]] = []  # (computation, line)
     constants: dict[str, int] = {}
     lengths: dict[str, int | None] = {}  # condition -> number of iterations
-    loops: dict[str, tuple[str, str]] = {}  # body -> (the computation around the loop, condition)
+    callers: dict[str, tuple[str, str | None]] = {}  # -> (the computation around, condition)
     name = ""
     for line in text.splitlines():
         if header := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = header.group(1)
-        for count in re.findall(r'"estimated_cycles":"(\d+)"', line):
-            cycles[name] += int(count)
+        lines.append((name, line))
         if constant := re.match(r"\s*%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)", line):
             constants[constant.group(1)] = int(constant.group(2))
         if limit := re.match(r"\s*ROOT .* compare\(.*%([\w.\-]+)\), direction=LT", line):
             lengths[name] = constants.get(limit.group(1))
         if loop := re.search(r" while\(.*\bcondition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
-            loops[loop.group(2)] = name, loop.group(1)
+            callers[loop.group(2)] = name, loop.group(1)
+        elif call := re.search(r"\bcalls=%?([\w.\-]+)", line):
+            callers[call.group(1)] = name, None
 
-    def runs(name: str) -> int:
-        if name not in loops:
-            return 1
-        outside, condition = loops[name]
-        if (length := lengths.get(condition)) is None:
+    def length(condition: str, outside: str) -> float:
+        if (known := lengths.get(condition)) is not None:
+            return known
+        around = callers.get(outside, ("", None))
+        if not causal or around[1] is None:
             raise ValueError(f"a loop must count up to a constant: {condition} has none")
-        return length * runs(outside)
+        return (length(around[1], around[0]) + 1) / 2
 
-    return sum(count * runs(name) for name, count in cycles.items())
+    def runs(name: str) -> float:
+        if name not in callers:
+            return 1
+        outside, condition = callers[name]
+        return runs(outside) * (1 if condition is None else length(condition, outside))
+
+    times = {name: runs(name) for name in dict.fromkeys(name for name, _ in lines)}
+    for name, line in lines:
+        yield line, times[name]

@@ -53,11 +53,21 @@ def test_a_topology_that_cannot_be_compiled_for(monkeypatch):
         raise RuntimeError("first line\nno such slice")
 
     monkeypatch.setattr(tpu.topologies, "get_topology_desc", fail)
+    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError) as error:
         tpu.mesh("v9:1x1")
     assert str(error.value) == (
-        "cannot compile for the TPU topology 'v9:1x1', which needs the package libtpu "
-        "(pip install -e '.[tpu]') and a name such as v5e:4x4: no such slice"
+        "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
+        "v6e:16x16: got 'v9:1x1' (no such slice)"
+    )
+
+
+def test_a_missing_compiler_names_the_extra(monkeypatch):
+    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as error:
+        tpu.mesh("v5e:4x4")
+    assert str(error.value) == (
+        "compiling for TPUs needs the package libtpu: pip install -e '.[tpu]'"
     )
 
 

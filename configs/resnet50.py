@@ -1,0 +1,44 @@
+"""ResNet-50 with DropBlock and stochastic depth, to be compiled for a slice of TPUs.
+
+    python -m experiments.tpu_plan --config=configs/resnet50.py --topology=v5e:16x16
+
+This plans a training and needs no images. `docs/guides/tpu_pod.md` has the results. `:smoke` is a
+small version that also compiles quickly on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import optimizer
+
+
+def get_config(variant: str = "imagenet") -> ConfigDict:
+    """Returns the setting of a variant: "imagenet" (the default) or "smoke"."""
+    config = ConfigDict()
+    config.name = "resnet50"
+    config.task = "resnet50"
+    config.regularizers = ("none", "DropBlock", "stochastic depth", "both")
+    config.flax = ("both",)  # also compiled with Flax's own layer
+    config.rate = 0.1
+
+    config.batch_size = 4096
+    config.image_size = 224
+    config.classes = 1000
+    config.blocks = (3, 4, 6, 3)
+    config.features = 64
+
+    config.optimizer = optimizer.defaults(name="sgd", learning_rate=0.1, momentum=0.9)
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # all chips that the other axes leave
+    config.mesh.fsdp = 1  # chips that share the parameters
+
+    if variant == "smoke":
+        config.name = "resnet50-smoke"
+        config.batch_size = 16
+        config.image_size = 32
+        config.classes = 10
+        config.blocks = (1, 1, 1, 1)
+        config.features = 8
+    elif variant != "imagenet":
+        raise ValueError(f"the variant of resnet50 must be imagenet or smoke: got {variant!r}")
+    return config

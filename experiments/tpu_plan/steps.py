@@ -1,0 +1,288 @@
+"""Makes the training step of a config as a program over a mesh, from shapes alone."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from flax_spatialdrop import linen
+
+from .. import checks, optimizer, settings, train
+from ..errors import InputError
+from ..task import Split
+from ..tasks import TASKS
+from . import decoder, resnet
+from .decoder import BATCH
+
+FLAX = {"tagging": ("Dropout",), "forecasting": ("both",), "language": ("none", "weights")}
+"""The regularizers of each task that Flax's own layers can replace."""
+NAMES = {"resnet50": resnet.NAMES, "decoder": decoder.NAMES}
+"""The regularizers of the networks that are only planned."""
+SIZES = {
+    "resnet50": ("image_size", "classes", "features"),
+    "decoder": ("length", "vocabulary", "layers", "features", "heads"),
+}
+CAUSAL = ("decoder", "language")
+"""The tasks whose attention in blocks is causal."""
+
+
+class Arm(NamedTuple):
+    """What is compiled: a regularizer, by this library's layers or by Flax's own."""
+
+    regularizer: str
+    flax: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in results."""
+        return f"Flax {self.regularizer}" if self.flax else self.regularizer
+
+
+class State(NamedTuple):
+    """What a step of a planned network changes. `others` are variables that are not trained."""
+
+    params: Any
+    opt_state: Any
+    others: Any
+
+
+class Problem(NamedTuple):
+    """A network and its loss, with the shapes of a batch."""
+
+    model: nn.Module
+    losses: Callable[[jax.Array, Any], jax.Array]
+    batch: Split
+    optimizer: optax.GradientTransformation
+
+
+class Step(NamedTuple):
+    """A training step, with its arguments as shapes with shardings.
+
+    `run(*arguments)` takes the state first and returns the new state and the loss.
+    """
+
+    run: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def bytes_a_chip(self) -> dict[str, int]:
+        """Returns the memory that the arguments take on a chip, by part."""
+        state, *_, batch, _ = self.arguments
+        params = [state.params, getattr(state, "others", ())]
+        parts = {"parameters": params, "optimizer state": state.opt_state, "batch": batch}
+        return {name: _bytes_a_chip(tree) for name, tree in parts.items()}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError for a config that cannot be planned."""
+    checks.has("config", config, ("name", "task"))
+    checks.one_of("config.task", config.task, (*TASKS, *SIZES))
+    if config.task in TASKS:
+        settings.check(config)
+        return
+    checks.folder_name("config.name", config.name)
+    sizes = ("batch_size", *SIZES[config.task])
+    checks.has("config", config, ("regularizers", "flax", "rate", "optimizer", "mesh", *sizes))
+    for field in ("regularizers", "flax"):
+        for name in config[field]:
+            checks.one_of(f"each of config.{field}", name, NAMES[config.task])
+    checks.rate("config.rate", config.rate)
+    checks.at_least(1, "config", config, sizes)
+    checks.has("config.mesh", config.mesh, ("data", "fsdp"))
+    checks.at_least(-1, "config.mesh", config.mesh, ("data",))
+    checks.at_least(1, "config.mesh", config.mesh, ("fsdp",))
+    optimizer.check(config.optimizer)
+
+
+def arms(config: ConfigDict) -> list[Arm]:
+    """Returns what is compiled for a config: with this library's layers, then with Flax's."""
+    flax = FLAX[config.task] if config.task in TASKS else config.flax
+    ours = [Arm(name) for name in config.regularizers]
+    return ours + [Arm(name, flax=True) for name in flax if Arm(name) in ours]
+
+
+def compared_to(config: ConfigDict, arm: Arm) -> Arm | None:
+    """Returns the arm without dropout that an arm is compared to."""
+    is_task = config.task in TASKS
+    plain = TASKS[config.task].plain(arm.regularizer) if is_task else "none"
+    # With another attention, the network without dropout has another cost too.
+    found = [other for other in arms(config) if other.regularizer == plain]
+    own = [other for other in found if other.flax == arm.flax] or found
+    return own[0] if own and own[0] != arm else None
+
+
+def mesh_sizes(config: ConfigDict, chips: int) -> tuple[int, int]:
+    """Returns the sizes of the axes "data" and "fsdp". A task has all chips along "data"."""
+    sizes = ConfigDict({"data": -1, "fsdp": 1}) if config.task in TASKS else config.mesh
+    data = chips // sizes.fsdp if sizes.data == -1 else sizes.data
+    if data * sizes.fsdp != chips:
+        raise InputError(
+            f"the axes of config.mesh must give {chips} chips: got data={sizes.data} and "
+            f"fsdp={sizes.fsdp}"
+        )
+    return data, sizes.fsdp
+
+
+def make_mesh(config: ConfigDict, chips: list[Any]) -> Mesh:
+    """Returns the mesh of a config. Its axis "fsdp" divides the parameters, and both the batch."""
+    sizes = mesh_sizes(config, len(chips))
+    axes = (AxisType.Auto, AxisType.Auto)
+    return Mesh(np.array(chips).reshape(sizes), ("data", "fsdp"), axis_types=axes)
+
+
+def check_batch(batch: int, chips: int) -> None:
+    """Raises InputError if the chips cannot share a batch."""
+    if batch % chips:
+        raise InputError(
+            f"the batch must be a multiple of the number of chips: got {batch} examples for "
+            f"{chips} chips; --batch_a_chip sets it for each chip"
+        )
+
+
+def plan(config: ConfigDict, arm: Arm, mesh: Mesh, batch: int) -> Step:
+    """Returns the step of an arm. Ours takes the rate as an argument, and Flax's has it fixed."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if config.task in TASKS:
+        make_state, run, shapes = task_step(config, arm, batch)
+        rate = config.rates[0]
+    else:
+        problem = make_problem(config, arm, batch)
+        make_state, run, shapes = lambda: init(problem), make_step(problem), problem.batch
+        rate = config.rate
+    shards = mesh.shape["fsdp"]
+    state = _placed(jax.eval_shape(make_state), mesh, lambda leaf: fsdp_spec(leaf.shape, shards))
+    data = _placed(shapes, mesh, lambda leaf: BATCH)
+    key, traced = _placed((key, jax.ShapeDtypeStruct((), jnp.float32)), mesh, _nowhere)
+    if arm.flax:
+        return Step(lambda state, batch, key: run(state, rate, batch, key), (state, data, key))
+    return Step(run, (state, traced, data, key))
+
+
+def fsdp_spec(shape: tuple[int, ...], shards: int) -> PartitionSpec:
+    """Divides the largest axis that the shards divide, as MaxText does; otherwise none."""
+    axes = sorted(range(len(shape)), key=lambda axis: -shape[axis])
+    if shards > 1:
+        for axis in axes:
+            if shape[axis] % shards == 0:
+                return PartitionSpec(*[None] * axis, "fsdp")
+    return PartitionSpec()
+
+
+def task_step(config: ConfigDict, arm: Arm, batch: int) -> tuple[Callable[[], Any], Any, Split]:
+    """Returns the trainer's own initial state and step for a task, and the shapes of a batch."""
+    config = config.copy_and_resolve_references()
+    if arm.flax and config.task == "language":
+        config.attention = "flax"
+    task: Any = TASKS[config.task](config)
+    optim = optimizer.make(config.optimizer, config.epochs)
+    make_init = train.make_init(task, arm.regularizer, optim)
+    step = train.make_step(train.make_loss(task, arm.regularizer), optim)
+
+    def run(*arguments: Any) -> Any:
+        with flax_dropout() if arm.flax else nullcontext():
+            return step(*arguments)
+
+    def shape(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *array.shape[1:]), array.dtype)
+
+    return lambda: make_init(jnp.int32(0))[0], run, jax.tree.map(shape, task.data.train)
+
+
+def make_problem(config: ConfigDict, arm: Arm, batch: int) -> Problem:
+    """Returns a network that is only planned. The targets of the decoder have its inputs' shape."""
+
+    def shape(dtype: Any, *sizes: int) -> Any:
+        return jax.ShapeDtypeStruct((batch, *sizes), dtype)
+
+    if config.task == "resnet50":
+        blocks = tuple(config.blocks)
+        model: nn.Module = resnet.Classifier(*arm, config.classes, blocks, config.features)
+        images = shape(jnp.bfloat16, config.image_size, config.image_size, 3)
+        examples = Split((images,), shape(jnp.int32), shape(bool))
+    else:
+        sizes = {name: config[name] for name in ("vocabulary", "layers", "features", "heads")}
+        model = decoder.Decoder(**sizes, **arm._asdict())
+        tokens = shape(jnp.int32, config.length)
+        examples = Split((tokens,), tokens, shape(bool, config.length))
+    losses = optax.softmax_cross_entropy_with_integer_labels
+    return Problem(model, losses, examples, optimizer.make(config.optimizer, 1))
+
+
+def init(problem: Problem, seed: int = 0) -> State:
+    """Returns the state before the first step of a planned network."""
+    inputs = [jnp.zeros((1, *array.shape[1:]), array.dtype) for array in problem.batch.inputs]
+    key = jax.random.key(seed)
+    variables: Any = problem.model.init(key, *inputs, 0.0, deterministic=True)
+    others = {name: value for name, value in variables.items() if name != "params"}
+    return State(variables["params"], problem.optimizer.init(variables["params"]), others)
+
+
+def make_step(problem: Problem) -> Callable[..., tuple[State, jax.Array]]:
+    """Returns `step(state, rate, batch, key) -> state, loss`, as the trainer's.
+
+    The trainer's tasks have no variables beside parameters, and ResNet has the means of batch norm.
+    """
+    model, losses, _, optim = problem
+
+    def step(state: State, rate: Any, batch: Split, key: jax.Array) -> tuple[State, jax.Array]:
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            outputs, others = model.apply(
+                {"params": params, **state.others},
+                *batch.inputs,
+                rate,
+                deterministic=False,
+                rngs={"dropout": key},
+                mutable=list(state.others),
+            )
+            counted = jnp.where(batch.counted, losses(outputs, batch.targets), 0.0)
+            return counted.sum() / batch.counted.sum().astype(jnp.float32), others
+
+        (loss, others), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optim.update(gradient, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, updates), opt_state, dict(others)), loss
+
+    return step
+
+
+@contextmanager
+def flax_dropout() -> Iterator[None]:
+    """Runs Flax's own layer wherever a network calls this library's Dropout."""
+
+    def replaced(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        layer: Any = context.module
+        if type(layer) is not linen.Dropout or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if nn.merge_param("deterministic", layer.deterministic, kwargs.get("deterministic")):
+            return args[0]
+        rate: Any = layer.rate  # a number, as Flax needs
+        flax: Any = nn.Dropout(rate, layer.broadcast_dims, deterministic=False, parent=None)
+        return flax.apply({}, args[0], rngs={"dropout": layer.make_rng("dropout")})
+
+    with nn.intercept_methods(replaced):
+        yield
+
+
+def _placed(tree: Any, mesh: Mesh, spec: Callable[[Any], PartitionSpec]) -> Any:
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, spec(leaf))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, tree)
+
+
+def _nowhere(leaf: Any) -> PartitionSpec:
+    return PartitionSpec()
+
+
+def _bytes_a_chip(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

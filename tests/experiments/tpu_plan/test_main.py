@@ -1,0 +1,170 @@
+import importlib.util
+import json
+
+import pytest
+
+from configs import decoder
+from experiments.errors import InputError
+from experiments.tpu_plan import __main__ as tpu_plan
+from experiments.tpu_plan import compiling, figure, table
+from experiments.tpu_plan.results import PARTS, Plan, Row
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+CHIPS = {"v5e:4x4": 16, "v5p:4x8x8": 256, "v5e:2x4": 8}
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Replaces the compiler; returns the names of what was compiled. `fail` makes one fail."""
+
+    def count(topology, limits):
+        if topology not in CHIPS:
+            raise InputError(f"no topology {topology}")
+        return CHIPS[topology]
+
+    def fill(row, config, arm, limits, programs):
+        names.append(f"{row.topology} {arm.name}")
+        row.failure = "it needs more than --memory_limit=20 gigabytes" if arm.name in fails else ""
+        if not row.failure:
+            scale = 1 if row.compared_to is None else 1.1
+            row.memory = dict.fromkeys(PARTS, round(2**20 * scale))
+            row.cycles, row.flops = 1e6 * scale, 2e9
+            row.collectives = {"all-reduce": 5}
+
+    names, fails = [], set()
+    monkeypatch.setattr(compiling, "count_chips", count)
+    monkeypatch.setattr(compiling, "fill", fill)
+    names_and_fails = names, fails
+    return names_and_fails
+
+
+def run(tmp_path, *arguments, config="decoder.py:smoke"):
+    return tpu_plan.main(
+        ["tpu_plan", f"--config=configs/{config}", f"--workdir={tmp_path}", *arguments]
+    )
+
+
+BAD = [
+    (["--topology=v9:1"], "error: no topology v9:1"),
+    (
+        ["--topology=v5e:2x4", "--config.mesh.fsdp=4", "--config.batch_size=12"],
+        "error: the batch must be a multiple of the number of chips: got 12 examples for 8 chips; "
+        "--batch_a_chip sets it for each chip",
+    ),
+    (
+        ["--topology=v5e:2x4"],
+        "error: the axes of config.mesh must give 8 chips: got data=-1 and fsdp=16",
+    ),
+    (
+        ["--topology=v5e:4x4", "--only=spatial"],
+        "error: no program matches --only=spatial: there are none, residual, attention, embedding, "
+        "all, Flax none, Flax all",
+    ),
+    (["--only=("], "error: --only must be a regular expression: got '(' ("),
+    (["--time_limit=-1"], "error: flag --time_limit=-1: -1.0 is not a non-negative number"),
+    (["more"], "error: every argument must be a flag: got 'more'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_sentence(arguments, message, compiled, tmp_path, capsys):
+    assert run(tmp_path, *arguments) == 1
+    assert capsys.readouterr().err.startswith(message)
+    assert compiled[0] == []
+
+
+def test_results_say_what_dropout_adds(compiled, tmp_path, capsys):
+    arguments = ("--topology=v5e:4x4,v5p:4x8x8", "--batch_a_chip=2", "--only=^(none|all)$")
+    assert run(tmp_path, *arguments) == 0
+    assert compiled[0] == ["v5e:4x4 none", "v5e:4x4 all", "v5p:4x8x8 none", "v5p:4x8x8 all"]
+    out = capsys.readouterr().out
+    assert "decoder-smoke on v5e:4x4: all: 5.5 MiB a chip (parameters 1.1, " in out
+    assert "beyond none: +10.0 % cycles, +0.5 MiB" in out
+    report = (tmp_path / "report.md").read_text()
+    row = "| decoder-smoke | v5p:4x8x8 | 256 | 2 | all | +10.0 % | +0.5 | +0 |"
+    assert row in report.splitlines()
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "decoder-smoke.json").read_text())["rows"][1]["chips"] == 16
+
+
+def test_a_stopped_plan_continues_and_compiles_again_what_failed(compiled, tmp_path, capsys):
+    names, fails = compiled
+    fails.add("all")
+    arguments = ("--topology=v5e:4x4", "--only=none$|^all|^res")
+    assert run(tmp_path, *arguments) == 0
+    failure = "all: it needs more than --memory_limit=20 gigabytes"
+    assert failure in capsys.readouterr().out
+    assert f"\n{failure}.\n" in (tmp_path / "report.md").read_text()
+    names.clear()
+    fails.clear()
+    assert run(tmp_path, *arguments) == 0
+    assert names == ["v5e:4x4 all"]
+    assert failure not in (tmp_path / "report.md").read_text()
+
+
+def test_rows_of_another_config_stay(compiled, tmp_path, capsys):
+    arguments = ("--topology=v5e:4x4", "--only=^none")
+    assert run(tmp_path, *arguments) == 0
+    assert run(tmp_path, *arguments, "--config.layers=3") == 1
+    path = tmp_path / "decoder-smoke.json"
+    assert capsys.readouterr().err == (
+        f"error: {path} has rows of another config or of other versions, which this plan would "
+        "replace: use another --workdir or --config.name, or move the file\n"
+    )
+    path.write_text("[]")
+    assert run(tmp_path, *arguments) == 1
+    assert f"error: {path} is not a plan that this program wrote" in capsys.readouterr().err
+
+
+def test_both_panels_of_the_figure():
+    rows = [
+        Row("net", name, chips, 1, arm, compared, dict.fromkeys(PARTS, 2**20), cycles)
+        for name, chips in (("v5p:2x2x4", 16), ("v5p:4x8x8", 256), ("v5e:4x4", 16))
+        for arm, compared, cycles in (("none", None, 1e6), ("all", "none", 1.2e6))
+    ]
+    drawn = figure.draw([Plan({}, {"jax": "1"}, "2030-01-01", rows)])
+    left, right = drawn.axes
+    (line,) = [line for line in left.lines if line.get_label() == "net on v5p: all"]
+    assert list(line.get_xdata()) == [16, 256]
+    assert list(line.get_ydata()) == pytest.approx([20, 20])
+    assert len(right.patches) == 2 * len(PARTS)
+
+
+def test_numbers_have_three_digits_or_all_before_the_point():
+    assert [table.number(n) for n in (0.01234, 1.5, 12.34, 1234.5)] == [
+        "0.0123",
+        "1.5",
+        "12.3",
+        "1,234",
+    ]
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_step_is_compiled(tmp_path):
+    assert run(tmp_path, "--topology=v5e:4x4", "--only=^(none|all)$", "--batch_a_chip=1") == 0
+    none, dropped = Plan.load(tmp_path / "decoder-smoke.json").rows
+    assert none.failure == dropped.failure == ""
+    assert none.cycles < dropped.cycles
+    assert none.memory["kept for backward"] > 0
+    assert none.collectives["all-reduce"] > 0
+    assert none.flops == dropped.flops > 0
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_topology_that_does_not_exist(tmp_path, capsys):
+    assert run(tmp_path, "--topology=v5e:3x5") == 1
+    assert capsys.readouterr().err.startswith(
+        "error: a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
+        "v6e:16x16: got 'v5e:3x5' ("
+    )
+
+
+def test_the_smoke_config_is_small():
+    assert decoder.get_config("smoke").layers < decoder.get_config().layers
