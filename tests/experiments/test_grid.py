@@ -136,6 +136,30 @@ def test_a_resumed_run_has_a_row_for_every_call(corpus_path, tmp_path):
     assert rows[2]["loss"] != 7.0
 
 
+def test_a_run_that_diverged_stays_diverged_when_it_is_resumed(corpus_path, tmp_path):
+    """It is stopped after its first steps, whose loss is no number any more."""
+    config, checks = small_config(corpus_path, epochs=3, patience=2, rates=(0.5,), seeds=1), []
+    config.update({"steps_per_call": 4, "checkpoint_every": 4})
+    config.optimizer.learning_rate = 1e30
+
+    def stop(work):
+        checks.append(work)
+        if len(checks) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Grid(Small(config), tmp_path, check=stop).train("SpatialDropout1D", [], ignore)
+    assert [path.name for path in (tmp_path / "SpatialDropout1D-0.5-0").iterdir()] == ["4"]
+    grid = Grid(Small(config), tmp_path, resume=True)
+    result = grid.train("SpatialDropout1D", [], ignore)
+    assert result["chosen_rate"] is None
+    [run] = result["runs"]
+    assert (run["diverged"], run["epochs"], run["test_score"]) == (True, 2, None)
+    assert run["train_loss"] == run["validation_curve"] == [None, None]
+    again = grid.train("SpatialDropout1D", [dict(run)], ignore)
+    assert (again["chosen_rate"], again["runs"]) == (None, [run])
+
+
 def test_the_rate_follows_its_schedule(corpus_path, tmp_path):
     """The rate is 0 in the first two of three epochs, so the runs differ in the last alone."""
     config = small_config(corpus_path, rates=RATES[:2], seeds=1, epochs=3, patience=3)
