@@ -2,13 +2,11 @@
 
 import contextlib
 import json
-import math
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -16,12 +14,13 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from .files import replace_text
+from .runs import finite_or_none
 from .task import Array
 
 LINES = "metrics.jsonl"
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager["Writer"]):
     """Writes a row of numbers for a step, at once, to a folder of its own.
 
     tensorboardX's SummaryWriter is not used: it writes in a thread, so a kill loses rows, and it
@@ -41,7 +40,7 @@ class Writer:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes a row. JSON has no NaN, so a value that is not finite becomes null there."""
-        finite = {name: _finite_or_none(value) for name, value in values.items()}
+        finite = {name: finite_or_none(value) for name, value in values.items()}
         row = {"step": step, "time": time.time(), **finite, "diverged": None in finite.values()}
         with self._named_errors():
             with (self._folder / LINES).open("a", encoding="utf-8") as file:
@@ -52,15 +51,7 @@ class Writer:
             self._events.write_event(event)
             self._events.flush()
 
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         with self._named_errors():
             self._events.close()
 
@@ -121,9 +112,3 @@ class Profiler:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
-
-
-def _finite_or_none(value: float) -> float | None:
-    if isinstance(value, int):
-        return value
-    return float(value) if math.isfinite(value) else None

@@ -112,5 +112,5 @@ def record(
 
 
 def finite_or_none(value: Any) -> float | None:
-    """Returns a float, or None for NaN and infinities."""
-    return float(value) if np.isfinite(value) else None
+    """Returns a Python number, or None for NaN and infinities."""
+    return np.asarray(value).item() if np.isfinite(value) else None
