@@ -59,6 +59,7 @@ def test_every_argument_of_flax_s_own_is_in_its_place(host):
         ("noise_shape", None, inspect.Parameter.KEYWORD_ONLY),
         ("broadcast_dims", None, inspect.Parameter.KEYWORD_ONLY),
         ("span", 1, inspect.Parameter.KEYWORD_ONLY),
+        ("axis_name", None, inspect.Parameter.KEYWORD_ONLY),
     ]
 
 
