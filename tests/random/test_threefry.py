@@ -21,7 +21,7 @@ KEY = jax.random.key(11)
 WORDS = jax.random.key_data(clone(KEY))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 5), max_size=5))
 def test_bits_are_those_of_jax(shape):
     bits = random_bits(WORDS, 20, jnp.zeros(shape))
@@ -87,7 +87,7 @@ def test_more_elements_than_32_bits_can_count(shape, end):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9, 1e-7, 1 - 1e-7, jnp.float32(0.3)])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1e-7, 1 - 1e-7, jnp.float32(0.3)])
 def test_the_threshold_is_that_of_bernoulli_to_the_last_of_8_million_draws(rate):
     """A threshold that is off by one changes one of 2^23 draws, so about 4 of the 2^25 here."""
     shape = (2**25,)

@@ -64,10 +64,8 @@ def run() -> None:
     model = Tagger(vocab_size=8)
     params = model.init(jax.random.key(1), ids, deterministic=True)["params"]
     jax.grad(loss, argnums=1)(model, params, key, ids)
-    streams = {"dropout": jax.random.key(5)}
     assert_type(fsd.LSTM(8, axis_name="data"), fsd.LSTM)
     assert_type(fsd.DropBlock(0.5, axis_name=("data", "model")), fsd.DropBlock)
-    assert_type(fsd.summarize(model, ids, deterministic=False, rngs=streams), Summary)
     x, rngs = jnp.ones((2, 3, 8)), {"params": jax.random.key(2), "dropout": jax.random.key(3)}
     Block(deterministic=False).init_with_output(rngs, x)
     query = jnp.ones((2, 4, 2, 8))
@@ -84,6 +82,12 @@ def run() -> None:
     with scale_rates(schedules.early(100, decay=False)(3)), fsd.drop_in(scale=0.5) as report:
         nn.Dropout(0.5, deterministic=True).apply({}, x)
     assert_type(report, DropInReport)
+
+
+def summarize() -> None:
+    layer, streams = Own(0.5), {"dropout": jax.random.key(5)}
+    x = jnp.ones((2, 4, 4, 3))
+    assert_type(fsd.summarize(layer, x, deterministic=False, rngs=streams), Summary)
 
 
 def mistakes(x: jax.Array) -> None:

@@ -80,7 +80,6 @@ def run() -> None:
     gradient(model, ids)
     assert_type(fsd.LSTM(8, 8, axis_name="data", rngs=nnx.Rngs(0)), fsd.LSTM)
     assert_type(fsd.DropBlock(0.5, axis_name=("data", "model")), fsd.DropBlock)
-    assert_type(fsd.summarize(model, ids), Summary)
     assert_type(Block(rngs=nnx.Rngs(2))(jnp.ones((2, 3, 8)), key), jax.Array)
     query = jnp.ones((2, 4, 2, 8))
     y = fsd.blockwise_attention(
@@ -98,6 +97,10 @@ def run() -> None:
     fsd.insert(linear, (nnx.Sequential, nnx.Conv), nnx.Dropout(0.5))
     fsd.ConditionDropout(0.1, null=10)
     fsd.ModalityDropout({"audio": 0.1, "image": 0.2})
+
+
+def summarize() -> None:
+    assert_type(fsd.summarize(Own(), jnp.ones((2, 4, 4, 3))), Summary)
 
 
 def mistakes(x: jax.Array) -> None:
