@@ -8,7 +8,6 @@ Threefry is described in Salmon et al., Parallel Random Numbers: As Easy as 1, 2
 20 rounds. `FAST` is a key implementation of this package with 13 rounds.
 """
 
-import math
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -162,7 +161,6 @@ def _positions(
     `start` is the index of the first element of `like`. The position is
     high * 2^32 + low = sum over axes of index * stride.
     """
-    wide = not is_at_most(math.prod(shape), 2**32)
     out_sharding = explicit_sharding(like)
     high: Index = np.uint32(0)
     low = jnp.zeros(like.shape, np.uint32, out_sharding=out_sharding)
@@ -172,7 +170,7 @@ def _positions(
         if start is not None:
             index = index + start[axis]
         term = index * np.uint32(stride % 2**32)
-        if wide:
+        if not is_at_most(stride * shape[axis], 2**32):  # else the upper word is still 0
             high = high + _high_product(index, stride)
             high = high + (low + term < low).astype(np.uint32)  # the carry
         low = low + term

@@ -71,9 +71,19 @@ def test_a_missing_compiler_names_the_extra(monkeypatch):
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def printed(code):
+    """Runs code in its own process, since libtpu takes control of the process."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+
+
+@needs_libtpu
 def test_no_tpu_program_over_all_of_x_hashes_a_small_mask():
-    """Runs in its own process, since libtpu takes control of the process."""
     code = """
         import jax, jax.numpy as jnp
         jax.config.update("jax_platforms", "cpu")
@@ -86,7 +96,18 @@ def test_no_tpu_program_over_all_of_x_hashes_a_small_mask():
             text = tpu._compile(f, (x,), chips)[0].as_text()
             print(max(sizes_of_words(text)) >= 16 * 32 * 32 * 128)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["False", "True"]
+    assert printed(code) == ["False", "True"]
+
+
+@needs_libtpu
+def test_masks_of_more_than_32_bits_need_no_communication():
+    code = """
+        import jax, jax.numpy as jnp
+        jax.config.update("jax_platforms", "cpu")
+        from experiments.benchmarks import tpu
+        from flax_spatialdrop import dropout
+        chips, x = tpu.mesh("v5e:4x4"), jax.ShapeDtypeStruct((128, 2048, 2048), jnp.bfloat16)
+        program, _ = tpu._compile(lambda key, x: dropout(key, x, 0.5), (x,), chips)
+        print(sum(tpu.collectives(program.as_text()).values()))
+    """
+    assert printed(code) == ["0"]
