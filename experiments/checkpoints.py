@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -32,19 +31,6 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._every = every
         self._last = 0  # the step of the last checkpoint
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if "_manager" in self.__dict__:
-            self._wait()
-            self._manager.close()
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -109,6 +95,12 @@ class Checkpoints:
             self._wait()
             for step in sorted(self._manager.all_steps())[:-1]:
                 self._manager.delete(step)
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        if "_manager" in self.__dict__:
+            self._wait()
+            self._manager.close()
 
     def _wait(self) -> None:
         try:

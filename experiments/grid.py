@@ -101,9 +101,8 @@ class Grid:
         config, compiler, runs = self._config, self._compiler, progress.runs
         names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in runs]
         with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(
-                Checkpoints(self._folder / names[0], config.checkpoint_every)
-            )
+            checkpoints = Checkpoints(self._folder / names[0], config.checkpoint_every)
+            stack.callback(checkpoints.close)
             state, best = compiler.start(progress.regularizer, runs)
             if self._resume:
                 (state, best), progress = checkpoints.restore((state, best), progress)

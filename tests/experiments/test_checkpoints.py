@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import shutil
 
@@ -12,6 +13,10 @@ from experiments.runs import Progress, Run
 ZEROS = {"a": jnp.zeros((1, 3)), "step": jnp.int32([0])}
 
 
+def opened(folder, every):
+    return contextlib.closing(Checkpoints(folder, every))
+
+
 def progress(step, seed=0):
     return Progress(
         "Dropout", [Run(0.5, seed)], step, [step / 3], [[np.nan]] * step, [[0.5]] * step
@@ -23,14 +28,14 @@ def arrays(step):
 
 
 def save(folder, *steps):
-    with Checkpoints(folder, 1) as checkpoints:
+    with opened(folder, 1) as checkpoints:
         for step in steps:
             checkpoints.save(arrays(step), progress(step))
 
 
 def restore(folder):
     """Returns the step that is restored, after a look at all that is."""
-    with Checkpoints(folder, 1) as checkpoints:
+    with opened(folder, 1) as checkpoints:
         found, reached = checkpoints.restore(ZEROS, progress(0))
     jax.tree.map(np.testing.assert_array_equal, found, arrays(reached.step))
     assert repr(reached) == repr(progress(reached.step))  # NaN does not equal itself
@@ -50,17 +55,17 @@ def test_the_last_checkpoint_is_restored_and_two_are_kept(tmp_path):
 
 
 def test_checkpoints_are_due_at_multiples(tmp_path):
-    with Checkpoints(tmp_path, 10) as checkpoints:
+    with opened(tmp_path, 10) as checkpoints:
         assert [checkpoints.due(step) for step in (0, 9, 10, 11)] == [False, False, True, True]
         checkpoints.save(arrays(12), progress(12))
         assert [checkpoints.due(step) for step in (12, 19, 20)] == [False, False, True]
-    with Checkpoints(tmp_path, 10) as checkpoints:
+    with opened(tmp_path, 10) as checkpoints:
         checkpoints.restore(ZEROS, progress(0))
         assert not checkpoints.due(19)
 
 
 def test_without_an_interval_nothing_is_saved(tmp_path):
-    with Checkpoints(tmp_path / "run", 0) as checkpoints:
+    with opened(tmp_path / "run", 0) as checkpoints:
         assert not checkpoints.due(100)
         checkpoints.save(arrays(1), progress(1))
         checkpoints.finish(arrays(2), progress(2))
@@ -68,10 +73,10 @@ def test_without_an_interval_nothing_is_saved(tmp_path):
 
 
 def test_of_a_run_that_ended_its_end_is_kept(tmp_path):
-    with Checkpoints(tmp_path / "short", 100) as checkpoints:
+    with opened(tmp_path / "short", 100) as checkpoints:
         checkpoints.finish(arrays(9), progress(9))
     assert not (tmp_path / "short").exists()
-    with Checkpoints(tmp_path / "long", 4) as checkpoints:
+    with opened(tmp_path / "long", 4) as checkpoints:
         for step in (4, 8):
             checkpoints.save(arrays(step), progress(step))
         checkpoints.finish(arrays(9), progress(9))
@@ -106,7 +111,7 @@ def of_another_run(folder):
 
 
 def replace(folder, *what):
-    with Checkpoints(folder.parent / "other", 1) as checkpoints:
+    with opened(folder.parent / "other", 1) as checkpoints:
         checkpoints.save(*what)
     shutil.rmtree(folder)
     (folder.parent / "other" / "7").replace(folder)
@@ -148,7 +153,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoints_before_stay(tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def full():
-        with Checkpoints(tmp_path, 1) as checkpoints:
+        with opened(tmp_path, 1) as checkpoints:
             checkpoints.save(arrays(7), progress(7))
 
     with monkeypatch.context() as patch:

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -139,18 +140,54 @@ def test_a_workdir_that_was_removed_is_made_again(args, tmp_path, train_until):
     assert list(load(tmp_path)["regularizers"]) == ["none", "SpatialDropout1D"]
 
 
-def no_space(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_what_cannot_be_saved_is_shown(args, capsys, monkeypatch, train_until, number):
+    def write_bytes(*_):
+        raise OSError(number, os.strerror(number))
 
-
-def test_what_cannot_be_saved_is_shown(args, capsys, monkeypatch, train_until):
     train_until("SpatialDropout1D", None)
-    monkeypatch.setattr("pathlib.Path.write_bytes", no_space)
+    monkeypatch.setattr("pathlib.Path.write_bytes", write_bytes)
     assert main.main(args) == 1
     out, err = capsys.readouterr()
     assert "81.0 ± 12.7" in out
     assert "No results for SpatialDropout1D." in out
-    assert re.fullmatch("error: cannot write .*out/results.json: No space left on device\n", err)
+    why = os.strerror(number)
+    assert re.fullmatch(f"error: cannot write .*out/results.json: {why}\n", err)
+
+
+def test_a_checkpoint_that_cannot_be_written_loses_no_result(args, capsys, train_until, tmp_path):
+    def fail(_):
+        raise OSError("cannot write a checkpoint in x: No space left on device")
+
+    train_until("SpatialDropout1D", fail)
+    assert main.main(args) == 1
+    out, err = capsys.readouterr()
+    assert "81.0 ± 12.7" in out
+    assert out.endswith(f"Results are in {tmp_path / 'out'}.\n--resume continues this run.\n")
+    assert err == "error: cannot write a checkpoint in x: No space left on device\n"
+    assert list(load(tmp_path)["regularizers"]) == ["none"]
+
+
+def test_resume_trains_what_is_missing_and_refuses_another_config(
+    args, capsys, train_until, tmp_path
+):
+    train_until("SpatialDropout1D", interrupted)
+    assert main.main(args) == main.INTERRUPTED
+    before = load(tmp_path)
+    capsys.readouterr()
+    assert main.main([*args, "--resume", "--config.seeds=3"]) == 1
+    path = tmp_path / "out" / "results.json"
+    assert capsys.readouterr().err == (
+        f"error: --resume needs a {path} of the same config: config.seeds is 2 there and 3 here\n"
+    )
+    assert load(tmp_path) == before
+    train_until("none", lambda _: pytest.fail("none has ended"))
+    assert main.main([*args, "--resume"]) == 0
+    after = load(tmp_path)
+    assert after["missing"] == []
+    assert after["regularizers"]["none"] == before["regularizers"]["none"]
+    assert after["date"] == before["date"]
+    assert not (tmp_path / "out" / "earlier-1").exists()
 
 
 def test_what_cannot_be_shown_is_saved(args, capsys, monkeypatch, train_until, tmp_path):
