@@ -21,7 +21,7 @@ At a rate of .5, nearly all runs reached the cap of 24 epochs.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer, rate_schedule
+from experiments import devices, optimizer, rate_schedule
 
 
 def get_config(variant: str = "characters") -> ConfigDict:
@@ -45,6 +45,7 @@ def get_config(variant: str = "characters") -> ConfigDict:
 
     config.optimizer = optimizer.defaults(learning_rate=5e-3)
     config.rate_schedule = rate_schedule.defaults()
+    config.mesh = devices.defaults()  # sizes of data, fsdp and model
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()

@@ -36,7 +36,7 @@ all parts work.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer, rate_schedule
+from experiments import devices, optimizer, rate_schedule
 
 
 def get_config(variant: str = "tagger") -> ConfigDict:
@@ -62,6 +62,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
 
     config.optimizer = optimizer.defaults(learning_rate=3e-3)
     config.rate_schedule = rate_schedule.defaults()
+    config.mesh = devices.defaults()  # sizes of data, fsdp and model
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()

@@ -26,7 +26,7 @@ show. "after" chose the lowest rate offered, and "recurrent mask" the highest.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer, rate_schedule
+from experiments import devices, optimizer, rate_schedule
 
 
 def get_config(variant: str = "forecast") -> ConfigDict:
@@ -50,6 +50,7 @@ def get_config(variant: str = "forecast") -> ConfigDict:
 
     config.optimizer = optimizer.defaults(learning_rate=5e-4)
     config.rate_schedule = rate_schedule.defaults()
+    config.mesh = devices.defaults()  # sizes of data, fsdp and model
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()

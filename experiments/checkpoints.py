@@ -13,6 +13,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from absl import logging
 
+from . import processes
 from .errors import say
 from .files import free_path
 from .runs import Progress
@@ -49,7 +50,10 @@ class Checkpoints:
                 self._last = step
                 return found
             kept = free_path(self._folder, "damaged")
-            (self._folder / str(step)).replace(kept)
+            processes.meet("a checkpoint is damaged")
+            if processes.is_first():
+                (self._folder / str(step)).replace(kept)
+            processes.meet("it is set aside")
             self._manager.reload()
             instead = f"step {steps[-1]}" if steps else "the start"
             say(f"warning: training goes on from {instead}, because {kept} cannot be used: {found}")

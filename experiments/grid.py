@@ -65,7 +65,11 @@ class Grid:
         done = [(kept["rate"], kept["seed"]) for kept in records]
         left = [run for run in runs if run not in done]
         size, begin = self._compiler.side_by_side, time.perf_counter()
-        groups = [left[first : first + size] for first in range(0, len(left), size)]
+        groups = [
+            # Copies of the last run fill the last group.
+            [left[min(first + lane, len(left) - 1)] for lane in range(size)]
+            for first in range(0, len(left), size)
+        ]
         if groups:
             self._check("compiling")
             programs = self._compiler.compile(regularizer, groups[0])
@@ -74,10 +78,11 @@ class Grid:
         for group in groups:
 
             def report(progress: Progress, ended: int = len(records)) -> None:
-                share = len(progress.runs) * len(progress.scores) / self._config.epochs
+                share = len(set(progress.runs)) * len(progress.scores) / self._config.epochs
                 on_epoch((ended + share) / len(runs), progress)
 
-            records += self._train(programs, Progress(regularizer, group), report)
+            trained = self._train(programs, Progress(regularizer, group), report)
+            records += trained[: len(set(group))]
             self._save()
         seconds = sum(kept["seconds"] for kept in records)
         steps = self._compiler.steps * sum(kept["epochs"] for kept in records)
@@ -99,7 +104,7 @@ class Grid:
     ) -> list[Record]:
         """Trains runs side by side until all are out of patience, and tests them."""
         config, compiler, runs = self._config, self._compiler, progress.runs
-        names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in runs]
+        names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in dict.fromkeys(runs)]
         with contextlib.ExitStack() as stack:
             checkpoints = Checkpoints(self._folder / names[0], config.checkpoint_every)
             stack.callback(checkpoints.close)
@@ -118,19 +123,20 @@ class Grid:
                 checkpoints.save((state, best), progress)
 
             rates, feed = rates_of(runs), compiler.feed(runs, progress.step)
-            batches, keys = next(feed)
+            batches, keys, counted = next(feed)
             while not self._ended(progress, best):
                 try:
                     self._check("these steps" if config.steps_per_call else "this epoch")
                 except KeyboardInterrupt:
-                    save()
+                    if jax.process_count() == 1:  # several may stop at different steps
+                        save()
                     raise
-                start, counted = time.perf_counter(), batches.counted
+                start, tokens = time.perf_counter(), counted
                 with self._profiler():
                     state, outputs = programs.steps[keys.shape[1]](state, rates, batches, keys)
-                    batches, keys = next(feed)  # while the device trains
+                    batches, keys, counted = next(feed)  # while the device trains
                     losses = np.asarray(outputs)
-                cost = {**throughput(time.perf_counter() - start, counted), **memory()}
+                cost = {**throughput(time.perf_counter() - start, tokens), **memory()}
                 rows = [{"loss": loss, **cost} for loss in losses.mean(1)]
                 progress.add(losses)
                 if progress.step % compiler.steps == 0:
@@ -142,7 +148,8 @@ class Grid:
                     for row, last in zip(rows, progress.last_epoch(), strict=True):
                         row.update(last)
                     report(progress)
-                for writer, row in zip(writers, rows, strict=False):  # there may be no writers
+                # There may be no writers, and copies of a run have none.
+                for writer, row in zip(writers, rows, strict=False):
                     writer.write(progress.step, row)
                 if checkpoints.due(progress.step):
                     save()

@@ -8,6 +8,10 @@
 default is runs/NAME_OF_THE_CONFIG. `--resume` continues a run that was stopped or killed, and gives
 the same results as without the break. `--profile` writes a trace of a few steps. A config is a
 Python file that this program runs, so use only files that you trust.
+
+`--distributed` trains with other processes, which run the same command. Slurm, Cloud TPU and other
+clusters that JAX knows need no more; elsewhere, `--coordinator=HOST:PORT`, `--num_processes` and
+`--process_id` describe the processes. The first one writes and prints.
 """
 
 import sys
@@ -22,7 +26,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from . import figure, report, settings
+from . import figure, processes, report, settings
 from .errors import InputError, say
 from .files import replace_figure
 from .grid import Grid
@@ -42,9 +46,15 @@ def main(argv: list[str]) -> int:
             console.print(__doc__)
             return 0
         config, options = settings.parse(argv)
+        if options.cluster is not None:
+            processes.connect(options.cluster)
+            console.quiet = not processes.is_first()
         workdir = Workdir(options.workdir)
         with workdir.locked():
-            return run(config, options, workdir, console)
+            code = run(config, options, workdir, console)
+        if code == 0:
+            processes.disconnect()
+        return code
     except (InputError, OSError) as error:
         say(f"error: {error}")
         return 1
@@ -57,13 +67,15 @@ def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console
     """Trains every regularizer, reports, and returns the exit code."""
     task = TASKS[config.task](config)
     results = workdir.begin(report.start(task), options.resume)
+    processes.meet("all have read the results")
     console.print(report.data(results))
     with deferred_interrupt() as check:
+        first = processes.is_first()
         grid = Grid(
             task,
             workdir.checkpoints,
-            metrics=workdir.metrics,
-            profile=workdir.profile if options.profile else None,
+            metrics=workdir.metrics if first else None,
+            profile=workdir.profile if first and options.profile else None,
             resume=workdir.resumed,
             save=lambda: workdir.save(results),
             check=check,
@@ -100,7 +112,7 @@ def train(
 def finish(task: Task, results: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Saves and shows all finished results."""
     try:
-        if results["regularizers"]:
+        if results["regularizers"] and processes.is_first():
             workdir.save(results)
             for name, draw in {"results.png": figure.draw, **task.figures}.items():
                 replace_figure(workdir.path / name, draw(results))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from . import optimizer, rate_schedule
+from .devices import Layout
 from .runs import Run
 from .task import Split, Task, batches
 from .train import (
@@ -48,7 +49,7 @@ class Compiler:
     All arrays of runs have a leading axis, the run. Runs that train side by side share it.
 
     Attributes:
-      side_by_side: the number of runs that train side by side.
+      side_by_side: the number of runs that train side by side. All programs are for this number.
       steps: the number of steps of an epoch.
       call_steps: the largest number of steps of a program.
     """
@@ -56,7 +57,10 @@ class Compiler:
     def __init__(self, task: Task):
         config = task.config
         examples = len(task.data.train.targets)
-        self.side_by_side = 1
+        self._layout = Layout(
+            config.mesh, min(config.batch_size, examples), len(config.rates) * config.seeds
+        )
+        self.side_by_side = self._layout.runs
         self.steps = steps_per_epoch(examples, config.batch_size)
         self.call_steps = min(config.steps_per_call or self.steps, self.steps)
         self._task = task
@@ -64,91 +68,80 @@ class Compiler:
         self._rate_at = partial(rate_schedule.scheduled, config.rate_schedule)
         self._order = jax.jit(make_order(examples, config.batch_size))
         self._inits: dict[str, Callable[..., tuple[TrainState, Best]]] = {}
-        self._validation = jax.device_put(batches(task.data.validation, EVALUATION_BATCH))
-        self._test = jax.device_put(batches(task.data.test, EVALUATION_BATCH))
+        self._validation, self._test = (
+            self._layout.put_evaluation(batches(split, EVALUATION_BATCH, self._layout.shards))
+            for split in (task.data.validation, task.data.test)
+        )
 
     def start(self, regularizer: str, runs: list[Run]) -> tuple[TrainState, Best]:
         """Returns the first states of runs. A regularizer shares them with its plain network."""
         plain = self._task.plain(regularizer)
+        seeds = np.array([run.seed for run in runs], np.int32)
         if plain not in self._inits:
             init = make_init(self._task, plain, self._optimizer)
-            self._inits[plain] = jax.jit(_per_run(init))
-        return self._inits[plain](np.array([run.seed for run in runs], np.int32))
+            self._inits[plain] = self._layout.compile(init, seeds, states=2)
+        return self._inits[plain](seeds)
 
     def rates(self, runs: list[Run], steps: Any) -> np.ndarray:
         """Returns the rates of runs, each after a number of steps: [run]."""
         return np.asarray(self._rate_at(rates_of(runs), steps))
 
-    def feed(self, runs: list[Run], step: int = 0) -> Iterator[tuple[Split, np.ndarray]]:
-        """Yields the batches and the key data of every call, from a step on: [run, step, ...].
+    def feed(
+        self, runs: list[Run], step: int = 0
+    ) -> Iterator[tuple[Split, np.ndarray, np.ndarray]]:
+        """Yields the batches of every call, from a step on, key data, and the batches' `counted`.
 
-        Any step gets the same batch and key, wherever the feed starts.
+        All are [run, step, ...]. Any step gets the same batch and key, wherever the feed starts. Of
+        the batches, each process has the examples of its own devices. The others are on the host.
         """
+        data = self._task.data.train
         while True:
             epoch, first = divmod(step, self.steps)
             orders = [jax.device_get(self._order(run.seed, epoch + 1)) for run in runs]
             indices, keys = map(np.stack, zip(*orders, strict=True))
             for begin in range(first, self.steps, self.call_steps):
                 part = slice(begin, begin + self.call_steps)
-                yield self._batches(indices[:, part]), keys[:, part]
+                batches = self._layout.put_batches(data, indices[:, part])
+                yield batches, keys[:, part], np.asarray(data.counted)[indices[:, part]]
             step = (epoch + 1) * self.steps
 
-    def _batches(self, indices: np.ndarray) -> Split:
-        """Returns the training examples of these indices. They stay on the host until a call."""
-        return jax.tree.map(lambda array: np.asarray(array)[indices], self._task.data.train)
-
     def compile(self, regularizer: str, runs: list[Run]) -> Programs:
-        """Compiles the programs for as many runs as these.
-
-        Ahead-of-time compilation makes sure that no later call compiles again.
-        """
-        step = make_step(make_loss(self._task, regularizer), self._optimizer, self._rate_at)
+        """Compiles the programs for as many runs as these."""
+        layout, task = self._layout, self._task
+        loss = layout.gathered(make_loss(task, regularizer))
+        step = make_step(loss, self._optimizer, self._rate_at)
+        score, test = map(layout.gathered, self._make_evaluations(regularizer))
         state, best = self.start(regularizer, runs)
         rates, calls = rates_of(runs), -(-self.steps // self.call_steps)
         inputs = itertools.islice(self.feed(runs), calls)  # the last call may have fewer steps
-        by_size = {keys.shape[1]: (batches, keys) for batches, keys in inputs}
+        by_size = {keys.shape[1]: (batches, keys) for batches, keys, _ in inputs}
         return Programs(
             {
-                size: _compile(make_steps(step), state, rates, *of_size)
+                size: layout.compile(make_steps(step), state, rates, *of_size, states=1)
                 for size, of_size in by_size.items()
             },
-            _compile(
-                make_validate(self._task, regularizer),
+            layout.compile(
+                make_validate(task, score),
                 *(state.params, best, rates, np.ones(len(runs), np.int32)),
-                data=self._validation,
+                shared=(self._validation,),
+                states=1,
             ),
-            _compile(self._make_test(regularizer), state.params, rates, data=self._test),
+            layout.compile(test, state.params, rates, shared=(self._test,)),
         )
 
-    def _make_test(self, regularizer: str) -> Callable[..., tuple[jax.Array, Any]]:
+    def _make_evaluations(self, regularizer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Returns `score(params, rate, batches)`, and `test`, which also returns `shown`."""
         network, shown = self._task.network(regularizer), self._task.data.shown
 
-        def test(params: Any, rate: jax.Array, batches: Split) -> tuple[jax.Array, Any]:
-            score = evaluate(params, self._task, network, batches, rate)
-            return score, shown and predict(params, network, shown, rate)
+        def score(params: Any, rate: jax.Array, batches: Split) -> jax.Array:
+            return evaluate(params, self._task, network, batches, rate)
 
-        return test
+        def test(params: Any, rate: jax.Array, batches: Split) -> tuple[jax.Array, Any]:
+            return score(params, rate, batches), shown and predict(params, network, shown, rate)
+
+        return score, test
 
 
 def rates_of(runs: list[Run]) -> np.ndarray:
     """Returns the rates of runs: [run]."""
     return np.array([run.rate for run in runs], np.float32)
-
-
-def _compile(function: Callable[..., Any], *arguments: Any, data: Split | None = None) -> Any:
-    """Compiles a function of one run for a stack of runs, and fixes its data, if it has any."""
-    shared = () if data is None else (data,)
-    compiled = jax.jit(_per_run(function, len(shared))).lower(*arguments, *shared).compile()
-    return lambda *arguments: compiled(*arguments, *shared)
-
-
-def _per_run(function: Callable[..., Any], shared: int = 0) -> Callable[..., Any]:
-    """Makes a function of one run one of a stack of one run, except for its last arguments."""
-
-    def call(*arguments: Any) -> Any:
-        of_runs = arguments[: len(arguments) - shared]
-        of_run = jax.tree.map(lambda leaf: leaf[0], of_runs)
-        outputs = function(*of_run, *arguments[len(of_runs) :])
-        return jax.tree.map(lambda leaf: leaf[None], outputs)
-
-    return call

@@ -21,7 +21,7 @@ class Progress:
     """How far runs that train side by side are. A checkpoint holds it as JSON.
 
     Attributes:
-      regularizer, runs: what trains.
+      regularizer, runs: what trains. A run can be there twice, to fill a device.
       step: the number of steps taken.
       loss_sums: of each run, the sum of the losses of the epoch so far.
       losses, scores: [epoch][run], the mean loss and the validation score of every epoch. A batch's
@@ -104,7 +104,7 @@ def record(
         "validation_curve": scores,
         "train_loss": losses,
         "test_score": None if diverged else finite_or_none(test),
-        "seconds": progress.seconds / len(progress.runs),
+        "seconds": progress.seconds / len(set(progress.runs)),
     }
     if shown is not None and run.seed == 0:
         kept["shown"] = np.round(np.asarray(shown, float), 2).tolist()

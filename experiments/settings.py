@@ -9,14 +9,14 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from . import checks, optimizer, rate_schedule
+from . import checks, devices, optimizer, processes, rate_schedule
 from .errors import InputError
 from .tasks import TASKS
 
 SIZES = ("seeds", "batch_size", "epochs", "patience")
 INTERVALS = ("steps_per_call", "checkpoint_every")
 DTYPES = ("float32", "bfloat16")
-PARTS = ("data", "optimizer", "rate_schedule")
+PARTS = ("data", "mesh", "optimizer", "rate_schedule")
 FIELDS = ("name", "task", "regularizers", "rates", "dtype", *PARTS, *SIZES, *INTERVALS)
 
 
@@ -27,11 +27,13 @@ class Options(NamedTuple):
       workdir: the folder for results.
       resume: whether to continue what is there.
       profile: whether to trace a few steps.
+      cluster: the processes that train together, or None for this one alone.
     """
 
     workdir: Path
     resume: bool
     profile: bool
+    cluster: processes.Cluster | None = None
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
@@ -40,10 +42,12 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue what is in the workdir.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few steps.", flag_values=values)
+    processes.define_flags(values)
     config = read(argv, values)
     check(config)
     workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
-    return config, Options(Path(workdir), values.resume, values.profile)
+    cluster = processes.from_flags(values)
+    return config, Options(Path(workdir), values.resume, values.profile, cluster)
 
 
 def read(argv: list[str], values: flags.FlagValues) -> ConfigDict:
@@ -106,6 +110,7 @@ def check(config: ConfigDict) -> None:
     checks.at_least(1, "config", config, SIZES)
     checks.at_least(0, "config", config, INTERVALS)
     checks.one_of("config.dtype", config.dtype, DTYPES)
+    devices.check(config.mesh)
     optimizer.check(config.optimizer)
     rate_schedule.check(config.rate_schedule)
     task.check(config)

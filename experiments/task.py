@@ -130,9 +130,13 @@ class Task(abc.ABC):
         """Returns the score of a part, from the mean points of its targets."""
 
 
-def batches(data: Split, size: int) -> Split:
-    """Cuts a split into [batch, size, ...], and pads the last batch with uncounted examples."""
+def batches(data: Split, size: int, multiple: int = 1) -> Split:
+    """Cuts a split into [batch, size, ...], and pads the last batch with uncounted examples.
+
+    The size is rounded up to a multiple of `multiple`.
+    """
     size = min(size, len(data.targets))
+    size += -size % multiple
     missing = -len(data.targets) % size
 
     def cut(array: np.ndarray) -> np.ndarray:

@@ -129,20 +129,20 @@ def make_steps(step: Step) -> Step:
 
 
 def make_validate(
-    task: Task, regularizer: str
+    task: Task, score_of: Callable[[Params, jax.Array, Split], jax.Array]
 ) -> Callable[[Params, Best, jax.Array, jax.Array, Split], tuple[Best, jax.Array]]:
     """Returns `validate(params, best, rate, epoch, batches) -> best, score`, after an epoch.
 
-    A run that was out of patience before this epoch is frozen: its best epoch does not change.
+    `score_of` returns the score of parameters. A run that was out of patience before this epoch is
+    frozen: its best epoch does not change.
     """
-    model = task.network(regularizer)
 
     def validate(
         params: Params, best: Best, rate: jax.Array, epoch: jax.Array, batches: Split
     ) -> tuple[Best, jax.Array]:
-        score = evaluate(params, task, model, batches, rate)
+        score = score_of(params, rate, batches)
         # With NaN weights the score can still be finite, because argmax of NaN returns an index.
-        norm = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(params))
+        norm = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
         score = jnp.where(jnp.isfinite(norm), score, jnp.nan)
         better = score > best.score if task.metric.higher_is_better else score < best.score
         better &= ~out_of_patience(epoch - 1, best.epoch, task.config.patience)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import processes, report
 from .errors import InputError, say
 from .files import free_path, prepare, replace_text
 from .tasks import TASKS
@@ -37,6 +37,9 @@ class Workdir:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Locks the folder for one run, because two would overwrite each other's results."""
+        if not processes.is_first():
+            yield
+            return
         folder = os.open(self.path, os.O_RDONLY)
         try:
             try:
@@ -72,19 +75,26 @@ class Workdir:
     def save(self, results: dict[str, Any]) -> None:
         """Writes results.json and results.md. A crash never leaves half a file.
 
-        Before that, the first call moves all of an earlier run to earlier-N, for a new N.
+        Before that, the first call moves all of an earlier run to earlier-N, for a new N. Only the
+        first process writes.
         """
         texts = report.texts(results)
         if not self.resumed:
-            folder = free_path(self.path, "earlier")
-            files = [self.path / name for name in (*report.FILES, *FIGURES)]
-            for path in (*files, self.checkpoints, self.metrics, self.profile):
-                if path.exists():
-                    folder.mkdir(exist_ok=True)
-                    path.replace(folder / path.name)
+            if processes.is_first():
+                self._set_aside()
             self.resumed = True
-        for name, text in texts.items():
-            replace_text(self.path / name, text)
+            processes.meet("the workdir is free")
+        if processes.is_first():
+            for name, text in texts.items():
+                replace_text(self.path / name, text)
+
+    def _set_aside(self) -> None:
+        folder = free_path(self.path, "earlier")
+        files = [self.path / name for name in (*report.FILES, *FIGURES)]
+        for path in (*files, self.checkpoints, self.metrics, self.profile):
+            if path.exists():
+                folder.mkdir(exist_ok=True)
+                path.replace(folder / path.name)
 
 
 def _difference(found: Any, results: dict[str, Any]) -> str | None:

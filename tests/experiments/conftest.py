@@ -48,6 +48,7 @@ def make_config(corpus_path):
     config = get_config("smoke")
     config.update({"features": 8, "hidden": 8, "batch_size": 8})
     config.update({"seeds": 2, "rates": (0.1, 0.5), "epochs": 3})
+    config.mesh.runs = 1  # on one device
     config.data.update({"path": str(corpus_path), "train_sentences": 0, "test_sentences": 0})
     return config
 

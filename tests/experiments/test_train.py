@@ -57,8 +57,12 @@ def loss(start, data, rate):
     return function(start.params, jnp.float32(rate), data, jax.random.key(1))
 
 
+def score_of(params, rate, batches):
+    return train.evaluate(params, TASK, MODEL, batches, rate)
+
+
 def evaluate(start, data, size):
-    return train.evaluate(start.params, TASK, MODEL, batches(data, size), jnp.float32(0.5))
+    return score_of(start.params, jnp.float32(0.5), batches(data, size))
 
 
 def test_padding_counts_nothing_in_the_loss(start):
@@ -122,7 +126,7 @@ def test_the_best_epoch_is_kept_and_a_run_out_of_patience_is_frozen(start):
     data = split()
     # No prediction can be right, so the first epoch is the best, and the run ends two epochs later.
     hopeless = batches(data._replace(targets=np.full_like(data.targets, UNSEEN_TAG)), 9)
-    validate = jax.jit(train.make_validate(make_task(patience=2), "SpatialDropout1D"))
+    validate = jax.jit(train.make_validate(make_task(patience=2), score_of))
     best = train.Best(start.params, jnp.float32(-jnp.inf), jnp.int32(0))
     rate, found = jnp.float32(0.1), []
     for epoch, part in enumerate((hopeless, hopeless, hopeless, batches(data, 9)), start=1):
@@ -140,7 +144,7 @@ def test_patience(epoch, out):
 
 
 def test_weights_that_are_no_numbers_give_no_score(start):
-    validate = train.make_validate(TASK, "SpatialDropout1D")
+    validate = train.make_validate(TASK, score_of)
     best = train.Best(start.params, jnp.float32(-jnp.inf), jnp.int32(0))
     params = jax.tree.map(lambda leaf: leaf * jnp.nan, start.params)
     kept, score = validate(params, best, jnp.float32(0.1), 1, batches(split(), 9))

@@ -1,0 +1,125 @@
+"""Several processes that train together: how they meet, and which one writes."""
+
+import contextlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+
+from .errors import InputError
+
+CONNECT_SECONDS = 60
+JAX_SECONDS = 3600
+"""The time limit of JAX itself. Where it ends first, JAX ends the program without a sentence."""
+
+
+class Cluster(NamedTuple):
+    """The flags that describe all processes. JAX looks in the environment for those that are None.
+
+    Attributes:
+      coordinator: HOST:PORT, where process 0 listens.
+      num_processes, process_id: the number of processes, and the number of this one from 0.
+      seconds: how long to wait for the others.
+    """
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+    seconds: int
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that `from_flags` reads."""
+    flags.DEFINE_bool("distributed", False, "Train with other processes.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
+    for name, text in (("num_processes", "Of all."), ("process_id", "Of this one, from 0.")):
+        flags.DEFINE_integer(name, None, text, flag_values=values)
+    flags.DEFINE_integer(
+        "connect_seconds", CONNECT_SECONDS, "How long to wait for the others.", flag_values=values
+    )
+
+
+def from_flags(values: flags.FlagValues) -> Cluster | None:
+    """Returns what the flags describe, or None without --distributed."""
+    given = values.coordinator, values.num_processes, values.process_id
+    missing = [value is None for value in given]
+    if not values.distributed:
+        if not all(missing):
+            raise InputError("--coordinator, --num_processes and --process_id need --distributed")
+        return None
+    if any(missing) and not all(missing):
+        raise InputError("--coordinator, --num_processes and --process_id must be given together")
+    coordinator, number, process = given
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and int(port) < 2**16):
+            raise InputError(f"--coordinator must be HOST:PORT: got {coordinator!r}")
+        if not 0 <= process < number:
+            raise InputError(
+                f"--process_id must be from 0 to --num_processes - 1: got {process} of {number}"
+            )
+    if values.connect_seconds < 1:
+        raise InputError(f"--connect_seconds must be at least 1: got {values.connect_seconds}")
+    return Cluster(*given, values.connect_seconds)
+
+
+def connect(cluster: Cluster) -> None:
+    """Waits for all processes. JAX's devices are then those of all of them.
+
+    Raises InputError if the others do not come in time.
+    """
+    address, number, process, seconds = cluster
+    # JAX's preemption service would catch SIGTERM, and nothing here asks it.
+    jax.config.update("jax_enable_preemption_service", False)
+    # If JAX gives up by itself, it aborts the program. The thread is left behind.
+    connecting = ThreadPoolExecutor(1).submit(
+        jax.distributed.initialize, address, number, process, initialization_timeout=JAX_SECONDS
+    )
+    try:
+        connecting.result(seconds)
+    except TimeoutError as error:
+        if address is not None and not _answers(address):
+            what = f"no coordinator answers at {address}"
+        else:
+            what = "not all processes have connected"
+        raise InputError(f"{what} after {seconds} s (--connect_seconds)") from error
+    except ValueError as error:  # nothing was found
+        raise InputError(
+            "--distributed needs Slurm, Cloud TPU or another cluster that JAX knows, or "
+            "--coordinator, --num_processes and --process_id"
+        ) from error
+    except RuntimeError as error:
+        why = f"{error}".strip().split("\n")[0]
+        raise InputError(f"cannot connect to the other processes: {why}") from error
+    if number not in (None, jax.process_count()):
+        raise InputError(
+            f"--num_processes must be the same for all processes: got {number}, "
+            f"but the coordinator has {jax.process_count()}"
+        )
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+def is_first() -> bool:
+    """Returns whether this process prints and writes results. One process is always the first."""
+    return jax.process_index() == 0
+
+
+def meet(where: str) -> None:
+    """Waits until all processes are at this point, which has a name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def disconnect() -> None:
+    """Waits until all processes have ended their work."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()

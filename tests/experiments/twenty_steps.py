@@ -1,0 +1,110 @@
+"""Trains a small network on any mesh; as a program, in one of several processes.
+
+python -m tests.experiments.twenty_steps FOLDER COORDINATOR PROCESSES PROCESS
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from configs import language_model, pos_tagging, weather_forecast
+from experiments import devices, processes
+from experiments.forecasting.task import Forecasting
+from experiments.language.task import Language
+from experiments.programs import Compiler, rates_of
+from experiments.runs import Run
+from experiments.tagging.task import Tagging
+from experiments.task import Data, Split
+
+STEPS = 20
+EXAMPLES = 16
+TIME = 5
+
+
+def words(time=TIME):
+    """Returns random sentences, and as targets the words modulo 3."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, time + 1, EXAMPLES).astype(np.int32)
+    words = rng.integers(1, 7, (EXAMPLES, time)).astype(np.int32)
+    counted = np.arange(time) < lengths[:, None]
+    return words * counted, lengths, counted
+
+
+class SmallTagging(Tagging):
+    @staticmethod
+    def load(config):
+        sentences, lengths, counted = words()
+        split = Split((sentences, lengths), sentences % 3, counted)
+        return Data(split, split, split, 0.0, "", {"words": 8, "tags": 4})
+
+
+class SmallLanguage(Language):
+    @staticmethod
+    def load(config):
+        sentences, _, counted = words()
+        split = Split((sentences,), sentences % 3, counted)
+        return Data(split, split, split, 0.0, "", {"characters": 8})
+
+
+class SmallForecasting(Forecasting):
+    @staticmethod
+    def load(config):
+        x = np.random.default_rng(0).normal(size=(EXAMPLES, 12, 4)).astype(np.float32)
+        split = Split((x,), x[:, 0, 0], x[:, 0, 1] > -9)
+        record = {"deviation_of_change": 1.5}
+        return Data(split, split, split, 0.0, "", record, jax.tree.map(lambda a: a[:3], split))
+
+
+def make_task(name, **mesh):
+    """Returns a small task and the regularizer to train it with."""
+    make, config, regularizer = {
+        "tagging": (SmallTagging, pos_tagging.get_config("smoke"), "RecurrentDropout"),
+        "language": (SmallLanguage, language_model.get_config("smoke"), "weights"),
+        "forecasting": (SmallForecasting, weather_forecast.get_config("smoke"), "zoneout"),
+        "convolutions": (SmallForecasting, weather_forecast.get_config("smoke"), "CNN channels"),
+    }[name]
+    sizes = {"features": 8, "hidden": 8, "layers": 1, "heads": 2}
+    config.update({field: size for field, size in sizes.items() if field in config})
+    config.update({"batch_size": 8, "rates": (0.25, 0.5), "seeds": 4, "steps_per_call": 2})
+    config.mesh = devices.defaults(**mesh)
+    return make(config), regularizer
+
+
+def train(name, **mesh):
+    """Returns the state [run, ...] after 20 steps, losses [run, step], validation scores."""
+    with jax.numpy_dtype_promotion("standard"):  # Optax's adam needs it
+        task, regularizer = make_task(name, **mesh)
+        compiler = Compiler(task)
+        runs = [
+            Run(task.config.rates[lane % 2], lane // 2) for lane in range(compiler.side_by_side)
+        ]
+        programs = compiler.compile(regularizer, runs)
+        state, best = compiler.start(regularizer, runs)
+        losses, feed = [], compiler.feed(runs)
+        for _ in range(STEPS // compiler.call_steps):
+            batches, keys, _ = next(feed)
+            state, of_steps = programs.steps[keys.shape[1]](state, rates_of(runs), batches, keys)
+            losses.append(np.asarray(of_steps))
+        epochs = np.ones(len(runs), np.int32)
+        best, scores = programs.validate(state.params, best, rates_of(runs), epochs)
+    return state, np.concatenate(losses, axis=1), np.asarray(scores)
+
+
+def main(folder, coordinator, count, process):
+    """Trains in one of several processes, and saves what train returns."""
+    jax.config.update("jax_num_cpu_devices", 1)
+    processes.connect(processes.Cluster(coordinator, int(count), int(process), 60))
+    for name in ("tagging", "language"):
+        state, losses, scores = train(name, data=int(count))
+        params = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
+        if processes.is_first():
+            np.savez(Path(folder, f"{name}.npz"), losses, scores, *params)
+    processes.disconnect()
+
+
+if __name__ == "__main__":
+    import tests.conftest  # noqa: F401  compile as the tests do
+
+    main(*sys.argv[1:])
