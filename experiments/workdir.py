@@ -55,7 +55,7 @@ class Workdir:
     def begin(self, results: dict[str, Any], resume: bool) -> dict[str, Any]:
         """Returns the results to start from: with `resume` those in the folder, if there are any.
 
-        Raises InputError if those are of another config or of other data.
+        Raises InputError if those are of another config or of other data. The mesh may be another.
         """
         path = self.path / "results.json"
         try:
@@ -70,7 +70,7 @@ class Workdir:
         self.resumed = resume
         if not resume and not differs and found["missing"]:
             say(f"This starts anew, but --resume would continue the run in {self.path}.")
-        return found if resume else results
+        return {**found, "config": results["config"]} if resume else results
 
     def save(self, results: dict[str, Any]) -> None:
         """Writes results.json and results.md. A crash never leaves half a file.
@@ -105,6 +105,8 @@ def _difference(found: Any, results: dict[str, Any]) -> str | None:
     for part in ("config", "data"):
         old, new = (_flat(part, of.get(part)) for of in (found, results))
         for field in (*new, *old):
+            if field.startswith("config.mesh."):
+                continue
             if old.get(field) != new.get(field):
                 return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
     return None

@@ -26,7 +26,7 @@ def test_fields_are_overridden_and_the_workdir_is_named_after_the_config():
         f"{CONFIG}:smoke", "--config.rates=(0.25,)", "--config.data.min_count=7"
     )
     assert (config.rates, config.data.min_count) == ((0.25,), 7)
-    assert options == (Path("runs/pos_tagging-smoke"), False, False)
+    assert options == (Path("runs/pos_tagging-smoke"), False, False, None)
     assert parse(CONFIG, "--resume")[1].resume
 
 
@@ -42,7 +42,7 @@ def test_every_variant_passes_its_own_checks(variant):
         ([CONFIG, "extra"], "every argument must be a flag: got 'extra'"),
         ([CONFIG, "--config.foo=1"], "the config has no such field: 'foo'"),
         ([CONFIG, "--config.data.bar=1"], "the config has no such field: 'bar'"),
-        ([CONFIG, "--foo=1"], "Unknown command line flag 'foo'"),
+        ([CONFIG, "--qqq=1"], "Unknown command line flag 'qqq'"),
         (
             ["--config=no.py"],
             "cannot read the config: [Errno 2] No such file or directory: 'no.py'",

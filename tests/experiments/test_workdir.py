@@ -85,6 +85,14 @@ def test_a_finished_run_is_not_called_unfinished(results, workdir, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_resume_takes_another_mesh(results, workdir):
+    results["config"]["mesh"] = {"data": 1}
+    workdir.save(results)
+    other = start(results)
+    other["config"] = {**results["config"], "mesh": {"data": 2}}
+    assert workdir.begin(other, resume=True) == {**results, "config": other["config"]}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
