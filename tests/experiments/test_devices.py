@@ -16,7 +16,8 @@ from experiments.task import Split, batches
 
 from ..errors import exactly
 from . import twenty_steps
-from .test_grid import Small, ignore, small_config, without_seconds
+from .small import Small
+from .test_grid import ignore, small_config, without_seconds
 
 once = functools.cache(twenty_steps.train)  # on one device, or on two
 

@@ -108,7 +108,8 @@ def test_a_coordinator_that_is_not_there_gets_one_sentence(tmp_path):
     cluster = f"processes.Cluster('{address}', 2, 1, 3)"
     program = (
         "import time; from experiments import main, processes, settings\n"
-        f"main.settings.parse = lambda argv: (None, settings.Options('', False, {cluster}))\n"
+        f"options = settings.Options('', False, False, {cluster})\n"
+        "main.settings.parse = lambda argv: (None, options)\n"
         "begin = time.monotonic()\n"
         "code = main.main([])\n"
         "print(time.monotonic() - begin < 10)\n"

@@ -37,14 +37,17 @@ def test_zoneout_is_evaluated_with_its_rate(task):
     start = make_init(task, "zoneout", optax.adam(1e-3))(0)[0]
     zoneout, cut = task.network("zoneout"), batches(task.data.validation, 16)
 
+    def score_of(params, rate, cut, model=zoneout):
+        return evaluate(params, task, model, cut, rate)
+
     def score(model, rate):
-        return evaluate(start.params, task, model, cut, jnp.float32(rate))
+        return score_of(start.params, jnp.float32(rate), cut, model)
 
     assert score(zoneout, 0.0) == pytest.approx(float(score(task.network("none"), 0.5)), rel=1e-5)
     assert abs(score(zoneout, 0.0) - score(zoneout, 0.9)) > 1e-3
     # The validation of a run does so, too.
     _, best = make_init(task, "zoneout", optax.sgd(0.0))(0)
-    validate = make_validate(task, "zoneout")
+    validate = make_validate(task, score_of)
     _, validated = validate(start.params, best, jnp.float32(0.9), 1, cut)
     assert validated == pytest.approx(float(score(zoneout, 0.9)), rel=1e-5)
 
