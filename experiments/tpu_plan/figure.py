@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .results import PARTS, Plan, Row
-from .table import MIB, baseline, ordered
+from .table import baseline, mib, ordered
 
 
 def draw(plans: list[Plan]) -> Figure:
@@ -18,47 +18,56 @@ def draw(plans: list[Plan]) -> Figure:
 
 
 def _added(ax: Axes, plans: list[Plan]) -> None:
+    """Draws the programs that were compiled for several slices of one kind of chips."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for plan in plans:
         for row in ordered(plan.rows):
             plain = baseline(plan, row)
             if plain is not None and not row.failure:
                 name = f"{row.config} on {row.topology.partition(':')[0]}: {row.arm}"
-                added = 100 * (row.cycles / plain.cycles - 1)
-                lines.setdefault(name, []).append((row.chips, added))
+                lines.setdefault(name, []).append((row.chips, row.cycles - plain.cycles))
+    sizes: set[int] = set()
     for name, points in lines.items():
-        dashes = "--" if ": Flax " in name else "-"
-        ax.plot(*zip(*points, strict=True), dashes, marker="o", label=name)
+        chips, cycles = zip(*points, strict=True)
+        if len(points) > 1 and cycles[0] > 0:
+            sizes.update(chips)
+            dashes = "--" if ": Flax " in name else "-"
+            ax.plot(chips, [each / cycles[0] for each in cycles], dashes, marker="o", label=name)
     ax.set_xscale("log", base=2)
-    chips = sorted({row.chips for plan in plans for row in plan.rows})
-    ax.set_xticks(chips, [f"{count:,}" for count in chips])
-    ax.axhline(0, color="k", linewidth=0.8)
+    ax.set_xticks(sorted(sizes), [f"{size:,}" for size in sorted(sizes)])
+    ax.minorticks_off()
+    ax.set_ylim(0, 2)
     ax.set_xlabel("chips (the batch of a chip stays the same)")
-    ax.set_ylabel("cycles added to a step in %")
-    ax.set_title("What dropout adds")
-    if ax.lines[1:]:
+    ax.set_ylabel("added cycles, over the smallest slice's")
+    ax.set_title("What dropout adds to a step of one chip")
+    if ax.lines:
         ax.legend(fontsize="small")
 
 
 def _memory(ax: Axes, plans: list[Plan]) -> None:
-    rows = [row for plan in plans for row in _largest(plan)]
-    names = [f"{row.config}\n{row.arm}" for row in rows]
-    bottom = [0.0] * len(rows)
+    """Draws each network without dropout, and with its last regularizer."""
+    rows = [row for plan in plans for row in _shown(plan)]
+    names = [f"{row.config}: {row.arm}" for row in rows]
+    left = [0.0] * len(rows)
     for part in PARTS:
-        heights = [row.memory[part] / MIB for row in rows]
-        ax.bar(names, heights, bottom=bottom, label=part)
-        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    ax.set_ylabel("memory of a chip in MiB")
-    ax.set_title("Peak memory")
-    ax.tick_params(axis="x", labelsize="small", rotation=30)
+        shares = [100 * row.memory[part] / row.peak for row in rows]
+        bars = ax.barh(names, shares, left=left, label=part)
+        left = [low + share for low, share in zip(left, shares, strict=True)]
     if rows:
-        ax.legend(fontsize="small")
+        ax.bar_label(bars, [f"{mib(row.peak)} MiB" for row in rows], padding=3, size=8)
+        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 124)
+    ax.set_xticks(range(0, 101, 25))
+    ax.set_xlabel("share of the peak in %")
+    ax.set_title("Peak memory of a chip")
 
 
-def _largest(plan: Plan) -> list[Row]:
-    """Returns the rows of the slice with most programs."""
-    found: dict[str, list[Row]] = {}
+def _shown(plan: Plan) -> list[Row]:
+    """Returns two rows of the slice with most programs."""
+    slices: dict[str, list[Row]] = {}
     for row in ordered(plan.rows):
-        if not row.failure:
-            found.setdefault(row.topology, []).append(row)
-    return max(found.values(), key=len, default=[])
+        if not row.failure and not row.arm.startswith("Flax"):
+            slices.setdefault(row.topology, []).append(row)
+    rows = max(slices.values(), key=len, default=[])
+    return [rows[0], rows[-1]] if len(rows) > 1 else rows

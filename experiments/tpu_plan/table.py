@@ -35,7 +35,7 @@ def report(plans: list[Plan]) -> str:
     return "\n".join(lines) + "\n"
 
 
-ADDED = ("cycles", "memory in MiB", "collectives")
+ADDED = ("cycles", "in millions", "memory in MiB", "collectives")
 HEADER = (
     "dropout",
     "peak in MiB",
@@ -48,8 +48,12 @@ HEADER = (
 
 
 def ordered(rows: list[Row]) -> list[Row]:
-    """Sorts rows by the number of chips. Rows of one topology stay in the order of compiles."""
-    return sorted(rows, key=lambda row: (row.chips, row.topology, row.batch_a_chip))
+    """Sorts rows by the kind and the number of chips. Rows of a slice stay in their order."""
+
+    def key(row: Row) -> tuple[str, int, str, float]:
+        return row.topology.partition(":")[0], row.chips, row.topology, row.batch_a_chip
+
+    return sorted(rows, key=key)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -66,14 +70,16 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def added(plan: Plan, row: Row) -> tuple[str, str, str] | None:
+def added(plan: Plan, row: Row) -> tuple[str, ...] | None:
     """Returns what a row adds to the row without dropout, if that was compiled."""
     plain = baseline(plan, row)
     if plain is None:
         return None
     collectives = sum(row.collectives.values()) - sum(plain.collectives.values())
     memory = (row.peak - plain.peak) / MIB
-    return f"{100 * (row.cycles / plain.cycles - 1):+.1f} %", f"{memory:+,.1f}", f"{collectives:+d}"
+    cycles = row.cycles - plain.cycles
+    share = f"{100 * cycles / plain.cycles:+.1f} %"
+    return share, f"{cycles / 1e6:+.3g}", f"{memory:+,.1f}", f"{collectives:+d}"
 
 
 def baseline(plan: Plan, row: Row) -> Row | None:
@@ -99,7 +105,7 @@ def line(plan: Plan, row: Row) -> str:
         f"{number(row.flops / 1e9)} billion FLOPs, {cells(row)[-2]}"
     )
     if found := added(plan, row):
-        text += f"; beyond {row.compared_to}: {found[0]} cycles, {found[1]} MiB"
+        text += f"; beyond {row.compared_to}: {found[0]} cycles, {found[2]} MiB"
     return text
 
 

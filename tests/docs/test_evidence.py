@@ -8,6 +8,8 @@ import statistics
 import pytest
 
 from experiments.benchmarks.results import Results
+from experiments.tpu_plan import table
+from experiments.tpu_plan.results import Plan
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = ROOT / "experiments/results"
@@ -153,3 +155,27 @@ def test_numbers_of_the_benchmarks():
     losses = [record for id, record in CPU.items() if id[2].startswith("largest difference")]
     assert losses
     assert all(value == 0 for record in losses for value in record.values.values())
+
+
+def test_numbers_of_the_planned_pod():
+    page = (DOCS / "guides/tpu_pod.md").read_text()
+    added = {}
+    for path in (RESULTS / "tpu_plan").glob("*.json"):
+        plan = Plan.load(path)
+        for row in plan.rows:
+            assert not row.failure
+            if row.compared_to:
+                added[row.config, row.topology, row.arm] = table.added(plan, row)
+    sizes = ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
+    (cycles,) = {added["pos_tagging", size, "SpatialDropout1D"][1:] for size in sizes}
+    assert cycles[1:] == ("+0.0", "+0")
+    assert says(page, f"SpatialDropout1D adds {cycles[0][1:]} million cycles to the tagger on 16")
+    share, _, memory, collectives = added["resnet50", "v5e:16x16", "both"]
+    assert collectives == "+0"
+    assert says(
+        page, f"together add {share[1:]} of the cycles, {memory[1:]} MiB and no collectives"
+    )
+    share, _, memory, _ = added["decoder", "v5e:16x16", "all"]
+    assert says(
+        page, f"Its dropout adds {share[1:]} of the cycles on TPU v5e, and {memory[1:]} MiB"
+    )
