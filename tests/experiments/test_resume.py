@@ -113,21 +113,15 @@ def unbroken(args, processes, cache, tmp_path_factory):
     return results(folder / "out")
 
 
-def test_a_run_that_is_killed_twice_ends_as_one_without_a_break(run, unbroken):
-    for flags, until in ((), 20), (("--resume",), 80):
-        code, log = run(*flags, until=until)
-        assert code == -signal.SIGKILL, log
-    code, log = run("--resume")
-    assert code == 0, log
-    assert "warning" not in log
-    assert results(run.workdir) == unbroken
-
-
-def test_a_run_that_ctrl_c_stopped_is_resumed(run, unbroken):
-    """It stops after the call in progress, with a checkpoint of its end."""
-    code, log = run(until=60, number=signal.SIGINT)
+def test_a_run_that_is_killed_and_stopped_ends_as_one_without_a_break(run, unbroken):
+    """It is killed twice. In between, Ctrl-C stops it after the call in progress."""
+    code, log = run(until=20)
+    assert code == -signal.SIGKILL, log
+    code, log = run("--resume", until=60, number=signal.SIGINT)
     assert code == INTERRUPTED, log
     assert f"Results are in {run.workdir}.\n--resume continues this run.\n" in log
+    code, log = run("--resume", until=110)
+    assert code == -signal.SIGKILL, log
     code, log = run("--resume")
     assert (code, "warning" in log) == (0, False), log
     assert results(run.workdir) == unbroken
