@@ -87,9 +87,10 @@ def throughput(seconds: float, counted: Array) -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """Returns the most bytes that a device has used, or the process where devices do not tell."""
-    told = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
-    if told:
-        return {"device_peak_bytes": max(stats["peak_bytes_in_use"] for stats in told)}
+    told = [device.memory_stats() or {} for device in jax.local_devices()]
+    peak = max(stats.get("peak_bytes_in_use", 0) for stats in told)
+    if peak:
+        return {"device_peak_bytes": peak}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"process_peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 

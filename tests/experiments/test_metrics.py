@@ -110,7 +110,7 @@ def test_memory_is_that_of_the_process_where_devices_do_not_tell():
 
 
 def test_memory_is_that_of_the_fullest_device_that_tells(monkeypatch):
-    stats = [{"peak_bytes_in_use": 5}, None, {"peak_bytes_in_use": 7}]
+    stats = [{"peak_bytes_in_use": 5}, None, {"num_allocs": 9}, {"peak_bytes_in_use": 7}]
     devices = [SimpleNamespace(memory_stats=lambda one=one: one) for one in stats]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
     assert metrics.memory() == {"device_peak_bytes": 7}
