@@ -148,9 +148,11 @@ class Grid:
                     for row, last in zip(rows, progress.last_epoch(), strict=True):
                         row.update(last)
                     report(progress)
+                waits = self._waits((progress.step - 1) // compiler.steps, best)
                 # There may be no writers, and copies of a run have none.
-                for writer, row in zip(writers, rows, strict=False):
-                    writer.write(progress.step, row)
+                for writer, row, wait in zip(writers, rows, waits, strict=False):
+                    if not wait:
+                        writer.write(progress.step, row)
                 if checkpoints.due(progress.step):
                     save()
             then = compiler.rates(runs, compiler.steps * np.asarray(best.epoch))
@@ -165,6 +167,9 @@ class Grid:
 
     def _ended(self, progress: Progress, best: Best) -> bool:
         """Returns whether all runs are out of patience, or all epochs are over."""
-        epoch, patience = len(progress.scores), self._config.patience
-        waited = out_of_patience(epoch, np.asarray(best.epoch), patience)
-        return epoch == self._config.epochs or bool(np.all(waited))
+        epoch = len(progress.scores)
+        return epoch == self._config.epochs or bool(np.all(self._waits(epoch, best)))
+
+    def _waits(self, epoch: int, best: Best) -> np.ndarray:
+        """Returns whether each run was out of patience after this epoch, and waits for others."""
+        return out_of_patience(epoch, np.asarray(best.epoch), self._config.patience)

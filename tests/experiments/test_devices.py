@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from experiments import devices, programs
+from experiments import devices, metrics, programs
 from experiments.checkpoints import Checkpoints
 from experiments.devices import Layout
 from experiments.errors import InputError
@@ -28,9 +28,13 @@ def test_runs_side_by_side_have_the_bits_of_runs_on_one_device(corpus_path, tmp_
     for runs in (1, 4):
         config = small_config(corpus_path, rates=(0.1, 0.2, 0.3, 0.4, 0.5), seeds=1)
         config.mesh.runs = runs
-        grid = Grid(Small(config), tmp_path / str(runs))
+        folder = tmp_path / str(runs)
+        grid = Grid(Small(config), folder, metrics=folder / "metrics")
         records = grid.train("SpatialDropout1D", [], ignore)["runs"]
         results.append([without_seconds(record) for record in records])
+        for record in records:
+            rows = metrics.read(folder / "metrics" / f"SpatialDropout1D-{record['rate']}-0")
+            assert [row["epoch_loss"] for row in rows] == record["train_loss"]
     assert results[0] == results[1]
     # They end after different numbers of epochs, so the first ones have waited for the others.
     assert len({record["epochs"] for record in results[0][:4]}) > 1
