@@ -96,7 +96,7 @@ def memory() -> dict[str, float]:
 
 
 class Profiler:
-    """Traces the second of several pieces of work, because the first one may compile."""
+    """Traces the second of several pieces of work, because the first one may also set things up."""
 
     def __init__(self, folder: Path | None):
         """With None, traces nothing."""
