@@ -27,6 +27,9 @@ class Workdir:
     """
 
     def __init__(self, path: Path):
+        if "[" in str(path.absolute()):
+            why = "because Orbax takes it for a pattern and cannot read checkpoints"
+            raise InputError(f"the path of the workdir must not contain [, {why}: got {path}")
         prepare(path)
         self.path = path
         self.checkpoints = path / "checkpoints"

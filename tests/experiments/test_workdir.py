@@ -27,6 +27,17 @@ def test_an_unwritable_workdir(tmp_path):
         Workdir(tmp_path / "file" / "x")
 
 
+def test_a_workdir_that_orbax_cannot_read(tmp_path):
+    path = tmp_path / "runs[1]" / "x"
+    with pytest.raises(InputError) as caught:
+        Workdir(path)
+    assert str(caught.value) == (
+        "the path of the workdir must not contain [, because Orbax takes it for a pattern and "
+        f"cannot read checkpoints: got {path}"
+    )
+    assert not path.exists()
+
+
 def test_saving_replaces_whole_files(results, workdir, monkeypatch):
     path = workdir.path / "results.json"
     workdir.save(results)
