@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
 
 from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
 from ._compat import assert_same_form
 from ._noise_shape import check_mask_fits, check_mask_spreads
-from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_mask
+from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_sharded
+from ._random.sharding import sharding_of_part
 from ._random.threefry import mark_as_used, rounds_of
 from ._rates import keep_probability, scale_of
 from ._typing import Array, Key, Rate, Shape
@@ -201,7 +203,8 @@ class Recipe(NamedTuple):
     Attributes:
       noise_shape: the shape of the mask. It has as many axes as the input, unless `apply` expects
         another shape.
-      sample: sample(key, rate, noise_shape) draws the mask.
+      sample: sample(key, rate, noise_shape, sharding) draws the mask, where `sharding` is that of x
+        along the axes of the mask, or None; see `sharding_of_part`.
       apply: apply(x, mask, rate) returns the output. Its derivative keeps the mask in noise shape.
       apply_key: apply_key(x, key, rate) replaces `sample` and `apply` if the noise shape is the
         shape of x. Its derivative keeps only the key. It must be None if elements share draws
@@ -213,7 +216,7 @@ class Recipe(NamedTuple):
     """
 
     noise_shape: tuple[int, ...]
-    sample: Callable[[Key, Rate, tuple[int, ...]], Any] = sample_mask
+    sample: Callable[[Key, Rate, tuple[int, ...], NamedSharding | None], Any] = sample_sharded
     apply: Callable[[Array, Any, Rate], jax.Array] = apply_mask
     apply_key: Callable[[Array, jax.Array, Rate], jax.Array] | None = apply_key
     check_rate: Callable[[Any], Rate] = check_rate
@@ -245,7 +248,8 @@ def drop(key: Key, x: Array, rate: Rate | None, recipe: Recipe) -> jax.Array:
         key = check_key(key)
         if recipe.apply_key is not None and is_redrawn(key, recipe.noise_shape, x.shape):
             return recipe.apply_key(x, key, rate)
-    return recipe.apply(x, recipe.sample(key, rate, recipe.noise_shape), rate)
+    sharding = sharding_of_part(x, recipe.noise_shape)
+    return recipe.apply(x, recipe.sample(key, rate, recipe.noise_shape, sharding), rate)
 
 
 def needs_key(rate: Rate, recipe: Recipe) -> bool:

@@ -175,7 +175,7 @@ def draw_mask(call: Call, recipe: Recipe, rate: Rate | None) -> jax.Array:
       bool in noise shape, True where a value is kept; all True if nothing would be dropped.
     """
     use = use_of(call, recipe, rate)
-    mask: jax.Array = recipe.sample(use.key, use.effective_rate, recipe.noise_shape)
+    mask: jax.Array = recipe.sample(use.key, use.effective_rate, recipe.noise_shape, None)
     return mask
 
 

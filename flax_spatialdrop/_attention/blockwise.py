@@ -11,7 +11,7 @@ from .._checks import check_whole
 from .._typing import Key
 from .arguments import DropoutOptions, Inputs
 from .dropout import weights_dropout
-from .sharded import attend_by_shards
+from .sharded import attend_by_shards, shard_features
 from .tile import Operands, TilePlan
 from .tiling import find_visits, tile_axis
 
@@ -94,7 +94,7 @@ def blockwise(
     visits = find_visits(plan.queries, plan.keys, x.is_causal, x.mask)
     operands = Operands(query, x.key, value, x.bias, x.mask, source, None, visits)
     y = checkpoint_name(attend_by_shards(plan, operands), CHECKPOINT_NAME)
-    return dropout.drop_outputs(y)
+    return shard_features(dropout.drop_outputs(y), x.value)
 
 
 def _check_supported(x: Inputs) -> Inputs:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from .._apply import apply_mask, by_mask, drop, kept_or_zero, times
 from .._checks import (
@@ -41,12 +42,14 @@ from .._ops.blocks import (
 )
 from .._random.keys import fold_in
 from .._random.mask import keep_threshold, words_and_rounds
+from .._random.sharding import explicit_sharding, spec_of
 from .._random.threefry import mark_as_used
 from .._rates import keep_probability, scale_of
 from .._scaling import scaled
 from .._summary import Use, Where, note
 from .._typing import Key, Rate, Shape
 from .arguments import DropoutOptions, Inputs, check_sown
+from .sharded import shard_features, shard_like_queries
 from .tile import MaskSource
 
 
@@ -85,8 +88,9 @@ def dot_product(
     """
     check_sown(x.module)
     dropout = weights_dropout(dropout_rng, x, options)
-    x = x._replace(value=dropout.drop_values(x.value))
-    return dropout.drop_outputs(attend(x, dropout))
+    whole = shard_like_queries(x)
+    whole = whole._replace(value=dropout.drop_values(whole.value))
+    return shard_features(dropout.drop_outputs(attend(whole, dropout)), x.value)
 
 
 @dataclasses.dataclass
@@ -140,6 +144,16 @@ class AttentionDropout:
         note(lambda: Where(None, "attention weights", "a key"), run, x, use)
         return run(x)
 
+    def _sample(self, x: jax.Array, *, of_keys: bool) -> jax.Array:
+        """Draws the mask of x, which is [*batch, keys or queries, heads, features]."""
+        sharding = explicit_sharding(x)
+        if sharding is not None:
+            *batch, length, heads, _ = spec_of(x)
+            spec = (*batch, heads, *((None, length) if of_keys else (length, None)))
+            sizes = zip(spec, self.spans.noise_shape, strict=True)
+            sharding = sharding.update(spec=P(*(names if n > 1 else None for names, n in sizes)))
+        return sample_blocks(self.key, self.rate, self.spans, sharding)
+
     def _scale_of_spans(self) -> jax.Array:
         return scale_by_position(no_seed_probability(self.rate, self.spans), self.spans)
 
@@ -166,7 +180,7 @@ class ValuesDropped(AttentionDropout):
             value = jnp.repeat(value, heads // value_heads, axis=-2)
 
         def run(value: jax.Array) -> jax.Array:
-            mask = _from_keys(sample_blocks(self.key, self.rate, self.spans))
+            mask = _from_keys(self._sample(value, of_keys=True))
             if not self.spans.long_axes:
                 return apply_mask(value, mask, self.rate)
             return by_mask(kept_or_zero, mask, value, _from_keys(self._scale_of_spans()))
@@ -179,7 +193,7 @@ class OutputsDropped(AttentionDropout):
 
     def drop_outputs(self, y: jax.Array) -> jax.Array:
         def run(y: jax.Array) -> jax.Array:
-            mask = sample_blocks(self.key, self.rate, self.spans)
+            mask = self._sample(y, of_keys=False)
             return apply_mask(y, jnp.swapaxes(mask, -2, -3), self.rate)
 
         return self.run_and_note(run, y)
@@ -190,9 +204,7 @@ class WeightsDropped(AttentionDropout):
 
     def drop_weights(self, weights: jax.Array) -> jax.Array:
         def run(weights: jax.Array) -> jax.Array:
-            return drop(
-                self.key, weights, self.rate, recipe_of_blocks(self.spans, "expected", weights)
-            )
+            return drop(self.key, weights, self.rate, recipe_of_blocks(self.spans, "expected"))
 
         return self.run_and_note(run, weights)
 

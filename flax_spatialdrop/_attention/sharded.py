@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from .._random.sharding import explicit_sharding, spec_of, vary_alike
+from .._random.sharding import explicit_sharding, shard_axis, spec_of, vary_alike
 from .._typing import Array
 from .flash import attend
 from .tile import Operands, TilePlan
@@ -32,7 +32,7 @@ def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
     sharding = explicit_sharding(operands.query)
     if sharding is None:
         return attend(plan, vary_alike(operands))
-    operands = _reshard_like_queries(operands)
+    operands = shard_like_queries(operands)
     names = spec_of(operands.query)[-3]
     if names is None:
         return attend(plan, operands)
@@ -47,8 +47,14 @@ def attend_by_shards(plan: TilePlan, operands: Operands) -> jax.Array:
     return jnp.reshape(y, shape, out_sharding=PartitionSpec(*before, heads, features))
 
 
-def _reshard_like_queries(x: Operands) -> Operands:
-    """Shards the batch and the heads of all operands as in the queries; keys are not sharded."""
+def shard_like_queries(x: Any) -> Any:
+    """Shards the batch and the heads of all operands as in the queries.
+
+    Keys and features are not sharded, since the weights of a query are a sum over features, and
+    its output is a sum over keys.
+    """
+    if explicit_sharding(x.query) is None:
+        return x
     *batch, length, heads, _ = spec_of(x.query)
 
     def of_keys(array: jax.Array) -> jax.Array:
@@ -68,6 +74,13 @@ def _reshard_like_queries(x: Operands) -> Operands:
         bias=of_weights(x.bias),
         mask=of_weights(x.mask),
     )
+
+
+def shard_features(y: jax.Array, value: jax.Array) -> jax.Array:
+    """Shards the features of the outputs as those of the values, unless y uses the same devices."""
+    names = spec_of(value)[-1]
+    others = set(jax.tree.leaves(spec_of(y)))
+    return y if others & set(jax.tree.leaves(names)) else shard_axis(y, -1, names)
 
 
 def _split_queries(x: Operands, shards: int, names: tuple[str, ...]) -> tuple[Operands, Operands]:

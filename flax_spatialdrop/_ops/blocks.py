@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from .._apply import Recipe, by_mask, drop, kept_or_zero
 from .._checks import (
     check_batch_dims,
     check_choice,
     check_input,
+    check_key,
     check_sequence,
     check_switch,
     is_at_most,
@@ -31,8 +34,8 @@ from .._checks import (
 )
 from .._compat import assert_shape
 from .._noise_shape import axis_roles
-from .._random.mask import draw_in_one_pass
-from .._random.sharding import sharding_of_part
+from .._random.mask import draw_in_one_pass, draw_part, keep_threshold
+from .._random.threefry import can_hash_by_position, mark_as_used, rounds_of
 from .._rates import keep_probability
 from .._typing import Array, DataFormat, Key, Rate, Shape
 
@@ -140,14 +143,70 @@ _BELOW_1 = np.float32(1 - 2**-24)  # the largest float32 below 1
 _LARGEST_SCALE = np.float32(2.0**100)
 
 
-def sample_blocks(key: Key, rate: Rate, blocks: Blocks, sharding: Any = None) -> jax.Array:
+def sample_blocks(
+    key: Key, rate: Rate, blocks: Blocks, sharding: NamedSharding | None = None
+) -> jax.Array:
     """Draws a mask that is False on whole blocks, with this sharding if one is given."""
     if needs_no_key(rate):
-        return jnp.full(blocks.noise_shape, is_static(rate, 0.0))
-    no_seed = draw_in_one_pass(key, no_seed_probability(rate, blocks), blocks.seed_shape, sharding)
-    mask = ~dilate(~no_seed, blocks)
+        fill = jnp.ones if is_static(rate, 0.0) else jnp.zeros
+        return fill(blocks.noise_shape, bool, out_sharding=sharding)
+    key, keep = check_key(key), no_seed_probability(rate, blocks)
+    if sharding is not None:
+        divided = [axis for axis, _ in blocks.long_axes if sharding.spec[axis] is not None]
+        if divided and can_hash_by_position(key, blocks.seed_shape):
+            mask: jax.Array = _sample_by_devices(key, keep_threshold(keep), blocks, sharding)
+            return mask
+        spec = (None if axis in divided else names for axis, names in enumerate(sharding.spec))
+        sharding = sharding.update(spec=P(*spec))
+    mask = ~dilate(~draw_in_one_pass(key, keep, blocks.seed_shape, sharding), blocks)
     assert_shape(mask, blocks.noise_shape)
     return mask
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _sample_by_devices(
+    key: jax.Array,
+    threshold: np.uint32 | jax.Array,
+    blocks: Blocks,
+    sharding: NamedSharding,
+) -> jax.Array:
+    """Draws a mask whose space is divided over devices, which send nothing to one another.
+
+    Each device draws all seeds whose blocks reach its positions, so two devices draw the seeds near
+    a border. For 8 positions on 2 devices and blocks of size 3, whose seeds are 0 to 5:
+
+        positions of a device     0 1 2 3      4 5 6 7
+        seeds that it draws       0 1 2 3      2 3 4 5
+    """
+    words, rounds = jax.random.key_data(key), rounds_of(key)
+    mark_as_used(key)
+    own = sharding.shard_shape(blocks.noise_shape)
+    margins = [dict(blocks.long_axes).get(axis, 1) - 1 for axis in range(len(own))]
+    sizes = tuple(map(min, map(operator.add, own, margins), blocks.seed_shape))
+
+    def draw(words: jax.Array, threshold: np.uint32 | jax.Array) -> jax.Array:
+        start = [_first(size, names) for size, names in zip(own, sharding.spec, strict=True)]
+        first = [
+            jnp.clip(begin - margin, 0, num - size)
+            for begin, margin, num, size in zip(
+                start, margins, blocks.seed_shape, sizes, strict=True
+            )
+        ]
+        corner = tuple(index.astype(np.uint32) for index in first)
+        no_seed = draw_part(words, threshold, corner, rounds, blocks.seed_shape, sizes)
+        return lax.dynamic_slice(~dilate(~no_seed, blocks), [*map(jnp.subtract, start, first)], own)
+
+    names = {name for entry in sharding.spec if entry for name in jax.tree.leaves(entry)}
+    drawn: jax.Array = jax.shard_map(
+        draw, mesh=sharding.mesh, in_specs=P(), out_specs=sharding.spec, axis_names=names
+    )(words, threshold)
+    return drawn
+
+
+def _first(size: int, names: Any) -> jax.Array:
+    """Returns the first index on this device of an axis that is sharded over `names`."""
+    device = lax.axis_index(names) if names else 0
+    return jnp.asarray(device * size, np.int32)
 
 
 def dilate(seeds: jax.Array, blocks: Blocks) -> jax.Array:
@@ -223,7 +282,9 @@ def _histogram(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     counts: np.ndarray = np.ones(1, np.int64)
     positions: np.ndarray = np.ones(1)  # how many have each of the counts
     for axis, size in blocks.long_axes:  # one by one, since the whole map may not fit into memory
-        along, repeats = np.unique(_cover(np, blocks.noise_shape[axis], size), return_counts=True)
+        length = blocks.noise_shape[axis]
+        cover = _cover(np, np.arange(length, dtype=np.int32), length, size)
+        along, repeats = np.unique(cover, return_counts=True)
         counts, bins = np.unique(np.outer(counts, along), return_inverse=True)
         positions = np.bincount(bins.ravel(), np.outer(positions, repeats).ravel())
     return counts, positions / positions.sum()
@@ -267,20 +328,21 @@ def scale_by_position(no_seed: np.float32 | jax.Array, blocks: Blocks) -> jax.Ar
 
 def _counts(blocks: Blocks) -> jax.Array:
     """Returns n(i), with size 1 along the axes where a block has size 1."""
-    ndim = len(blocks.noise_shape)
-    counts = jnp.ones((1,) * ndim, np.int32)  # a NumPy array would become a residual
-    for axis, block in blocks.long_axes:
-        along = _cover(jnp, blocks.noise_shape[axis], block)
-        counts = counts * jnp.expand_dims(along, [a for a in range(ndim) if a != axis])
+    long_axes = dict(blocks.long_axes)
+    shape = [n if axis in long_axes else 1 for axis, n in enumerate(blocks.noise_shape)]
+    counts = jnp.ones(shape, np.int32)  # a NumPy array would become a residual
+    for axis, block in long_axes.items():
+        # In the whole shape, so that each device can compute its own part of it.
+        i = lax.broadcasted_iota(np.int32, shape, axis)
+        counts = counts * _cover(jnp, i, shape[axis], block)
     return counts
 
 
-def _cover(xp: ModuleType, size: int, block: int) -> Any:
-    """Returns how many blocks cover each position i along one axis.
+def _cover(xp: ModuleType, i: Any, size: int, block: int) -> Any:
+    """Returns how many blocks cover the position i along an axis of this size.
 
     Their seeds are max(0, i - block + 1), ..., min(i, size - block).
     """
-    i = xp.arange(size, dtype=np.int32)
     return xp.minimum(i, size - block) - xp.maximum(0, i - block + 1) + 1
 
 
@@ -379,23 +441,23 @@ def block_recipe(
         batch_dims=batch_dims,
     )
     check_choice(normalize, "normalize", get_args(Normalize))
-    return recipe_of_blocks(blocks, normalize, x)
+    return recipe_of_blocks(blocks, normalize)
 
 
-def recipe_of_blocks(blocks: Blocks, normalize: Normalize, x: Array) -> Recipe:
-    """Returns the recipe that drops these blocks of x."""
+def recipe_of_blocks(blocks: Blocks, normalize: Normalize) -> Recipe:
+    """Returns the recipe that drops these blocks."""
     if not blocks.long_axes and normalize == "expected":
         return Recipe(blocks.noise_shape)
     return Recipe(
         blocks.noise_shape,
-        sample=partial(_sample, blocks, sharding_of_part(x, blocks.seed_shape)),
+        sample=partial(_sample, blocks),
         apply=partial(_apply, blocks, normalize),
         apply_key=None,
     )
 
 
 def _sample(
-    blocks: Blocks, sharding: jax.sharding.NamedSharding | None, key: Key, rate: Rate, _: Shape
+    blocks: Blocks, key: Key, rate: Rate, _: Shape, sharding: NamedSharding | None
 ) -> jax.Array:
     return sample_blocks(key, rate, blocks, sharding)
 

@@ -7,6 +7,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from .._apply import Recipe, Select, by_mask, drop
 from .._checks import (
@@ -18,11 +20,9 @@ from .._checks import (
     is_static,
     shown,
 )
-from .._compat import assert_shape
-from .._random.mask import sample_mask
-from .._random.sharding import sharding_of_part
+from .._random.mask import sample_sharded
 from .._typing import Array, DataFormat, Key, Rate, Shape
-from .blocks import Blocks, dilate, resolve_blocks
+from .blocks import Blocks, resolve_blocks
 from .fill import Fill, resolve_fill
 
 
@@ -112,7 +112,7 @@ def cutout_recipe(
     channel = blocks.batch_dims if data_format == "channels_first" else len(shape) - 1
     return Recipe(
         blocks.noise_shape,
-        sample=partial(_sample, blocks, num_blocks, sharding_of_part(x, blocks.noise_shape)),
+        sample=partial(_sample, blocks, num_blocks),
         apply=partial(_apply, *resolve_fill(fill, x.dtype, shape, channel, blocks.axes)),
         apply_key=None,
         draws_at_1=True,
@@ -122,32 +122,57 @@ def cutout_recipe(
 def _sample(
     blocks: Blocks,
     num_blocks: int,
-    sharding: jax.sharding.NamedSharding | None,
     key: Key,
     rate: Rate,
     noise_shape: Shape,
+    sharding: NamedSharding | None,
 ) -> jax.Array:
-    """Draws a mask that is False on each rectangle that is present."""
+    """Draws a mask that is False on each rectangle that is present.
+
+    Each position is compared to the borders of the rectangles, so a device needs no other positions
+    than its own.
+    """
     if is_static(rate, 0.0):
-        return jnp.ones(noise_shape, bool)
+        return jnp.ones(noise_shape, bool, out_sharding=sharding)
     presence_key, place_key = jax.random.split(check_key(key))
-    batch = noise_shape[: blocks.batch_dims]
-    is_present = ~sample_mask(presence_key, rate, (num_blocks, *batch))
-    space = [size if axis in blocks.axes else 1 for axis, size in enumerate(blocks.seed_shape)]
+    space = [blocks.seed_shape[axis] for axis in blocks.axes]
     if not is_at_most(math.prod(space), 2**31 - 1):
         raise ValueError(
             "x must have a known number of places for a rectangle, below 2^31: "
             f"got {shown(math.prod(space))}"
         )
-    places = jnp.arange(math.prod(space), dtype=np.int32).reshape(space)
-    place = jax.random.randint(place_key, is_present.shape, 0, places.size, np.int32)
-    seeds = jnp.zeros(blocks.seed_shape, bool)
+    shape, of_draws = (num_blocks, *noise_shape[: blocks.batch_dims]), None
+    if sharding is not None:
+        of_draws = sharding.update(spec=P(None, *sharding.spec[: blocks.batch_dims]))
+    is_present = ~sample_sharded(presence_key, rate, shape, of_draws)
+    place = jax.random.randint(
+        place_key, shape, 0, math.prod(space), np.int32, out_sharding=of_draws
+    )
+    mask = jnp.ones(noise_shape, bool, out_sharding=sharding)
     for present, at in zip(is_present, place, strict=True):
-        shape = (*batch, *[1] * len(blocks.axes), 1)
-        seeds |= present.reshape(shape) & (at.reshape(shape) == places)
-    mask = ~dilate(seeds, blocks)
-    assert_shape(mask, noise_shape)
-    return mask if sharding is None else jax.sharding.reshard(mask, sharding)
+        mask &= ~_rectangle(present, at, blocks, noise_shape, sharding)
+    return mask
+
+
+def _rectangle(
+    is_present: jax.Array,
+    place: jax.Array,
+    blocks: Blocks,
+    noise_shape: Shape,
+    sharding: NamedSharding | None,
+) -> jax.Array:
+    """Returns an array of the noise shape that is True on a rectangle of each sample.
+
+    The places are numbered in row-major order.
+    """
+    others = range(blocks.batch_dims, len(noise_shape))
+    found = jnp.expand_dims(is_present, others)
+    for axis, size in reversed([*zip(blocks.axes, blocks.sizes, strict=True)]):
+        place, start = jnp.divmod(place, blocks.seed_shape[axis])
+        i = jax.lax.broadcasted_iota(np.int32, noise_shape, axis, out_sharding=sharding)
+        distance = i - jnp.expand_dims(start, others)
+        found &= (distance >= 0) & (distance < size)
+    return found
 
 
 def _apply(select: Select, fill: Sequence[jax.Array], x: Array, mask: Array, _: Rate) -> jax.Array:

@@ -26,7 +26,7 @@ from .._checks import (
     unboxed,
 )
 from .._random.keys import named_keys
-from .._random.mask import sample_mask
+from .._random.mask import sample_sharded
 from .._random.several import sample_all, sample_some
 from .._random.sharding import explicit_sharding
 from .._typing import Array, Key, Rate, Shape
@@ -290,16 +290,12 @@ class Inputs(NamedTuple):
         if all(is_static(rate, 0.0) for rate in rates):
             return None
         if self.names is None:
-            return (sample_mask(key, rates[0], self.batch_shape),)
+            return (sample_sharded(key, rates[0], self.batch_shape, self._batch_sharding()),)
         keys: list[Key] = [None] * len(rates)
         if self.needs_key(rates):
             keys = [*named_keys(key, self.names, f"names of {self.argument}").values()]
         draw = sample_some if self.keep_one and self.needs_key(rates) else sample_all
-        sharding = self._batch_sharding()
-        masks = draw(keys, rates, self.batch_shape)
-        return tuple(
-            mask if sharding is None else jax.sharding.reshard(mask, sharding) for mask in masks
-        )
+        return tuple(draw(keys, rates, self.batch_shape, self._batch_sharding()))
 
     def mean_rate(self, rates: Sequence[Rate]) -> Rate:
         """Returns the mean of the rates, for a summary."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from .._apply import Recipe, by_mask, by_redraw, check_given_mask, drop, widened
 from .._checks import check_array, check_input, check_scalar, is_static, is_symbolic
@@ -73,10 +74,11 @@ def noise_recipe(x: Array, lengths: int | Array | None) -> Recipe:
     known = None if lengths is None else check_lengths(lengths, x.shape[-2], x)
     size = x.shape[-2:]
 
-    def sample(key: Key, alpha: Rate, shape: Shape) -> jax.Array:
+    def sample(key: Key, alpha: Rate, shape: Shape, sharding: NamedSharding | None) -> jax.Array:
         if is_static(alpha, 0.0):
-            return jnp.zeros(shape, np.float32)
-        return _inside(sample_uniform(key, _scale(alpha, known, size), shape), known)
+            return jnp.zeros(shape, np.float32, out_sharding=sharding)
+        scale = _scale(alpha, known, size)
+        return _inside(sample_uniform(key, scale, shape, sharding), known)
 
     def apply_key(x: Array, key: jax.Array, alpha: Rate) -> jax.Array:
         params = _scale(alpha, known, size), known

@@ -22,7 +22,7 @@ from .._checks import (
 )
 from .._compat import assert_shape
 from .._noise_shape import can_broadcast, shape_given
-from .._random.sharding import explicit_sharding
+from .._random.sharding import explicit_sharding, shard_axis
 from .._random.subset import all_indices, sample_subset
 from .._rates import count_kept
 from .._typing import Array, Key
@@ -172,7 +172,7 @@ def _keep(key: jax.Array, x: jax.Array, patches: Patches) -> tuple[jax.Array, ja
     num_keep: int = patches.num_keep  # type: ignore[assignment]  # it is known here
     shape = (*patches.batch_shape, patches.num_patches)
     indices = sample_subset(key, shape, num_keep, _batch_sharding(x))
-    prefix, rest = jnp.split(_with_whole_tokens(x), [patches.num_prefix], axis=-2)
+    prefix, rest = jnp.split(shard_axis(x, -2, None), [patches.num_prefix], axis=-2)
     kept = jnp.take_along_axis(rest, indices[..., None], axis=-2, mode="promise_in_bounds")
     y = jnp.concatenate([prefix, kept], axis=-2)
     assert_shape(y, (*x.shape[:-2], patches.num_prefix + num_keep, x.shape[-1]))
@@ -183,18 +183,6 @@ def _batch_sharding(x: jax.Array) -> NamedSharding | None:
     """Returns the sharding of arrays [*batch, patches] if x has an explicit sharding."""
     sharding = explicit_sharding(x)
     return None if sharding is None else NamedSharding(sharding.mesh, P(*sharding.spec[:-2], None))
-
-
-def _with_whole_tokens(x: jax.Array) -> jax.Array:
-    """Replicates x along the axis of tokens, since the size of this axis is about to change."""
-    sharding = explicit_sharding(x)
-    if sharding is None or sharding.spec[-2] is None:
-        return x
-    *batch, _, features = sharding.spec
-    whole: jax.Array = jax.sharding.reshard(
-        x, NamedSharding(sharding.mesh, P(*batch, None, features))
-    )
-    return whole
 
 
 def restore_patches(
@@ -307,7 +295,7 @@ def _check_fill(fill: Any, y: Array, num_patches: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=2)
 def _restore(y: jax.Array, indices: jax.Array, num_patches: int, fill: jax.Array) -> jax.Array:
-    y, matches = _with_whole_tokens(y), _matches(indices, num_patches)
+    y, matches = shard_axis(y, -2, None), _matches(indices, num_patches)
     prefix, kept = jnp.split(y, [y.shape[-2] - indices.shape[-1]], axis=-2)
     is_kept = matches.any(axis=-2)[..., None]
     if indices.shape[-1] == 0:

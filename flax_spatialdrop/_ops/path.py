@@ -200,7 +200,7 @@ class Block(NamedTuple):
             return self._draw_rows(key, x, rate)
         if self.mode == "row" or needs_no_key(rate) or current_recorder() is not None:
             return Drawn(None, _whole, lambda x, y: x + drop(key, y, rate, recipe))
-        mask = recipe.sample(key, rate, recipe.noise_shape)
+        mask = recipe.sample(key, rate, recipe.noise_shape, None)
         return Drawn(mask, _whole, lambda x, y: x + recipe.apply(y, mask, rate))
 
     def _draw_rows(self, key: Key, x: jax.Array, rate: float) -> "Drawn":

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from .._apply import Recipe, Select, by_mask, drop
 from .._checks import (
@@ -274,9 +275,16 @@ def spec_recipe(
 
 
 def _sample(
-    x: Array, lengths: jax.Array | None, time: _Spans, freq: _Spans, key: Key, rate: Rate, _: Shape
+    x: Array,
+    lengths: jax.Array | None,
+    time: _Spans,
+    freq: _Spans,
+    key: Key,
+    rate: Rate,
+    noise_shape: Shape,
+    _: NamedSharding | None,
 ) -> SpecMasks:
-    *batch, num_frames, num_freqs = x.shape
+    *batch, num_frames, num_freqs = noise_shape
     zeros = jnp.zeros(batch, np.int32, out_sharding=sharding_of_batch(x, 2))
     lengths = zeros + num_frames if lengths is None else lengths
     if is_static(rate, 0.0):

@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from .._apply import Recipe, apply_mask, by_key, by_mask, drop
 from .._checks import check_array, check_input, check_sequence, check_switch, check_whole
-from .._random.sharding import explicit_sharding
-from .._typing import Array, Key, Rate
+from .._random.mask import sample_sharded
+from .._random.sharding import explicit_sharding, sharding_of_batch
+from .._typing import Array, Key, Rate, Shape
 
 
 def token_dropout(
@@ -185,12 +186,16 @@ def embedding_recipe(table: Array, ids: Array | None, per_sample: bool) -> Recip
         raise ValueError(f"per_sample=True needs ids of [*batch, time]: got ids.shape={ids.shape}")
     noise_shape = (*ids.shape[:-1], vocab_size) if per_sample else (vocab_size, 1)
 
+    def sample(key: Key, rate: Rate, noise_shape: Shape, _: NamedSharding | None) -> jax.Array:
+        sharding = sharding_of_batch(ids, 1) if per_sample else None
+        return sample_sharded(key, rate, noise_shape, sharding)
+
     def apply(rows: Array, mask: Array, rate: Rate) -> jax.Array:
         if mask.shape == noise_shape:  # a mask given to a module may be one of the rows
             mask = _draws_of(ids, mask) if per_sample else _rows_of(ids, mask)
         return apply_mask(rows, mask, rate)
 
-    return Recipe(noise_shape, apply=apply, apply_key=None)
+    return Recipe(noise_shape, sample, apply, apply_key=None)
 
 
 def look_up(table: Array, ids: Array | None) -> Array:

@@ -4,11 +4,12 @@ All functions draw the same mask from a key, `sample_each` where all probabiliti
 
     function            draws           used for
     sample_mask         a whole mask    masks that are kept, with any key
+    sample_sharded      a whole mask    masks of an input that is sharded over devices
     sample_each         a whole mask    entries that are kept with probabilities of their own
     draw_in_one_pass    a whole mask    the seeds of blocks, without a loop, which is slow on CPUs
     redraw_mask         whole or part   masks that are drawn where they are applied, in both passes
     mask_block          a part          users: it checks its arguments
-    _draw               a part          `mask_block`: it is compiled once for each shape
+    draw_part           a part          where it is drawn: it is compiled once for each shape
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from .._checks import (
     check_key,
@@ -81,17 +83,28 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
     Overfitting, 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
     rate = check_rate(rate)
-    shape = check_shape(noise_shape, "the noise_shape of a mask")
+    return sample_sharded(key, rate, check_shape(noise_shape, "the noise_shape of a mask"))
+
+
+def sample_sharded(
+    key: Key, rate: Rate, shape: Shape, sharding: NamedSharding | None = None
+) -> jax.Array:
+    """Returns the mask of `sample_mask`, where each device draws only its own part.
+
+    The rate and the shape have been checked. On meshes of explicit axes, the mask has `sharding`.
+    """
     if needs_no_key(rate):
-        return jnp.full(shape, is_static(rate, 0.0))
-    mask = jax.random.bernoulli(check_key(key), keep_probability(rate), shape)
+        fill = jnp.ones if is_static(rate, 0.0) else jnp.zeros
+        return fill(shape, bool, out_sharding=sharding)
+    keep = keep_probability(rate)
+    mask = jax.random.bernoulli(check_key(key), keep, shape, out_sharding=sharding)
     assert_shape(mask, shape)
     return mask
 
 
-def sample_each(key: Key, keep: jax.Array) -> jax.Array:
+def sample_each(key: Key, keep: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
     """Draws mask[i] ~ Bernoulli(keep[i]): `jax.random.bernoulli(key, keep)`."""
-    return jax.random.bernoulli(check_key(key), keep)
+    return jax.random.bernoulli(check_key(key), keep, keep.shape, out_sharding=sharding)
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -136,7 +149,7 @@ def draw_in_one_pass(
     key: Key,
     keep: np.float32 | jax.Array,
     shape: tuple[int, ...],
-    sharding: jax.sharding.NamedSharding | None = None,
+    sharding: NamedSharding | None = None,
 ) -> jax.Array:
     """Returns `jax.random.bernoulli(key, keep, shape)`, but not in a loop, which is slow on CPUs.
 
@@ -154,7 +167,7 @@ def _draw_in_one_pass(
     key: jax.Array,
     threshold: np.uint32 | jax.Array,
     shape: tuple[int, ...],
-    sharding: jax.sharding.NamedSharding | None,
+    sharding: NamedSharding | None,
 ) -> jax.Array:
     words = jax.random.key_data(key)
     mark_as_used(key)
@@ -231,7 +244,7 @@ def mask_block(
         for entry, size, length in zip(first, shape, sizes, strict=True)
     )
     threshold = keep_threshold(keep_probability(rate))
-    block: jax.Array = _draw(words, threshold, indices, rounds, shape, sizes)
+    block: jax.Array = draw_part(words, threshold, indices, rounds, shape, sizes)
     return block
 
 
@@ -266,7 +279,7 @@ def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) ->
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
-def _draw(
+def draw_part(
     words: Words,
     threshold: np.uint32 | jax.Array,
     start: tuple[Index, ...],
@@ -274,6 +287,10 @@ def _draw(
     shape: Shape,
     sizes: Shape,
 ) -> jax.Array:
+    """Returns the part of a mask of `shape` that begins at `start` and has these sizes.
+
+    Where the part lies outside of the mask, its bits mean nothing.
+    """
     return redraw_mask(words, rounds, threshold, jnp.zeros(sizes, bool), start, shape)
 
 

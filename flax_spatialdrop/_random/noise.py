@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
 
 from .._checks import check_key, is_static
 from .._compat import assert_shape
@@ -23,18 +24,20 @@ _LOWEST = np.nextafter(np.float32(-1), np.float32(0))
 _SQRT2 = np.float32(np.sqrt(2))
 
 
-def sample_noise(key: Key, rate: Rate, noise_shape: tuple[int, ...]) -> jax.Array:
+def sample_noise(
+    key: Key, rate: Rate, noise_shape: tuple[int, ...], sharding: NamedSharding | None = None
+) -> jax.Array:
     """Draws noise, float32[noise_shape], from Normal(1, variance rate / (1 - rate)).
 
     The noise is `1 + sqrt(rate / keep) * jax.random.normal(key, noise_shape)`, where each operation
     is rounded to float32, with and without jit. If rate is the number 0, the noise is 1 everywhere.
-    If rate is an array that is 1 or NaN, the noise is 0 everywhere.
+    If rate is an array that is 1 or NaN, the noise is 0 everywhere. On meshes of explicit axes, the
+    noise has `sharding`.
     """
     if is_static(rate, 0.0):
-        return jnp.ones(noise_shape, np.float32)
-    noise = _shifted(
-        jax.random.normal(check_key(key), noise_shape, np.float32), noise_moments(rate)
-    )
+        return jnp.ones(noise_shape, np.float32, out_sharding=sharding)
+    normal = jax.random.normal(check_key(key), noise_shape, np.float32, out_sharding=sharding)
+    noise = _shifted(normal, noise_moments(rate))
     assert_shape(noise, noise_shape)
     return noise
 
@@ -49,9 +52,15 @@ def redraw_noise(words: jax.Array, rounds: int, moments: Moments, like: jax.Arra
     return _shifted(_SQRT2 * lax.erf_inv(uniform), moments)
 
 
-def sample_uniform(key: Key, scale: np.float32 | jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def sample_uniform(
+    key: Key,
+    scale: np.float32 | jax.Array,
+    shape: tuple[int, ...],
+    sharding: NamedSharding | None,
+) -> jax.Array:
     """Draws `scale * jax.random.uniform(key, shape, minval=-1, maxval=1)` in float32."""
-    uniform = jax.random.uniform(check_key(key), shape, np.float32, -1.0, 1.0)
+    key = check_key(key)
+    uniform = jax.random.uniform(key, shape, np.float32, -1.0, 1.0, out_sharding=sharding)
     return _scaled(scale, uniform)
 
 

@@ -6,22 +6,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from .._rates import fence, keep_probability
 from .._typing import Key, Rate, Shape
-from .mask import sample_each, sample_mask
+from .mask import sample_each, sample_sharded
 
 
-def sample_all(keys: Sequence[Key], rates: Sequence[Rate], batch_shape: Shape) -> list[jax.Array]:
-    """Draws independent masks."""
-    return [sample_mask(key, rate, batch_shape) for key, rate in zip(keys, rates, strict=True)]
+def sample_all(
+    keys: Sequence[Key], rates: Sequence[Rate], shape: Shape, sharding: NamedSharding | None
+) -> list[jax.Array]:
+    """Draws independent masks of [*batch]."""
+    pairs = zip(keys, rates, strict=True)
+    return [sample_sharded(key, rate, shape, sharding) for key, rate in pairs]
 
 
-def sample_some(keys: Sequence[Key], rates: Sequence[Rate], batch_shape: Shape) -> list[jax.Array]:
+def sample_some(
+    keys: Sequence[Key], rates: Sequence[Rate], shape: Shape, sharding: NamedSharding | None
+) -> list[jax.Array]:
     """Draws masks as `sample_all` would, given that each sample keeps at least one input."""
-    masks, is_empty = [], jnp.ones(batch_shape, bool)
+    masks, is_empty = [], jnp.ones(shape, bool, out_sharding=sharding)
     for key, rate, first in zip(keys, rates, _probabilities_of_the_first(rates), strict=True):
-        mask = sample_each(key, jnp.where(is_empty, first, keep_probability(rate)))
+        keep = jnp.where(is_empty, first, keep_probability(rate))
+        mask = sample_each(key, keep, sharding)
         masks.append(mask)
         is_empty &= ~mask
     return masks

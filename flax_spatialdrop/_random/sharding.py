@@ -15,9 +15,12 @@ def explicit_sharding(x: Any) -> jax.sharding.NamedSharding | None:
 
 
 def sharding_of_part(x: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
-    """Returns the sharding of x for an array of `shape`. Axes with another size are not sharded."""
+    """Returns the sharding of x for an array of `shape`, such as a mask of x.
+
+    Axes with another size than in x are not sharded. If x has another number of axes, nothing is.
+    """
     sharding = explicit_sharding(x)
-    if sharding is None:
+    if sharding is None or x.ndim != len(shape):
         return None
     sizes = zip(spec_of(x), x.shape, shape, strict=True)
     kept = (names if a == b else None for names, a, b in sizes)
@@ -36,6 +39,18 @@ def spec_of(x: Any) -> list[Any]:
     """Returns for each axis of x the axes of the mesh that it is sharded over, or None."""
     spec = jax.typeof(x).sharding.spec
     return [*spec] + [None] * (x.ndim - len(spec))
+
+
+def shard_axis(x: Any, axis: int, names: Any) -> Any:
+    """Returns x with one axis sharded over `names`, or whole on each device if they are None.
+
+    On meshes without explicit axes, it returns x itself.
+    """
+    sharding, spec = explicit_sharding(x), spec_of(x)
+    if sharding is None or spec[axis] == names:
+        return x
+    spec[axis] = names
+    return jax.sharding.reshard(x, sharding.update(spec=jax.sharding.PartitionSpec(*spec)))
 
 
 def vary_alike(tree: Any) -> Any:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from .._apply import Recipe, drop
 from .._checks import check_input, check_rate, check_switch, is_static
 from .._noise_shape import check_size
-from .._random.mask import sample_mask
+from .._random.mask import sample_mask, sample_sharded
+from .._random.sharding import explicit_sharding
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate
 from .step import mean_of_zoneout
@@ -127,4 +128,4 @@ def zoneout(
     if is_static(rate, 0.0):
         return x
     # The mask is True where the new value is taken.
-    return jnp.where(sample_mask(key, rate, x.shape), x, previous)
+    return jnp.where(sample_sharded(key, rate, x.shape, explicit_sharding(x)), x, previous)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import is_static
-from .._random.sharding import explicit_sharding
+from .._random.sharding import explicit_sharding, shard_axis, spec_of
 from .._rates import keep_probability
 from .._summary import Call
 from .._typing import Array
@@ -116,7 +116,9 @@ def run_layer(
         )
     batch_axis = int(sequence.time_major)
     time_axis = 1 - batch_axis
-    xs, lengths = sequence.merge_batch(inputs, batch_axis), None
+    # The loop over time needs all steps on each device.
+    time = sequence.time_axis
+    xs, lengths = sequence.merge_batch(shard_axis(inputs, time, None), batch_axis), None
     if sequence.lengths is not None:
         lengths = sequence.lengths.reshape(-1)
         padding = jnp.arange(sequence.time, dtype=lengths.dtype)[:, None] >= lengths[None]
@@ -133,7 +135,7 @@ def run_layer(
         outputs = _flipped(outputs, lengths, time_axis)
     batch = sequence.batch
     shape = (*outputs.shape[:batch_axis], *batch, *outputs.shape[batch_axis + 1 :])
-    outputs = outputs.reshape(shape)
+    outputs = shard_axis(outputs.reshape(shape), time, spec_of(inputs)[time])
     if not layer.return_carry:
         return outputs
     last = tuple(part.reshape(*batch, *part.shape[1:]) for part in last)

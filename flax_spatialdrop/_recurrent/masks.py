@@ -14,27 +14,31 @@ import jax.numpy as jnp
 
 from .._apply import apply_mask
 from .._checks import check_key, check_mask, is_static, needs_no_key, shown
-from .._random.mask import sample_mask
+from .._random.mask import sample_sharded
 from .._rates import keep_probability, scale_of
 from .._summary import Call, Use, current_recorder, kept_for_backward
-from .._typing import Array, Rate
+from .._typing import Array, Rate, Shape
 from .spec import Layer, RecurrentMasks
 from .step import Drop, Fixed, Stepwise
 
 
 def mask_shapes(layer: Layer) -> RecurrentMasks:
     """Returns a jax.ShapeDtypeStruct for each mask, also if its rate is 0."""
-
-    def mask(*sizes: int) -> Any:
-        return jax.ShapeDtypeStruct(sizes, jnp.bool_)
-
     sequence, carry = layer.sequence, layer.cell.carry
+
+    def mask(shape: Shape, first_batch_axis: int, *, of_inputs: bool = False) -> Any:
+        sharding = sequence.sharding_of_mask(first_batch_axis, has_features=of_inputs)
+        return jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=sharding)
+
     gates = (layer.cell.gates,) if layer.per_gate else ()
-    inputs = mask(*gates, *sequence.step)
+    inputs = mask((*gates, *sequence.step), len(gates), of_inputs=True)
     if layer.variant == "zoneout":
-        return RecurrentMasks(inputs, tuple(mask(*sequence.all_steps(part)) for part in carry))
+        first = int(sequence.time_major)
+        return RecurrentMasks(
+            inputs, tuple(mask(sequence.all_steps(part), first) for part in carry)
+        )
     gates = gates if layer.variant == "variational" else ()
-    return RecurrentMasks(inputs, mask(*gates, *sequence.batch, *carry[-1]))
+    return RecurrentMasks(inputs, mask((*gates, *sequence.batch, *carry[-1]), len(gates)))
 
 
 def mask_keys(layer: Layer, call: Call) -> RecurrentMasks:
@@ -59,7 +63,7 @@ def sample_masks(layer: Layer, keys: RecurrentMasks) -> RecurrentMasks:
         if is_static(rate, 0.0):
             return None
         pairs = zip_longest(_as_tuple(shapes), _as_tuple(keys))
-        masks = tuple(sample_mask(key, rate, mask.shape) for mask, key in pairs)
+        masks = tuple(sample_sharded(key, rate, mask.shape, mask.sharding) for mask, key in pairs)
         return masks if isinstance(shapes, tuple) else masks[0]
 
     return RecurrentMasks(*map(sample, layer.rates, mask_shapes(layer), keys))

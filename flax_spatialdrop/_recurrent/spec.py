@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from .._checks import (
     check_array,
@@ -23,6 +25,7 @@ from .._checks import (
     is_whole,
     shown,
 )
+from .._random.sharding import explicit_sharding
 from .._scaling import scaled
 from .._typing import Array, Key, Rate, Shape
 
@@ -107,6 +110,7 @@ class Sequence(NamedTuple):
       lengths: int32 [*batch], the number of steps before the padding; None without padding.
       reverse: whether the last step is read first.
       keep_order: whether the outputs of a reversed sequence are in the order of the inputs.
+      sharding: the sharding of the inputs, on a mesh of explicit axes.
     """
 
     batch: Shape
@@ -116,6 +120,7 @@ class Sequence(NamedTuple):
     lengths: jax.Array | None = None
     reverse: bool = False
     keep_order: bool = False
+    sharding: NamedSharding | None = None
 
     @property
     def time_axis(self) -> int:
@@ -130,6 +135,19 @@ class Sequence(NamedTuple):
         """The shape of an array with these features for every step."""
         steps = (self.time, *self.batch) if self.time_major else (*self.batch, self.time)
         return (*steps, *features)
+
+    def sharding_of_mask(self, first: int, *, has_features: bool) -> NamedSharding | None:
+        """Returns the sharding of a mask whose batch axes begin at `first`.
+
+        It is that of the inputs along the batch axes and, if the mask has their features and no
+        time axis, along the features.
+        """
+        if self.sharding is None:
+            return None
+        names = [*self.sharding.spec]
+        del names[self.time_axis]
+        kept = names if has_features else names[: len(self.batch)]
+        return self.sharding.update(spec=P(*[None] * first, *kept))
 
     def merge_batch(self, x: jax.Array, start: int) -> jax.Array:
         """Makes the batch axes of x, which begin at `start`, one axis."""
@@ -250,7 +268,8 @@ def check_inputs(
         raise ValueError(f"a recurrent layer takes inputs {order}: got shape {inputs.shape}")
     sizes, features = inputs.shape[:first_feature], inputs.shape[first_feature:]
     time, batch = (sizes[0], sizes[1:]) if time_major else (sizes[-1], sizes[:-1])
-    return inputs, Sequence(batch, time, features, time_major)
+    sequence = Sequence(batch, time, features, time_major, sharding=explicit_sharding(inputs))
+    return inputs, sequence
 
 
 def check_lengths(seq_lengths: Any, batch: tuple[int, ...], time: int) -> jax.Array:
