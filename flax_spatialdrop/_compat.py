@@ -18,6 +18,7 @@ from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 __all__ = [
     "CALLS",
+    "CAN_DRAW_SHARDED",
     "CAN_REMAT_INSIDE",
     "REMATS",
     "ClosedJaxpr",
@@ -40,6 +41,10 @@ __all__ = [
 CAN_REMAT_INSIDE = jax.__version_info__ >= (0, 10, 2)
 """Whether a branch of `cond` that is checkpointed may use PRNG keys. JAX before 0.10.2 fails in its
 derivative."""
+
+CAN_DRAW_SHARDED = jax.__version_info__ >= (0, 10)
+"""Whether a draw with an `out_sharding` uses its key once. `jax_debug_key_reuse` counts two uses in
+JAX 0.8."""
 
 CALLS = {"jit", "pjit", "closed_call"}
 """The names of the primitive of `jax.jit` in the versions of JAX."""

@@ -42,15 +42,15 @@ def assert_same_programs(f, g, case):
     for rate in rates:
         for dtype in ("float32", "bfloat16", "complex64"):
             assert program(f, case, rate, dtype) == program(g, case, rate, dtype)
-    if not case.shape or case.shape[0] not in range(1, 9):
-        return
-    size = case.shape[0]
-    mesh = jax.make_mesh((size,), ("d",), (AxisType.Explicit,), devices=jax.devices()[:size])
-    with jax.set_mesh(mesh):
-        sharding = NamedSharding(mesh, P("d"))
-        text, _ = of_f = program(f, case, 0.3, sharding=sharding)
-        assert f"{size}@d" in text
-        assert of_f == program(g, case, 0.3, sharding=sharding)
+    for axis, size in enumerate(case.shape):
+        if size not in range(2, 9):
+            continue
+        mesh = jax.make_mesh((size,), ("d",), (AxisType.Explicit,), devices=jax.devices()[:size])
+        with jax.set_mesh(mesh):
+            sharding = NamedSharding(mesh, P(*[None] * axis, "d"))
+            text, _ = of_f = program(f, case, 0.3, sharding=sharding)
+            assert f"{size}@d" in text
+            assert of_f == program(g, case, 0.3, sharding=sharding)
 
 
 @each_case

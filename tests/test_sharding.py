@@ -1,5 +1,11 @@
-"""Masks, outputs and gradients on 8 devices equal those on one, without communication."""
+"""Every regularizer with every axis of its input sharded: equal to one device, at a known cost.
 
+`ROWS` has one row for each program; test_programs.py shows that the others, and the modules, have
+the same programs on meshes of explicit axes. Layers have rows of their own in recurrent/ and
+attention/.
+"""
+
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -11,79 +17,296 @@ from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import flax_spatialdrop as fs
 from flax_spatialdrop import dropout, fast_key, sample_mask
 from flax_spatialdrop.linen import Dropout, drop_in
 
-from .catalogue import REPRESENTATIVES
-from .hlo import collectives
+from .sharded import KEY, MODES, Row, assert_close, assert_sharded_as, compare, mesh_of, put
 
-KEY = jax.random.key(4)
 SHAPE = (8, 16, 24)
 SPECS = [P("d"), P(None, "d"), P(None, None, "d"), P()]
-NOISE_SHAPES = [None, (None, 1, None), (None, None, 1), (1, 1, None), (None, 1, 1), (1, 1, 1)]
 X = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
-SHARDABLE = [case for case in REPRESENTATIVES if case.shape and 0 not in case.shape]
 
 
-def with_gradient(f):
-    """Returns a function that returns f(x), and the gradient of its sum of squares."""
-    return lambda x: (f(x), jax.grad(lambda x: (f(x) ** 2).sum())(x))
+def normal(*shape):
+    return np.asarray(jax.random.normal(jax.random.key(0), shape))
 
 
-def drop(x, rate=0.3, noise_shape=None):
-    return dropout(clone(KEY), x, rate, noise_shape=noise_shape)
+SEQUENCE, IMAGE, PICTURES = normal(16, 8, 8), normal(4, 16, 8, 4), normal(16, 8, 8, 2)
+LENGTHS = np.arange(16, dtype=np.int32) % 9
+IDS = np.asarray(jax.random.randint(jax.random.key(1), (16, 8), 0, 8), np.int32)
+TABLE = normal(8, 4)
+PATCHES = np.stack([np.sort(row) for row in np.argsort(normal(16, 8))[:, :4]]).astype(np.int32)
+SUM, TWO_SUMS, GATHER = {"all-reduce": 1}, {"all-reduce": 2}, {"all-gather": 1}
 
 
-@functools.cache
-def on_one_device(noise_shape):
-    return with_gradient(functools.partial(drop, noise_shape=noise_shape))(X)
+def call(function, rate=0.3, **options):
+    return lambda key, x: function(key, x, rate, **options)
 
 
-each_axis_type = pytest.mark.parametrize(
-    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
+def of_noise(name, function, *axes, x=SEQUENCE, **options):
+    """A row of a regularizer that shares no draw along these axes."""
+    noise_shape = tuple(None if axis in axes else 1 for axis in range(x.ndim))
+    f = call(function, noise_shape=noise_shape, **options)
+    return Row(f"{name}{list(axes)}", f, x, split=dict.fromkeys(axes, 0.5))
+
+
+HALO = {"collective-permute": 6}  # for the forward pass; the gradient sends nothing
+
+
+def of_blocks(name, **options):
+    """A row of DropBlock, which draws some seeds on two devices."""
+    f = call(fs.drop_block, **{"block_size": (3, 2)} | options)
+    sent = {("auto", 1): HALO, ("auto", 2): HALO}
+    split = {0: 0.5, 1: 10 / 14, 2: 5 / 7, 3: 0.5}
+    return Row(f"drop_block{name}", f, IMAGE, sent=sent, split=split)
+
+
+def with_sums(row, *axes):
+    """The row, with one sum over these axes more."""
+    sent = {(mode, axis): row.sent.get((mode, axis), {}) | SUM for mode in MODES for axis in axes}
+    return dataclasses.replace(row, sent={**row.sent, **sent})
+
+
+def with_fast_key(row):
+    f = row.f
+    return dataclasses.replace(
+        row, name=f"fast {row.name}", f=lambda key, *args: f(fast_key(key), *args)
+    )
+
+
+def condition(key, x, labels, joint=True):
+    inputs, null = {"text": x, "labels": labels}, {"text": 0.0, "labels": 9}
+    return fs.condition_dropout(key, inputs, 0.5, null=null, joint=joint)
+
+
+def modality(key, x, other, keep_one=True):
+    return fs.modality_dropout(key, {"a": x, "b": other}, 0.5, keep_one=keep_one)
+
+
+def residual(mode, **options):
+    return lambda key, x: fs.residual_drop_path(key, x, jnp.sin, 0.5, mode=mode, **options)
+
+
+SPANS = {"max_time_width": 5, "max_freq_width": 5}
+FIRST = {0: 0.5}
+
+ROWS = [
+    of_noise("dropout", dropout, 0, 1, 2),
+    of_noise("dropout", dropout, 0, 2),
+    of_noise("dropout", dropout, 0, 1),
+    of_noise("dropout", dropout, 0),
+    of_noise("dropout", dropout, 2),
+    of_noise("dropout", dropout),
+    Row("dropout of nothing", call(dropout, 0.0), SEQUENCE),
+    Row("dropout of everything", call(dropout, 1.0), SEQUENCE),
+    with_fast_key(of_noise("dropout", dropout, 0, 1, 2)),
+    with_fast_key(of_noise("dropout", dropout, 0, 2)),
+    of_noise("alpha_dropout", fs.alpha_dropout, 0, 1, 2),
+    of_noise("alpha_dropout", fs.alpha_dropout, 0, 2),
+    of_noise("gaussian_dropout", fs.gaussian_dropout, 0, 1, 2),
+    of_noise("gaussian_dropout", fs.gaussian_dropout, 0, 2),
+    Row("drop_path", call(fs.drop_path, scale=False), SEQUENCE, split=FIRST),
+    Row("drop_connect", call(fs.drop_connect), SEQUENCE, split=dict.fromkeys(range(3), 0.5)),
+    Row(
+        "zoneout",
+        lambda key, x: fs.zoneout(key, x, 0.5, previous=2 * x),
+        SEQUENCE,
+        split=dict.fromkeys(range(3), 0.5),
+    ),
+    of_blocks(""),
+    of_blocks(" of a traced rate", rate=jnp.float32(0.3)),
+    of_blocks(" unscaled", normalize=None),
+    with_sums(of_blocks(" by sample", normalize="sample"), 1, 2, 3),
+    with_sums(of_blocks(" by batch", normalize="batch"), 0, 1, 2, 3),
+    Row(
+        "cutout", call(fs.cutout, block_size=(2, 3), num_blocks=2), normal(16, 8, 8, 2), split=FIRST
+    ),
+    Row(
+        "cutout with the mean",
+        call(fs.cutout, block_size=(2, 3), fill="mean"),
+        PICTURES,
+        sent={1: TWO_SUMS, 2: TWO_SUMS},
+        split=FIRST,
+    ),
+    Row("token_dropout", call(fs.token_dropout, mask_id=3), IDS, split={0: 0.5, 1: 0.5}),
+    Row("embedding_dropout", call(fs.embedding_dropout), TABLE, split=FIRST),
+    Row(
+        "embedding_dropout of ids",
+        lambda key, ids: fs.embedding_dropout(key, TABLE, 0.5, ids=ids),
+        IDS,
+    ),
+    Row(
+        "embedding_dropout per sample",
+        lambda key, ids: fs.embedding_dropout(key, TABLE, 0.5, ids=ids, per_sample=True),
+        IDS,
+        split=FIRST,
+    ),
+    Row(
+        "embedding_noise",
+        lambda key, x, lengths: fs.embedding_noise(key, x, 5.0, lengths=lengths),
+        SEQUENCE,
+        (LENGTHS,),
+        split=dict.fromkeys(range(3), 0.5),
+    ),
+    Row(
+        "spec_augment",
+        lambda key, x, lengths: fs.spec_augment(key, x, lengths=lengths, **SPANS),
+        SEQUENCE,
+        (LENGTHS,),
+        split=FIRST,
+    ),
+    Row(
+        "spec_augment with the mean",
+        lambda key, x: fs.spec_augment(key, x, fill="mean", **SPANS),
+        SEQUENCE,
+        sent={1: TWO_SUMS, 2: TWO_SUMS},
+        split=FIRST,
+    ),
+    Row(
+        "span_mask",
+        lambda key, lengths: fs.span_mask(key, lengths, 8, num=2, max_width=4),
+        LENGTHS,
+        split=FIRST,
+    ),
+    Row("condition_dropout", condition, SEQUENCE, (LENGTHS,), split=FIRST),
+    Row(
+        "condition_dropout of each",
+        functools.partial(condition, joint=False),
+        SEQUENCE,
+        (LENGTHS,),
+        split=FIRST,
+    ),
+    Row("modality_dropout", modality, SEQUENCE, (normal(16),), split=FIRST),
+    Row(
+        "modality_dropout, all or none",
+        functools.partial(modality, keep_one=False),
+        SEQUENCE,
+        (normal(16),),
+        split=FIRST,
+    ),
+    Row(
+        "patch_dropout",
+        lambda key, x: fs.patch_dropout(key, x, 0.5, num_prefix_tokens=0),
+        SEQUENCE,
+        sent={("auto", 1): SUM, ("explicit", 1): GATHER},
+        split=FIRST,
+        free=frozenset({1}),
+    ),
+    Row(
+        "restore_patches",
+        lambda key, x, patches: fs.restore_patches(x, patches, 8, fill=2.0),
+        normal(16, 4, 8),
+        (PATCHES,),
+        sent={("auto", 1): SUM, ("explicit", 1): GATHER},
+        free=frozenset({1}),
+    ),
+    Row(
+        "patch_mask",
+        lambda key, patches: fs.patch_mask(patches, 8),
+        PATCHES,
+        sent={1: SUM},
+        free=frozenset({1}),
+    ),
+    Row("residual_drop_path", residual("row"), SEQUENCE, split=FIRST),
+    Row("residual_drop_path of the batch", residual("batch"), SEQUENCE),
+    Row("residual_drop_path of groups", residual("subset", groups=4), SEQUENCE, split=FIRST),
+    Row(
+        "residual_drop_path of all rows",
+        residual("subset"),
+        SEQUENCE,
+        sent={("auto", 0): TWO_SUMS, ("explicit", 0): {"all-gather": 2}},
+    ),
+]
+SINGLE = [(row, mode, axis) for row in ROWS for mode in MODES for axis in row.axes]
+
+
+each_axis = pytest.mark.parametrize(
+    ("row", "mode", "axis"), SINGLE, ids=[f"{r.name}-{m}-{a}" for r, m, a in SINGLE]
 )
 
 
-@each_axis_type
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-@pytest.mark.parametrize("noise_shape", NOISE_SHAPES, ids=str)
-def test_same_mask_and_x_s_own_sharding(axis_type, spec, noise_shape):
-    f = with_gradient(functools.partial(drop, noise_shape=noise_shape))
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
+@each_axis
+def test_each_axis_on_two_devices(row, mode, axis):
+    compare(row, mode, one_axis(axis))
+
+
+def one_axis(axis):
+    return P(*[None] * axis, "a")
+
+
+def two_axes(row):
+    """Returns the ways to shard over a mesh of two axes."""
+    pairs = [(i, j) for i in row.axes for j in row.axes if i < j]
+    over_one = [i for i in row.axes if row.x.shape[i] % 4 == 0]
+    return [P(*[{i: "a", j: "b"}.get(axis) for axis in range(j + 1)]) for i, j in pairs] + [
+        P(*[None] * i, ("a", "b")) for i in over_one
+    ]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_two_axes_on_four_devices(row):
+    compare(row, "explicit", two_axes(row)[0])
+
+
+PAIRS = [(row, mode, spec) for row in ROWS for mode in MODES for spec in two_axes(row)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "mode", "spec"), PAIRS, ids=[f"{r.name}-{m}-{s}" for r, m, s in PAIRS]
+)
+def test_all_two_axes_on_four_devices(row, mode, spec):
+    compare(row, mode, spec)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_without_jit(row):
+    """Eagerly, each operation is a program of its own, and its result has a sharding."""
+    axis = row.axes[-1]
+    mesh = mesh_of("explicit", 2)
     with jax.set_mesh(mesh):
-        x = jax.device_put(X, NamedSharding(mesh, spec))
-        for run in (f, jax.jit(f)):
-            y, gradient = run(x)
-            assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
-            np.testing.assert_array_equal(y, on_one_device(noise_shape)[0])
-            np.testing.assert_array_equal(gradient, on_one_device(noise_shape)[1])
+        x, *others = put(row, mesh, one_axis(axis))
+        found = row.f(clone(KEY), x, *others)
+    assert_close(found, row.on_one_device[0][0], row.tolerance)
+    if axis not in row.free:
+        assert_sharded_as(x, found)
 
 
-@each_axis_type
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_where_nothing_is_drawn_x_keeps_its_sharding_too(axis_type, spec):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
-    with jax.set_mesh(mesh):
-        x = jax.device_put(X, NamedSharding(mesh, spec))
-        for rate, kept in ((0.0, 1), (1.0, 0)):
-            y, gradient = with_gradient(functools.partial(drop, rate=rate))(x)
-            assert y.sharding.is_equivalent_to(x.sharding, x.ndim)
-            np.testing.assert_array_equal(y, kept * X)
-            np.testing.assert_array_equal(gradient, 2 * kept * X)
+def is_on_mesh(x):
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
-@each_axis_type
-@pytest.mark.parametrize("case", SHARDABLE, ids=lambda case: case.id)
-def test_every_mechanism_takes_sharded_input(case, axis_type):
-    f = case.face()
-    x = np.asarray(jax.random.normal(jax.random.key(0), case.shape))
-    size = case.shape[0]
-    mesh = jax.make_mesh((size,), ("d",), axis_types=(axis_type,), devices=jax.devices()[:size])
-    with jax.set_mesh(mesh):
-        sharded = jax.device_put(x, NamedSharding(mesh, P("d")))
-        y = jax.jit(lambda x: f(clone(KEY), x, 0.3))(sharded)
-        assert y.sharding.is_equivalent_to(sharded.sharding, x.ndim)
-    np.testing.assert_array_equal(y, f(clone(KEY), x, 0.3))
+def another_mask(key, x):
+    return dropout(jax.random.fold_in(key, int(is_on_mesh(x))), x, 0.5)
+
+
+def another_sharding(key, x):
+    y = dropout(key, x, 0.5)
+    return jax.sharding.reshard(y, P()) if is_on_mesh(x) else y
+
+
+def a_sum(key, x):
+    return dropout(key, x, 0.5) + 1e-9 * x.sum(0, keepdims=True)
+
+
+def a_whole_mask(key, x):
+    return fs.apply_mask(x, sample_mask(key, 0.5, x.shape), 0.5)
+
+
+FAULTS = {
+    another_mask: "Not equal to tolerance",
+    another_sharding: "is sharded by",
+    a_sum: "sends",
+    a_whole_mask: "draws",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_would_be_seen(fault):
+    row = Row("broken", fault, SEQUENCE, split=FIRST)
+    with pytest.raises(AssertionError, match=FAULTS[fault]):
+        compare(row, "explicit", P("a"))
 
 
 @pytest.mark.parametrize("spec", SPECS[:3], ids=str)
@@ -102,27 +325,6 @@ def test_modules_take_explicitly_sharded_input_where_flax_s_own_fails(spec):
         assert again.sharding.is_equivalent_to(x.sharding, x.ndim)
     np.testing.assert_array_equal(y, layer.apply({}, X, rngs={"dropout": clone(KEY)}))
     np.testing.assert_array_equal(again, y)
-
-
-def compiled_text(f, spec):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=NamedSharding(mesh, spec))
-    out = jax.tree.map(lambda _: NamedSharding(mesh, spec), jax.eval_shape(f, clone(KEY), x))
-    return jax.jit(f, out_shardings=out).lower(clone(KEY), x).compile().as_text()
-
-
-@pytest.mark.parametrize("noise_shape", NOISE_SHAPES, ids=str)
-@pytest.mark.parametrize("make", [lambda key: key, fast_key], ids=["key", "fast_key"])
-def test_no_collective_under_batch_sharding(noise_shape, make):
-    def f(key, x):
-        y, pullback = jax.vjp(lambda x: dropout(make(key), x, 0.3, noise_shape=noise_shape), x)
-        return y, pullback(y)
-
-    assert not collectives(compiled_text(f, P("d")))
-
-
-def test_a_collective_would_be_seen():
-    assert collectives(compiled_text(lambda key, x: x - x.sum(0, keepdims=True), P("d")))
 
 
 def test_a_mask_drawn_in_parts_on_all_devices_is_the_same_mask():

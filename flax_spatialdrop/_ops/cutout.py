@@ -21,6 +21,7 @@ from .._checks import (
     shown,
 )
 from .._random.mask import sample_sharded
+from .._random.sharding import drawn
 from .._typing import Array, DataFormat, Key, Rate, Shape
 from .blocks import Blocks, resolve_blocks
 from .fill import Fill, resolve_fill
@@ -145,9 +146,8 @@ def _sample(
     if sharding is not None:
         of_draws = sharding.update(spec=P(None, *sharding.spec[: blocks.batch_dims]))
     is_present = ~sample_sharded(presence_key, rate, shape, of_draws)
-    place = jax.random.randint(
-        place_key, shape, 0, math.prod(space), np.int32, out_sharding=of_draws
-    )
+    draw = partial(jax.random.randint, place_key, shape, 0, math.prod(space), np.int32)
+    place = drawn(draw, of_draws)
     mask = jnp.ones(noise_shape, bool, out_sharding=sharding)
     for present, at in zip(is_present, place, strict=True):
         mask &= ~_rectangle(present, at, blocks, noise_shape, sharding)

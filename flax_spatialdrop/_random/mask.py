@@ -37,6 +37,7 @@ from .._compat import assert_shape
 from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
+from .sharding import drawn
 from .threefry import (
     Index,
     Words,
@@ -97,14 +98,14 @@ def sample_sharded(
         fill = jnp.ones if is_static(rate, 0.0) else jnp.zeros
         return fill(shape, bool, out_sharding=sharding)
     keep = keep_probability(rate)
-    mask = jax.random.bernoulli(check_key(key), keep, shape, out_sharding=sharding)
+    mask = drawn(partial(jax.random.bernoulli, check_key(key), keep, shape), sharding)
     assert_shape(mask, shape)
     return mask
 
 
 def sample_each(key: Key, keep: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
     """Draws mask[i] ~ Bernoulli(keep[i]): `jax.random.bernoulli(key, keep)`."""
-    return jax.random.bernoulli(check_key(key), keep, keep.shape, out_sharding=sharding)
+    return drawn(partial(jax.random.bernoulli, check_key(key), keep, keep.shape), sharding)
 
 
 def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -157,7 +158,7 @@ def draw_in_one_pass(
     """
     key = check_key(key)
     if not can_hash_by_position(key, shape):
-        return jax.random.bernoulli(key, keep, shape)
+        return drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
     mask: jax.Array = _draw_in_one_pass(key, keep_threshold(keep), shape, sharding)
     return mask
 

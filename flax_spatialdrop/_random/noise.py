@@ -3,6 +3,7 @@
 The noise is float32, in noise shape.
 """
 
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -15,6 +16,7 @@ from .._checks import check_key, is_static
 from .._compat import assert_shape
 from .._rates import fence, keep_probability
 from .._typing import Key, Rate
+from .sharding import drawn
 from .threefry import random_bits
 
 Moments: TypeAlias = tuple[np.float32 | jax.Array, np.float32 | jax.Array]
@@ -36,8 +38,8 @@ def sample_noise(
     """
     if is_static(rate, 0.0):
         return jnp.ones(noise_shape, np.float32, out_sharding=sharding)
-    normal = jax.random.normal(check_key(key), noise_shape, np.float32, out_sharding=sharding)
-    noise = _shifted(normal, noise_moments(rate))
+    draw = partial(jax.random.normal, check_key(key), noise_shape, np.float32)
+    noise = _shifted(drawn(draw, sharding), noise_moments(rate))
     assert_shape(noise, noise_shape)
     return noise
 
@@ -59,9 +61,8 @@ def sample_uniform(
     sharding: NamedSharding | None,
 ) -> jax.Array:
     """Draws `scale * jax.random.uniform(key, shape, minval=-1, maxval=1)` in float32."""
-    key = check_key(key)
-    uniform = jax.random.uniform(key, shape, np.float32, -1.0, 1.0, out_sharding=sharding)
-    return _scaled(scale, uniform)
+    draw = partial(jax.random.uniform, check_key(key), shape, np.float32, -1.0, 1.0)
+    return _scaled(scale, drawn(draw, sharding))
 
 
 def redraw_uniform(

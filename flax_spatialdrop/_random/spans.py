@@ -12,7 +12,7 @@ from .._checks import check_key
 from .._compat import assert_shape
 from .._typing import Array, Key
 from .mask import clipped
-from .sharding import explicit_sharding, spec_of
+from .sharding import drawn, explicit_sharding, spec_of
 
 
 def sample_spans(
@@ -68,9 +68,9 @@ def _sample_spans(
     narrowest = jnp.minimum(widest, min_width)
     shape, sharding = (*lengths.shape, num), _with_axis(lengths)
     width_key, start_key = jax.random.split(key)
-    draw = partial(jax.random.randint, dtype=np.int32, out_sharding=sharding)
-    width = draw(width_key, shape, narrowest, widest + 1)
-    start = draw(start_key, shape, 0, length - width + 1)
+    randint = partial(jax.random.randint, shape=shape, dtype=np.int32)
+    width = drawn(partial(randint, width_key, minval=narrowest, maxval=widest + 1), sharding)
+    start = drawn(partial(randint, start_key, minval=0, maxval=length - width + 1), sharding)
     places = jnp.arange(max_length, dtype=np.int32).reshape((1,) * len(shape) + (-1,))
     start, width = start[..., None], width[..., None]
     is_in_span = (places >= start) & (places < start + width)

@@ -1,12 +1,14 @@
 """Draws subsets: a fixed number of indices, uniformly and without replacement."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
 from .._typing import Shape
-from .sharding import vary_alike
+from .sharding import drawn, vary_alike
 
 
 def sample_subset(
@@ -23,7 +25,7 @@ def sample_subset(
       num_keep: the number of indices, from 1 to n.
       sharding: of an array of `shape`; None if the mesh has no explicit axes.
     """
-    bits = jax.random.bits(key, shape, np.uint32, out_sharding=sharding)
+    bits = drawn(partial(jax.random.bits, key, shape, np.uint32), sharding)
     # The type of a sort in a shard_map would not say that the indices vary where the bits do.
     _, shuffled = jax.lax.sort_key_val(*vary_alike((bits, all_indices(shape, sharding))))
     return jnp.sort(shuffled[..., :num_keep])

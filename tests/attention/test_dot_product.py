@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import apply_mask, linen, sample_mask
 from flax_spatialdrop import nnx as ours_nnx
@@ -205,16 +203,3 @@ def test_bfloat16_weights_are_scaled_in_float32(host):
     kept = np.asarray(dropped) != 0
     expected = (np.float32(1) / np.float32(0.7) * np.asarray(weights, np.float32))[kept]
     np.testing.assert_allclose(np.asarray(dropped, np.float32)[kept], expected, rtol=2**-7)
-
-
-@each_host
-@pytest.mark.parametrize("broadcast_dims", [(-2,), ()], ids=str)
-def test_on_explicitly_sharded_input(host, broadcast_dims):
-    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
-    expected = attend(OURS[host], broadcast_dims=broadcast_dims)
-    with jax.set_mesh(mesh):
-        for spec in (P("d"), P(None, None, "d")):
-            qkv = jax.device_put(QKV, NamedSharding(mesh, spec))
-            y = jax.jit(lambda qkv: attend(OURS[host], qkv, broadcast_dims=broadcast_dims))(qkv)
-            assert y.sharding.is_equivalent_to(qkv[2].sharding, y.ndim)
-            np.testing.assert_allclose(y, expected, rtol=2e-6, atol=2e-6)

@@ -87,21 +87,6 @@ def test_layouts_and_batch_axes_draw_alike():
     assert ((np.asarray(sequence) == 0).sum(1) == 3).all()
 
 
-def test_explicitly_sharded_input():
-    def f(x):
-        return cutout(clone(KEY), x, 0.5, block_size=3)
-
-    expected = f(X)
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with jax.set_mesh(mesh):
-        for spec in (jax.P("d"), jax.P(None, None, "d")):
-            x = jax.device_put(X, jax.NamedSharding(mesh, spec))
-            for g in (f, jax.jit(f)):
-                y = g(x)
-                assert y.sharding.is_equivalent_to(x.sharding, 4)
-                np.testing.assert_array_equal(y, expected)
-
-
 def test_a_rate_of_1_still_needs_a_key():
     with pytest.raises(ValueError, match="key must be a JAX PRNG key where anything is drawn"):
         cutout(None, X, 1.0)

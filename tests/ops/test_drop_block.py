@@ -9,7 +9,6 @@ from flax_spatialdrop import apply_mask, drop_block, dropout, spatial_dropout
 from flax_spatialdrop.nnx import DropBlock
 
 from ..errors import exactly
-from ..hlo import collectives
 
 KEY = jax.random.key(21)
 MAPS = ((7, 7), (14, 14), (28, 20))
@@ -147,41 +146,6 @@ def test_a_mask_given_is_scaled_as_one_drawn():
     expected = DropBlock(0.3, block_size=3)(X, mask=jnp.ones(X.shape, bool))
     corner, middle = np.asarray(expected / X)[0, 0, 0, 0], np.asarray(expected / X)[0, 4, 4, 0]
     assert 1 < corner < middle
-
-
-def test_only_the_paper_s_scale_crosses_devices():
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.NamedSharding(mesh, jax.P("d"))
-    x = jax.device_put(X, sharding)
-    for normalize, crosses in (("expected", False), ("sample", False), ("batch", True)):
-        f = jax.jit(
-            lambda x, normalize=normalize: drop_block(
-                clone(KEY), x, 0.3, block_size=3, normalize=normalize
-            )
-        )
-        grad = jax.jit(jax.grad(lambda x, f=f: (f(x) ** 2).sum()))
-        assert bool(collectives(f.lower(x).compile().as_text())) == crosses
-        if not crosses:
-            assert not collectives(grad.lower(x).compile().as_text())
-        np.testing.assert_allclose(f(x), f(X), rtol=1e-6)
-
-
-@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
-@pytest.mark.parametrize("spec", [("d",), (None, "d"), (None, None, "d"), (None, None, None, "d")])
-def test_any_axis_may_be_sharded(axis_type, spec):
-    x = jax.random.normal(jax.random.key(2), (8, 8, 8, 8))
-
-    def f(x):
-        return drop_block(clone(KEY), x, 0.3, block_size=(3, 1))
-
-    expected = f(x)
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(getattr(jax.sharding.AxisType, axis_type),))
-    with jax.set_mesh(mesh):
-        sharded = jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
-        for g in (f, jax.jit(f)):
-            y = g(sharded)
-            np.testing.assert_array_equal(y, expected)
-            assert y.sharding.is_equivalent_to(sharded.sharding, 4)
 
 
 def test_apply_mask_and_the_mask_are_it_but_for_the_scale():

@@ -11,8 +11,6 @@ import pytest
 from flax import nnx
 from flax.core import freeze
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import flax_spatialdrop.linen
@@ -244,21 +242,6 @@ def test_a_key_used_twice_is_caught():
 
     with pytest.raises(jax.errors.KeyReuseError):
         jax.jit(twice)(jax.random.key(12), weights)
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P()], ids=str)
-def test_keeps_the_sharding_and_the_mask_on_8_devices(axis_type, spec):
-    weights = tree()
-    wanted = drop_connect(clone(KEY), weights, 0.3, paths="kernel")
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
-    with jax.set_mesh(mesh):
-        kernel = jax.device_put(weights["dense"]["kernel"], NamedSharding(mesh, spec))
-        weights["dense"]["kernel"] = kernel
-        for f in (drop_connect, jax.jit(drop_connect, static_argnames="paths")):
-            dropped = f(clone(KEY), weights, 0.3, paths="kernel")
-            assert dropped["dense"]["kernel"].sharding.is_equivalent_to(kernel.sharding, 2)
-            assert_equal(dropped, wanted)
 
 
 X = jax.random.normal(jax.random.key(0), (3, 6, 4))

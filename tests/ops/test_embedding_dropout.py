@@ -17,7 +17,6 @@ from flax_spatialdrop.linen import summarize
 
 from ..catalogue import FACES
 from ..errors import exactly
-from ..hlo import collectives
 
 KEY = jax.random.key(7)
 TABLE = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
@@ -236,19 +235,6 @@ def test_sharded_tables_and_ids(axis_type, per_sample):
             np.testing.assert_allclose(d_table, expected, rtol=1e-6, atol=1e-6)
             if axis_type == AxisType.Explicit:
                 assert jax.typeof(y).sharding.spec[:2] == tuple(jax.typeof(its_ids).sharding.spec)
-
-
-@each_scope
-def test_no_collective_where_ids_are_sharded(per_sample):
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    sharding = NamedSharding(mesh, P("d"))
-    ids = jax.ShapeDtypeStruct(IDS.shape, IDS.dtype, sharding=sharding)
-
-    def f(key, ids):
-        return embedding_dropout(key, TABLE, 0.5, ids=ids, per_sample=per_sample)
-
-    compiled = jax.jit(f, out_shardings=sharding).lower(clone(KEY), ids).compile()
-    assert not collectives(compiled.as_text())
 
 
 ERRORS = [

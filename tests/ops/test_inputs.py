@@ -11,8 +11,6 @@ from flax import nnx
 from flax.core import FrozenDict
 from flax.errors import InvalidRngError
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import flax_spatialdrop.linen
@@ -27,7 +25,6 @@ from flax_spatialdrop import (
 
 from ..catalogue import FACES
 from ..errors import exactly
-from ..hlo import collectives
 
 KEY = jax.random.key(7)
 RANDOM = np.random.default_rng(0)
@@ -39,9 +36,6 @@ INPUTS = {"image": VECTORS, "audio": (LABELS, VECTORS[:, 0]), "text": VECTORS[:,
 RATES = {"image": 0.75, "audio": 0.5, "text": 0.875}
 
 each_face = pytest.mark.parametrize("face", FACES)
-each_axis_type = pytest.mark.parametrize(
-    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
 
 
 def condition_of(face, **options):
@@ -412,36 +406,6 @@ def test_batch_axes_legacy_keys_and_x64():
     one = condition_dropout(clone(KEY), VECTORS[0], 0.5, null=-1, batch_dims=0)
     expected = replaced(sample_mask(clone(KEY), 0.5, ()), VECTORS[0], -1)
     np.testing.assert_array_equal(one, expected)
-
-
-@each_axis_type
-def test_sharded_batches_have_the_same_masks_and_send_nothing(axis_type):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
-    sharding = NamedSharding(mesh, P("d"))
-
-    def f(key, x):
-        first, second = jax.random.split(key)
-
-        def drop(x):
-            y = condition_dropout(first, x, 0.5, null=0.0)
-            return y, *modality_dropout(second, x, {"a": 0.5, "b": jnp.float32(0.5)})
-
-        found, pullback = jax.vjp(lambda x: drop(x)[:2], x)
-        return *found, pullback(found)[0], drop(x)[2]
-
-    x = {"a": VECTORS, "b": VECTORS[:, 0]}
-    with jax.debug_key_reuse(False):
-        expected = jax.jit(f)(clone(KEY), x)
-        with jax.set_mesh(mesh):
-            sharded = jax.device_put(x, sharding)
-            compiled = jax.jit(f, out_shardings=sharding).lower(clone(KEY), sharded).compile()
-            assert not collectives(compiled.as_text())
-            assert_equal(compiled(clone(KEY), sharded), expected)
-            if axis_type is AxisType.Explicit:
-                presence = jax.eval_shape(
-                    lambda x: modality_dropout(clone(KEY), x, 0.5)[1], sharded
-                )
-                assert jax.tree.map(lambda mask: mask.sharding.spec, presence)["a"] == P("d")
 
 
 def test_streams_and_summaries():

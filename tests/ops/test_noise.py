@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import flax_spatialdrop.linen
@@ -16,7 +14,7 @@ from flax_spatialdrop import embedding_noise, fast_key
 
 from ..catalogue import FACES
 from ..errors import exactly
-from ..hlo import collectives, sizes_of_words
+from ..hlo import sizes_of_words
 
 KEY = jax.random.key(5)
 LENGTHS = np.array([7, 3, 0, 6])
@@ -25,9 +23,6 @@ X[1, 4, 2] = -0.0
 ALPHA = 5.3
 
 each_face = pytest.mark.parametrize("face", FACES)
-each_axis_type = pytest.mark.parametrize(
-    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
 
 
 def noise(key, lengths, alpha=ALPHA, shape=X.shape):
@@ -135,28 +130,6 @@ def test_vmap_and_a_scan_with_remat_equal_a_loop():
     assert_same_bits(jax.vmap(f, (0, None, None))(clone(keys), X, LENGTHS), looped)
     body = jax.checkpoint(lambda c, key: (c, f(key, X, LENGTHS)))
     assert_same_bits(jax.lax.scan(body, 0, clone(keys))[1], looped)
-
-
-@each_axis_type
-def test_sharded(axis_type):
-    mesh = jax.make_mesh((4, 2), ("d", "e"), axis_types=(axis_type,) * 2)
-
-    def f(key, x, lengths):
-        y, pullback = jax.vjp(lambda x: embedding_noise(key, x, ALPHA, lengths=lengths), x)
-        return y, pullback(y)[0]
-
-    y, _ = f(clone(KEY), X, LENGTHS)
-    with jax.set_mesh(mesh):
-        for spec in (P("d"), P("d", None, "e")):
-            sharding = NamedSharding(mesh, spec)
-            given = (
-                jax.device_put(X, sharding),
-                jax.device_put(LENGTHS, NamedSharding(mesh, P("d"))),
-            )
-            compiled = jax.jit(f, out_shardings=(sharding,) * 2).lower(clone(KEY), *given).compile()
-            for theirs in compiled(clone(KEY), *given):
-                np.testing.assert_array_equal(theirs, y)
-            assert not collectives(compiled.as_text())
 
 
 def test_symbolic_sizes():

@@ -9,8 +9,6 @@ import pytest
 from flax import nnx
 from flax.errors import InvalidRngError
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import flax_spatialdrop.linen
@@ -20,7 +18,6 @@ from flax_spatialdrop.linen import summarize
 
 from ..catalogue import FACES
 from ..errors import exactly
-from ..hlo import collectives
 
 KEY = jax.random.key(7)
 # A class token and 8 patches.
@@ -183,55 +180,6 @@ def test_a_key_used_twice_is_caught():
     patch_dropout(key, X, 0.5)
     with pytest.raises(jax.errors.KeyReuseError):
         patch_dropout(key, X, 0.5)
-
-
-each_axis_type = pytest.mark.parametrize(
-    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
-
-
-@pytest.fixture
-def no_false_alarm():
-    """Allows two uses of a key, as JAX 0.8 counts a draw with an out_sharding."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
-@pytest.mark.usefixtures("no_false_alarm")
-@each_axis_type
-@pytest.mark.parametrize("spec", [P("d"), P(None, "d", "e"), P("d", "e")], ids=str)
-def test_sharded_input(axis_type, spec):
-    def f(x):
-        def loss(x):
-            y, indices = patch_dropout(clone(KEY), x, 0.5, num_prefix_tokens=2)
-            return (y**2).sum(), (y, indices)
-
-        return jax.grad(loss, has_aux=True)(x)
-
-    x = X[:, :8]
-    grad, (y, indices) = f(x)
-    mesh = jax.make_mesh((2, 2), ("d", "e"), axis_types=(axis_type,) * 2, devices=jax.devices()[:4])
-    with jax.set_mesh(mesh):
-        their_grad, theirs = jax.jit(f)(jax.device_put(x, NamedSharding(mesh, spec)))
-    np.testing.assert_array_equal(theirs[0], y)
-    np.testing.assert_array_equal(theirs[1], indices)
-    np.testing.assert_array_equal(their_grad, grad)
-
-
-@pytest.mark.usefixtures("no_false_alarm")
-@each_axis_type
-def test_no_collective_under_batch_sharding(axis_type):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
-    sharding = NamedSharding(mesh, P("d"))
-
-    def f(key, x):
-        y, pullback, indices = jax.vjp(lambda x: patch_dropout(key, x, 0.5), x, has_aux=True)
-        return y, indices, pullback(y)[0]
-
-    with jax.set_mesh(mesh):
-        x = jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=sharding)
-        compiled = jax.jit(f, out_shardings=(sharding,) * 3).lower(clone(KEY), x).compile()
-    assert not collectives(compiled.as_text())
 
 
 def test_a_summary_lists_it():

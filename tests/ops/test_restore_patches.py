@@ -5,13 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import patch_dropout, patch_mask, restore_patches
 
 from ..errors import exactly
-from ..hlo import collectives
 
 KEY = jax.random.key(7)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 9, 4)), jnp.float32)
@@ -81,19 +78,6 @@ def test_a_nan_among_the_kept_does_not_spread():
     y, indices = patch_dropout(clone(KEY), X, 0.5)
     restored = restore_patches(y.at[:, 1].set(jnp.nan), indices, 8)
     assert np.isnan(restored).sum() == 8 * 4
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_nothing_is_sent_if_the_batch_is_on_devices(axis_type):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
-    y, indices = patch_dropout(clone(KEY), X, 0.5)
-    alone = restore_patches(y, indices, 8, fill=TOKEN)
-    with jax.set_mesh(mesh):
-        places = NamedSharding(mesh, P("data"))
-        run = jax.jit(lambda y, i, token: restore_patches(y, i, 8, fill=token))
-        args = jax.device_put(y, places), jax.device_put(indices, places), TOKEN
-        assert collectives(run.lower(*args).compile().as_text()) == []
-        np.testing.assert_array_equal(run(*args), alone)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import flax_spatialdrop.linen
@@ -18,7 +16,6 @@ from flax_spatialdrop import span_mask, spec_augment
 
 from ..catalogue import FACES
 from ..errors import exactly
-from ..hlo import collectives
 
 KEY = jax.random.key(3)
 LENGTHS = np.array([12, 5, 0, 9])
@@ -27,9 +24,6 @@ OPTIONS = {"max_time_width": 5, "max_time_ratio": 0.5, "max_freq_width": 3}
 """The masks of both axes drop something in each sample of X that is long enough."""
 
 each_face = pytest.mark.parametrize("face", FACES)
-each_axis_type = pytest.mark.parametrize(
-    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
 
 
 def expected_spans(key, lengths, max_length, num, max_width, max_ratio=1.0, min_width=0):
@@ -222,39 +216,6 @@ def test_vmap_and_a_scan_with_remat_equal_a_loop():
     np.testing.assert_array_equal(mapped, looped)
     body = jax.checkpoint(lambda c, key: (c, f(key, X, LENGTHS)))
     np.testing.assert_array_equal(jax.lax.scan(body, 0, clone(keys))[1], looped)
-
-
-@pytest.fixture
-def no_false_alarm():
-    """Allows two uses of a key, as JAX 0.8 counts a draw with an out_sharding."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
-@pytest.mark.usefixtures("no_false_alarm")
-@each_axis_type
-def test_sharded(axis_type):
-    """The masks are those of one device, and nothing is sent where the batch is sharded."""
-    mesh = jax.make_mesh((4, 2), ("d", "e"), axis_types=(axis_type,) * 2)
-    x, lengths = np.concatenate([X, X]), np.concatenate([LENGTHS, LENGTHS])
-    fill = np.arange(6, dtype=np.float32)
-
-    def f(key, x, lengths):
-        options = OPTIONS | {"lengths": lengths, "fill": fill}
-        y, pullback = jax.vjp(lambda x: spec_augment(key, x, **options), x)
-        return y, pullback(y)[0]
-
-    y, grad = f(clone(KEY), x, lengths)
-    with jax.set_mesh(mesh):
-        for spec in (P("d", None, "e"), P(None, "e")):
-            sharding = NamedSharding(mesh, spec)
-            of_lengths = NamedSharding(mesh, P(*spec[:1]))
-            given = jax.device_put(x, sharding), jax.device_put(lengths, of_lengths)
-            compiled = jax.jit(f, out_shardings=(sharding,) * 2).lower(clone(KEY), *given).compile()
-            theirs = compiled(clone(KEY), *given)
-            np.testing.assert_array_equal(theirs[0], y)
-            np.testing.assert_array_equal(theirs[1], grad)
-            assert not collectives(compiled.as_text())
 
 
 def test_symbolic_sizes():

@@ -185,13 +185,6 @@ each_axis_type = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def no_false_alarm():
-    """Allows two uses of a key, as JAX 0.8 counts a draw with an out_sharding."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def pulled_back(groups, axis, x, arg, key):
     def f(x):
         options = {"groups": groups, "batch_axis": axis, "row_args": (arg,)}
@@ -201,7 +194,6 @@ def pulled_back(groups, axis, x, arg, key):
     return y, pullback(y)[0]
 
 
-@pytest.mark.usefixtures("no_false_alarm")
 @each_axis_type
 @pytest.mark.parametrize("spec", [P("d"), P(("d", "e")), P("e", "d"), P(None, "d", "e")], ids=str)
 def test_groups_over_a_sharded_batch_need_no_collective(axis_type, spec):
@@ -224,7 +216,6 @@ def test_groups_over_a_sharded_batch_need_no_collective(axis_type, spec):
         assert bool(collectives(compiled.as_text())) == (groups == 1)
 
 
-@pytest.mark.usefixtures("no_false_alarm")
 def test_without_jit_on_an_explicit_mesh():
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:4])
     for groups in (4, 1):

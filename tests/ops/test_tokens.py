@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.random import clone
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import flax_spatialdrop.linen
@@ -128,17 +126,6 @@ def test_a_key_used_twice_is_caught():
     token_dropout(key, IDS, 0.5, mask_id=9)
     with pytest.raises(jax.errors.KeyReuseError):
         token_dropout(key, IDS, 0.5, mask_id=9)
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-def test_sharded_ids(axis_type):
-    alone = token_dropout(clone(KEY), IDS, 0.5, **OPTIONS)
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(axis_type,), devices=jax.devices()[:4])
-    with jax.set_mesh(mesh):
-        ids = jax.device_put(IDS, NamedSharding(mesh, P("d")))
-        y = jax.jit(lambda ids: token_dropout(clone(KEY), ids, 0.5, **OPTIONS))(ids)
-        assert y.sharding.is_equivalent_to(ids.sharding, 2)
-    np.testing.assert_array_equal(y, alone)
 
 
 def test_masks_of_a_module():
