@@ -92,10 +92,10 @@ def part_named_by(name):
 
 
 def test_only_one_file_draws_masks_and_one_noise():
-    assert files_with("random.bernoulli(") == {"mask"}
-    assert files_with("random.normal(") == files_with("random.uniform(") == {"noise"}
+    assert files_with("random.bernoulli") == {"mask"}
+    assert files_with("random.normal") == files_with("random.uniform") == {"noise"}
     assert files_with("random.randint") == {"cutout", "spans"}
-    assert files_with("bits = jax.random.bits(") == {"subset"}
+    assert files_with("jax.random.bits, ") == {"subset"}
     assert files_with("random_bits") == {"mask", "noise", "threefry"}
 
 
