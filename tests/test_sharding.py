@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import flax_spatialdrop as fs
 from flax_spatialdrop import dropout, fast_key, sample_mask
+from flax_spatialdrop._compat import CAN_DRAW_SHARDED
 from flax_spatialdrop.linen import Dropout, drop_in
 
 from .sharded import KEY, MODES, Row, assert_close, assert_sharded_as, compare, mesh_of, put
@@ -304,6 +305,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_would_be_seen(fault):
+    if fault is a_whole_mask and not CAN_DRAW_SHARDED:
+        pytest.skip("JAX before 0.10 draws whole masks")
     row = Row("broken", fault, SEQUENCE, split=FIRST)
     with pytest.raises(AssertionError, match=FAULTS[fault]):
         compare(row, "explicit", P("a"))
