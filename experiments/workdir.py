@@ -70,6 +70,8 @@ class Workdir:
         differs = found if isinstance(found, str) else _difference(found, results)
         if resume and differs:
             raise InputError(f"--resume needs a {path} of the same config: {differs}")
+        if resume and found["versions"] != results["versions"]:
+            say("warning: other versions began this run, so its last digits may differ.")
         self.resumed = resume
         if not resume and not differs and found["missing"]:
             say(f"This starts anew, but --resume would continue the run in {self.path}.")
