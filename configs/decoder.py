@@ -8,7 +8,7 @@ small version that also compiles quickly on a CPU.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer
+from experiments import devices, optimizer
 
 
 def get_config(variant: str = "maxtext") -> ConfigDict:
@@ -29,9 +29,7 @@ def get_config(variant: str = "maxtext") -> ConfigDict:
 
     config.optimizer = optimizer.defaults(name="adamw", learning_rate=1e-3, weight_decay=1e-4)
 
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # all chips that the other axes leave
-    config.mesh.fsdp = 16  # chips that share the parameters
+    config.mesh = devices.defaults(data=-1, fsdp=16)  # -1: all chips that the other axes leave
 
     if variant == "smoke":
         config.name = "decoder-smoke"

@@ -8,7 +8,7 @@ small version that also compiles quickly on a CPU.
 
 from ml_collections import ConfigDict
 
-from experiments import optimizer
+from experiments import devices, optimizer
 
 
 def get_config(variant: str = "imagenet") -> ConfigDict:
@@ -28,9 +28,7 @@ def get_config(variant: str = "imagenet") -> ConfigDict:
 
     config.optimizer = optimizer.defaults(name="sgd", learning_rate=0.1, momentum=0.9)
 
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # all chips that the other axes leave
-    config.mesh.fsdp = 1  # chips that share the parameters
+    config.mesh = devices.defaults(data=-1)  # -1: all chips that the other axes leave
 
     if variant == "smoke":
         config.name = "resnet50-smoke"

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -197,20 +197,24 @@ class Layout:
         return of_one if self.runs == 1 else on_meshes
 
     def _spec(self, shape: tuple[int, ...]) -> list[str | None]:
-        """Returns the axis of the mesh for each axis of a parameter.
-
-        `model` takes the last axis that it divides, and `fsdp` the largest one that is left.
-        """
-        spec: list[str | None] = [None] * len(shape)
-        for name in ("model", "fsdp"):
-            size = self.mesh.shape[name]
-            fits = [axis for axis, n in enumerate(shape) if spec[axis] is None and n % size == 0]
-            if size > 1 and fits:
-                spec[max(fits, key=lambda axis: axis if name == "model" else shape[axis])] = name
-        return spec
+        return parameter_axes(shape, self.mesh.shape)
 
     def _sharding(self, *spec: Any) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+
+def parameter_axes(shape: tuple[int, ...], sizes: Mapping[str, int]) -> list[str | None]:
+    """Returns the axis of the mesh for each axis of a parameter.
+
+    `model` takes the last axis that it divides, and `fsdp` the largest one that is left.
+    """
+    spec: list[str | None] = [None] * len(shape)
+    for name in ("model", "fsdp"):
+        size = sizes[name]
+        fits = [axis for axis, n in enumerate(shape) if spec[axis] is None and n % size == 0]
+        if size > 1 and fits:
+            spec[max(fits, key=lambda axis: axis if name == "model" else shape[axis])] = name
+    return spec
 
 
 def _sizes(config: ConfigDict, count: int, most_runs: int) -> tuple[int, dict[str, int]]:

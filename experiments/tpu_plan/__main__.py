@@ -102,8 +102,7 @@ def rows(
     counts = {name: compiling.count_chips(name, limits) for name in values.topology}
     for chips in counts.values():
         batch = values.batch_a_chip * chips or config.batch_size
-        steps.check_batch(batch, chips)
-        steps.mesh_sizes(config, chips)
+        steps.check_batch(config, batch, chips)
     for topology, chips in counts.items():
         batch = values.batch_a_chip * chips or config.batch_size
         for arm in chosen:

@@ -11,11 +11,12 @@ from jax.sharding import PartitionSpec
 
 from flax_spatialdrop import linen
 
+from ..devices import EXAMPLES
 from ..language.models import positions
 from ..stacks.layers import scanned
 
 NAMES = ("none", "residual", "attention", "embedding", "all")
-BATCH = PartitionSpec(("data", "fsdp"))
+BATCH = PartitionSpec(EXAMPLES)
 """The axes of the mesh that the batch is divided over."""
 
 

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from flax_spatialdrop import linen
 
-from .. import checks, optimizer, settings, train
+from .. import checks, devices, optimizer, settings, train
+from ..devices import AXES, parameter_axes
 from ..errors import InputError
 from ..task import Split
 from ..tasks import TASKS
@@ -95,9 +96,7 @@ def check(config: ConfigDict) -> None:
             checks.one_of(f"each of config.{field}", name, NAMES[config.task])
     checks.rate("config.rate", config.rate)
     checks.at_least(1, "config", config, sizes)
-    checks.has("config.mesh", config.mesh, ("data", "fsdp"))
-    checks.at_least(-1, "config.mesh", config.mesh, ("data",))
-    checks.at_least(1, "config.mesh", config.mesh, ("fsdp",))
+    devices.check(config.mesh)
     optimizer.check(config.optimizer)
 
 
@@ -118,31 +117,30 @@ def compared_to(config: ConfigDict, arm: Arm) -> Arm | None:
     return own[0] if own and own[0] != arm else None
 
 
-def mesh_sizes(config: ConfigDict, chips: int) -> tuple[int, int]:
-    """Returns the sizes of the axes "data" and "fsdp". A task has all chips along "data"."""
-    sizes = ConfigDict({"data": -1, "fsdp": 1}) if config.task in TASKS else config.mesh
-    data = chips // sizes.fsdp if sizes.data == -1 else sizes.data
-    if data * sizes.fsdp != chips:
+def mesh_sizes(config: ConfigDict, chips: int) -> tuple[int, int, int]:
+    """Returns the sizes of the axes of a mesh. The axis "data" has the chips that others leave."""
+    fsdp, model = config.mesh.fsdp, config.mesh.model
+    if chips % (fsdp * model):
         raise InputError(
-            f"the axes of config.mesh must give {chips} chips: got data={sizes.data} and "
-            f"fsdp={sizes.fsdp}"
+            "config.mesh.fsdp * config.mesh.model must divide the chips: "
+            f"got {fsdp} * {model} for {chips} chips"
         )
-    return data, sizes.fsdp
+    return chips // (fsdp * model), fsdp, model
 
 
 def make_mesh(config: ConfigDict, chips: list[Any]) -> Mesh:
-    """Returns the mesh of a config. Its axis "fsdp" divides the parameters, and both the batch."""
+    """Returns the mesh of a config, with a batch and parameters divided as in training."""
     sizes = mesh_sizes(config, len(chips))
-    axes = (AxisType.Auto, AxisType.Auto)
-    return Mesh(np.array(chips).reshape(sizes), ("data", "fsdp"), axis_types=axes)
+    return Mesh(np.array(chips).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch(batch: int, chips: int) -> None:
+def check_batch(config: ConfigDict, batch: int, chips: int) -> None:
     """Raises InputError if the chips cannot share a batch."""
-    if batch % chips:
+    data, fsdp, _ = mesh_sizes(config, chips)
+    if batch % (data * fsdp):
         raise InputError(
-            f"the batch must be a multiple of the number of chips: got {batch} examples for "
-            f"{chips} chips; --batch_a_chip sets it for each chip"
+            f"the chips must share the batch equally: got {batch} examples for {data * fsdp} parts "
+            "(config.mesh.data * config.mesh.fsdp); --batch_a_chip sets it for each chip"
         )
 
 
@@ -156,23 +154,16 @@ def plan(config: ConfigDict, arm: Arm, mesh: Mesh, batch: int) -> Step:
         problem = make_problem(config, arm, batch)
         make_state, run, shapes = lambda: init(problem), make_step(problem), problem.batch
         rate = config.rate
-    shards = mesh.shape["fsdp"]
-    state = _placed(jax.eval_shape(make_state), mesh, lambda leaf: fsdp_spec(leaf.shape, shards))
+
+    def spread(leaf: Any) -> PartitionSpec:
+        return PartitionSpec(*parameter_axes(leaf.shape, mesh.shape))
+
+    state = _placed(jax.eval_shape(make_state), mesh, spread)
     data = _placed(shapes, mesh, lambda leaf: BATCH)
     key, traced = _placed((key, jax.ShapeDtypeStruct((), jnp.float32)), mesh, _nowhere)
     if arm.flax:
         return Step(lambda state, batch, key: run(state, rate, batch, key), (state, data, key))
     return Step(run, (state, traced, data, key))
-
-
-def fsdp_spec(shape: tuple[int, ...], shards: int) -> PartitionSpec:
-    """Divides the largest axis that the shards divide, as MaxText does; otherwise none."""
-    axes = sorted(range(len(shape)), key=lambda axis: -shape[axis])
-    if shards > 1:
-        for axis in axes:
-            if shape[axis] % shards == 0:
-                return PartitionSpec(*[None] * axis, "fsdp")
-    return PartitionSpec()
 
 
 def task_step(config: ConfigDict, arm: Arm, batch: int) -> tuple[Callable[[], Any], Any, Split]:

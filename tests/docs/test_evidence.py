@@ -179,3 +179,13 @@ def test_numbers_of_the_planned_pod():
     assert says(
         page, f"Its dropout adds {share[1:]} of the cycles on TPU v5e, and {memory[1:]} MiB"
     )
+    for config, regularizer, words in (
+        ("language_model", "weights", "In the language model"),
+        ("pos_tagging", "Dropout", "In the tagger"),
+        ("weather_forecast", "both", "In the forecast"),
+    ):
+        ours, flax = (
+            added[config, "v5e:16x16", f"{by}{regularizer}"][1][1:] for by in ("", "Flax ")
+        )
+        unit = " million cycles" if config == "language_model" else ""
+        assert says(page, f"{words} it adds {flax}{unit}, and ours {ours}.")

@@ -48,12 +48,13 @@ BAD = [
     (["--topology=v9:1"], "error: no topology v9:1"),
     (
         ["--topology=v5e:2x4", "--config.mesh.fsdp=4", "--config.batch_size=12"],
-        "error: the batch must be a multiple of the number of chips: got 12 examples for 8 chips; "
-        "--batch_a_chip sets it for each chip",
+        "error: the chips must share the batch equally: got 12 examples for 8 parts "
+        "(config.mesh.data * config.mesh.fsdp); --batch_a_chip sets it for each chip\n",
     ),
     (
         ["--topology=v5e:2x4"],
-        "error: the axes of config.mesh must give 8 chips: got data=-1 and fsdp=16",
+        "error: config.mesh.fsdp * config.mesh.model must divide the chips: got 16 * 1 for 8 "
+        "chips\n",
     ),
     (
         ["--topology=v5e:4x4", "--only=spatial"],

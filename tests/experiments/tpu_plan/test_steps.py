@@ -154,32 +154,30 @@ def test_what_is_compiled_and_what_it_is_compared_to():
     assert steps.arms(config)[-1] == Arm("Dropout", flax=True)
 
 
-def test_parameters_are_divided_along_their_largest_axis():
-    assert steps.fsdp_spec((4, 64, 16), 16) == PartitionSpec(None, "fsdp")
-    assert steps.fsdp_spec((63, 16), 16) == PartitionSpec(None, "fsdp")
-    assert steps.fsdp_spec((63,), 16) == PartitionSpec()
-    assert steps.fsdp_spec((64,), 1) == PartitionSpec()
+def test_parameters_and_batch_are_divided_as_in_training():
+    config = decoder.get_config("smoke")
+    config.mesh.fsdp = 2
+    mesh = steps.make_mesh(config, jax.devices()[:4])
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "model": 1}
+    state, *_, batch, key = steps.plan(config, Arm("all"), mesh, 8).arguments
+    assert state.params["Embed_0"]["embedding"].sharding.spec == PartitionSpec("fsdp", None)
+    assert batch.targets.sharding.shard_shape(batch.targets.shape) == (2, 32)
+    assert key.sharding.is_fully_replicated
 
 
 def test_the_mesh_of_a_config():
     config = decoder.get_config("smoke")
-    assert steps.mesh_sizes(config, 256) == (16, 16)
+    assert steps.mesh_sizes(config, 256) == (16, 16, 1)
     with pytest.raises(InputError) as error:
         steps.mesh_sizes(config, 24)
     assert str(error.value) == (
-        "the axes of config.mesh must give 24 chips: got data=-1 and fsdp=16"
+        "config.mesh.fsdp * config.mesh.model must divide the chips: got 16 * 1 for 24 chips"
     )
     with pytest.raises(InputError) as error:
-        steps.check_batch(100, 16)
+        steps.check_batch(config, 100, 16)
     assert str(error.value) == (
-        "the batch must be a multiple of the number of chips: got 100 examples for 16 chips; "
-        "--batch_a_chip sets it for each chip"
-    )
-    with pytest.raises(InputError) as error:
-        steps.check_batch(100, 16)
-    assert str(error.value) == (
-        "the batch must be a multiple of the number of chips: got 100 examples for 16 chips; "
-        "--batch_a_chip sets it for each chip"
+        "the chips must share the batch equally: got 100 examples for 16 parts "
+        "(config.mesh.data * config.mesh.fsdp); --batch_a_chip sets it for each chip"
     )
 
 
