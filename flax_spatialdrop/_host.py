@@ -19,6 +19,7 @@ from ._checks import (
     check_callable,
     check_choice,
     check_count,
+    check_key,
     check_name,
     check_rate,
     check_scalar,
@@ -116,7 +117,7 @@ def check_options(module: Any, options: Iterable[str], advice: str) -> None:
 def along_axes(key: Key, module: Any) -> Key:
     """Returns the key of a call, folded along the mapped axes that the module names."""
     names = getattr(module, "axis_name", None)  # Flax's own layers, which run here too, have none
-    return key if key is None or names is None else fold_in(key, names, "axis_name")
+    return key if names is None else fold_in(check_key(key), names, "axis_name")
 
 
 @cache

@@ -33,8 +33,8 @@ class Stochastic(nn.Module):
       rng_collection: the name of the stream that the key is taken from (default "dropout").
       axis_name: the mapped axes, of an enclosing `jax.shard_map`, `jax.pmap` or `jax.vmap`, along
         which masks differ: a name or a tuple of names, folded into the key by `fold_in_axes`.
-        With None (default), one key draws the same mask for each index of the axis. Not used in
-        `init`, where the axis need not be bound.
+        With None (default), one key draws the same mask for each index of the axis. A call that
+        draws raises a ValueError if an axis is not bound. In `init` no axis is folded in.
     """
 
     _arguments: ClassVar[Collection[str]] = ()

@@ -164,7 +164,8 @@ class Stochastic(nnx.Module):
         "dropout").
       axis_name: the mapped axes, of an enclosing `jax.shard_map`, `jax.pmap` or `jax.vmap`, along
         which masks differ: a name or a tuple of names, folded into the key by `fold_in_axes`.
-        With None (default), one key draws the same mask for each index of the axis.
+        With None (default), one key draws the same mask for each index of the axis. A call that
+        draws raises a ValueError if an axis is not bound.
       rngs: a stream is forked from it. Without it, the module holds no state and takes `rngs=`
         (nnx.Rngs, a stream or a key) at the call.
     """
