@@ -123,11 +123,11 @@ def test_one_compile_serves_all_steps_and_a_scan_with_remat_and_jit_inside():
 
     found = [step(variables, clone(KEY), i) for i in range(6)]
     assert len(traces) == 1
-    for i, (loss, grad) in enumerate(found):
+    for i in (0, 1, 4):
         with scale_rates(scale_at(i)):  # eager, the scale is known
             expected = (apply(model, X, None, variables=variables)[0] ** 2).mean()
-        np.testing.assert_allclose(loss, expected, rtol=1e-5)
-        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
+        np.testing.assert_allclose(found[i][0], expected, rtol=1e-5)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert found[0][0] != found[2][0] != found[4][0] == found[5][0]
     step(variables, clone(KEY), jnp.float32(1))  # another trace uses none of the first tracers
     assert len(traces) == 2
