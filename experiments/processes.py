@@ -72,8 +72,9 @@ def connect(cluster: Cluster) -> None:
     Raises InputError if the others do not come in time.
     """
     address, number, process, seconds = cluster
-    # JAX's preemption service would catch SIGTERM, and nothing here asks it.
-    jax.config.update("jax_enable_preemption_service", False)
+    with contextlib.suppress(AttributeError):  # JAX 0.8 has no such option
+        # JAX's preemption service would catch SIGTERM, and nothing here asks it.
+        jax.config.update("jax_enable_preemption_service", False)
     # If JAX gives up by itself, it aborts the program. The thread is left behind.
     connecting = ThreadPoolExecutor(1).submit(
         jax.distributed.initialize, address, number, process, initialization_timeout=JAX_SECONDS

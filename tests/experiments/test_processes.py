@@ -68,6 +68,12 @@ def tail(path):
     return path.read_text()[-2000:]
 
 
+def test_a_process_that_fails_is_named(tmp_path):
+    programs = (["-c", "pass"], ["-c", "raise SystemExit('no port')"])
+    with pytest.raises(pytest.fail.Exception, match=r"^process 1 ended with 1: no port\n$"):
+        run_all(programs, tmp_path)
+
+
 def test_two_processes_have_the_bits_of_two_devices(tmp_path):
     module = ["-m", "tests.experiments.twenty_steps", str(tmp_path), f"127.0.0.1:{free_port()}"]
     run_all([[*module, "2", str(process)] for process in range(2)], tmp_path)
