@@ -166,10 +166,18 @@ def test_numbers_of_the_planned_pod():
             assert not row.failure
             if row.compared_to:
                 added[row.config, row.topology, row.arm] = table.added(plan, row)
-    sizes = ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
-    (cycles,) = {added["pos_tagging", size, "SpatialDropout1D"][1:] for size in sizes}
-    assert cycles[1:] == ("+0.0", "+0")
-    assert says(page, f"SpatialDropout1D adds {cycles[0][1:]} million cycles to the tagger on 16")
+    grown, sizes = [], ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
+    for config, arm in (("pos_tagging", "SpatialDropout1D"), ("language_model", "weights")):
+        (cycles,) = {added[config, size, arm][1] for size in sizes}
+        assert {added[config, size, arm][3] for size in sizes} == {"+0"}
+        grown.append(cycles[1:])
+    assert says(page, f"SpatialDropout1D adds {grown[0]} million cycles to the tagger on 16 chips")
+    assert says(page, f"attention weights adds {grown[1]} to the language model")
+    forecast = [added["weather_forecast", size, "both"] for size in sizes]
+    small, large, larger = (found[1][1:] for found in forecast)
+    assert large == larger
+    assert says(page, f"LSTM adds {small} on 16 chips, and {large} both on 256 and on 2,048")
+    assert {found[3] for found in forecast} == {"+0"}
     share, _, memory, collectives = added["resnet50", "v5e:16x16", "both"]
     assert collectives == "+0"
     assert says(
