@@ -88,7 +88,8 @@ def test_twenty_steps_on_a_mesh_equal_those_on_one_device(name, mesh):
             jax.device_get(first_state.params),
         )
     used = {device for leaf in jax.tree.leaves(state) for device in leaf.sharding.device_set}
-    assert len(used) == np.prod([size for size in mesh.values() if isinstance(size, int)])
+    of_a_run = [size for axis, size in mesh.items() if axis in devices.AXES]
+    assert len(used) == len(losses) * np.prod(of_a_run)
 
 
 def test_parameters_and_the_optimizer_s_state_are_spread_over_fsdp_and_model():
