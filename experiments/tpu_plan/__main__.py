@@ -23,6 +23,7 @@ import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv:
         print(__doc__)
         return 0
+    jax.config.update("jax_platforms", "cpu")  # leaves libtpu to the processes that compile
     values = flags.FlagValues()
     flags.DEFINE_list("topology", ["v5e:16x16"], "Slices such as v5e:16x16.", flag_values=values)
     flags.DEFINE_integer(

@@ -48,18 +48,30 @@ def test_a_loop_of_unknown_length_is_not_counted_as_one():
         tpu.total_cycles(TEXT.replace("constant(8)", "parameter(0)"))
 
 
-def test_a_topology_that_cannot_be_compiled_for(monkeypatch):
+@pytest.mark.parametrize(
+    ("why", "sentence"),
+    [
+        (
+            "no such slice",
+            "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
+            "v6e:16x16: got 'v9:1x1' (no such slice)",
+        ),
+        (
+            "ABORTED: Internal error when accessing libtpu multi-process lockfile.",
+            "only one process at a time may use libtpu: another one runs, or one that was killed "
+            "has left /tmp/libtpu_lockfile",
+        ),
+    ],
+)
+def test_a_topology_that_cannot_be_compiled_for(why, sentence, monkeypatch):
     def fail(**kwargs):
-        raise RuntimeError("first line\nno such slice")
+        raise RuntimeError(f"first line\n{why}")
 
     monkeypatch.setattr(tpu.topologies, "get_topology_desc", fail)
     monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError) as error:
         tpu.mesh("v9:1x1")
-    assert str(error.value) == (
-        "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
-        "v6e:16x16: got 'v9:1x1' (no such slice)"
-    )
+    assert str(error.value) == sentence
 
 
 def test_a_missing_compiler_names_the_extra(monkeypatch):
