@@ -15,13 +15,14 @@ clusters that JAX knows need no more; elsewhere, `--coordinator=HOST:PORT`, `--n
 """
 
 import sys
+import traceback
 
 from .interrupt import INTERRUPTED, deferred_interrupt, leave, leave_at_ctrl_c
 
 if __name__ == "__main__":
     leave_at_ctrl_c("Interrupted before training began.")  # the imports below take seconds
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -61,6 +62,19 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         say("Interrupted before training began.")
         return INTERRUPTED
+
+
+def run_and_leave(argv: list[str]) -> NoReturn:
+    """Runs an experiment and ends the program, also after an exception that is a fault of ours.
+
+    Python's own end would wait there for the other processes, and they for this one.
+    """
+    try:
+        code = main(argv)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    leave(code)
 
 
 def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console: Console) -> int:
@@ -125,4 +139,4 @@ def finish(task: Task, results: dict[str, Any], workdir: Workdir, console: Conso
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv))
+    run_and_leave(sys.argv)

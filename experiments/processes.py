@@ -13,7 +13,7 @@ from .errors import InputError
 
 CONNECT_SECONDS = 60
 JAX_SECONDS = 3600
-"""The time limit of JAX itself. Where it ends first, JAX ends the program without a sentence."""
+"""The time limit of JAX itself. If JAX reaches it first, it aborts without a message."""
 
 
 class Cluster(NamedTuple):

@@ -47,21 +47,27 @@ def run_all(commands, folder, codes=(0, 0)):
                         env={**os.environ, **settings},
                     )
                 )
-        for number, (process, code) in enumerate(zip(running, codes, strict=True)):
-            try:
-                process.wait(max(0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pytest.fail(
-                    f"process {number} is not done after {SECONDS} s: {tail(outputs[number])}"
-                )
-            if process.returncode != code:
-                pytest.fail(
-                    f"process {number} ended with {process.returncode}: {tail(outputs[number])}"
-                )
+        while any(process.poll() is None for process in running):
+            check_ended(running, codes, outputs)
+            if time.monotonic() > deadline:
+                left = [process.poll() for process in running].index(None)
+                pytest.fail(f"process {left} is not done after {SECONDS} s: {tail(outputs[left])}")
+            time.sleep(0.05)
+        check_ended(running, codes, outputs)
     finally:
         for process in running:
             process.kill()
+            process.wait()
     return [output.read_text() for output in outputs]
+
+
+def check_ended(running, codes, outputs):
+    """Fails for the first process that ended with another code."""
+    for number, (process, code) in enumerate(zip(running, codes, strict=True)):
+        if process.poll() not in (None, code):
+            pytest.fail(
+                f"process {number} ended with {process.returncode}: {tail(outputs[number])}"
+            )
 
 
 def tail(path):
@@ -69,7 +75,8 @@ def tail(path):
 
 
 def test_a_process_that_fails_is_named(tmp_path):
-    programs = (["-c", "pass"], ["-c", "raise SystemExit('no port')"])
+    sleep = "import time; time.sleep(60)"  # as one that waits for the other
+    programs = (["-c", sleep], ["-c", "raise SystemExit('no port')"])
     with pytest.raises(pytest.fail.Exception, match=r"^process 1 ended with 1: no port\n$"):
         run_all(programs, tmp_path)
 
@@ -124,6 +131,27 @@ def test_a_coordinator_that_is_not_there_gets_one_sentence(tmp_path):
     [output] = run_all([["-c", program]], tmp_path, codes=(1,))
     sentence = f"error: no coordinator answers at {address} after 3 s (--connect_seconds)"
     assert output.splitlines() == [sentence, "True"]
+
+
+def test_an_unexpected_exception_ends_only_its_process(tmp_path):
+    """Python's own end would wait for the other process."""
+    port = free_port()
+
+    def program(process, run):
+        cluster = f"processes.Cluster('127.0.0.1:{port}', 2, {process}, 60)"
+        return (
+            "import time; from pathlib import Path\n"
+            "from experiments import main, processes, settings\n"
+            f"options = settings.Options(Path('{tmp_path}'), False, False, {cluster})\n"
+            "main.settings.parse = lambda argv: (None, options)\n"
+            f"main.run = lambda *_: {run}\n"
+            "main.run_and_leave([])\n"
+        )
+
+    waits, fails = program(0, "time.sleep(5) or 1"), program(1, "{}['a fault']")
+    [_, output] = run_all([["-c", waits], ["-c", fails]], tmp_path, codes=(1, 1))
+    assert output.startswith("Traceback")
+    assert output.endswith("KeyError: 'a fault'\n")
 
 
 GIVEN = ["--coordinator=host:1234", "--num_processes=2", "--process_id=1"]
