@@ -261,6 +261,14 @@ def test_all_two_axes_on_four_devices(row, mode, spec):
     compare(row, mode, spec)
 
 
+def test_blocks_on_devices_that_are_not_at_an_edge():
+    """Two devices share an axis of the other tests, so each of them is at an edge of the map."""
+    row, mesh = of_blocks(""), mesh_of("explicit", 4)
+    with jax.set_mesh(mesh):
+        found = row.f(clone(KEY), *put(row, mesh, one_axis(1)))
+    assert_close(found, row.on_one_device[0][0], row.tolerance)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_without_jit(row):
     """Eagerly, each operation is a program of its own, and its result has a sharding."""
