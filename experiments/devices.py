@@ -23,7 +23,7 @@ AXIS_TYPES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 REST = -1
 """The size of an axis that takes all devices that the others leave."""
 FREE = 0
-"""The number of runs side by side for as many as there are devices for."""
+"""The value of `config.mesh.runs` for as many runs as fit on the devices."""
 
 
 def defaults(**fields: Any) -> ConfigDict:
@@ -149,7 +149,7 @@ class Layout:
         return lambda *arguments: compiled(*self._put(arguments), *shared)
 
     def _put(self, arguments: tuple) -> tuple:
-        """Puts those arrays [run, ...] on the devices of their runs that are on the host."""
+        """Moves arrays [run, ...] from the host to the devices of their runs."""
         sharding = self._sharding("runs")
 
         def put(array: Any) -> jax.Array:

@@ -73,7 +73,7 @@ class Grid:
         if groups:
             self._check("compiling")
             programs = self._compiler.compile(regularizer, groups[0])
-            self._save()  # moves what is there before metrics are written
+            self._save()  # moves an earlier run aside first
         compile_seconds = time.perf_counter() - begin
         for group in groups:
 

@@ -86,7 +86,7 @@ def throughput(seconds: float, counted: Array) -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """Returns the most bytes that a device has used, or the process where devices do not tell."""
+    """Returns the peak bytes of a device, or of the process if JAX reports no device memory."""
     told = [device.memory_stats() or {} for device in jax.local_devices()]
     peak = max(stats.get("peak_bytes_in_use", 0) for stats in told)
     if peak:

@@ -65,7 +65,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
-        """Returns what `dataclasses.asdict` and JSON have kept."""
+        """Rebuilds the progress of a checkpoint."""
         return cls(**{**values, "runs": [Run(*run) for run in values["runs"]]})
 
 

@@ -59,7 +59,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def make_order(
     examples: int, batch_size: int
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns `order(seed, epoch) -> indices, keys`: of every step, its examples and key data.
+    """Returns `order(seed, epoch) -> indices, keys`: the examples and the key data of each step.
 
     Each epoch shuffles the examples and leaves out those that do not fill the last batch.
     """

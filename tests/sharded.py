@@ -40,7 +40,7 @@ class Row:
         how many of each. A key ("auto", axis) or ("explicit", axis) holds on such meshes only.
       split: for an axis, the part of the draw that each of two devices may compute. Without an
         entry, all devices may draw the same.
-      free: the axes with which the shardings of the results may be others.
+      free: axes that may be sharded without the result keeping x's sharding.
       tolerance: of values and gradients.
     """
 

@@ -9,7 +9,7 @@ All functions draw the same mask from a key, `sample_each` where all probabiliti
     draw_in_one_pass    a whole mask    the seeds of blocks, without a loop, which is slow on CPUs
     redraw_mask         whole or part   masks that are drawn where they are applied, in both passes
     mask_block          a part          users: it checks its arguments
-    draw_part           a part          where it is drawn: it is compiled once for each shape
+    draw_part           a part          a part drawn on its own; compiled once for each shape
 """
 
 from collections.abc import Sequence
