@@ -62,7 +62,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
 
     config.optimizer = optimizer.defaults(learning_rate=3e-3)
     config.rate_schedule = rate_schedule.defaults()
-    config.mesh = devices.defaults()  # sizes of data, fsdp and model
+    config.mesh = devices.defaults()  # how runs are spread over devices
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32
 
     config.data = ConfigDict()
