@@ -45,6 +45,19 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"only one axis of {part} may be {REST}: got {' and '.join(rest)}")
 
 
+def describe(config: ConfigDict, most_runs: int) -> str:
+    """Returns the devices in use and, of several, the sizes of the mesh."""
+    device = jax.devices()[0]
+    kind = f"{device.device_kind} ({device.platform})"
+    runs, axes = _sizes(config, jax.device_count(), most_runs)
+    sizes = {"runs": runs, **axes}
+    count = math.prod(sizes.values())
+    if count == 1:
+        return kind
+    mesh = " x ".join(f"{size} {axis}" for axis, size in sizes.items() if size > 1)
+    return f"{count} x {kind} with {mesh}"
+
+
 class Layout:
     """Spreads the runs of a grid over devices, and each run over a mesh of its own.
 

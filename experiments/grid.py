@@ -15,7 +15,7 @@ from .metrics import Profiler, Writer, memory, throughput
 from .programs import Compiler, Programs, rates_of
 from .runs import Progress, Record, Run, choose_rate, record
 from .task import Task
-from .train import Best, out_of_patience
+from .train import Best
 
 OnEpoch = Callable[[float, Progress], None]
 """Called after an epoch with the finished share of the regularizer's work, and the progress."""
@@ -59,6 +59,7 @@ class Grid:
         """Trains and tests the runs of a regularizer that have no record, and adds their records.
 
         The rate is chosen by validation scores alone. It is None if a run diverged at every rate.
+        After a resume, the time to compile is that of the last start.
         """
         rates = self._config.rates if self._task.regularizers[regularizer] else (0.0,)
         runs = list(itertools.starmap(Run, itertools.product(rates, range(self._config.seeds))))
@@ -94,6 +95,7 @@ class Grid:
             "compared_to": self._task.regularizers[regularizer],
             "chosen_rate": chosen,
             "compile_seconds": compile_seconds,
+            "side_by_side": min(size, len(runs)),
             "seconds_per_step": seconds / steps,
             "seconds": compile_seconds + seconds,
             "runs": records,
@@ -102,7 +104,7 @@ class Grid:
     def _train(
         self, programs: Programs, progress: Progress, report: Callable[[Progress], None]
     ) -> list[Record]:
-        """Trains runs side by side until all are out of patience, and tests them."""
+        """Trains runs side by side until all have ended, and tests them."""
         config, compiler, runs = self._config, self._compiler, progress.runs
         names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in dict.fromkeys(runs)]
         with contextlib.ExitStack() as stack:
@@ -148,7 +150,7 @@ class Grid:
                     for row, last in zip(rows, progress.last_epoch(), strict=True):
                         row.update(last)
                     report(progress)
-                waits = self._waits((progress.step - 1) // compiler.steps, best)
+                waits = self._waits((progress.step - 1) // compiler.steps, progress, best)
                 # There may be no writers, and copies of a run have none.
                 for writer, row, wait in zip(writers, rows, waits, strict=False):
                     if not wait:
@@ -159,17 +161,19 @@ class Grid:
             scores, shown = jax.device_get(programs.test(best.params, then))
             progress.seconds = time.perf_counter() - begin
             checkpoints.finish((state, best), progress)
-        ends = np.asarray(best.epoch), scores, [None] * len(runs) if shown is None else shown
+        epochs = np.asarray(best.epoch)
+        ends = progress.ends(epochs, config.patience)
+        ended = ends, epochs, scores, [None] * len(runs) if shown is None else shown
         return [
-            record(progress, lane, config.patience, int(epoch), score, outputs)
-            for lane, (epoch, score, outputs) in enumerate(zip(*ends, strict=True))
+            record(progress, lane, int(end), int(epoch), score, outputs)
+            for lane, (end, epoch, score, outputs) in enumerate(zip(*ended, strict=True))
         ]
 
     def _ended(self, progress: Progress, best: Best) -> bool:
-        """Returns whether all runs are out of patience, or all epochs are over."""
+        """Returns whether all runs have ended, or all epochs are over."""
         epoch = len(progress.scores)
-        return epoch == self._config.epochs or bool(np.all(self._waits(epoch, best)))
+        return epoch == self._config.epochs or bool(np.all(self._waits(epoch, progress, best)))
 
-    def _waits(self, epoch: int, best: Best) -> np.ndarray:
-        """Returns whether each run was out of patience after this epoch, and waits for others."""
-        return out_of_patience(epoch, np.asarray(best.epoch), self._config.patience)
+    def _waits(self, epoch: int, progress: Progress, best: Best) -> np.ndarray:
+        """Returns whether each run had ended after this epoch, and waits for others."""
+        return epoch >= progress.ends(np.asarray(best.epoch), self._config.patience)

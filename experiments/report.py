@@ -12,6 +12,7 @@ from rich.table import Table
 
 import flax_spatialdrop
 
+from . import devices
 from .output import Console
 from .statistics import Estimate, Row, over_baseline, rows, sentence
 from .task import Metric, Task
@@ -22,11 +23,12 @@ COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 
 def start(task: Task) -> dict[str, Any]:
     """Returns empty results: the config, date, device, versions and data of a run."""
-    device = jax.devices()[0]
+    config = task.config
+    device = devices.describe(config.mesh, len(config.rates) * config.seeds)
     return {
-        "config": task.config.to_dict(),
+        "config": config.to_dict(),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": f"{device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
+        "device": f"{device}, {os.cpu_count()} CPU cores",
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,
@@ -41,6 +43,13 @@ def start(task: Task) -> dict[str, Any]:
         "missing": list(task.config.regularizers),
         "unfinished": [],  # the records of the first missing regularizer
     }
+
+
+def resumed(found: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Returns results found in the workdir, to go on with the config and the devices of others."""
+    used = found["device"].split("; then ")
+    devices = dict.fromkeys([*used, results["device"]])
+    return {**found, "config": results["config"], "device": "; then ".join(devices)}
 
 
 def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
@@ -196,9 +205,11 @@ def _cost(results: dict[str, Any]) -> list[str]:
 
 
 def _seconds(cost: dict[str, Any]) -> str:
+    runs = cost.get("side_by_side", 1)
+    shared = f" ({runs} runs side by side share the time of a step)" if runs > 1 else ""
     return (
         f"{cost['compile_seconds']:.1f} s to compile and "
-        f"{1000 * cost['seconds_per_step']:.1f} ms a step of one run"
+        f"{1000 * cost['seconds_per_step']:.1f} ms a step of one run{shared}"
     )
 
 

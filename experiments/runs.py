@@ -63,6 +63,17 @@ class Progress:
             for loss, score in pairs
         ]
 
+    def ends(self, best_epochs: np.ndarray, patience: int) -> np.ndarray:
+        """Returns the last epoch that counts of each run, or a later one if it still trains.
+
+        A run ends when none of `patience` epochs after its best one was better, or when it
+        diverges: when its loss or score is not finite.
+        """
+        shape = (len(self.scores), len(self.runs))
+        finite = [np.isfinite(values).reshape(shape) for values in (self.losses, self.scores)]
+        wrong = np.vstack([~np.logical_and(*finite), np.ones(len(self.runs), bool)])
+        return np.minimum(best_epochs + patience, 1 + wrong.argmax(0))
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
         """Rebuilds the progress of a checkpoint."""
@@ -83,14 +94,14 @@ def choose_rate(records: list[Record], higher_is_better: bool) -> float | None:
 
 
 def record(
-    progress: Progress, lane: int, patience: int, best_epoch: int, test: float, shown: Any
+    progress: Progress, lane: int, end: int, best_epoch: int, test: float, shown: Any
 ) -> Record:
-    """Returns the record of a run that has ended: that of progress.runs[lane].
+    """Returns the record of a run that ended with the epoch `end`: that of progress.runs[lane].
 
-    Scores that are not finite become None, because JSON has no NaN. Epochs in which the run was out
-    of patience, and waited for the others, do not count.
+    Scores that are not finite become None, because JSON has no NaN. Later epochs, in which the run
+    waited for the others, do not count. Runs side by side share the seconds.
     """
-    run, epochs = progress.runs[lane], min(len(progress.scores), best_epoch + patience)
+    run, epochs = progress.runs[lane], min(len(progress.scores), end)
     losses = [finite_or_none(losses[lane]) for losses in progress.losses[:epochs]]
     scores = [finite_or_none(scores[lane]) for scores in progress.scores[:epochs]]
     diverged = None in losses or None in scores

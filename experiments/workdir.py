@@ -75,7 +75,7 @@ class Workdir:
         self.resumed = resume
         if not resume and not differs and found["missing"]:
             say(f"This starts anew, but --resume would continue the run in {self.path}.")
-        return {**found, "config": results["config"]} if resume else results
+        return report.resumed(found, results) if resume else results
 
     def save(self, results: dict[str, Any]) -> None:
         """Writes results.json and results.md. A crash never leaves half a file.

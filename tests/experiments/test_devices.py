@@ -56,6 +56,13 @@ def test_free_devices_train_other_runs():
         assert layout.runs == expected[0]
 
 
+def test_a_report_describes_the_devices_in_use():
+    assert devices.describe(devices.defaults(runs=1), 6) == "cpu (cpu)"
+    assert devices.describe(devices.defaults(), 6) == "6 x cpu (cpu) with 6 runs"
+    mesh = devices.defaults(data=2)
+    assert devices.describe(mesh, 6) == "8 x cpu (cpu) with 4 runs x 2 data"
+
+
 SPLITS = [
     ("tagging", {"data": 2, "fsdp": 2, "axis_type": "explicit"}),
     ("language", {"fsdp": 2, "model": 2, "runs": 1}),

@@ -154,8 +154,8 @@ def test_a_run_that_diverged_stays_diverged_when_it_is_resumed(corpus_path, tmp_
     result = grid.train("SpatialDropout1D", [], ignore)
     assert result["chosen_rate"] is None
     [run] = result["runs"]
-    assert (run["diverged"], run["epochs"], run["test_score"]) == (True, 2, None)
-    assert run["train_loss"] == run["validation_curve"] == [None, None]
+    assert (run["diverged"], run["epochs"], run["test_score"]) == (True, 1, None)
+    assert run["train_loss"] == run["validation_curve"] == [None]
     again = grid.train("SpatialDropout1D", [dict(run)], ignore)
     assert (again["chosen_rate"], again["runs"]) == (None, [run])
 
@@ -235,13 +235,33 @@ def make_progress(*scores):
 def test_a_record_has_the_epochs_of_its_own_run():
     progress = make_progress(0.5, 1.0, 0.25)
     assert progress.step == 6
-    first, second = (runs.record(progress, lane, 2, 1 + lane, 0.5, None) for lane in range(2))
+    first, second = (runs.record(progress, lane, 9, 1 + lane, 0.5, None) for lane in range(2))
     assert first["validation_curve"] == [0.75] * 3
     assert second["validation_curve"] == [0.5, 1.0, 0.25]
     assert second["train_loss"] == [0.5] * 3
     assert (second["seed"], second["best_epoch"], second["validation_score"]) == (1, 2, 1.0)
-    waited = runs.record(progress, 0, 1, 1, 0.5, None)
+    waited = runs.record(progress, 0, 2, 1, 0.5, None)
     assert (waited["epochs"], waited["validation_curve"]) == (2, [0.75] * 2)
+
+
+def test_runs_side_by_side_share_the_seconds():
+    progress = make_progress(0.5)
+    progress.seconds = 3.0
+    assert runs.record(progress, 0, 1, 1, 0.5, None)["seconds"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "ends"),
+    [
+        ([], [0, 0], [1, 1]),  # as no epoch has ended, both still train
+        ([0.5], [1, 1], [2, 2]),
+        ([0.5, 1.0, 0.5], [1, 2], [3, 4]),
+        ([0.5, np.nan, 0.5], [2, 1], [4, 2]),
+        ([np.inf, np.nan], [1, 0], [3, 1]),
+    ],
+)
+def test_a_run_ends_when_it_is_out_of_patience_or_diverges(scores, best, ends):
+    assert make_progress(*scores).ends(np.array(best), 2).tolist() == ends
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

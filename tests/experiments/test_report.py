@@ -50,6 +50,20 @@ def test_markdown_tells_the_cost(results):
     assert "Dropout 1.2 s to compile and 3.1 ms a step of one run" in report.markdown(results)
 
 
+def test_the_cost_of_a_step_is_that_of_runs_that_share_it(results):
+    results["regularizers"]["Dropout"]["side_by_side"] = 8
+    assert (
+        "Dropout 1.2 s to compile and 3.1 ms a step of one run "
+        "(8 runs side by side share the time of a step)."
+    ) in report.markdown(results)
+
+
+def test_a_report_names_all_devices_that_were_used(results):
+    for device in ("8 x TPU v5e", "cpu"):
+        results = report.resumed(results, {"config": {}, "device": device})
+    assert (results["device"], results["config"]) == ("cpu; then 8 x TPU v5e", {})
+
+
 def test_the_report_compares_the_plain_network_to_the_baseline(results):
     lines = report.sentences(results)
     assert lines[0] == (
