@@ -24,8 +24,10 @@ class SmallTagger(nn.Module):
 
 
 class Small(Tagging):
+    tagger = SmallTagger
+
     def network(self, regularizer):
-        return SmallTagger(self.data.record["words"], self.data.record["tags"], regularizer)
+        return self.tagger(self.data.record["words"], self.data.record["tags"], regularizer)
 
 
 def run(args):

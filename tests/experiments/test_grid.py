@@ -2,16 +2,17 @@ import dataclasses
 import itertools
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import metrics, programs, runs
+from experiments import metrics, optimizer, programs, runs
 from experiments.grid import Grid
 from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
 
 from .conftest import make_config
-from .small import Small
+from .small import Small, SmallTagger
 
 RATES = (0.1, 0.2, 0.3)
 
@@ -160,15 +161,44 @@ def test_a_run_that_diverged_stays_diverged_when_it_is_resumed(corpus_path, tmp_
     assert (again["chosen_rate"], again["runs"]) == (None, [run])
 
 
-def test_the_rate_follows_its_schedule(corpus_path, tmp_path):
-    """The rate is 0 in the first two of three epochs, so the runs differ in the last alone."""
+class InvertedTagger(SmallTagger):
+    """In evaluation it is the worst of taggers, unless the rate is 0."""
+
+    def __call__(self, words, lengths, rate, *, deterministic):
+        outputs = super().__call__(words, lengths, rate, deterministic=deterministic)
+        return jnp.where(deterministic & (rate > 0), -outputs, outputs)
+
+
+class Inverted(Small):
+    tagger = InvertedTagger
+
+
+def test_the_rates_follow_their_schedules(corpus_path, tmp_path, monkeypatch):
+    """The rate is 0 in the first two of three epochs, so the runs differ in the last alone.
+
+    After the second epoch the rate is no longer 0 for the validation. The best epoch is the first,
+    so the test has a rate of 0. Three epochs have 18 batches, or 9 updates.
+    """
+    learning_rates, learning_rate = [], optimizer.learning_rate
+
+    def kept(*arguments):
+        learning_rates.append(learning_rate(*arguments))
+        return learning_rates[-1]
+
+    monkeypatch.setattr(optimizer, "learning_rate", kept)
     config = small_config(corpus_path, rates=RATES[:2], seeds=1, epochs=3, patience=3)
     config.rate_schedule.update({"name": "late", "steps": 12})
     config.optimizer.update({"name": "adamw", "weight_decay": 0.1, "clip_norm": 1.0})
     config.optimizer.update({"schedule": "cosine", "warmup_steps": 2, "accumulate": 2})
-    first, second = Grid(Small(config), tmp_path).train("SpatialDropout1D", [], ignore)["runs"]
+    first, second = Grid(Inverted(config), tmp_path).train("SpatialDropout1D", [], ignore)["runs"]
     assert first["train_loss"][:2] == second["train_loss"][:2]
     assert first["train_loss"][2] != second["train_loss"][2]
+    for run in (first, second):
+        good, *bad = run["validation_curve"]
+        assert max(bad) < 0.2 < good
+        assert run["test_score"] > 0.2
+    [at] = learning_rates
+    assert at(9) == 0 < at(8)
 
 
 @pytest.mark.parametrize("call", [4, 100])
