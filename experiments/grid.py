@@ -28,7 +28,7 @@ class Grid:
       task: what to train.
       folder: the folder for checkpoints.
       metrics: the folder for metrics, or None to write none.
-      profile: the folder for a trace of a few steps, or None to trace nothing.
+      profile: the folder for a trace of the second call of the steps, or None to trace nothing.
       resume: whether runs continue from the checkpoints that are there.
       save: called when runs have ended, and before a checkpoint is written.
       check: called with a name before each piece of work. It may raise KeyboardInterrupt.
@@ -50,7 +50,7 @@ class Grid:
         self._compiler = Compiler(task)
         self._folder = folder
         self._metrics = metrics
-        self._profiler = Profiler(profile)
+        self.profiler = Profiler(profile)
         self._resume = resume
         self._save = save
         self._check = check
@@ -134,7 +134,7 @@ class Grid:
                         save()
                     raise
                 start, tokens = time.perf_counter(), counted
-                with self._profiler():
+                with self.profiler(keys.shape[1]):
                     state, outputs = programs.steps[keys.shape[1]](state, rates, batches, keys)
                     batches, keys, counted = next(feed)  # while the device trains
                     losses = np.asarray(outputs)

@@ -6,8 +6,9 @@
 
 `--config.FIELD=VALUE` overrides a field of the config. `--workdir` is the folder for results; the
 default is runs/NAME_OF_THE_CONFIG. `--resume` continues a run that was stopped or killed, and gives
-the same results as without the break. `--profile` writes a trace of a few steps. A config is a
-Python file that this program runs, so use only files that you trust.
+the same results as without the break. `--profile` writes a trace of `config.steps_per_call` steps,
+or of an epoch if that is 0. A config is a Python file that this program runs, so use only files
+that you trust.
 
 `--distributed` trains with other processes, which run the same command. Slurm, Cloud TPU and other
 clusters that JAX knows need no more; elsewhere, `--coordinator=HOST:PORT`, `--num_processes` and
@@ -97,6 +98,7 @@ def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console
         try:
             code = train(grid, task, results, workdir, console)
             check("saving")
+            grid.profiler.say_if_nothing_was_traced()
         except KeyboardInterrupt:
             code = INTERRUPTED
         finally:  # save and show finished results, however the training ended

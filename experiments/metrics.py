@@ -13,11 +13,14 @@ import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from .errors import say
 from .files import replace_text
 from .runs import finite_or_none
 from .task import Array
 
 LINES = "metrics.jsonl"
+FEW_STEPS = 100
+"""The most steps that are traced without a word."""
 
 
 class Writer(contextlib.AbstractContextManager["Writer"]):
@@ -96,19 +99,29 @@ def memory() -> dict[str, float]:
 
 
 class Profiler:
-    """Traces the second of several pieces of work, because the first one may also set things up."""
+    """Traces the second call of compiled steps, because the first one may also set things up."""
 
     def __init__(self, folder: Path | None):
         """With None, traces nothing."""
         self._folder = folder
-        self._pieces = 0
+        self._calls = 0
 
-    def __call__(self) -> contextlib.AbstractContextManager[None]:
-        """Returns a context for a piece of work, which must have ended before the context does."""
-        self._pieces += 1
-        if self._folder is None or self._pieces != 2:
+    def __call__(self, steps: int) -> contextlib.AbstractContextManager[None]:
+        """Returns a context for a call of so many steps, which must end before the context does."""
+        self._calls += 1
+        if self._folder is None or self._calls != 2:
             return contextlib.nullcontext()
+        if steps > FEW_STEPS:
+            say(f"--profile traces {steps} steps, as config.steps_per_call sets no fewer.")
         return jax.profiler.trace(self._folder)
+
+    def say_if_nothing_was_traced(self) -> None:
+        """Prints a sentence if a trace was asked for and there was no second call."""
+        if self._folder is not None and self._calls < 2:
+            say(
+                "warning: --profile traced nothing, because it traces the second call of the "
+                f"compiled steps: got {self._calls}. A smaller config.steps_per_call makes more."
+            )
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ class Options(NamedTuple):
     Attributes:
       workdir: the folder for results.
       resume: whether to continue what is there.
-      profile: whether to trace a few steps.
+      profile: whether to trace a call of the compiled steps.
       cluster: the processes that train together, or None for this one alone.
     """
 
@@ -41,7 +41,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue what is in the workdir.", flag_values=values)
-    flags.DEFINE_bool("profile", False, "Trace a few steps.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Trace a call of the steps.", flag_values=values)
     processes.define_flags(values)
     config = read(argv, values)
     check(config)

@@ -66,6 +66,12 @@ def train_until(monkeypatch, results):
     return until
 
 
+def test_a_run_without_a_second_call_says_that_nothing_was_traced(train_until, args, capsys):
+    train_until(None, None)
+    assert main.main([*args, "--profile"]) == 0
+    assert "--profile traced nothing" in capsys.readouterr().err
+
+
 def interrupted(grid):
     signal.raise_signal(signal.SIGINT)
     grid._check("this epoch")

@@ -116,19 +116,37 @@ def test_memory_is_that_of_the_fullest_device_that_tells(monkeypatch):
     assert metrics.memory() == {"device_peak_bytes": 7}
 
 
-def test_the_profile_is_of_the_second_piece_of_work(tmp_path):
+def test_the_profile_is_of_the_second_call(tmp_path, capsys):
     profiler, found = metrics.Profiler(tmp_path), []
     for _ in range(3):
-        with profiler():
+        with profiler(101):
             (jnp.ones(3) + 1).block_until_ready()
         found.append(len(list(tmp_path.rglob("*.xplane.pb"))))
     assert found == [0, 1, 1]
+    profiler.say_if_nothing_was_traced()
+    sentence = "--profile traces 101 steps, as config.steps_per_call sets no fewer.\n"
+    assert capsys.readouterr().err == sentence
 
 
-def test_no_profile_is_written_unless_asked_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_sentence_says_that_nothing_was_traced(tmp_path, capsys, calls):
+    profiler = metrics.Profiler(tmp_path)
+    for _ in range(calls):
+        with profiler(5):
+            pass
+    profiler.say_if_nothing_was_traced()
+    assert capsys.readouterr().err == (
+        "warning: --profile traced nothing, because it traces the second call of the compiled "
+        f"steps: got {calls}. A smaller config.steps_per_call makes more.\n"
+    )
+
+
+def test_no_profile_is_written_unless_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     profiler = metrics.Profiler(None)
     for _ in range(3):
-        with profiler():
+        with profiler(101):
             pass
+    profiler.say_if_nothing_was_traced()
     assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
