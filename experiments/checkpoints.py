@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -17,6 +19,10 @@ from . import processes
 from .errors import say
 from .files import free_path
 from .runs import Progress
+
+
+class _OtherRunsError(Exception):
+    """A checkpoint is sound, but not of the runs that train."""
 
 
 class Checkpoints:
@@ -45,34 +51,48 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps()) if self._folder.exists() else []
         while steps:
             step = steps.pop()
-            found = self._read(step, arrays, progress)
-            if not isinstance(found, str):
+            name, found = "", None
+            with _silent_finalizers():
+                try:
+                    found = self._read(step, arrays, progress)
+                except _OtherRunsError as error:
+                    name, why = "other-runs", f"{error}"
+                except Exception as error:  # Orbax raises many kinds
+                    name, why = "damaged", f"cannot be used: {_why(error)}"
+            # A process may be unable to read its part of a checkpoint that others can read.
+            if not processes.gather(np.array(found is None)).any():
+                assert found is not None
                 self._last = step
                 return found
-            kept = free_path(self._folder, "damaged")
-            processes.meet("a checkpoint is damaged")
+            if found is not None:
+                name, why = "damaged", "cannot be read by another process"
             if processes.is_first():
+                kept = free_path(self._folder, name)
                 (self._folder / str(step)).replace(kept)
-            processes.meet("it is set aside")
+                instead = f"step {steps[-1]}" if steps else "the start"
+                say(f"warning: training goes on from {instead}, because {kept} {why}")
+            processes.meet("a checkpoint is set aside")
             self._manager.reload()
-            instead = f"step {steps[-1]}" if steps else "the start"
-            say(f"warning: training goes on from {instead}, because {kept} cannot be used: {found}")
         return arrays, progress
 
-    def _read(self, step: int, arrays: Any, progress: Progress) -> tuple[Any, Progress] | str:
-        """Returns a checkpoint, or why it cannot be used."""
-        args = ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(arrays), progress=ocp.args.JsonRestore()
-        )
-        with _silent_finalizers():
-            try:
-                found = self._manager.restore(step, args=args)
-                reached = Progress.from_json(found.progress)
-            except Exception as error:  # Orbax raises many kinds
-                return _why(error)
-        if (reached.regularizer, reached.runs) != (progress.regularizer, progress.runs):
-            return "it is of other runs"
-        return found.arrays, reached
+    def _read(self, step: int, arrays: Any, progress: Progress) -> tuple[Any, Progress]:
+        """Returns a checkpoint. Waits for no other process, because one may fail alone."""
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(process, {process}, f"process-{process}")
+        options = ocp.CompositeOptions(multiprocessing_options=alone)
+        handler = ocp.CompositeCheckpointHandler(composite_options=options)
+        folder = self._folder / str(step)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+            reached = Progress.from_json(reader.restore(folder, args=args).progress)
+            if (reached.regularizer, reached.runs) != (progress.regularizer, progress.runs):
+                there, here = len(set(reached.runs)), len(set(progress.runs))
+                raise _OtherRunsError(
+                    f"is of other runs (by config.mesh, {there} trained side by side there and "
+                    f"{here} here)"
+                )
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays))
+            return reader.restore(folder, args=args).arrays, reached
 
     def due(self, step: int) -> bool:
         """Returns whether `every` steps were taken since the last multiple of it was saved."""

@@ -82,7 +82,6 @@ def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console
     """Trains every regularizer, reports, and returns the exit code."""
     task = TASKS[config.task](config)
     results = workdir.begin(report.start(task), options.resume)
-    processes.meet("all have read the results")
     console.print(report.data(results))
     with deferred_interrupt() as check:
         first = processes.is_first()

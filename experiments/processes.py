@@ -1,14 +1,17 @@
 """Several processes that train together: how they meet, and which one writes."""
 
 import contextlib
+import hashlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from . import errors
 from .errors import InputError
 
 CONNECT_SECONDS = 60
@@ -118,6 +121,25 @@ def meet(where: str) -> None:
     """Waits until all processes are at this point, which has a name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def gather(value: np.ndarray) -> np.ndarray:
+    """Waits for all processes, and returns the arrays of all: [process, ...]."""
+    if jax.process_count() == 1:
+        return value[None]
+    return np.asarray(multihost_utils.process_allgather(value))
+
+
+def others(text: str) -> list[int]:
+    """Waits for all processes, and returns those that have another text than the first."""
+    digests = gather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    return np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+
+
+def say(sentence: str) -> None:
+    """Prints a sentence to stderr, on the first process only."""
+    if is_first():
+        errors.say(sentence)
 
 
 def disconnect() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import processes, report
-from .errors import InputError, say
+from .errors import InputError
 from .files import free_path, prepare, replace_text
 from .tasks import TASKS
 
@@ -58,23 +58,33 @@ class Workdir:
     def begin(self, results: dict[str, Any], resume: bool) -> dict[str, Any]:
         """Returns the results to start from: with `resume` those in the folder, if there are any.
 
-        Raises InputError if those are of another config or of other data. The mesh may be another.
+        Raises InputError if those are of another config or of other data (the mesh may be another),
+        or if other processes have other ones.
         """
         path = self.path / "results.json"
+        found: Any = None
         try:
             found = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
-            return results
+            pass
         except (OSError, ValueError) as error:
             found = f"it cannot be read ({error})"
+        same = {"config": results["config"], "data": results["data"], "resume": resume}
+        if different := processes.others(json.dumps([same, found])):
+            raise InputError(
+                "all processes need the same config, data, --resume and workdir: "
+                f"process {different[0]} has others than process 0"
+            )
+        if found is None:
+            return results
         differs = found if isinstance(found, str) else _difference(found, results)
         if resume and differs:
             raise InputError(f"--resume needs a {path} of the same config: {differs}")
         if resume and found["versions"] != results["versions"]:
-            say("warning: other versions began this run, so its last digits may differ.")
+            processes.say("warning: other versions began this run, so its last digits may differ.")
         self.resumed = resume
         if not resume and not differs and found["missing"]:
-            say(f"This starts anew, but --resume would continue the run in {self.path}.")
+            processes.say(f"This starts anew, but --resume would continue the run in {self.path}.")
         return report.resumed(found, results) if resume else results
 
     def save(self, results: dict[str, Any]) -> None:

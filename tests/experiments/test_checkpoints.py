@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import processes
 from experiments.checkpoints import Checkpoints
 from experiments.runs import Progress, Run
 
@@ -106,21 +107,17 @@ def of_another_tree(folder):
     replace(folder, {"b": jnp.zeros(3)}, progress(7))
 
 
-def of_another_run(folder):
-    replace(folder, arrays(7), progress(7, seed=1))
-
-
 def replace(folder, *what):
     with opened(folder.parent / "other", 1) as checkpoints:
         checkpoints.save(*what)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     (folder.parent / "other" / "7").replace(folder)
     shutil.rmtree(folder.parent / "other")
 
 
 @pytest.mark.parametrize(
     "damage",
-    [truncate, truncate_arrays, remove_progress, of_another_shape, of_another_tree, of_another_run],
+    [truncate, truncate_arrays, remove_progress, of_another_shape, of_another_tree],
 )
 def test_a_damaged_or_foreign_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, damage):
     save(tmp_path, 5, 7)
@@ -134,6 +131,29 @@ def test_a_damaged_or_foreign_checkpoint_falls_back_to_the_one_before(tmp_path, 
     assert steps(tmp_path) == ["5", "damaged-1"]
     save(tmp_path, 7, 8)
     assert restore(tmp_path) == 8
+
+
+def test_a_checkpoint_of_another_number_of_runs_is_set_aside_as_sound(tmp_path, capsys):
+    save(tmp_path, 5)
+    both = Progress("Dropout", [Run(0.5, 0), Run(0.5, 1)], 7)
+    replace(tmp_path / "7", jax.tree.map(lambda leaf: leaf.repeat(2, 0), arrays(7)), both)
+    assert restore(tmp_path) == 5
+    assert capsys.readouterr().err == (
+        f"warning: training goes on from step 5, because {tmp_path / 'other-runs-1'} is of other "
+        "runs (by config.mesh, 2 trained side by side there and 1 here)\n"
+    )
+    assert steps(tmp_path) == ["5", "other-runs-1"]
+
+
+def test_a_checkpoint_that_another_process_cannot_read_is_not_used(tmp_path, capsys, monkeypatch):
+    save(tmp_path, 5, 7)
+    verdicts = iter([[False, True], [False, False]])
+    monkeypatch.setattr(processes, "gather", lambda failed: np.array(next(verdicts)))
+    assert restore(tmp_path) == 5
+    assert capsys.readouterr().err == (
+        f"warning: training goes on from step 5, because {tmp_path / 'damaged-1'} cannot be read "
+        "by another process\n"
+    )
 
 
 def test_if_all_are_damaged_a_run_starts_anew(tmp_path, capsys):

@@ -81,17 +81,29 @@ def test_a_process_that_fails_is_named(tmp_path):
         run_all(programs, tmp_path)
 
 
-def test_two_processes_have_the_bits_of_two_devices(tmp_path):
-    module = ["-m", "tests.experiments.twenty_steps", str(tmp_path), f"127.0.0.1:{free_port()}"]
-    run_all([[*module, "2", str(process)] for process in range(2)], tmp_path)
-    for name in ("tagging", "language"):
-        state, losses, scores = twenty_steps.train(name, data=2, runs=1)
-        with np.load(tmp_path / f"{name}.npz") as found:
-            arrays = list(found.values())
-        here = [losses, scores, *jax.tree.leaves(state.params)]
-        assert losses.shape == (1, 20)
-        for one, other in zip(arrays, here, strict=True):
-            np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("name", ["language", pytest.param("tagging", marks=pytest.mark.slow)])
+def test_two_processes_have_the_bits_of_two_devices(tmp_path, name):
+    module = ["-m", "tests.experiments.twenty_steps", name]
+    module += [str(tmp_path), f"127.0.0.1:{free_port()}"]
+    run_all([[*module, process] for process in "01"], tmp_path)
+    state, losses, scores = twenty_steps.train(name, data=2, runs=1)
+    with np.load(tmp_path / f"{name}.npz") as found:
+        arrays = list(found.values())
+    here = [losses, scores, *jax.tree.leaves(state.params)]
+    assert losses.shape == (1, 20)
+    for one, other in zip(arrays, here, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
+    folder, coordinator = tmp_path / "run", f"127.0.0.1:{free_port()}"
+    module = ["-m", "tests.experiments.damaged_part", str(folder), coordinator]
+    outputs = run_all([[*module, process] for process in "01"], tmp_path)
+    first, second = ([line for line in of.splitlines() if "[Gloo]" not in line] for of in outputs)
+    kept = folder / "damaged-1"
+    assert first.pop(0).startswith(f"warning: training goes on from step 5, because {kept} cannot")
+    assert first == second == ["5 5.0"]
+    assert sorted(path.name for path in folder.iterdir()) == ["5", "9", "damaged-1"]
 
 
 @pytest.mark.slow

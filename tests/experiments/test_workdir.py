@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 
+from experiments import processes
 from experiments.errors import InputError
 from experiments.workdir import Workdir
 
@@ -93,6 +95,31 @@ def test_without_resume_all_of_an_earlier_run_moves(results, workdir, capsys):
 def test_a_finished_run_is_not_called_unfinished(results, workdir, capsys):
     workdir.save({**results, "missing": []})
     workdir.begin(start(results), resume=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_processes_with_another_workdir_get_one_sentence(results, workdir, tmp_path, monkeypatch):
+    """All processes have the same config, but the folder of the second one has no results."""
+    digests = []
+    workdir.save(results)
+    monkeypatch.setattr(
+        processes, "gather", lambda digest: digests.append(digest) or np.array(digests)
+    )
+    Workdir(workdir.path).begin(start(results), resume=True)
+    with pytest.raises(InputError) as caught:
+        Workdir(tmp_path / "other").begin(start(results), resume=True)
+    assert str(caught.value) == (
+        "all processes need the same config, data, --resume and workdir: "
+        "process 1 has others than process 0"
+    )
+
+
+def test_only_the_first_process_says_that_a_run_starts_anew(results, workdir, capsys, monkeypatch):
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    path = workdir.path / "results.json"
+    path.write_text(json.dumps({**results, "versions": {}}))
+    for resume in (False, True):
+        Workdir(workdir.path).begin(start(results), resume)
     assert capsys.readouterr().err == ""
 
 
