@@ -89,6 +89,11 @@ def run(args, processes, cache, tmp_path):
     return run
 
 
+def starts(workdir):
+    """Returns the steps from which processes have trained runs, by their files of metrics."""
+    return [int(path.suffix[1:]) for path in workdir.glob("metrics/*/events*")]
+
+
 def results(workdir):
     """Returns the results without times."""
 
@@ -125,6 +130,7 @@ def test_a_run_that_is_killed_and_stopped_ends_as_one_without_a_break(run, unbro
     code, log = run("--resume")
     assert (code, "warning" in log) == (0, False), log
     assert results(run.workdir) == unbroken
+    assert any(starts(run.workdir))  # one that starts anew at step 0 ends with the same results
 
 
 @pytest.mark.slow
