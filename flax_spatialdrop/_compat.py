@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
@@ -23,7 +22,6 @@ __all__ = [
     "REMATS",
     "ClosedJaxpr",
     "Jaxpr",
-    "Layout",
     "Literal",
     "as_linear",
     "assert_same_form",
@@ -35,7 +33,6 @@ __all__ = [
     "threefry_prng_impl",
     "vary",
     "varying_axes",
-    "with_layout_constraint",
 ]
 
 CAN_REMAT_INSIDE = jax.__version_info__ >= (0, 10, 2)

@@ -10,6 +10,12 @@ def sizes_of_words(text: str) -> list[int]:
     return [math.prod(map(int, dims.split(","))) if dims else 1 for dims in found]
 
 
+def shapes(text: str) -> set[tuple[int, ...]]:
+    """Returns the shapes of all arrays in the program."""
+    found = re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text)
+    return {tuple(map(int, dims.split(","))) for dims in found}
+
+
 def collectives(text: str) -> list[str]:
     """Returns the instructions that communicate between devices."""
     kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._compat import Layout, as_linear, with_layout_constraint
+from .._compat import as_linear
 from .._random.sharding import vary_alike
 from .step import (
     Carry,
@@ -193,7 +193,13 @@ def _forward(
         x = unpadded(x, each)
         return affine(project(x, fixed.inputs, weights.inputs), weights.input_bias)
 
-    def run(step_input: Callable[..., jax.Array], sequence: jax.Array) -> Any:
+    def run(
+        carry: Carry,
+        sequence: jax.Array,
+        each: Stepwise,
+        unroll: int,
+        step_input: Callable[..., jax.Array] = lambda a, each: a,
+    ) -> Any:
         def step(carry: Carry, part: Any) -> Any:
             a = step_input(*part)
             u = affine(project(carry[-1], fixed.state, weights.state), weights.state_bias)
@@ -201,23 +207,35 @@ def _forward(
             carry = advance(equations, z, carry, fixed, part[1])
             return carry, (carry[-1], (z, carry[:-1]) if keep else None)
 
-        last, (states, kept) = lax.scan(step, carry, (sequence, stepwise), unroll=segment.unroll)
-        return last, states, kept
+        return lax.scan(step, carry, (sequence, each), unroll=unroll)
 
     def step_by_step() -> Any:
         def step_input(t: jax.Array, each: Stepwise) -> jax.Array:
             return of_inputs(segment.take(inputs, t, 1)[0], each)
 
-        return run(step_input, jnp.arange(segment.steps, dtype=np.int32))
+        steps = jnp.arange(segment.steps, dtype=np.int32)
+        return run(carry, steps, stepwise, segment.unroll, step_input)
+
+    def in_pieces() -> Any:
+        def run_piece(carry: Carry, part: Any) -> Any:
+            index, each = part
+            x = segment.take(inputs, index * segment.piece, segment.piece)
+            return run(carry, of_inputs(x, each), each, segment.piece)
+
+        indices = jnp.arange(segment.steps // segment.piece, dtype=np.int32)
+        last, found = lax.scan(run_piece, carry, (indices, _fold(stepwise, segment.piece)))
+        return last, jax.tree.map(lambda a: a.reshape(segment.steps, *a.shape[2:]), found)
 
     def all_at_once() -> Any:
         a = of_inputs(segment.take(inputs, 0, segment.steps), stepwise)
-        # Without this layout, a TPU's compiler may interleave the steps, and reading one is slow.
-        a = with_layout_constraint(a, Layout(major_to_minor=(0, 1, 2)))
-        return run(lambda a, each: a, a)
+        return run(carry, a, stepwise, segment.unroll)
 
-    # On a CPU, computing all products at once saves less time than writing and reading them takes.
-    return lax.platform_dependent(cpu=step_by_step, default=all_at_once)
+    # On a CPU, computing many products at once saves less time than writing and reading them takes.
+    # A TPU's compiler may interleave the steps of a long array, and then reading one is slow. A
+    # layout constraint would prevent this, but gathers the batch of all devices on each of them.
+    on_tpu = in_pieces if isinstance(segment.steps, int) else all_at_once
+    last, (states, kept) = lax.platform_dependent(cpu=step_by_step, tpu=on_tpu, default=all_at_once)
+    return last, states, kept
 
 
 def _fold(tree: Any, piece: int) -> Any:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import flax_spatialdrop.nnx
 from flax_spatialdrop.linen import GRU, LSTM, RNN, Bidirectional
 
-from ..hlo import collectives
+from ..hlo import collectives, shapes
 from ..sharded import KEY, MODES, Row, assert_close, compare, mesh_of
 
 OPTIONS = {"dropout": 0.5, "recurrent_dropout": 0.25, "deterministic": False}
@@ -68,6 +68,40 @@ def test_gradients_of_weights_on_a_sharded_batch(name, time_major, mode):
     assert_close(found, expected, 1e-4)
     assert set(collectives(program.as_text())) == {"all-reduce"}
     assert jnp.isfinite(found[1]).all()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "default"])
+def test_no_device_holds_the_whole_batch_on_accelerators(platform, monkeypatch):
+    layer = Bidirectional(GRU(7, **OPTIONS))
+    batch = 4 * 13  # a size that nothing else in the program has
+    x = jax.random.normal(jax.random.key(0), (batch, 19, 4))
+    keys = dict(zip(("params", "dropout"), jax.random.split(jax.random.key(1)), strict=True))
+    params, lengths = layer.init(keys, x), jnp.arange(batch) % 19 + 1
+
+    def gradients(params, x, lengths):
+        def loss(params):
+            rngs = {"dropout": jax.random.key(2)}
+            return (layer.apply(params, x, rngs=rngs, seq_lengths=lengths) ** 2).sum()
+
+        return jax.grad(loss)(params)
+
+    expected = jax.jit(gradients)(params, x, lengths)
+    called = []
+
+    def take_branch(*, cpu, default, **others):
+        called.append({"default": default, **others}[platform])
+        return called[-1]()
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", take_branch)
+    mesh = mesh_of("auto", 4)
+    with jax.set_mesh(mesh):
+        x, lengths = jax.device_put((x, lengths), NamedSharding(mesh, P("a")))
+        program = jax.jit(gradients).lower(params, x, lengths).compile()
+        found = program(params, x, lengths)
+    assert called
+    assert_close(found, expected, 1e-4)
+    assert set(collectives(program.as_text())) == {"all-reduce"}
+    assert batch not in {size for shape in shapes(program.as_text()) for size in shape}
 
 
 def linen_row(name, layer, **options):
