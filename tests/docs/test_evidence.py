@@ -159,25 +159,28 @@ def test_numbers_of_the_benchmarks():
 
 def test_numbers_of_the_planned_pod():
     page = (DOCS / "guides/tpu_pod.md").read_text()
-    added = {}
+    added, steps = {}, {}
     for path in (RESULTS / "tpu_plan").glob("*.json"):
         plan = Plan.load(path)
         for row in plan.rows:
             assert not row.failure
             if row.compared_to:
                 added[row.config, row.topology, row.arm] = table.added(plan, row)
+            steps.setdefault((row.config, row.arm), {})[row.topology] = row.cycles, row.peak
     grown, sizes = [], ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
-    for config, arm in (("pos_tagging", "SpatialDropout1D"), ("language_model", "weights")):
+    networks = {
+        "pos_tagging": "SpatialDropout1D",
+        "language_model": "weights",
+        "weather_forecast": "both",
+    }
+    for config, arm in networks.items():
+        assert len({steps[config, "none"][size] for size in sizes}) == 1
         (cycles,) = {added[config, size, arm][1] for size in sizes}
         assert {added[config, size, arm][3] for size in sizes} == {"+0"}
         grown.append(cycles[1:])
     assert says(page, f"SpatialDropout1D adds {grown[0]} million cycles to the tagger on 16 chips")
     assert says(page, f"attention weights adds {grown[1]} to the language model")
-    forecast = [added["weather_forecast", size, "both"] for size in sizes]
-    small, large, larger = (found[1][1:] for found in forecast)
-    assert large == larger
-    assert says(page, f"LSTM adds {small} on 16 chips, and {large} both on 256 and on 2,048")
-    assert {found[3] for found in forecast} == {"+0"}
+    assert says(page, f"after the LSTM adds {grown[2]} to the forecast on each of them")
     share, _, memory, collectives = added["resnet50", "v5e:16x16", "both"]
     assert collectives == "+0"
     assert says(
@@ -192,8 +195,16 @@ def test_numbers_of_the_planned_pod():
         ("pos_tagging", "Dropout", "In the tagger"),
         ("weather_forecast", "both", "In the forecast"),
     ):
-        ours, flax = (
-            added[config, "v5e:16x16", f"{by}{regularizer}"][1][1:] for by in ("", "Flax ")
-        )
         unit = " million cycles" if config == "language_model" else ""
-        assert says(page, f"{words} it adds {flax}{unit}, and ours {ours}.")
+        (cycles, memory), (of_flax, flax_memory) = (
+            [
+                text.removeprefix("+")
+                for text in added[config, "v5e:16x16", f"{by}{regularizer}"][1:3]
+            ]
+            for by in ("", "Flax ")
+        )
+        assert says(
+            page,
+            f"{words} it adds {of_flax}{unit} and {flax_memory} MiB, "
+            f"and ours {cycles} and {memory} MiB.",
+        )
