@@ -61,6 +61,10 @@ class Workdir:
         Raises InputError if those are of another config or of other data (the mesh may be another),
         or if other processes have other ones.
         """
+        mark = self.path / "shared.part"  # processes that do not see it have another folder
+        if processes.is_first():
+            mark.touch()
+        processes.meet("the workdir is marked")
         path = self.path / "results.json"
         found: Any = None
         try:
@@ -70,7 +74,10 @@ class Workdir:
         except (OSError, ValueError) as error:
             found = f"it cannot be read ({error})"
         same = {"config": results["config"], "data": results["data"], "resume": resume}
-        if different := processes.others(json.dumps([same, found])):
+        different = processes.others(json.dumps([same, found, mark.exists()]))
+        if processes.is_first():
+            mark.unlink(missing_ok=True)
+        if different:
             raise InputError(
                 "all processes need the same config, data, --resume and workdir: "
                 f"process {different[0]} has others than process 0"

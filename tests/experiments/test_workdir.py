@@ -98,16 +98,20 @@ def test_a_finished_run_is_not_called_unfinished(results, workdir, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_processes_with_another_workdir_get_one_sentence(results, workdir, tmp_path, monkeypatch):
-    """All processes have the same config, but the folder of the second one has no results."""
+@pytest.mark.parametrize("resume", [True, False])
+def test_processes_with_another_workdir_get_one_sentence(results, tmp_path, monkeypatch, resume):
+    """All have the same config. Without results, the second one misses the mark of the first."""
     digests = []
-    workdir.save(results)
     monkeypatch.setattr(
         processes, "gather", lambda digest: digests.append(digest) or np.array(digests)
     )
-    Workdir(workdir.path).begin(start(results), resume=True)
+    first = Workdir(tmp_path / "first")
+    if resume:
+        first.save(results)
+    first.begin(start(results), resume)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
     with pytest.raises(InputError) as caught:
-        Workdir(tmp_path / "other").begin(start(results), resume=True)
+        Workdir(tmp_path / "other").begin(start(results), resume)
     assert str(caught.value) == (
         "all processes need the same config, data, --resume and workdir: "
         "process 1 has others than process 0"
