@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from .checkpoints import Checkpoints
-from .metrics import Profiler, Writer, memory, throughput
-from .programs import Compiler, Programs, rates_of
-from .runs import Progress, Record, Run, choose_rate, record
+from .loop import Loop
+from .metrics import Profiler, Writer
+from .programs import Compiler, Programs
+from .runs import Progress, Record, Run, choose_rate
 from .task import Task
-from .train import Best
+from .train import Best, TrainState
 
 OnEpoch = Callable[[float, Progress], None]
 """Called after an epoch with the finished share of the regularizer's work, and the progress."""
@@ -104,76 +104,45 @@ class Grid:
     def _train(
         self, programs: Programs, progress: Progress, report: Callable[[Progress], None]
     ) -> list[Record]:
-        """Trains runs side by side until all have ended, and tests them."""
-        config, compiler, runs = self._config, self._compiler, progress.runs
-        names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in dict.fromkeys(runs)]
+        """Trains runs side by side, and writes their checkpoints and metrics on the way."""
+        runs = dict.fromkeys(progress.runs)
+        names = [f"{progress.regularizer}-{run.rate}-{run.seed}" for run in runs]
         with contextlib.ExitStack() as stack:
-            checkpoints = Checkpoints(self._folder / names[0], config.checkpoint_every)
+            checkpoints = Checkpoints(self._folder / names[0], self._config.checkpoint_every)
             stack.callback(checkpoints.close)
-            state, best = compiler.start(progress.regularizer, runs)
-            if self._resume:
-                (state, best), progress = checkpoints.restore((state, best), progress)
+            loop = Loop(self._config, self._compiler, programs, *self._begin(checkpoints, progress))
             writers = []
             if self._metrics:
                 folders = [self._metrics / name for name in names]
-                writers = [stack.enter_context(Writer(to, progress.step)) for to in folders]
-            begin = time.perf_counter() - progress.seconds
+                writers = [stack.enter_context(Writer(to, loop.progress.step)) for to in folders]
 
             def save() -> None:
-                progress.seconds = time.perf_counter() - begin
                 self._save()
-                checkpoints.save((state, best), progress)
+                checkpoints.save(*loop.checkpoint())
 
-            rates, feed = rates_of(runs), compiler.feed(runs, progress.step)
-            batches, keys, counted = next(feed)
-            while not self._ended(progress, best):
+            while not loop.has_ended:
                 try:
-                    self._check("these steps" if config.steps_per_call else "this epoch")
+                    self._check("these steps" if self._config.steps_per_call else "this epoch")
                 except KeyboardInterrupt:
                     if jax.process_count() == 1:  # several may stop at different steps
                         save()
                     raise
-                start, tokens = time.perf_counter(), counted
-                with self.profiler(keys.shape[1]):
-                    state, outputs = programs.steps[keys.shape[1]](state, rates, batches, keys)
-                    batches, keys, counted = next(feed)  # while the device trains
-                    losses = np.asarray(outputs)
-                cost = {**throughput(time.perf_counter() - start, tokens), **memory()}
-                rows = [{"loss": loss, **cost} for loss in losses.mean(1)]
-                progress.add(losses)
-                if progress.step % compiler.steps == 0:
-                    epoch = np.full(len(runs), len(progress.scores) + 1, np.int32)
-                    now = compiler.rates(runs, progress.step)
-                    best, scores = programs.validate(state.params, best, now, epoch)
-                    progress.end_epoch(compiler.steps, np.asarray(scores))
-                    progress.seconds = time.perf_counter() - begin
-                    for row, last in zip(rows, progress.last_epoch(), strict=True):
-                        row.update(last)
-                    report(progress)
-                waits = self._waits((progress.step - 1) // compiler.steps, progress, best)
+                waits, rows = loop.waits, loop.call(self.profiler)
+                if loop.at_end_of_epoch:
+                    report(loop.progress)
                 # There may be no writers, and copies of a run have none.
                 for writer, row, wait in zip(writers, rows, waits, strict=False):
                     if not wait:
-                        writer.write(progress.step, row)
-                if checkpoints.due(progress.step):
+                        writer.write(loop.progress.step, row)
+                if checkpoints.due(loop.progress.step):
                     save()
-            then = compiler.rates(runs, compiler.steps * np.asarray(best.epoch))
-            scores, shown = jax.device_get(programs.test(best.params, then))
-            progress.seconds = time.perf_counter() - begin
-            checkpoints.finish((state, best), progress)
-        epochs = np.asarray(best.epoch)
-        ends = progress.ends(epochs, config.patience)
-        ended = ends, epochs, scores, [None] * len(runs) if shown is None else shown
-        return [
-            record(progress, lane, int(end), int(epoch), score, outputs)
-            for lane, (end, epoch, score, outputs) in enumerate(zip(*ended, strict=True))
-        ]
+            records = loop.test()
+            checkpoints.finish(*loop.checkpoint())
+        return records
 
-    def _ended(self, progress: Progress, best: Best) -> bool:
-        """Returns whether all runs have ended, or all epochs are over."""
-        epoch = len(progress.scores)
-        return epoch == self._config.epochs or bool(np.all(self._waits(epoch, progress, best)))
-
-    def _waits(self, epoch: int, progress: Progress, best: Best) -> np.ndarray:
-        """Returns whether each run had ended after this epoch, and waits for others."""
-        return epoch >= progress.ends(np.asarray(best.epoch), self._config.patience)
+    def _begin(
+        self, checkpoints: Checkpoints, progress: Progress
+    ) -> tuple[tuple[TrainState, Best], Progress]:
+        """Returns the arrays and the progress of the newest checkpoint, or those of a start."""
+        arrays = self._compiler.start(progress.regularizer, progress.runs)
+        return checkpoints.restore(arrays, progress) if self._resume else (arrays, progress)

@@ -1,0 +1,108 @@
+"""The loop of training: calls of the compiled steps, validation after each epoch, then the test."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from .metrics import Profiler, memory, throughput
+from .programs import Compiler, Programs, rates_of
+from .runs import Progress, Record, record
+from .train import Best, TrainState
+
+Metrics = dict[str, float]
+
+
+class Loop:
+    """Trains runs side by side, from their first step or from a checkpoint.
+
+    Attributes:
+      progress: how far the runs are.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        compiler: Compiler,
+        programs: Programs,
+        arrays: tuple[TrainState, Best],
+        progress: Progress,
+    ):
+        """`arrays` and `progress` are those that `checkpoint` returns, or those of a start."""
+        self.progress = progress
+        self._config = config
+        self._compiler = compiler
+        self._programs = programs
+        self._state, self._best = arrays
+        self._begin = time.perf_counter() - progress.seconds
+        self._rates = rates_of(progress.runs)
+        self._feed = compiler.feed(progress.runs, progress.step)
+        self._next = next(self._feed)
+
+    @property
+    def waits(self) -> np.ndarray:
+        """Whether each run has ended, and waits for others."""
+        ends = self.progress.ends(np.asarray(self._best.epoch), self._config.patience)
+        return len(self.progress.scores) >= ends
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all runs have ended, or all epochs are over."""
+        return len(self.progress.scores) == self._config.epochs or bool(np.all(self.waits))
+
+    @property
+    def at_end_of_epoch(self) -> bool:
+        """Whether the last step was the last one of an epoch."""
+        return self.progress.step % self._compiler.steps == 0
+
+    def call(self, profiler: Profiler) -> list[Metrics]:
+        """Takes the steps of a call, which may end an epoch. Returns the metrics of each run."""
+        rows = self._take_steps(profiler)
+        if self.at_end_of_epoch:
+            rows = [row | last for row, last in zip(rows, self._validate(), strict=True)]
+        return rows
+
+    def _take_steps(self, profiler: Profiler) -> list[Metrics]:
+        begin, (batches, keys, counted) = time.perf_counter(), self._next
+        steps = keys.shape[1]
+        with profiler(steps):
+            self._state, outputs = self._programs.steps[steps](
+                self._state, self._rates, batches, keys
+            )
+            self._next = next(self._feed)  # while the device trains
+            losses = np.asarray(outputs)
+        cost = {**throughput(time.perf_counter() - begin, counted), **memory()}
+        self.progress.add(losses)
+        return [{"loss": loss, **cost} for loss in losses.mean(1)]
+
+    def _validate(self) -> list[Metrics]:
+        """Validates the runs after an epoch. Returns the metrics of the epoch of each run."""
+        progress = self.progress
+        epoch = np.full(len(progress.runs), len(progress.scores) + 1, np.int32)
+        rates = self._compiler.rates(progress.runs, progress.step)
+        self._best, scores = self._programs.validate(self._state.params, self._best, rates, epoch)
+        progress.end_epoch(self._compiler.steps, np.asarray(scores))
+        progress.seconds = time.perf_counter() - self._begin
+        return progress.last_epoch()
+
+    def checkpoint(self) -> tuple[tuple[TrainState, Best], Progress]:
+        """Returns the arrays and the progress, from which another loop can go on."""
+        self.progress.seconds = time.perf_counter() - self._begin
+        return (self._state, self._best), self.progress
+
+    def test(self) -> list[Record]:
+        """Tests the best parameters of each run. Returns the records of the runs."""
+        progress, epochs = self.progress, np.asarray(self._best.epoch)
+        rates = self._compiler.rates(progress.runs, self._compiler.steps * epochs)
+        scores, shown = jax.device_get(self._programs.test(self._best.params, rates))
+        progress.seconds = time.perf_counter() - self._begin
+        ends = progress.ends(epochs, self._config.patience)
+        outputs: Any = [None] * len(progress.runs) if shown is None else shown
+        return [
+            record(progress, lane, int(end), int(epoch), score, output)
+            for lane, (end, epoch, score, output) in enumerate(
+                zip(ends, epochs, scores, outputs, strict=True)
+            )
+        ]
