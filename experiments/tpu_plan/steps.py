@@ -85,18 +85,21 @@ def check(config: ConfigDict) -> None:
     """Raises InputError for a config that cannot be planned."""
     checks.has("config", config, ("name", "task"))
     checks.one_of("config.task", config.task, (*TASKS, *SIZES))
+    checks.has("config", config, ("mesh",))
+    devices.check(config.mesh)
+    checks.at_least(1, "config.mesh", config.mesh, ("fsdp", "model"))
+    checks.one_of("config.mesh.axis_type", config.mesh.axis_type, ("auto",))
     if config.task in TASKS:
         settings.check(config)
         return
     checks.folder_name("config.name", config.name)
     sizes = ("batch_size", *SIZES[config.task])
-    checks.has("config", config, ("regularizers", "flax", "rate", "optimizer", "mesh", *sizes))
+    checks.has("config", config, ("regularizers", "flax", "rate", "optimizer", *sizes))
     for field in ("regularizers", "flax"):
         for name in config[field]:
             checks.one_of(f"each of config.{field}", name, NAMES[config.task])
     checks.rate("config.rate", config.rate)
     checks.at_least(1, "config", config, sizes)
-    devices.check(config.mesh)
     optimizer.check(config.optimizer)
 
 
@@ -172,7 +175,9 @@ def task_step(config: ConfigDict, arm: Arm, batch: int) -> tuple[Callable[[], An
     if arm.flax and config.task == "language":
         config.attention = "flax"
     task: Any = TASKS[config.task](config)
-    optim = optimizer.make(config.optimizer, config.epochs)
+    examples = len(task.data.train.targets)
+    updates = config.epochs * train.steps_per_epoch(examples, config.batch_size)
+    optim = optimizer.make(config.optimizer, updates)
     make_init = train.make_init(task, arm.regularizer, optim)
     step = train.make_step(train.make_loss(task, arm.regularizer), optim)
 
@@ -203,7 +208,10 @@ def make_problem(config: ConfigDict, arm: Arm, batch: int) -> Problem:
         tokens = shape(jnp.int32, config.length)
         examples = Split((tokens,), tokens, shape(bool, config.length))
     losses = optax.softmax_cross_entropy_with_integer_labels
-    return Problem(model, losses, examples, optimizer.make(config.optimizer, 1))
+    # The length of a training does not change its step, but must be longer than the warm-up.
+    updates = config.optimizer.warmup_steps + 1
+    optim = optimizer.make(config.optimizer, updates * config.optimizer.accumulate)
+    return Problem(model, losses, examples, optim)
 
 
 def init(problem: Problem, seed: int = 0) -> State:

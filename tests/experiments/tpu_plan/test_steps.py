@@ -135,6 +135,8 @@ def test_the_planner_uses_the_trainer_s_step(corpus_path, monkeypatch):
         assert jax.tree.structure(state) == jax.tree.structure(step.arguments[0])
         assert loss.shape == ()
     assert len(called) == 2
+    config.optimizer.warmup_steps = 7  # more than config.epochs
+    steps.plan(config, Arm("none"), mesh, 6)
     batch = step.arguments[-2]
     assert {array.shape[0] for array in jax.tree.leaves(batch)} == {6}
     whole = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(batch))
@@ -197,6 +199,7 @@ def test_the_mesh_of_a_config():
             "all: got 'heads'",
         ),
         ("rate", 2, "config.rate must be a number in [0, 1]: got 2.0"),
+        ("mesh.axis_type", "explicit", "config.mesh.axis_type must be one of auto: got 'explicit'"),
         ("layers", 0, "config.layers must be at least 1: got 0"),
         ("name", "a/b", "config.name must be the name of a folder, without a path: got 'a/b'"),
     ],
@@ -204,10 +207,25 @@ def test_the_mesh_of_a_config():
 def test_a_bad_config_is_one_sentence(field, value, sentence):
     config = decoder.get_config("smoke")
     with config.ignore_type():
-        config[field] = value
+        config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError) as error:
         steps.check(config)
     assert str(error.value) == sentence
+
+
+def test_only_data_takes_the_chips_that_are_left():
+    config = decoder.get_config("smoke")
+    config.mesh.update({"data": 1, "fsdp": -1})
+    with pytest.raises(InputError) as error:
+        steps.check(config)
+    assert str(error.value) == "config.mesh.fsdp must be at least 1: got -1"
+
+
+def test_a_planned_network_may_warm_up():
+    config = decoder.get_config("smoke")
+    config.optimizer.accumulate = 2
+    config.optimizer.warmup_steps = 100
+    steps.make_problem(config, Arm("none"), 4)
 
 
 def test_the_configs_know_their_variants():
