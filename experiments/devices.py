@@ -236,7 +236,12 @@ def _sizes(config: ConfigDict, count: int, most_runs: int) -> tuple[int, dict[st
     text = ", ".join(f"{axis}={config[axis]}" for axis in ("runs", *AXES))
     known = math.prod(size for size in (config.runs or 1, *sizes.values()) if size != REST)
     if known > count:
-        raise InputError(f"config.mesh needs at least {known} devices: got {text} for {count}")
+        sizes = {"runs": config.runs or 1, **sizes}
+        text = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1)
+        raise InputError(
+            f"config.mesh needs at least {known} devices ({text}): there are {count}; on a CPU, "
+            f"JAX_NUM_CPU_DEVICES={known} makes {known}"
+        )
     if REST in sizes.values():
         if count % known:
             raise InputError(f"config.mesh must divide the devices: got {text} for {count}")

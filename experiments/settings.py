@@ -1,8 +1,8 @@
 """Turns the command line into a checked config and a writable folder."""
 
-import ast
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,15 +73,11 @@ def read(argv: list[str], values: flags.FlagValues) -> ConfigDict:
         elif kind.isidentifier():
             why = f"the config file fails: {why}"
         raise InputError(why) from error
-    except AttributeError as error:
-        if not isinstance(error.__context__, KeyError):  # an error in the file, not in an override
-            raise _failed(error) from error
-        field, _, advice = ast.literal_eval(str(error)).partition("\n")
-        raise InputError(f"the config has no such field: {field} {advice}".strip()) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the config file is Python and can raise anything
-        raise _failed(error) from error
+        why = _unknown_field(argv) or f"the config file fails: {type(error).__name__}: {error}"
+        raise InputError(why) from error
     if not values["config"].present:
         raise InputError("a config is needed: --config=configs/pos_tagging.py")
     if len(rest) > 1:
@@ -106,7 +102,10 @@ def check(config: ConfigDict) -> None:
         if not config[name]:
             raise InputError(f"config.{name} must not be empty")
         if len(set(config[name])) < len(config[name]):
-            raise InputError(f"config.{name} must not have a value twice: got {config[name]}")
+            raise InputError(
+                f"config.{name} must not have a value twice, and a flag that is given twice adds "
+                f"its values: got {config[name]}"
+            )
     checks.at_least(1, "config", config, SIZES)
     checks.at_least(0, "config", config, INTERVALS)
     checks.one_of("config.dtype", config.dtype, DTYPES)
@@ -120,5 +119,23 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"results cannot hold the config as JSON: {error}") from error
 
 
-def _failed(error: BaseException) -> InputError:
-    return InputError(f"the config file fails: {type(error).__name__}: {error}")
+def _unknown_field(argv: list[str]) -> str:
+    """Says which override the config has no field for. Empty if the config file itself fails."""
+    overrides = [argument for argument in argv if re.match(r"--?(no)?config\.", argument)]
+    rest = [argument for argument in argv if argument not in overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=rest)
+    try:
+        values(rest, known_only=True)
+        config = values.config.to_dict()
+    except BaseException:
+        return ""
+    for override in overrides:
+        name, place = "config", config
+        for field in override.partition("=")[0].split(".")[1:]:
+            if not isinstance(place, dict):
+                return f"{name} is one value without fields: got {override}"
+            if field not in place:
+                return f"{name} has no field {field}: it has {', '.join(place)}"
+            name, place = f"{name}.{field}", place[field]
+    return ""

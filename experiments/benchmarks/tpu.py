@@ -53,12 +53,11 @@ def chips(topology: str) -> list[Any]:
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # the plug-in raises its own types of errors
-        why = str(error).strip().splitlines()[-1]
-        if "lockfile" in why:
+        if "lockfile" in str(error):
             raise InputError(
-                "only one process at a time may use libtpu: another one runs, or one that was "
-                "killed has left /tmp/libtpu_lockfile"
+                "another process is using the TPU's compiler: wait until it has ended"
             ) from error
+        why = str(error).strip().splitlines()[-1]
         raise InputError(
             "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
             f"v6e:16x16: got {topology!r} ({why})"

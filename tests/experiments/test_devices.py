@@ -191,7 +191,8 @@ def test_a_checkpoint_of_one_device_continues_on_two(tmp_path, corpus_path):
         ),
         (
             {"data": 4, "fsdp": 4},
-            "config.mesh needs at least 16 devices: got runs=0, data=4, fsdp=4, model=1 for 8",
+            "config.mesh needs at least 16 devices (data=4, fsdp=4): there are 8; on a CPU, "
+            "JAX_NUM_CPU_DEVICES=16 makes 16",
         ),
         (
             {"data": -1, "fsdp": 3},

@@ -57,9 +57,9 @@ def test_a_loop_of_unknown_length_is_not_counted_as_one():
             "v6e:16x16: got 'v9:1x1' (no such slice)",
         ),
         (
-            "ABORTED: Internal error when accessing libtpu multi-process lockfile.",
-            "only one process at a time may use libtpu: another one runs, or one that was killed "
-            "has left /tmp/libtpu_lockfile",
+            "ABORTED: Internal error when accessing libtpu multi-process lockfile.\nRun "
+            '"$ sudo rm /tmp/libtpu_lockfile".',
+            "another process is using the TPU's compiler: wait until it has ended",
         ),
     ],
 )
