@@ -35,7 +35,7 @@ from ..files import replace_figure, replace_text
 from ..output import Console
 from ..workdir import Workdir
 from . import compiling, figure, steps, table
-from .apart import Limits
+from .limited import Limits
 from .results import Plan, Row
 
 

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from ..benchmarks import tpu
 from ..errors import InputError
 from ..files import replace
-from . import program, steps
-from .apart import Limits, apart
+from . import costs, steps
+from .limited import Limits, run_limited
 from .results import PARTS, Row
 
 
@@ -36,7 +36,7 @@ class Compiled(NamedTuple):
 
 def count_chips(topology: str, limits: Limits) -> int:
     """Returns the number of chips of a topology. May raise InputError."""
-    return apart(_count, (topology,), limits)
+    return run_limited(_count, (topology,), limits)
 
 
 def fill(
@@ -46,7 +46,7 @@ def fill(
     causal = config.task in steps.CAUSAL and not arm.flax
     batch = round(row.batch_a_chip * row.chips)
     try:
-        compiled = apart(_compile, (config, arm, row.topology, batch, causal), limits)
+        compiled = run_limited(_compile, (config, arm, row.topology, batch, causal), limits)
     except InputError as error:
         row.failure = str(error)
         return
@@ -61,7 +61,7 @@ def describe(row: Row, compiled: Compiled, causal: bool) -> None:
     """Reads the numbers of a row from its program."""
     room = compiled.peak - sum(compiled.arguments.values())
     # Values that stay in the vector memory of the chip need no room.
-    kept = min(program.kept_for_backward(compiled.text), room)
+    kept = min(costs.kept_for_backward(compiled.text), room)
     sizes = (*compiled.arguments.values(), kept, room - kept)
     row.memory = dict(zip(PARTS, sizes, strict=True))
     row.cycles = sum(cycles * times for cycles, times in tpu.estimates(compiled.text, causal))
@@ -103,7 +103,7 @@ def _compile(
         text=compiled.as_text() or "",
         arguments=step.bytes_a_chip(),
         peak=memory.peak_memory_in_bytes,
-        flops=program.flops(traced.jaxpr.jaxpr, causal),
+        flops=costs.flops(traced.jaxpr.jaxpr, causal),
         seconds=time.perf_counter() - start,
         bytes=usage if sys.platform == "darwin" else 1024 * usage,
     )

@@ -5,13 +5,13 @@ import time
 import pytest
 
 from experiments.errors import InputError
-from experiments.tpu_plan.apart import Limits, apart
+from experiments.tpu_plan.limited import Limits, run_limited
 
 ENOUGH = Limits(20, 60)
 
 
 def test_a_result_comes_back():
-    assert apart(operator.add, (1, 2), ENOUGH) == 3
+    assert run_limited(operator.add, (1, 2), ENOUGH) == 3
 
 
 @pytest.mark.parametrize(
@@ -24,10 +24,10 @@ def test_a_result_comes_back():
 )
 def test_the_death_of_a_process_is_one_sentence(work, argument, limits, sentence):
     with pytest.raises(InputError) as error:
-        apart(work, (argument,), limits)
+        run_limited(work, (argument,), limits)
     assert str(error.value) == sentence
 
 
 def test_an_abort_of_a_compiler_is_a_lack_of_memory():
     with pytest.raises(InputError, match="it needs more than --memory_limit=20 gigabytes"):
-        apart(os.abort, (), ENOUGH)
+        run_limited(os.abort, (), ENOUGH)

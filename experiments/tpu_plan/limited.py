@@ -20,7 +20,7 @@ class Limits(NamedTuple):
     seconds: float
 
 
-def apart(work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits) -> Any:
+def run_limited(work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits) -> Any:
     """Returns `work(*arguments)`. An InputError says in a sentence why there is no result."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)

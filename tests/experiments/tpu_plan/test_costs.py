@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.benchmarks import tpu
-from experiments.tpu_plan import program
+from experiments.tpu_plan import costs
 from experiments.tpu_plan.compiling import Compiled, describe, refusal
 from experiments.tpu_plan.results import Row
 
@@ -56,14 +56,14 @@ KEPT = 8 * 128 * 2 + 8 * 128 * 4  # %act with its padding, and %part
 
 
 def test_values_from_the_forward_pass_are_kept_until_the_backward_pass_reads_them():
-    assert program.kept_for_backward(TEXT) == KEPT
+    assert costs.kept_for_backward(TEXT) == KEPT
 
 
 def test_sizes_have_the_padding_of_their_tiles():
-    assert program.size("bf16[16,1000]{1,0:T(8,128)(2,1)}") == 16 * 1024 * 2
-    assert program.size("bf16[16,1000]{0,1:T(8,128)}") == 128 * 1000 * 2
-    assert program.size("(f32[3]{0}, pred[5], token[])") == 3 * 4 + 5
-    assert program.size("s32[]") == 4
+    assert costs.size("bf16[16,1000]{1,0:T(8,128)(2,1)}") == 16 * 1024 * 2
+    assert costs.size("bf16[16,1000]{0,1:T(8,128)}") == 128 * 1000 * 2
+    assert costs.size("(f32[3]{0}, pred[5], token[])") == 3 * 4 + 5
+    assert costs.size("s32[]") == 4
 
 
 def test_loops_of_causal_attention_have_their_mean_length():
@@ -89,7 +89,7 @@ def test_a_row_is_read_from_a_program():
 
 def flops(function, *shapes, **options):
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return program.flops(jax.make_jaxpr(function)(*shapes).jaxpr, **options)
+    return costs.flops(jax.make_jaxpr(function)(*shapes).jaxpr, **options)
 
 
 def test_flops_of_products():
