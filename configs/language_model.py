@@ -16,7 +16,7 @@ results are perplexity per character, as mean and 95 % interval over 5 seeds of 
 All forms help. The differences between them may be chance. The 5-gram is better than all networks.
 At a rate of .5, nearly all runs reached the cap of 24 epochs.
 
-`:smoke` (a minute) only tests that all parts work.
+`:smoke` (a minute or two) only tests that all parts work.
 """
 
 from ml_collections import ConfigDict

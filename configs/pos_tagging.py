@@ -30,7 +30,7 @@ small for tagging:
     TimestepDropout   at 0.2  40.0 +- 4.2    +0.80 +- 2.92
     RecurrentDropout  at 0.2  30.8 +- 2.4    -8.38 +- 4.35
 
-Both tables are from experiments/results/NAME/results.md. `:smoke` (half a minute) only tests that
+Both tables are from experiments/results/NAME/results.md. `:smoke` (a minute or two) only tests that
 all parts work.
 """
 

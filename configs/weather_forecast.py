@@ -21,7 +21,7 @@ difference to "none" (for the CNN, to "CNN none"):
 All beat persistence, but no dropout in or around the LSTM makes a difference that five seeds can
 show. "after" chose the lowest rate offered, and "recurrent mask" the highest.
 
-`:smoke` (half a minute) only tests that all parts work.
+`:smoke` (a minute or two) only tests that all parts work.
 """
 
 from ml_collections import ConfigDict

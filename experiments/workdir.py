@@ -86,7 +86,9 @@ class Workdir:
             return results
         differs = found if isinstance(found, str) else _difference(found, results)
         if resume and differs:
-            raise InputError(f"--resume needs a {path} of the same config: {differs}")
+            raise InputError(
+                f"--resume needs a {path} of the same config, or another --workdir: {differs}"
+            )
         if resume and found["versions"] != results["versions"]:
             processes.say("warning: other versions began this run, so its last digits may differ.")
         self.resumed = resume

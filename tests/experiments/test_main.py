@@ -184,7 +184,8 @@ def test_resume_trains_what_is_missing_and_refuses_another_config(
     assert main.main([*args, "--resume", "--config.seeds=3"]) == 1
     path = tmp_path / "out" / "results.json"
     assert capsys.readouterr().err == (
-        f"error: --resume needs a {path} of the same config: config.seeds is 2 there and 3 here\n"
+        f"error: --resume needs a {path} of the same config, or another --workdir: "
+        "config.seeds is 2 there and 3 here\n"
     )
     assert load(tmp_path) == before
     train_until("none", lambda _: pytest.fail("none has ended"))

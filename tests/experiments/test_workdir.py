@@ -159,14 +159,16 @@ def test_resume_refuses_other_results(results, workdir, change, message):
     before = path.read_text()
     with pytest.raises(InputError) as caught:
         workdir.begin(start(results), resume=True)
-    assert str(caught.value) == f"--resume needs a {path} of the same config: {message}"
+    assert str(caught.value) == (
+        f"--resume needs a {path} of the same config, or another --workdir: {message}"
+    )
     assert path.read_text() == before
 
 
 def test_resume_refuses_results_that_cannot_be_read(results, workdir):
     path = workdir.path / "results.json"
     path.write_text("{")
-    with pytest.raises(InputError, match=r"^--resume needs a .* of the same config: it cannot be "):
+    with pytest.raises(InputError, match=r"^--resume needs a .* --workdir: it cannot be "):
         workdir.begin(results, resume=True)
     assert workdir.begin(results, resume=False) == results
     workdir.save(results)
