@@ -1,5 +1,9 @@
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -173,3 +177,40 @@ def test_a_topology_that_does_not_exist(tmp_path, capsys):
 
 def test_the_smoke_config_is_small():
     assert decoder.get_config("smoke").layers < decoder.get_config().layers
+
+
+def test_only_the_compiler_uses_libtpu_without_a_variable_that_says_so(tmp_path):
+    code = f"""
+        import jax, os
+        from jax._src import xla_bridge
+        from experiments.benchmarks import tpu
+        from experiments.errors import InputError
+        from experiments.tpu_plan import __main__, compiling
+
+        def use(**kwargs):
+            started = xla_bridge.backends_are_initialized()
+            print(jax.config.jax_platforms, started, os.environ["TPU_SKIP_MDS_QUERY"])
+            raise RuntimeError("no such slice")
+
+        def count(topology, limits):
+            raise InputError(jax.config.jax_platforms)
+
+        find_spec, tpu.importlib.util.find_spec = tpu.importlib.util.find_spec, lambda name: name
+        tpu.topologies.get_topology_desc = use
+        try:
+            compiling._count("v5e:4x4")  # what the process that compiles does
+        except InputError:
+            pass
+        tpu.importlib.util.find_spec, compiling.count_chips = find_spec, count
+        jax.config.update("jax_platforms", None)  # as at the start of a process
+        __main__.main(["tpu_plan", "--config=configs/decoder.py:smoke", "--workdir={tmp_path}"])
+    """
+    environment = {name: value for name, value in os.environ.items() if "JAX" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("cpu False 1\n", "error: cpu")
