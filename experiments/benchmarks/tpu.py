@@ -134,7 +134,8 @@ def collectives(text: str, causal: bool = False) -> Counter[str]:
 def executions(text: str, causal: bool) -> Iterator[tuple[str, float]]:
     """Yields each line of a compiled program's text, and how often it runs.
 
-    JAX's scans count from 0 up to a constant in their conditions. Causal attention in blocks has a
+    JAX's scans count from 0 up to a constant in their conditions, and so do the compiler's loops
+    that send the parts of a product while others are computed. Causal attention in blocks has a
     loop without: for block i of n, it visits i blocks. With `causal`, such a loop has the mean
     length, (n + 1) / 2, if it is inside a loop of length n.
     """
@@ -147,7 +148,7 @@ def executions(text: str, causal: bool) -> Iterator[tuple[str, float]]:
         if header := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             name = header.group(1)
         lines.append((name, line))
-        if constant := re.match(r"\s*%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)", line):
+        if constant := re.match(r"\s*%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)", line):
             constants[constant.group(1)] = int(constant.group(2))
         if limit := re.match(r"\s*ROOT .* compare\(.*%([\w.\-]+)\), direction=LT", line):
             lengths[name] = constants.get(limit.group(1))

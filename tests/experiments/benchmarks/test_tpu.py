@@ -39,8 +39,10 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 """
 
 
-def test_cycles_count_a_loop_s_body_as_often_as_it_runs():
-    assert tpu.total_cycles(TEXT) == 7 + 30 + 3 * (100 + 8 * 1000)
+@pytest.mark.parametrize("counter", ["s32", "u32"])
+def test_cycles_count_a_loop_s_body_as_often_as_it_runs(counter):
+    text = TEXT.replace("s32[]", f"{counter}[]")
+    assert tpu.total_cycles(text) == 7 + 30 + 3 * (100 + 8 * 1000)
 
 
 def test_a_loop_of_unknown_length_is_not_counted_as_one():
