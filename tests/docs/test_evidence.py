@@ -186,6 +186,9 @@ def test_numbers_of_the_planned_pod():
     assert says(
         page, f"together add {share[1:]} of the cycles, {memory[1:]} MiB and no collectives"
     )
+    assert says(page, f"dropout adds {added['resnet50', 'v5e:16x16', 'Flax both'][0][1:]} of the")
+    few, some, many = (added["resnet50", size, "both"][1][1:] for size in sizes)
+    assert says(page, f"{few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
     share, _, memory, _ = added["decoder", "v5e:16x16", "all"]
     assert says(
         page, f"Its dropout adds {share[1:]} of the cycles on TPU v5e, and {memory[1:]} MiB"
