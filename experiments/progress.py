@@ -41,6 +41,7 @@ class Display:
     def begin(self, name: str) -> None:
         """Starts the line of a regularizer."""
         self._name = name
+        self._waiting = ""  # the last state, if it was not printed
         self._task = self._bar.add_task(name, total=1.0, status="compiling")
         self._line("compiling")
 
@@ -48,11 +49,15 @@ class Display:
         """Shows the state after an epoch."""
         status = f"loss {loss:.3f}  validation {validation}"
         self._bar.update(self._task, completed=share, status=status)
+        self._waiting = f"{100 * share:3.0f} %  {status}"
         if share == 1.0 or time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
-            self._line(f"{100 * share:3.0f} %  {status}")
+            self._line(self._waiting)
+            self._waiting = ""
 
     def end(self, seconds: float) -> None:
-        """Ends the line of a regularizer."""
+        """Ends the line of a regularizer. Runs may end before all epochs are over."""
+        if self._waiting:
+            self._line(self._waiting)
         self._bar.update(self._task, completed=1.0, status=f"finished in {seconds:.0f} s")
         self._line(f"finished in {seconds:.0f} s")
 

@@ -12,10 +12,10 @@ def clock(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
 
 
-def show(console):
+def show(console, shares=(0.25, 0.5, 0.75)):
     with progress.Display(console) as display:
         display.begin("Dropout")
-        for share in (0.25, 0.5, 0.75):
+        for share in shares:
             display.update(share, 1.5, "90.0 %")
         display.end(61)
 
@@ -26,6 +26,16 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then(clock):
     assert out.getvalue().splitlines() == [
         "Dropout: compiling",
         "Dropout:  75 %  loss 1.500  validation 90.0 %",
+        "Dropout: finished in 61 s",
+    ]
+
+
+def test_the_last_state_of_runs_that_end_early_is_a_line_too(clock):
+    out = io.StringIO()
+    show(Console(file=out, force_terminal=False), shares=(0.25, 0.5))
+    assert out.getvalue().splitlines() == [
+        "Dropout: compiling",
+        "Dropout:  50 %  loss 1.500  validation 90.0 %",
         "Dropout: finished in 61 s",
     ]
 
