@@ -1,6 +1,6 @@
 """Compares programs on several devices to the same programs on one.
 
-`compare` compiles a function together with its derivative, and checks what must hold for each way
+`assert_same_on_devices` compiles a function together with its derivative, and checks what must hold for each way
 to shard its input: values and gradients, shardings, what the devices send, and what they draw.
 """
 
@@ -107,7 +107,7 @@ def put(row: Row, mesh: jax.sharding.Mesh, spec: P) -> tuple[jax.Array, ...]:
     return tuple(jax.device_put(array, NamedSharding(mesh, its)) for array, its in pairs)
 
 
-def compare(row: Row, mode: str, spec: P) -> None:
+def assert_same_on_devices(row: Row, mode: str, spec: P) -> None:
     """Asserts that the row has the same results on a mesh, at the cost that it allows."""
     names = jax.tree.leaves(tuple(spec))
     mesh = mesh_of(mode, *[2] * len(names))

@@ -22,7 +22,16 @@ from flax_spatialdrop import dropout, fast_key, sample_mask
 from flax_spatialdrop._compat import CAN_DRAW_SHARDED
 from flax_spatialdrop.linen import Dropout, drop_in
 
-from .sharded import KEY, MODES, Row, assert_close, assert_sharded_as, compare, mesh_of, put
+from .sharded import (
+    KEY,
+    MODES,
+    Row,
+    assert_close,
+    assert_same_on_devices,
+    assert_sharded_as,
+    mesh_of,
+    put,
+)
 
 SHAPE = (8, 16, 24)
 SPECS = [P("d"), P(None, "d"), P(None, None, "d"), P()]
@@ -229,7 +238,7 @@ each_axis = pytest.mark.parametrize(
 
 @each_axis
 def test_each_axis_on_two_devices(row, mode, axis):
-    compare(row, mode, one_axis(axis))
+    assert_same_on_devices(row, mode, one_axis(axis))
 
 
 def one_axis(axis):
@@ -247,7 +256,7 @@ def two_axes(row):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_two_axes_on_four_devices(row):
-    compare(row, "explicit", two_axes(row)[0])
+    assert_same_on_devices(row, "explicit", two_axes(row)[0])
 
 
 PAIRS = [(row, mode, spec) for row in ROWS for mode in MODES for spec in two_axes(row)]
@@ -258,7 +267,7 @@ PAIRS = [(row, mode, spec) for row in ROWS for mode in MODES for spec in two_axe
     ("row", "mode", "spec"), PAIRS, ids=[f"{r.name}-{m}-{s}" for r, m, s in PAIRS]
 )
 def test_all_two_axes_on_four_devices(row, mode, spec):
-    compare(row, mode, spec)
+    assert_same_on_devices(row, mode, spec)
 
 
 def test_blocks_on_devices_that_are_not_at_an_edge():
@@ -317,7 +326,7 @@ def test_a_fault_would_be_seen(fault):
         pytest.skip("JAX before 0.10 draws whole masks")
     row = Row("broken", fault, SEQUENCE, split=FIRST)
     with pytest.raises(AssertionError, match=FAULTS[fault]):
-        compare(row, "explicit", P("a"))
+        assert_same_on_devices(row, "explicit", P("a"))
 
 
 @pytest.mark.parametrize("spec", SPECS[:3], ids=str)

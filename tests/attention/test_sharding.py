@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
 
-from ..sharded import MODES, Row, compare
+from ..sharded import MODES, Row, assert_same_on_devices
 
 X = np.asarray(jax.random.normal(jax.random.key(0), (4, 8, 4, 8)))  # [batch, length, heads, depth]
 # The keys and values come to all devices, and their gradients are sums over the queries. If the
@@ -62,4 +62,4 @@ CASES = [
     ("row", "mode", "axis"), CASES, ids=[f"{r.name}-{m}-{a}" for r, m, a in CASES]
 )
 def test_each_axis_on_two_devices(row, mode, axis):
-    compare(row, mode, P(*[None] * axis, "a"))
+    assert_same_on_devices(row, mode, P(*[None] * axis, "a"))

@@ -14,7 +14,7 @@ import flax_spatialdrop.nnx
 from flax_spatialdrop.linen import GRU, LSTM, RNN, Bidirectional
 
 from ..hlo import collectives, shapes
-from ..sharded import KEY, MODES, Row, assert_close, compare, mesh_of
+from ..sharded import KEY, MODES, Row, assert_close, assert_same_on_devices, mesh_of
 
 OPTIONS = {"dropout": 0.5, "recurrent_dropout": 0.25, "deterministic": False}
 LAYERS = {
@@ -147,7 +147,7 @@ CASES = [(row, mode, axis) for row in ROWS for mode in MODES for axis in row.axe
     ("row", "mode", "axis"), CASES, ids=[f"{r.name}-{m}-{a}" for r, m, a in CASES]
 )
 def test_each_axis_on_two_devices(row, mode, axis):
-    compare(row, mode, P(*[None] * axis, "a"))
+    assert_same_on_devices(row, mode, P(*[None] * axis, "a"))
 
 
 def test_outputs_keep_a_sharded_time_axis():

@@ -60,7 +60,7 @@ def test_a_loop_of_unknown_length_is_not_counted_as_one():
         ),
         (
             "ABORTED: Internal error when accessing libtpu multi-process lockfile.\nRun "
-            '"$ sudo rm /tmp/libtpu_lockfile".',
+            '"$ sudo rm FOLDER/libtpu_lockfile".',
             "another process is using the TPU's compiler: wait until it has ended",
         ),
     ],
