@@ -1,7 +1,8 @@
 """Compares programs on several devices to the same programs on one.
 
-`assert_same_on_devices` compiles a function together with its derivative, and checks what must hold for each way
-to shard its input: values and gradients, shardings, what the devices send, and what they draw.
+`assert_same_on_devices` compiles a function together with its derivative, and checks what must hold
+for each way to shard its input: values and gradients, shardings, what the devices send, and what
+they draw.
 """
 
 import dataclasses

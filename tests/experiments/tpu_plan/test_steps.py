@@ -225,7 +225,13 @@ def test_a_planned_network_may_warm_up():
     config = decoder.get_config("smoke")
     config.optimizer.accumulate = 2
     config.optimizer.warmup_steps = 100
-    steps.make_problem(config, Arm("none"), 4)
+    optimizer = steps.make_problem(config, Arm("none"), 4).optimizer
+    params = {"w": jnp.ones(3)}
+    state, moved = optimizer.init(params), []
+    for _ in range(4):
+        updates, state = optimizer.update(params, state, params)
+        moved.append(bool((updates["w"] != 0).all()))
+    assert moved == [False, False, False, True]  # the first of two updates has a rate of 0
 
 
 def test_the_configs_know_their_variants():
