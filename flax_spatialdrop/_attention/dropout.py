@@ -33,13 +33,8 @@ from .._checks import (
     is_symbolic,
 )
 from .._noise_shape import resolve_noise_shape
-from .._ops.blocks import (
-    Blocks,
-    no_seed_probability,
-    recipe_of_blocks,
-    sample_blocks,
-    scale_by_position,
-)
+from .._ops.block_mask import Blocks, no_seed_probability, sample_blocks, scale_by_position
+from .._ops.blocks import recipe_of_blocks
 from .._random.keys import fold_in
 from .._random.mask import keep_threshold, words_and_rounds
 from .._random.sharding import explicit_sharding, spec_of

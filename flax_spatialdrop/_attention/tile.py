@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._ops.blocks import Blocks
+from .._ops.block_mask import Blocks
 from .._random.mask import redraw_mask
 from .._random.sharding import sharding_of_part
 from .._random.threefry import Index, Words

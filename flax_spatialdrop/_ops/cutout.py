@@ -23,7 +23,7 @@ from .._checks import (
 from .._random.mask import sample_sharded
 from .._random.sharding import drawn
 from .._typing import Array, DataFormat, Key, Rate, Shape
-from .blocks import Blocks, resolve_blocks
+from .block_mask import Blocks, resolve_blocks
 from .fill import Fill, resolve_fill
 
 

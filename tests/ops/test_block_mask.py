@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_spatialdrop import drop_block
-from flax_spatialdrop._ops.blocks import (
+from flax_spatialdrop._ops.block_mask import (
     _dilate_by_shifts,
     _dilate_by_windows,
     no_seed_probability,
