@@ -193,6 +193,8 @@ def test_numbers_of_the_planned_pod():
     assert says(
         page, f"Its dropout adds {share[1:]} of the cycles on TPU v5e, and {memory[1:]} MiB"
     )
+    few, some, many = (added["decoder", size, "all"][1][1:] for size in sizes)
+    assert says(page, f"adds {few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
     for config, regularizer, words in (
         ("language_model", "weights", "In the language model"),
         ("pos_tagging", "Dropout", "In the tagger"),
