@@ -1,0 +1,148 @@
+"""A pre-activation residual network with a regularizer inside of its blocks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flax_spatialdrop import linen
+
+from ..convolution import convolve
+
+Layer = Callable[..., nn.Module]
+"""Makes a regularizer from a rate."""
+
+
+class Form(NamedTuple):
+    """Where a network is regularized.
+
+    Attributes:
+      before, after: the layer before or after the second norm of every block.
+      path: the mode of drop path, which reaches the rate in the last block.
+      image: the layer on the images.
+    """
+
+    before: Layer | None = None
+    after: Layer | None = None
+    path: Any = None
+    image: Layer | None = None
+
+
+DROP_BLOCK = partial(linen.DropBlock, block_size=3)
+FORMS = {
+    "none": Form(),
+    "Dropout": Form(after=linen.Dropout),
+    "Dropout before norm": Form(before=linen.Dropout),
+    "SpatialDropout2D": Form(after=linen.SpatialDropout2D),
+    "SpatialDropout2D before norm": Form(before=linen.SpatialDropout2D),
+    "DropBlock": Form(after=DROP_BLOCK),
+    "DropBlock growing": Form(after=DROP_BLOCK),
+    "DropPath row": Form(path="row"),
+    "DropPath batch": Form(path="batch"),
+    "DropPath subset": Form(path="subset"),
+    "cutout": Form(image=partial(linen.Cutout, block_size=14)),
+}
+NORMS = ("batch", "group")
+
+
+def conv(width: int, dtype: DTypeLike, size: int = 3, stride: int = 1) -> nn.Conv:
+    """Returns a convolution by squares, without a bias."""
+    return nn.Conv(
+        *(width, (size, size), stride),
+        use_bias=False,
+        dtype=dtype,
+        conv_general_dilated=convolve,
+    )
+
+
+class Branch(nn.Module):
+    """Norm -> ReLU -> convolution, twice, with a regularizer before or after the second norm.
+
+    Attributes:
+      norm: makes a norm.
+      before, after: make the regularizer, or are None.
+      dtype: the type to compute in.
+    """
+
+    norm: Callable[[], nn.Module]
+    before: Callable[[], nn.Module] | None
+    after: Callable[[], nn.Module] | None
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, row, column, channel] to the same shape."""
+        width = x.shape[-1]
+        x = conv(width, self.dtype)(nn.relu(self.norm()(x)))
+        if self.before:
+            x = self.before()(x)
+        x = nn.relu(self.norm()(x))
+        if self.after:
+            x = self.after()(x)
+        return conv(width, self.dtype)(x)
+
+
+class ResNet(nn.Module):
+    """A pre-activation residual network (He et al., 2016) for small images.
+
+    A stage begins with a convolution that halves height and width, but for the first one, which
+    takes patches of the image.
+
+    Attributes:
+      classes: the number of classes.
+      widths: the channels of every stage.
+      blocks: the residual blocks of a stage.
+      patch: the rows and columns of an image that become one position.
+      norm: "batch" or "group". Batch norm uses the statistics of the batch in training only, where
+        its running averages are mutable, and so not in passes of Monte Carlo dropout.
+      form: where the network is regularized.
+      dtype: the type to compute in. Parameters and scores are float32.
+    """
+
+    classes: int
+    widths: tuple[int, ...]
+    blocks: int
+    patch: int
+    norm: str = "batch"
+    form: Form = Form()
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, rate: Any, *, deterministic: bool) -> jax.Array:
+        """Maps images [batch, row, column, channel] to scores [batch, classes]."""
+        norm = self._norm(deterministic)
+
+        def made(layer: Layer | None) -> Callable[[], nn.Module] | None:
+            return layer and partial(layer, rate, deterministic=deterministic)
+
+        x = images
+        if image := made(self.form.image):
+            x = image()(x)
+        last = len(self.widths) * self.blocks
+        for stage, width in enumerate(self.widths):
+            size, stride = (3, 2) if stage else (self.patch, self.patch)
+            x = conv(width, self.dtype, size, stride)(x)
+            for block in range(1, self.blocks + 1):
+                before, after = made(self.form.before), made(self.form.after)
+                name = f"stage{stage + 1}_branch{block}"
+                branch = Branch(norm, before, after, self.dtype, name=name)
+                share = (stage * self.blocks + block) / last
+                path = linen.ResidualDropPath(
+                    branch,
+                    share * rate if self.form.path else 0.0,
+                    mode=self.form.path or "row",
+                    name=f"stage{stage + 1}_block{block}",
+                )
+                x = path(x, deterministic=deterministic)
+        x = nn.relu(norm()(x)).mean((1, 2))
+        return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
+
+    def _norm(self, deterministic: bool) -> Callable[[], nn.Module]:
+        if self.norm == "group":
+            return partial(nn.GroupNorm, num_groups=8, dtype=self.dtype)
+        averages = deterministic or not self.is_mutable_collection("batch_stats")
+        return partial(nn.BatchNorm, use_running_average=averages, momentum=0.9, dtype=self.dtype)
