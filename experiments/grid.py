@@ -61,8 +61,9 @@ class Grid:
         The rate is chosen by validation scores alone. It is None if a run diverged at every rate.
         After a resume, the time to compile is that of the last start.
         """
-        rates = self._config.rates if self._task.regularizers[regularizer] else (0.0,)
-        runs = list(itertools.starmap(Run, itertools.product(rates, range(self._config.seeds))))
+        seeds = range(self._config.seeds)
+        rates = self._task.rates(regularizer)
+        runs = list(itertools.starmap(Run, itertools.product(rates, seeds)))
         done = [(kept["rate"], kept["seed"]) for kept in records]
         left = [run for run in runs if run not in done]
         size, begin = self._compiler.side_by_side, time.perf_counter()

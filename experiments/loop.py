@@ -81,7 +81,7 @@ class Loop:
         """Validates the runs after an epoch. Returns the metrics of the epoch of each run."""
         progress = self.progress
         epoch = np.full(len(progress.runs), len(progress.scores) + 1, np.int32)
-        rates = self._compiler.rates(progress.runs, progress.step)
+        rates = self._compiler.rates(progress.regularizer, progress.runs, progress.step)
         self._best, scores = self._programs.validate(self._state.params, self._best, rates, epoch)
         progress.end_epoch(self._compiler.steps, np.asarray(scores))
         progress.seconds = time.perf_counter() - self._begin
@@ -95,7 +95,8 @@ class Loop:
     def test(self) -> list[Record]:
         """Tests the best parameters of each run. Returns the records of the runs."""
         progress, epochs = self.progress, np.asarray(self._best.epoch)
-        rates = self._compiler.rates(progress.runs, self._compiler.steps * epochs)
+        steps = self._compiler.steps * epochs
+        rates = self._compiler.rates(progress.regularizer, progress.runs, steps)
         scores, shown = jax.device_get(self._programs.test(self._best.params, rates))
         progress.seconds = time.perf_counter() - self._begin
         ends = progress.ends(epochs, self._config.patience)

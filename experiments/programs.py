@@ -65,7 +65,6 @@ class Compiler:
         self.call_steps = min(config.steps_per_call or self.steps, self.steps)
         self._task = task
         self._optimizer = optimizer.make(config.optimizer, config.epochs * self.steps)
-        self._rate_at = partial(rate_schedule.scheduled, config.rate_schedule)
         self._order = jax.jit(make_order(examples, config.batch_size))
         self._inits: dict[str, Callable[..., tuple[TrainState, Best]]] = {}
         self._validation, self._test = (
@@ -82,9 +81,9 @@ class Compiler:
             self._inits[plain] = self._layout.compile(init, seeds, states=2)
         return self._inits[plain](seeds)
 
-    def rates(self, runs: list[Run], steps: Any) -> np.ndarray:
+    def rates(self, regularizer: str, runs: list[Run], steps: Any) -> np.ndarray:
         """Returns the rates of runs, each after a number of steps: [run]."""
-        return np.asarray(self._rate_at(rates_of(runs), steps))
+        return np.asarray(self._rate_at(regularizer)(rates_of(runs), steps))
 
     def feed(
         self, runs: list[Run], step: int = 0
@@ -109,7 +108,7 @@ class Compiler:
         """Compiles the programs for as many runs as these."""
         layout, task = self._layout, self._task
         loss = layout.gathered(make_loss(task, regularizer))
-        step = make_step(loss, self._optimizer, self._rate_at)
+        step = make_step(loss, self._optimizer, self._rate_at(regularizer))
         score, test = map(layout.gathered, self._make_evaluations(regularizer))
         state, best = self.start(regularizer, runs)
         rates, calls = rates_of(runs), -(-self.steps // self.call_steps)
@@ -128,6 +127,9 @@ class Compiler:
             ),
             layout.compile(test, state.params, rates, shared=(self._test,)),
         )
+
+    def _rate_at(self, regularizer: str) -> Callable[[Any, Any], Any]:
+        return partial(rate_schedule.scheduled, self._task.rate_schedule(regularizer))
 
     def _make_evaluations(self, regularizer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Returns `score(params, rate, batches)`, and `test`, which also returns `shown`."""

@@ -106,11 +106,16 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 def _at_an_edge(results: dict[str, Any]) -> list[str]:
     """Names regularizers that chose the lowest or the highest of several rates."""
-    rates, table = results["config"]["rates"], rows(results)
+    offered = {
+        name: {run["rate"] for run in result["runs"]}
+        for name, result in results["regularizers"].items()
+    }
+    chosen = {row.name: row.rate for row in rows(results)}
     lines = []
-    for edge, which, beyond in ((min(rates), "lowest", "lower"), (max(rates), "highest", "higher")):
-        names = [row.name for row in table if row.compared_to and row.rate == edge]
-        if names and len(rates) > 1:
+    for edge, which, beyond in ((min, "lowest", "lower"), (max, "highest", "higher")):
+        several = [name for name, rates in offered.items() if len(rates) > 1]
+        names = [name for name in several if chosen[name] == edge(offered[name])]
+        if names:
             lines.append(
                 f"The {which} rate offered was chosen by {', '.join(names)}: "
                 f"a {beyond} one may be better still."

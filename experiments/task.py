@@ -114,6 +114,14 @@ class Task(abc.ABC):
     def network(self, regularizer: str) -> nn.Module:
         """Returns a module that is called with (*inputs, rate, deterministic=...)."""
 
+    def rates(self, regularizer: str) -> tuple[float, ...]:
+        """Returns the rates to choose from: by default, those of the config, or 0 if plain."""
+        return tuple(self.config.rates) if self.regularizers[regularizer] else (0.0,)
+
+    def rate_schedule(self, regularizer: str) -> ConfigDict:
+        """Returns the schedule of a regularizer's rate: by default, that of the config."""
+        return self.config.rate_schedule
+
     @staticmethod
     @abc.abstractmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import metrics, optimizer, programs, runs
+from experiments import metrics, optimizer, programs, rate_schedule, runs
 from experiments.grid import Grid
 from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
@@ -199,6 +199,28 @@ def test_the_rates_follow_their_schedules(corpus_path, tmp_path, monkeypatch):
         assert run["test_score"] > 0.2
     [at] = learning_rates
     assert at(9) == 0 < at(8)
+
+
+class Own(Small):
+    """One regularizer has a rate and a schedule of its own."""
+
+    def rates(self, regularizer):
+        return (0.9,) if regularizer == "Dropout" else super().rates(regularizer)
+
+    def rate_schedule(self, regularizer):
+        late = rate_schedule.defaults()
+        late.update({"name": "late", "steps": 1000})
+        return late if regularizer == "Dropout" else super().rate_schedule(regularizer)
+
+
+def test_a_task_may_give_a_regularizer_rates_and_a_schedule_of_its_own(corpus_path, tmp_path):
+    config = small_config(corpus_path, rates=RATES[:1], seeds=1, epochs=1)
+    grid = Grid(Own(config), tmp_path)
+    [plain], [late], [other] = (
+        grid.train(name, [], ignore)["runs"] for name in ("none", "Dropout", "SpatialDropout1D")
+    )
+    assert [run["rate"] for run in (plain, late, other)] == [0, 0.9, RATES[0]]
+    assert late["train_loss"] == plain["train_loss"] != other["train_loss"]
 
 
 @pytest.mark.parametrize("call", [4, 100])
