@@ -14,7 +14,7 @@ from experiments.tpu_plan.results import Plan
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = ROOT / "experiments/results"
 DOCS = ROOT / "docs"
-EXPERIMENTS = (DOCS / "experiments.md").read_text()
+EXPERIMENTS = "\n".join(page.read_text() for page in sorted((DOCS / "experiments").glob("*.md")))
 BENCHMARKS = (DOCS / "benchmarks.md").read_text()
 FAQ = (DOCS / "faq.md").read_text()
 _INCLUDE = re.compile(r"^```\{include\} (\S+)\n(.*?)^```$", re.M | re.S)
@@ -65,6 +65,40 @@ def test_no_table_of_results_is_copied():
     header = {row for row in rows if not re.search(r"\d", row)}
     for page in SOURCES:
         assert (rows - header).isdisjoint(page.read_text().splitlines()), page.name
+
+
+_ROW = re.compile(
+    r"^\| \[.+\?\]\((\S+)\) \| (.+) \| \[(\w+)\]\((\S+)\)(?:`:(\S+)`)? \| \[figure\]\((\S+)\) \|$"
+)
+OVERVIEW = ROOT / "experiments/README.md"
+
+
+def test_the_overview_has_every_experiment_with_results():
+    """A row has the question and its page, the answer, the config with its variant, the figure."""
+    lines = [line for line in OVERVIEW.read_text().splitlines() if line.startswith("| [")]
+    rows = [_ROW.match(line) for line in lines]
+    for line, row in zip(lines, rows, strict=True):
+        assert row, line
+        page, _, config, path, variant, figure = row.groups()
+        assert path == f"../configs/{config}.py"
+        name = f"{config}-{variant}" if variant else config
+        assert figure == f"../experiments/results/{name}/results.png"
+        for target in (page.partition("#")[0], path, figure):
+            assert (OVERVIEW.parent / target).is_file(), target
+    found = {pathlib.Path(row[6]).parent.name for row in rows}
+    assert found == {path.parent.name for path in RESULTS.glob("*/results.md")}
+
+
+def test_numbers_of_the_overview():
+    """The other answers of the overview are in words."""
+    (gain,) = {
+        f"{100 * difference(results('pos_tagging'), n):.2f}"
+        for n in ("Dropout", "SpatialDropout1D")
+    }
+    overview = OVERVIEW.read_text()
+    assert f"both gain {gain} points of accuracy" in overview
+    loss = -100 * difference(results("pos_tagging-seq2seq"), "RecurrentDropout")
+    assert f"Recurrent dropout loses {loss:.2f} points" in overview
 
 
 def results(name):
