@@ -117,7 +117,7 @@ class Layout:
         )
 
     def gathered(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Makes a function of parameters gather them from the axis `fsdp` first.
+        """Makes a function of variables gather them from the axis `fsdp` first.
 
         With explicit axes it also gathers them from `model`, because products of matrices that are
         both sharded would need a sharding of their own.
@@ -131,10 +131,27 @@ class Layout:
             spec = [None if axis == "fsdp" else axis for axis in self._spec(array.shape)]
             return jax.lax.with_sharding_constraint(array, self._sharding(*spec))
 
-        def call(params: Any, *arguments: Any) -> Any:
-            params = jax.tree.map(gather, params)
+        def call(variables: Any, *arguments: Any) -> Any:
+            variables = jax.tree.map(gather, variables)
             with nn.intercept_methods(_embed) if self._explicit else contextlib.nullcontext():
-                return function(params, *arguments)
+                return function(variables, *arguments)
+
+        return call
+
+    def spread(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Makes a step spread its new state like the old one, which a scan on explicit axes needs.
+
+        Without it, variables that the network itself changes stay gathered.
+        """
+        if self._one_device_a_run or not self._explicit:
+            return step
+
+        def reshard(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jax.sharding.reshard(new, jax.typeof(old).sharding)
+
+        def call(state: Any, *arguments: Any) -> Any:
+            new, output = step(state, *arguments)
+            return jax.tree.map(reshard, new, state), output
 
         return call
 

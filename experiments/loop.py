@@ -82,7 +82,8 @@ class Loop:
         progress = self.progress
         epoch = np.full(len(progress.runs), len(progress.scores) + 1, np.int32)
         rates = self._compiler.rates(progress.regularizer, progress.runs, progress.step)
-        self._best, scores = self._programs.validate(self._state.params, self._best, rates, epoch)
+        variables = self._state.variables
+        self._best, scores = self._programs.validate(variables, self._best, rates, epoch)
         progress.end_epoch(self._compiler.steps, np.asarray(scores))
         progress.seconds = time.perf_counter() - self._begin
         return progress.last_epoch()
@@ -93,11 +94,11 @@ class Loop:
         return (self._state, self._best), self.progress
 
     def test(self) -> list[Record]:
-        """Tests the best parameters of each run. Returns the records of the runs."""
+        """Tests the best variables of each run. Returns the records of the runs."""
         progress, epochs = self.progress, np.asarray(self._best.epoch)
         steps = self._compiler.steps * epochs
         rates = self._compiler.rates(progress.regularizer, progress.runs, steps)
-        scores, shown = jax.device_get(self._programs.test(self._best.params, rates))
+        scores, shown = jax.device_get(self._programs.test(self._best.variables, rates))
         progress.seconds = time.perf_counter() - self._begin
         ends = progress.ends(epochs, self._config.patience)
         outputs: Any = [None] * len(progress.runs) if shown is None else shown

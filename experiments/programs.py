@@ -34,8 +34,8 @@ class Programs(NamedTuple):
 
     Attributes:
       steps: maps a number of steps to `(state, rates, batches, keys) -> state, losses`.
-      validate: `(params, best, rates, epoch) -> best, scores`.
-      test: `(params, rates) -> scores, shown`, with the outputs to show in figures or None.
+      validate: `(variables, best, rates, epoch) -> best, scores`.
+      test: `(variables, rates) -> scores, shown`, with the outputs to show in figures or None.
     """
 
     steps: dict[int, Callable[..., tuple[TrainState, jax.Array]]]
@@ -107,8 +107,8 @@ class Compiler:
     def compile(self, regularizer: str, runs: list[Run]) -> Programs:
         """Compiles the programs for as many runs as these."""
         layout, task = self._layout, self._task
-        loss = layout.gathered(make_loss(task, regularizer))
-        step = make_step(loss, self._optimizer, self._rate_at(regularizer))
+        loss = layout.gathered(make_loss(task.network(regularizer), task.losses))
+        step = layout.spread(make_step(loss, self._optimizer, self._rate_at(regularizer)))
         score, test = map(layout.gathered, self._make_evaluations(regularizer))
         state, best = self.start(regularizer, runs)
         rates, calls = rates_of(runs), -(-self.steps // self.call_steps)
@@ -121,25 +121,27 @@ class Compiler:
             },
             layout.compile(
                 make_validate(task, score),
-                *(state.params, best, rates, np.ones(len(runs), np.int32)),
+                *(state.variables, best, rates, np.ones(len(runs), np.int32)),
                 shared=(self._validation,),
                 states=1,
             ),
-            layout.compile(test, state.params, rates, shared=(self._test,)),
+            layout.compile(test, state.variables, rates, shared=(self._test,)),
         )
 
     def _rate_at(self, regularizer: str) -> Callable[[Any, Any], Any]:
         return partial(rate_schedule.scheduled, self._task.rate_schedule(regularizer))
 
     def _make_evaluations(self, regularizer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Returns `score(params, rate, batches)`, and `test`, which also returns `shown`."""
+        """Returns `score(variables, rate, batches)`, and `test`, which also returns `shown`."""
         network, shown = self._task.network(regularizer), self._task.data.shown
 
-        def score(params: Any, rate: jax.Array, batches: Split) -> jax.Array:
-            return evaluate(params, self._task, network, batches, rate)
+        def score(variables: Any, rate: jax.Array, batches: Split) -> jax.Array:
+            return evaluate(variables, self._task, network, batches, rate)
 
-        def test(params: Any, rate: jax.Array, batches: Split) -> tuple[jax.Array, Any]:
-            return score(params, rate, batches), shown and predict(params, network, shown, rate)
+        def test(variables: Any, rate: jax.Array, batches: Split) -> tuple[jax.Array, Any]:
+            return score(variables, rate, batches), shown and predict(
+                variables, network, shown, rate
+            )
 
         return score, test
 

@@ -112,7 +112,14 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def network(self, regularizer: str) -> nn.Module:
-        """Returns a module that is called with (*inputs, rate, deterministic=...)."""
+        """Returns a module that is called with (*inputs, rate, deterministic=...).
+
+        It may have batch statistics, which it updates if it is not deterministic.
+        """
+
+    def first_params(self, params: Any) -> Any:
+        """Returns the parameters to start from: by default, those that the network drew."""
+        return params
 
     def rates(self, regularizer: str) -> tuple[float, ...]:
         """Returns the rates to choose from: by default, those of the config, or 0 if plain."""

@@ -8,25 +8,39 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from .task import Split, Task
+from .task import Array, Split, Task
 
-Params = Any
-Loss = Callable[[Params, jax.Array, Any, jax.Array], jax.Array]
-"""`loss(params, rate, batch, key)`, a scalar."""
+Variables = Any
+"""The variables of a network: its parameters, and others such as batch statistics."""
+Loss = Callable[[Variables, jax.Array, Any, jax.Array], tuple[jax.Array, Variables]]
+"""`loss(variables, rate, batch, key)` returns a scalar, and the new variables but "params"."""
 
 
 class TrainState(NamedTuple):
-    """The state that a run carries from step to step."""
+    """The state that a run carries from step to step.
+
+    Attributes:
+      step: the number of steps taken.
+      params: the parameters, which the optimizer changes.
+      others: the other variables, which the network itself changes, by collection.
+      opt_state: the state of the optimizer.
+    """
 
     step: jax.Array
-    params: Params
+    params: Variables
+    others: dict[str, Variables]
     opt_state: optax.OptState
+
+    @property
+    def variables(self) -> Variables:
+        """All variables, as the network takes them."""
+        return {"params": self.params, **self.others}
 
 
 class Best(NamedTuple):
-    """The parameters of the best epoch so far, its validation score and its number from 1."""
+    """The variables of the best epoch so far, its validation score and its number from 1."""
 
-    params: Params
+    variables: Variables
     score: jax.Array
     epoch: jax.Array
 
@@ -43,12 +57,24 @@ def make_init(
 
     def init(seed: jax.Array) -> tuple[TrainState, Best]:
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        inputs = [jnp.asarray(array[:1]) for array in task.data.train.inputs]
-        params = model.init(key, *inputs, jnp.float32(0), deterministic=True)
-        state = TrainState(jnp.int32(0), params, optimizer.init(params))
-        return state, Best(params, worst, jnp.int32(0))
+        state = first_state(model, task.data.train.inputs, optimizer, key, task.first_params)
+        return state, Best(state.variables, worst, jnp.int32(0))
 
     return init
+
+
+def first_state(
+    model: nn.Module,
+    inputs: tuple[Array, ...],
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    first_params: Callable[[Variables], Variables] = lambda params: params,
+) -> TrainState:
+    """Returns the state before the first step, for inputs of at least one example."""
+    one = [jnp.asarray(array[:1]) for array in inputs]
+    others: Any = dict(model.init(key, *one, 0.0, deterministic=True))
+    params = first_params(others.pop("params"))
+    return TrainState(jnp.int32(0), params, others, optimizer.init(params))
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -75,16 +101,25 @@ def make_order(
     return order
 
 
-def make_loss(task: Task, regularizer: str) -> Loss:
-    """Returns the mean loss of a batch's targets, without padding, as a function to minimize."""
-    model = task.network(regularizer)
+def make_loss(model: nn.Module, losses: Callable[[Any, Any], jax.Array]) -> Loss:
+    """Returns the mean loss of a batch's targets, without padding, as a function to minimize.
 
-    def loss(params: Params, rate: jax.Array, batch: Split, key: jax.Array) -> jax.Array:
-        outputs: Any = model.apply(
-            params, *batch.inputs, rate, deterministic=False, rngs={"dropout": key}
+    `losses(outputs, targets)` returns the loss of every target.
+    """
+
+    def loss(
+        variables: Variables, rate: jax.Array, batch: Split, key: jax.Array
+    ) -> tuple[jax.Array, Variables]:
+        outputs, others = model.apply(
+            variables,
+            *batch.inputs,
+            rate,
+            deterministic=False,
+            rngs={"dropout": key},
+            mutable=[name for name in variables if name != "params"],
         )
-        losses = jnp.where(batch.counted, task.losses(outputs, batch.targets), 0.0)
-        return losses.sum() / batch.counted.sum().astype(jnp.float32)
+        counted = jnp.where(batch.counted, losses(outputs, batch.targets), 0.0)
+        return counted.sum() / batch.counted.sum().astype(jnp.float32), dict(others)
 
     return loss
 
@@ -102,10 +137,14 @@ def make_step(
     def step(
         state: TrainState, rate: jax.Array, batch: Any, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        value, grads = jax.value_and_grad(loss)(state.params, rate_at(rate, state.step), batch, key)
+        def loss_of(params: Variables) -> tuple[jax.Array, Variables]:
+            variables = state._replace(params=params).variables
+            return loss(variables, rate_at(rate, state.step), batch, key)
+
+        (value, others), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), value
+        return TrainState(state.step + 1, params, others, opt_state), value
 
     return step
 
@@ -129,24 +168,24 @@ def make_steps(step: Step) -> Step:
 
 
 def make_validate(
-    task: Task, score_of: Callable[[Params, jax.Array, Split], jax.Array]
-) -> Callable[[Params, Best, jax.Array, jax.Array, Split], tuple[Best, jax.Array]]:
-    """Returns `validate(params, best, rate, epoch, batches) -> best, score`, after an epoch.
+    task: Task, score_of: Callable[[Variables, jax.Array, Split], jax.Array]
+) -> Callable[[Variables, Best, jax.Array, jax.Array, Split], tuple[Best, jax.Array]]:
+    """Returns `validate(variables, best, rate, epoch, batches) -> best, score`, after an epoch.
 
-    `score_of` returns the score of parameters. A run that was out of patience before this epoch is
+    `score_of` returns the score of variables. A run that was out of patience before this epoch is
     frozen: its best epoch does not change.
     """
 
     def validate(
-        params: Params, best: Best, rate: jax.Array, epoch: jax.Array, batches: Split
+        variables: Variables, best: Best, rate: jax.Array, epoch: jax.Array, batches: Split
     ) -> tuple[Best, jax.Array]:
-        score = score_of(params, rate, batches)
+        score = score_of(variables, rate, batches)
         # With NaN weights the score can still be finite, because argmax of NaN returns an index.
-        norm = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        norm = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(variables))
         score = jnp.where(jnp.isfinite(norm), score, jnp.nan)
         better = score > best.score if task.metric.higher_is_better else score < best.score
         better &= ~out_of_patience(epoch - 1, best.epoch, task.config.patience)
-        new = Best(params, score, epoch)
+        new = Best(variables, score, epoch)
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best), score
 
     return validate
@@ -158,12 +197,12 @@ def out_of_patience(epoch: Any, best_epoch: Any, patience: int) -> Any:
 
 
 def evaluate(
-    params: Params, task: Task, model: nn.Module, batches: Split, rate: jax.Array
+    variables: Variables, task: Task, model: nn.Module, batches: Split, rate: jax.Array
 ) -> jax.Array:
     """Returns the score over batches of examples, without padding."""
 
     def sums(batch: Split) -> tuple[jax.Array, jax.Array]:
-        outputs = predict(params, model, batch, rate)
+        outputs = predict(variables, model, batch, rate)
         points = jnp.where(batch.counted, task.points(outputs, batch.targets), 0.0)
         return points.sum(), batch.counted.sum()
 
@@ -171,9 +210,9 @@ def evaluate(
     return task.score(points.sum() / counted.sum().astype(jnp.float32))
 
 
-def predict(params: Params, model: nn.Module, batch: Split, rate: jax.Array) -> Any:
+def predict(variables: Variables, model: nn.Module, batch: Split, rate: jax.Array) -> Any:
     """Returns the outputs for a batch, with nothing dropped.
 
     Zoneout still needs the rate: in evaluation it mixes the old and the new state by it.
     """
-    return model.apply(params, *batch.inputs, rate, deterministic=True)
+    return model.apply(variables, *batch.inputs, rate, deterministic=True)

@@ -47,14 +47,6 @@ class Arm(NamedTuple):
         return f"Flax {self.regularizer}" if self.flax else self.regularizer
 
 
-class State(NamedTuple):
-    """What a step of a planned network changes. `others` are variables that are not trained."""
-
-    params: Any
-    opt_state: Any
-    others: Any
-
-
 class Problem(NamedTuple):
     """A network and its loss, with the shapes of a batch."""
 
@@ -62,6 +54,15 @@ class Problem(NamedTuple):
     losses: Callable[[jax.Array, Any], jax.Array]
     batch: Split
     optimizer: optax.GradientTransformation
+
+    def first_state(self) -> train.TrainState:
+        """Returns the state before the first step."""
+        inputs = tuple(jnp.zeros((1, *array.shape[1:]), array.dtype) for array in self.batch.inputs)
+        return train.first_state(self.model, inputs, self.optimizer, jax.random.key(0))
+
+    def make_step(self) -> train.Step:
+        """Returns the trainer's own step."""
+        return train.make_step(train.make_loss(self.model, self.losses), self.optimizer)
 
 
 class Step(NamedTuple):
@@ -76,8 +77,7 @@ class Step(NamedTuple):
     def bytes_a_chip(self) -> dict[str, int]:
         """Returns the memory that the arguments take on a chip, by part."""
         state, *_, batch, _ = self.arguments
-        params = [state.params, getattr(state, "others", ())]
-        parts = {"parameters": params, "optimizer state": state.opt_state, "batch": batch}
+        parts = {"parameters": state.variables, "optimizer state": state.opt_state, "batch": batch}
         return {name: _bytes_a_chip(tree) for name, tree in parts.items()}
 
 
@@ -155,7 +155,7 @@ def plan(config: ConfigDict, arm: Arm, mesh: Mesh, batch: int) -> Step:
         rate = config.rates[0]
     else:
         problem = make_problem(config, arm, batch)
-        make_state, run, shapes = lambda: init(problem), make_step(problem), problem.batch
+        make_state, run, shapes = problem.first_state, problem.make_step(), problem.batch
         rate = config.rate
 
     def spread(leaf: Any) -> PartitionSpec:
@@ -179,7 +179,7 @@ def task_step(config: ConfigDict, arm: Arm, batch: int) -> tuple[Callable[[], An
     updates = config.epochs * train.steps_per_epoch(examples, config.batch_size)
     optim = optimizer.make(config.optimizer, updates)
     make_init = train.make_init(task, arm.regularizer, optim)
-    step = train.make_step(train.make_loss(task, arm.regularizer), optim)
+    step = train.make_step(train.make_loss(task.network(arm.regularizer), task.losses), optim)
 
     def run(*arguments: Any) -> Any:
         with flax_dropout() if arm.flax else nullcontext():
@@ -212,42 +212,6 @@ def make_problem(config: ConfigDict, arm: Arm, batch: int) -> Problem:
     updates = config.optimizer.warmup_steps + 1
     optim = optimizer.make(config.optimizer, updates * config.optimizer.accumulate)
     return Problem(model, losses, examples, optim)
-
-
-def init(problem: Problem, seed: int = 0) -> State:
-    """Returns the state before the first step of a planned network."""
-    inputs = [jnp.zeros((1, *array.shape[1:]), array.dtype) for array in problem.batch.inputs]
-    key = jax.random.key(seed)
-    variables: Any = problem.model.init(key, *inputs, 0.0, deterministic=True)
-    others = {name: value for name, value in variables.items() if name != "params"}
-    return State(variables["params"], problem.optimizer.init(variables["params"]), others)
-
-
-def make_step(problem: Problem) -> Callable[..., tuple[State, jax.Array]]:
-    """Returns `step(state, rate, batch, key) -> state, loss`, as the trainer's.
-
-    The trainer's tasks have no variables beside parameters, and ResNet has the means of batch norm.
-    """
-    model, losses, _, optim = problem
-
-    def step(state: State, rate: Any, batch: Split, key: jax.Array) -> tuple[State, jax.Array]:
-        def loss_of(params: Any) -> tuple[jax.Array, Any]:
-            outputs, others = model.apply(
-                {"params": params, **state.others},
-                *batch.inputs,
-                rate,
-                deterministic=False,
-                rngs={"dropout": key},
-                mutable=list(state.others),
-            )
-            counted = jnp.where(batch.counted, losses(outputs, batch.targets), 0.0)
-            return counted.sum() / batch.counted.sum().astype(jnp.float32), others
-
-        (loss, others), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optim.update(gradient, state.opt_state, state.params)
-        return State(optax.apply_updates(state.params, updates), opt_state, dict(others)), loss
-
-    return step
 
 
 @contextmanager

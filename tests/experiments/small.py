@@ -1,5 +1,7 @@
 """An experiment whose networks are small, so that it compiles fast."""
 
+from functools import partial
+
 from flax import linen as nn
 
 from experiments import main
@@ -15,9 +17,13 @@ class SmallTagger(nn.Module):
     tags: int
     regularizer: str
 
+    batch_norm: bool = False
+
     @nn.compact
     def __call__(self, words, lengths, rate, *, deterministic):
         x = nn.Embed(self.words, 8)(words)
+        if self.batch_norm:
+            x = nn.BatchNorm(use_running_average=deterministic)(x)
         if self.regularizer != "none":
             x = linen.SpatialDropout1D(rate, deterministic=deterministic)(x)
         return nn.Dense(self.tags)(x)
@@ -28,6 +34,12 @@ class Small(Tagging):
 
     def network(self, regularizer):
         return self.tagger(self.data.record["words"], self.data.record["tags"], regularizer)
+
+
+class Normed(Small):
+    """With batch statistics beside its parameters."""
+
+    tagger = partial(SmallTagger, batch_norm=True)
 
 
 def run(args):

@@ -1,18 +1,21 @@
+import contextlib
 import dataclasses
 import itertools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import metrics, optimizer, programs, rate_schedule, runs
+from experiments.checkpoints import Checkpoints
 from experiments.grid import Grid
 from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
 
 from .conftest import make_config
-from .small import Small, SmallTagger
+from .small import Normed, Small, SmallTagger
 
 RATES = (0.1, 0.2, 0.3)
 
@@ -159,6 +162,32 @@ def test_a_run_that_diverged_stays_diverged_when_it_is_resumed(corpus_path, tmp_
     assert run["train_loss"] == run["validation_curve"] == [None]
     again = grid.train("SpatialDropout1D", [dict(run)], ignore)
     assert (again["chosen_rate"], again["runs"]) == (None, [run])
+
+
+def test_batch_statistics_go_on_after_a_break(corpus_path, tmp_path):
+    """The run is stopped in the second of three epochs. Its checkpoints end with the same bits."""
+    config = small_config(corpus_path, epochs=3, patience=3, rates=(0.5,), seeds=1)
+    config.update({"steps_per_call": 4, "checkpoint_every": 4})
+    task, calls, ends = Normed(config), iter(range(10)), []
+
+    def stop(work):
+        if next(calls) == 4:  # the first is for compiling
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Grid(task, tmp_path / "broken", check=stop).train("SpatialDropout1D", [], ignore)
+    compiler, run = programs.Compiler(task), Run(0.5, 0)
+    start = compiler.start("SpatialDropout1D", [run])
+    for name in ("broken", "whole"):
+        Grid(task, tmp_path / name, resume=True).train("SpatialDropout1D", [], ignore)
+        with contextlib.closing(Checkpoints(tmp_path / name / "SpatialDropout1D-0.5-0", 1)) as kept:
+            ends.append(kept.restore(start, Progress("SpatialDropout1D", [run])))
+    ((state, best), reached), (of_whole, whole) = ends
+    assert reached.step == 18
+    assert (reached.scores, reached.losses) == (whole.scores, whole.losses)
+    jax.tree.map(np.testing.assert_array_equal, (state, best), of_whole)
+    for end in (state.others, best.variables):
+        assert np.all(end["batch_stats"]["BatchNorm_0"]["mean"] != 0)
 
 
 class InvertedTagger(SmallTagger):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from configs.pos_tagging import get_config
 from experiments import train
@@ -53,16 +54,16 @@ def start():
 
 
 def loss(start, data, rate):
-    function = train.make_loss(TASK, "SpatialDropout1D")
-    return function(start.params, jnp.float32(rate), data, jax.random.key(1))
+    function = train.make_loss(MODEL, TASK.losses)
+    return function(start.variables, jnp.float32(rate), data, jax.random.key(1))[0]
 
 
-def score_of(params, rate, batches):
-    return train.evaluate(params, TASK, MODEL, batches, rate)
+def score_of(variables, rate, batches):
+    return train.evaluate(variables, TASK, MODEL, batches, rate)
 
 
 def evaluate(start, data, size):
-    return score_of(start.params, jnp.float32(0.5), batches(data, size))
+    return score_of(start.variables, jnp.float32(0.5), batches(data, size))
 
 
 def test_padding_counts_nothing_in_the_loss(start):
@@ -80,7 +81,7 @@ def test_padding_and_empty_sentences_count_nothing_in_the_accuracy(start):
 
 def test_the_loss_by_hand(start):
     data = split()
-    logits = np.asarray(train.predict(start.params, MODEL, data, jnp.float32(0.5)))
+    logits = np.asarray(train.predict(start.variables, MODEL, data, jnp.float32(0.5)))
     losses = [
         np.log(np.exp(logits[s, t]).sum()) - logits[s, t, data.targets[s, t]]
         for s, length in enumerate(data.inputs[1])
@@ -96,7 +97,7 @@ def test_a_tag_unseen_in_training_is_an_error(start):
 
 
 def test_training_learns(start):
-    step = train.make_step(train.make_loss(TASK, "SpatialDropout1D"), OPTIMIZER)
+    step = train.make_step(train.make_loss(MODEL, TASK.losses), OPTIMIZER)
     steps = jax.jit(train.make_steps(step))
     order = jax.jit(train.make_order(9, 3))
     state, means = start, []
@@ -108,6 +109,48 @@ def test_training_learns(start):
     assert means[-1] < means[0] / 2
     assert state.step == 90
     assert evaluate(state, split(), 9) > 0.9
+
+
+class Normed(nn.Module):
+    """Batch norm of numbers, then a weight."""
+
+    @nn.compact
+    def __call__(self, x, rate, *, deterministic):
+        norm = nn.BatchNorm(use_running_average=deterministic, momentum=0.5)
+        return x @ self.param("weight", nn.initializers.ones, (3,)) + norm(x[:, :1])[:, 0]
+
+
+def test_a_step_updates_batch_statistics_and_an_evaluation_uses_them():
+    x = np.random.default_rng(0).normal(3.0, size=(8, 3)).astype(np.float32)
+    model, zeros = Normed(), jnp.zeros(8)
+    state = train.first_state(model, (x,), OPTIMIZER, jax.random.key(0))
+    step = train.make_step(train.make_loss(model, lambda y, z: (y - z) ** 2), OPTIMIZER)
+    batch = Split((x,), zeros, zeros == 0)
+    new, _ = step(state, jnp.float32(0.0), batch, jax.random.key(1))
+    kept = new.variables["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(kept["mean"], 0.5 * x[:, :1].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(kept["var"], 0.5 + 0.5 * x[:, :1].var(0), rtol=1e-5)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    all_at_once = train.predict(new.variables, model, batch, jnp.float32(0.0))
+    one = jax.tree.map(lambda array: array[:1], batch)
+    alone = train.predict(new.variables, model, one, jnp.float32(0.0))
+    np.testing.assert_allclose(alone, all_at_once[:1], rtol=1e-6)
+
+
+class Pretrained(Small):
+    """Starts from the sum of the parameters that the network drew and 1."""
+
+    def first_params(self, params):
+        return jax.tree.map(lambda leaf: leaf + 1, params)
+
+
+def test_a_task_may_change_the_first_parameters():
+    drawn, changed = (
+        train.make_init(task, "none", OPTIMIZER)(3) for task in (TASK, Pretrained(TASK.config))
+    )
+    for one, other in ((drawn[0].params, changed[0].params), (drawn[1], changed[1])):
+        one, other = (getattr(tree, "variables", tree) for tree in (one, other))
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a + 1, b), one, other)
 
 
 def test_an_epoch_shuffles_and_leaves_out_what_fills_no_batch():
@@ -127,15 +170,15 @@ def test_the_best_epoch_is_kept_and_a_run_out_of_patience_is_frozen(start):
     # No prediction can be right, so the first epoch is the best, and the run ends two epochs later.
     hopeless = batches(data._replace(targets=np.full_like(data.targets, UNSEEN_TAG)), 9)
     validate = jax.jit(train.make_validate(make_task(patience=2), score_of))
-    best = train.Best(start.params, jnp.float32(-jnp.inf), jnp.int32(0))
+    best = train.Best(start.variables, jnp.float32(-jnp.inf), jnp.int32(0))
     rate, found = jnp.float32(0.1), []
     for epoch, part in enumerate((hopeless, hopeless, hopeless, batches(data, 9)), start=1):
-        params = jax.tree.map(lambda leaf, factor=epoch: factor * leaf, start.params)
-        best, score = validate(params, best, rate, epoch, part)
+        variables = jax.tree.map(lambda leaf, factor=epoch: factor * leaf, start.variables)
+        best, score = validate(variables, best, rate, epoch, part)
         found.append((int(best.epoch), float(best.score)))
     assert found == [(1, 0.0)] * 4
     assert score > 0  # it came too late
-    jax.tree.map(np.testing.assert_array_equal, best.params, start.params)
+    jax.tree.map(np.testing.assert_array_equal, best.variables, start.variables)
 
 
 @pytest.mark.parametrize(("epoch", "out"), [(1, False), (2, False), (3, True), (4, True)])
@@ -145,8 +188,8 @@ def test_patience(epoch, out):
 
 def test_weights_that_are_no_numbers_give_no_score(start):
     validate = train.make_validate(TASK, score_of)
-    best = train.Best(start.params, jnp.float32(-jnp.inf), jnp.int32(0))
-    params = jax.tree.map(lambda leaf: leaf * jnp.nan, start.params)
-    kept, score = validate(params, best, jnp.float32(0.1), 1, batches(split(), 9))
+    best = train.Best(start.variables, jnp.float32(-jnp.inf), jnp.int32(0))
+    variables = jax.tree.map(lambda leaf: leaf * jnp.nan, start.variables)
+    kept, score = validate(variables, best, jnp.float32(0.1), 1, batches(split(), 9))
     assert np.isnan(score)
     assert int(kept.epoch) == 0

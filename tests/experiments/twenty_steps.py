@@ -18,6 +18,8 @@ from experiments.runs import Run
 from experiments.tagging.task import Tagging
 from experiments.task import Data, Split
 
+from .small import Normed
+
 STEPS = 20
 EXAMPLES = 16
 TIME = 5
@@ -38,6 +40,10 @@ class SmallTagging(Tagging):
         sentences, lengths, counted = words()
         split = Split((sentences, lengths), sentences % 3, counted)
         return Data(split, split, split, 0.0, "", {"words": 8, "tags": 4})
+
+
+class SmallNormed(Normed):
+    load = staticmethod(SmallTagging.load)
 
 
 class SmallLanguage(Language):
@@ -61,6 +67,7 @@ def make_task(name, **mesh):
     """Returns a small task and the regularizer to train it with."""
     make, config, regularizer = {
         "tagging": (SmallTagging, pos_tagging.get_config("smoke"), "RecurrentDropout"),
+        "batch norm": (SmallNormed, pos_tagging.get_config("smoke"), "SpatialDropout1D"),
         "language": (SmallLanguage, language_model.get_config("smoke"), "weights"),
         "forecasting": (SmallForecasting, weather_forecast.get_config("smoke"), "zoneout"),
         "convolutions": (SmallForecasting, weather_forecast.get_config("smoke"), "CNN channels"),
@@ -88,7 +95,7 @@ def train(name, **mesh):
             state, of_steps = programs.steps[keys.shape[1]](state, rates_of(runs), batches, keys)
             losses.append(np.asarray(of_steps))
         epochs = np.ones(len(runs), np.int32)
-        best, scores = programs.validate(state.params, best, rates_of(runs), epochs)
+        best, scores = programs.validate(state.variables, best, rates_of(runs), epochs)
     return state, np.concatenate(losses, axis=1), np.asarray(scores)
 
 

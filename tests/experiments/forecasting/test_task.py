@@ -24,10 +24,10 @@ def task(forecast_config):
 def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
     start = make_init(task, "before", optax.adam(1e-3))(0)[0]
     # With these parameters, also the empty windows that fill up the last batch have outputs.
-    params = jax.tree.map(lambda leaf: leaf + 0.1, start.params)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, start.variables)
     rate, model, test = jnp.float32(0.5), task.network("before"), task.data.test
-    score = evaluate(params, task, model, batches(test, 7), rate)
-    expected = rmse(np.asarray(predict(params, model, test, rate)), test.targets)
+    score = evaluate(variables, task, model, batches(test, 7), rate)
+    expected = rmse(np.asarray(predict(variables, model, test, rate)), test.targets)
     assert float(score) == pytest.approx(expected, rel=1e-5)
     assert len(test.targets) % 7
 
@@ -37,18 +37,18 @@ def test_zoneout_is_evaluated_with_its_rate(task):
     start = make_init(task, "zoneout", optax.adam(1e-3))(0)[0]
     zoneout, cut = task.network("zoneout"), batches(task.data.validation, 16)
 
-    def score_of(params, rate, cut, model=zoneout):
-        return evaluate(params, task, model, cut, rate)
+    def score_of(variables, rate, cut, model=zoneout):
+        return evaluate(variables, task, model, cut, rate)
 
     def score(model, rate):
-        return score_of(start.params, jnp.float32(rate), cut, model)
+        return score_of(start.variables, jnp.float32(rate), cut, model)
 
     assert score(zoneout, 0.0) == pytest.approx(float(score(task.network("none"), 0.5)), rel=1e-5)
     assert abs(score(zoneout, 0.0) - score(zoneout, 0.9)) > 1e-3
     # The validation of a run does so, too.
     _, best = make_init(task, "zoneout", optax.sgd(0.0))(0)
     validate = make_validate(task, score_of)
-    _, validated = validate(start.params, best, jnp.float32(0.9), 1, cut)
+    _, validated = validate(start.variables, best, jnp.float32(0.9), 1, cut)
     assert validated == pytest.approx(float(score(zoneout, 0.9)), rel=1e-5)
 
 

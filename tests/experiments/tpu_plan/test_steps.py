@@ -38,8 +38,8 @@ def problem_and_batch(name, arm):
 def test_a_planned_network_trains_with_all_its_dropout(name):
     regularizer = {"resnet50": "both", "decoder": "all"}[name]
     problem, batch = problem_and_batch(name, Arm(regularizer))
-    state = jax.jit(lambda: steps.init(problem))()
-    step = jax.jit(steps.make_step(problem))
+    state = jax.jit(problem.first_state)()
+    step = jax.jit(problem.make_step())
     first, again, second = (step(state, 0.5, batch, jax.random.key(seed))[1] for seed in (1, 1, 2))
     assert first == again
     assert first != second  # the masks of two steps differ
@@ -86,8 +86,8 @@ def test_flax_s_own_layers_take_the_same_places(name):
     found = linen.summarize(problem.model, *inputs, 0.1, deterministic=False, rngs=rngs).sites
     count = {"resnet50": 2 + 2, "decoder": 3}[name]
     assert Counter(site.module for site in found if site.active) == {"flax.linen.Dropout": count}
-    step = steps.make_step(problem)
-    state = jax.eval_shape(lambda: steps.init(problem))
+    step = problem.make_step()
+    state = jax.eval_shape(problem.first_state)
     new, _ = jax.eval_shape(
         lambda *rest: step(rest[0], 0.1, *rest[1:]), state, batch, rngs["dropout"]
     )
