@@ -90,8 +90,9 @@ class Grid:
         steps = self._compiler.steps * sum(kept["epochs"] for kept in records)
         chosen = choose_rate(records, self._task.metric.higher_is_better)
         for kept in records:
-            if kept["rate"] != chosen:
-                kept.pop("shown", None)  # figures show the chosen rate alone
+            if kept["rate"] != chosen:  # figures show the chosen rate alone
+                numbers = {n: v for n, v in kept["measures"].items() if not isinstance(v, list)}
+                kept["measures"] = numbers
         return {
             "compared_to": self._task.regularizers[regularizer],
             "chosen_rate": chosen,

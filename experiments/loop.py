@@ -1,14 +1,13 @@
 """The loop of training: calls of the compiled steps, validation after each epoch, then the test."""
 
 import time
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from .metrics import Profiler, memory, throughput
-from .programs import Compiler, Programs, rates_of
+from .programs import Compiler, Programs, rates_of, seeds_of
 from .runs import Progress, Record, record
 from .train import Best, TrainState
 
@@ -98,13 +97,19 @@ class Loop:
         progress, epochs = self.progress, np.asarray(self._best.epoch)
         steps = self._compiler.steps * epochs
         rates = self._compiler.rates(progress.regularizer, progress.runs, steps)
-        scores, shown = jax.device_get(self._programs.test(self._best.variables, rates))
+        seeds = seeds_of(progress.runs)
+        tested = self._programs.test(self._best.variables, rates, seeds)
+        scores, measures = jax.device_get(tested)
         progress.seconds = time.perf_counter() - self._begin
         ends = progress.ends(epochs, self._config.patience)
-        outputs: Any = [None] * len(progress.runs) if shown is None else shown
         return [
-            record(progress, lane, int(end), int(epoch), score, output)
-            for lane, (end, epoch, score, output) in enumerate(
-                zip(ends, epochs, scores, outputs, strict=True)
+            record(
+                progress,
+                lane,
+                int(ends[lane]),
+                int(epochs[lane]),
+                scores[lane],
+                {name: values[lane] for name, values in measures.items()},
             )
+            for lane in range(len(progress.runs))
         ]

@@ -11,7 +11,7 @@ import numpy as np
 from . import optimizer, rate_schedule
 from .devices import Layout
 from .runs import Run
-from .task import Split, Task, batches
+from .task import Array, Split, Task, batches
 from .train import (
     Best,
     TrainState,
@@ -35,12 +35,12 @@ class Programs(NamedTuple):
     Attributes:
       steps: maps a number of steps to `(state, rates, batches, keys) -> state, losses`.
       validate: `(variables, best, rates, epoch) -> best, scores`.
-      test: `(variables, rates) -> scores, shown`, with the outputs to show in figures or None.
+      test: `(variables, rates, seeds) -> scores, measures`.
     """
 
     steps: dict[int, Callable[..., tuple[TrainState, jax.Array]]]
     validate: Callable[..., tuple[Best, jax.Array]]
-    test: Callable[..., tuple[jax.Array, Any]]
+    test: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class Compiler:
@@ -75,7 +75,7 @@ class Compiler:
     def start(self, regularizer: str, runs: list[Run]) -> tuple[TrainState, Best]:
         """Returns the first states of runs. A regularizer shares them with its plain network."""
         plain = self._task.plain(regularizer)
-        seeds = np.array([run.seed for run in runs], np.int32)
+        seeds = seeds_of(runs)
         if plain not in self._inits:
             init = make_init(self._task, plain, self._optimizer)
             self._inits[plain] = self._layout.compile(init, seeds, states=2)
@@ -125,23 +125,28 @@ class Compiler:
                 shared=(self._validation,),
                 states=1,
             ),
-            layout.compile(test, state.variables, rates, shared=(self._test,)),
+            layout.compile(test, state.variables, rates, seeds_of(runs), shared=(self._test,)),
         )
 
     def _rate_at(self, regularizer: str) -> Callable[[Any, Any], Any]:
         return partial(rate_schedule.scheduled, self._task.rate_schedule(regularizer))
 
     def _make_evaluations(self, regularizer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Returns `score(variables, rate, batches)`, and `test`, which also returns `shown`."""
-        network, shown = self._task.network(regularizer), self._task.data.shown
+        """Returns `score(variables, rate, batches)`, and `test`, which also takes measures."""
+        task, network = self._task, self._task.network(regularizer)
 
         def score(variables: Any, rate: jax.Array, batches: Split) -> jax.Array:
-            return evaluate(variables, self._task, network, batches, rate)
+            return evaluate(variables, task, network, batches, rate)
 
-        def test(variables: Any, rate: jax.Array, batches: Split) -> tuple[jax.Array, Any]:
-            return score(variables, rate, batches), shown and predict(
-                variables, network, shown, rate
-            )
+        def test(
+            variables: Any, rate: jax.Array, seed: jax.Array, batches: Split
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
+            def predicted(inputs: tuple[Array, ...], *, key: jax.Array | None = None) -> Any:
+                return predict(variables, network, inputs, rate, key)
+
+            # Epochs are numbered from 1 to config.epochs, so no other key of the run is the same.
+            key = jax.random.fold_in(jax.random.key(seed), task.config.epochs + 1)
+            return score(variables, rate, batches), task.measure(predicted, rate, key)
 
         return score, test
 
@@ -149,3 +154,8 @@ class Compiler:
 def rates_of(runs: list[Run]) -> np.ndarray:
     """Returns the rates of runs: [run]."""
     return np.array([run.rate for run in runs], np.float32)
+
+
+def seeds_of(runs: list[Run]) -> np.ndarray:
+    """Returns the seeds of runs: [run]."""
+    return np.array([run.seed for run in runs], np.int32)

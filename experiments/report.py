@@ -8,13 +8,13 @@ from typing import Any
 
 import flax
 import jax
-from rich.table import Table
 
 import flax_spatialdrop
 
 from . import devices
 from .output import Console
 from .statistics import Estimate, Row, over_baseline, rows, sentence
+from .tables import Table
 from .task import Metric, Task
 
 FILES = ("results.json", "results.md")
@@ -38,6 +38,7 @@ def start(task: Task) -> dict[str, Any]:
         "description": task.data.description,
         "data": task.data.record,
         "metric": task.metric._asdict(),
+        "measures": {name: metric._asdict() for name, metric in task.measures.items()},
         "baseline_test_score": task.data.baseline,
         "regularizers": {},
         "missing": list(task.config.regularizers),
@@ -66,28 +67,51 @@ def texts(results: dict[str, Any]) -> dict[str, str]:
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """Prints the table and the sentences. In a narrow terminal, prints each row as a line."""
-    view = table(results)
-    if console.measure(view, options=console.options.update(width=1000)).maximum <= console.width:
-        console.print(view)
-    else:
-        for cells in _cells(results):
-            named = [f"{name} {cell}" for name, cell in zip(COLUMNS, cells, strict=True) if cell]
-            console.print(", ".join(named))
+    """Prints the tables and the sentences."""
+    for table in (scores(results), *measures(results)):
+        table.show(console)
     for line in sentences(results):
         console.print(line)
 
 
-def table(results: dict[str, Any]) -> Table:
-    """Returns the table for the terminal."""
+def scores(results: dict[str, Any]) -> Table:
+    """Returns the table of scores."""
     metric = Metric(**results["metric"])
-    title = f"{results['config']['name']}: {metric.name} in {metric.unit}, mean and 95 % interval"
-    view = Table(title=title)
-    for index, column in enumerate(COLUMNS):
-        view.add_column(column, justify="right" if index else "left", no_wrap=not index)
-    for cells in _cells(results):
-        view.add_row(*cells)
-    return view
+    baseline = f"{metric.scale * results['baseline_test_score']:.{metric.digits}f}"
+    cells = [
+        (metric.baseline, "", "", baseline, "", ""),
+        *(
+            (
+                *_name_and_rate(row),
+                _text(row.validation, metric),
+                _text(row.test, metric),
+                difference(row, metric),
+                f"{row.seconds:.0f}",
+            )
+            for row in rows(results)
+        ),
+    ]
+    title = f"{results['config']['name']}: {metric.title}, mean and 95 % interval"
+    return Table(title, COLUMNS, cells)
+
+
+def measures(results: dict[str, Any]) -> list[Table]:
+    """Returns a table for each measure of the runs at the chosen rates."""
+    found = []
+    for name, fields in results["measures"].items():
+        metric = Metric(**fields)
+        cells = [
+            (
+                *_name_and_rate(row),
+                _text(row.test, metric) if row.test else "not finite",
+                difference(row, metric),
+            )
+            for row in rows(results, "measures", name)
+        ]
+        better = "higher" if metric.higher_is_better else "lower"
+        columns = ("regularizer", "rate", metric.name, "difference")
+        found.append(Table(f"{metric.title} ({better} is better)", columns, cells))
+    return found
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
@@ -175,12 +199,15 @@ def markdown(results: dict[str, Any]) -> str:
             "",
             _legend(results),
             "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
-            *("| " + " | ".join(cells) + " |" for cells in _cells(results)),
+            *scores(results).markdown(),
             "",
             *(f"- {line}" for line in sentences(results)),
             "",
+            *(
+                line
+                for table in measures(results)
+                for line in (f"{table.title}:", "", *table.markdown(), "")
+            ),
             *_cost(results),
         ]
     )
@@ -193,7 +220,7 @@ def _legend(results: dict[str, Any]) -> str:
     plain = dict.fromkeys(one["compared_to"] for one in finished if one["compared_to"])
     better = "higher" if metric.higher_is_better else "lower"
     return (
-        f"{metric.title} in {metric.unit} ({better} is better), mean and 95 % t-interval over "
+        f"{metric.title} ({better} is better), mean and 95 % t-interval over "
         f"{results['config']['seeds']} seeds of one split. Rates are chosen on validation data; "
         "validation scores are those of each run's best epoch at the rate chosen on the same "
         f"data, thus optimistic. Differences are to {' or '.join(plain) or 'nothing yet'}, in "
@@ -218,29 +245,19 @@ def _seconds(cost: dict[str, Any]) -> str:
     )
 
 
-def _cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    metric = Metric(**results["metric"])
-    baseline = f"{metric.scale * results['baseline_test_score']:.{metric.digits}f}"
-    return [
-        (metric.baseline, "", "", baseline, "", ""),
-        *(_row_cells(row, metric) for row in rows(results)),
-    ]
+def _name_and_rate(row: Row) -> tuple[str, str]:
+    return row.name, f"{row.rate:g}" if row.compared_to and row.rate is not None else ""
 
 
-def _row_cells(row: Row, metric: Metric) -> tuple[str, ...]:
-    return (
-        row.name,
-        f"{row.rate:g}" if row.compared_to and row.rate is not None else "",
-        _text(row.validation, metric, f".{metric.digits}f"),
-        _text(row.test, metric, f".{metric.digits}f"),
-        _text(row.difference, metric, "+.2f") if row.difference else "",
-        f"{row.seconds:.0f}",
-    )
+def difference(row: Row, metric: Metric) -> str:
+    """Writes the difference of a row, or nothing if there is none."""
+    return _text(row.difference, metric, f"+.{metric.difference_digits}f") if row.difference else ""
 
 
-def _text(value: Estimate | None, metric: Metric, form: str) -> str:
+def _text(value: Estimate | None, metric: Metric, form: str = "") -> str:
     if value is None:
         return "diverged"
+    form = form or f".{metric.digits}f"
     mean = format(metric.scale * value.mean, form)
     if value.half_width is None:
         return mean

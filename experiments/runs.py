@@ -94,7 +94,12 @@ def choose_rate(records: list[Record], higher_is_better: bool) -> float | None:
 
 
 def record(
-    progress: Progress, lane: int, end: int, best_epoch: int, test: float, shown: Any
+    progress: Progress,
+    lane: int,
+    end: int,
+    best_epoch: int,
+    test: float,
+    measures: dict[str, np.ndarray],
 ) -> Record:
     """Returns the record of a run that ended with the epoch `end`: that of progress.runs[lane].
 
@@ -105,7 +110,7 @@ def record(
     losses = [finite_or_none(losses[lane]) for losses in progress.losses[:epochs]]
     scores = [finite_or_none(scores[lane]) for scores in progress.scores[:epochs]]
     diverged = None in losses or None in scores
-    kept = {
+    return {
         "rate": run.rate,
         "seed": run.seed,
         "epochs": epochs,
@@ -115,11 +120,16 @@ def record(
         "validation_curve": scores,
         "train_loss": losses,
         "test_score": None if diverged else finite_or_none(test),
+        "measures": {name: _rounded(value) for name, value in measures.items()},
         "seconds": progress.seconds / len(set(progress.runs)),
     }
-    if shown is not None and run.seed == 0:
-        kept["shown"] = np.round(np.asarray(shown, float), 2).tolist()
-    return kept
+
+
+def _rounded(values: Any) -> Any:
+    """Returns a number or nested lists with 6 digits, to keep the results small."""
+    if np.ndim(values):
+        return [_rounded(part) for part in values]
+    return finite_or_none(float(f"{values:.6g}"))
 
 
 def finite_or_none(value: Any) -> float | None:

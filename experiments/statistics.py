@@ -1,5 +1,7 @@
 """Statistics over a few seeds: means, intervals and differences, in numbers and sentences."""
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +21,8 @@ class Estimate(NamedTuple):
 class Row(NamedTuple):
     """A regularizer's line of the report, from the runs at its chosen rate.
 
-    If the regularizer diverged at every rate, only its name and seconds are known.
+    The test and the difference may also be of a measure. If the regularizer diverged at every rate,
+    only its name and seconds are known.
     """
 
     name: str
@@ -39,12 +42,16 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(values)), float(half_width))
 
 
-def rows(results: dict[str, Any]) -> list[Row]:
-    """Summarizes every finished regularizer. Differences are paired by seed."""
+def rows(results: dict[str, Any], *field: str) -> list[Row]:
+    """Summarizes every finished regularizer. Differences are paired by seed.
+
+    They are by default of the test score, or of another field of the runs.
+    """
+    field = field or ("test_score",)
     finished = results["regularizers"]
     table = []
     for name, result in finished.items():
-        test, plain = chosen(result, "test_score"), finished.get(result["compared_to"])
+        test, plain = chosen(result, *field), finished.get(result["compared_to"])
         row = Row(name, result["compared_to"], None, None, None, None, result["seconds"])
         if test:
             row = row._replace(
@@ -52,17 +59,21 @@ def rows(results: dict[str, Any]) -> list[Row]:
                 validation=estimate(chosen(result, "validation_score")),
                 test=estimate(test),
             )
-        if test and plain and (plain_test := chosen(plain, "test_score")):
+        if test and plain and (plain_test := chosen(plain, *field)):
             row = row._replace(difference=estimate(np.subtract(test, plain_test).tolist()))
         table.append(row)
     return table
 
 
-def chosen(result: dict[str, Any], field: str) -> list[Any]:
-    """Returns a field of the runs at the chosen rate, by seed; [] if one of them diverged."""
+def chosen(result: dict[str, Any], *field: str) -> list[Any]:
+    """Returns a field of the runs at the chosen rate, by seed; [] if one of them diverged.
+
+    A field in a field has several names, as in `chosen(result, "measures", "loss")`.
+    """
     runs = sorted(result["runs"], key=lambda run: run["seed"])
     runs = [run for run in runs if run["rate"] == result["chosen_rate"]]
-    return [] if any(run["diverged"] for run in runs) else [run[field] for run in runs]
+    values = [functools.reduce(operator.getitem, field, run) for run in runs]
+    return [] if None in values or any(run["diverged"] for run in runs) else values
 
 
 def sentence(row: Row, seeds: int, metric: Metric) -> str:
@@ -75,20 +86,20 @@ def sentence(row: Row, seeds: int, metric: Metric) -> str:
     if row.difference is None:
         return f"{row.name}: nothing to compare it to."
     unit, mean = metric.difference_unit, metric.scale * row.difference.mean
+    digits, plain = metric.difference_digits, row.compared_to
     if row.difference.half_width is None:
-        return f"{row.name}: {mean:+.2f} {unit} over {row.compared_to}; one seed gives no interval."
+        return f"{row.name}: {mean:+.{digits}f} {unit} over {plain}; one seed gives no interval."
     half = metric.scale * row.difference.half_width
-    interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
+    interval = f"95 % interval {mean - half:+.{digits}f} to {mean + half:+.{digits}f}"
     if abs(mean) <= half:
         return (
-            f"{row.name}: no difference to {row.compared_to} that {seeds} seeds can show "
-            f"({mean:+.2f} {unit}, {interval})."
+            f"{row.name}: no difference to {plain} that {seeds} seeds can show "
+            f"({mean:+.{digits}f} {unit}, {interval})."
         )
     side = "over" if mean > 0 else "below"
     worth = "better" if (mean > 0) == metric.higher_is_better else "worse"
     return (
-        f"{row.name}: {abs(mean):.2f} {unit} {side} {row.compared_to}, which is {worth} "
-        f"({interval})."
+        f"{row.name}: {abs(mean):.{digits}f} {unit} {side} {plain}, which is {worth} ({interval})."
     )
 
 

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -35,7 +35,6 @@ class Data(NamedTuple):
       baseline: the test score of a prediction without a network.
       description: the data in sentences.
       record: the data in numbers, as JSON, for the results.
-      shown: examples of the test part whose outputs the results keep for a figure.
     """
 
     train: Split
@@ -44,7 +43,6 @@ class Data(NamedTuple):
     baseline: float
     description: str
     record: dict[str, Any]
-    shown: Split | None = None
 
 
 class Metric(NamedTuple):
@@ -56,7 +54,7 @@ class Metric(NamedTuple):
       scale: the factor that converts a score to its unit.
       digits: the number of digits after the point.
       higher_is_better: whether a higher score is better.
-      baseline: the name of the prediction without a network.
+      baseline: the name of the prediction without a network. A measure needs none.
     """
 
     name: str
@@ -65,18 +63,34 @@ class Metric(NamedTuple):
     scale: float
     digits: int
     higher_is_better: bool
-    baseline: str
+    baseline: str = ""
 
     @property
     def title(self) -> str:
-        """The name with a capital letter, to begin a sentence."""
-        return self.name[0].upper() + self.name[1:]
+        """The name and the unit, with a capital letter to begin a sentence."""
+        return f"{self.name[0].upper()}{self.name[1:]}{self.unit and f' in {self.unit}'}"
+
+    @property
+    def difference_digits(self) -> int:
+        """The number of digits of a difference."""
+        return max(2, self.digits)
 
     def text(self, score: float) -> str:
         """Writes a score with its unit."""
         if not np.isfinite(score):
             return "diverged"
-        return f"{self.scale * score:.{self.digits}f} {self.unit}"
+        return f"{self.scale * score:.{self.digits}f} {self.unit}".rstrip()
+
+
+class Predict(Protocol):
+    """Returns the outputs of a trained network for inputs, one batch at a time.
+
+    Nothing is dropped, unless there is a key: then dropout draws from it, as in training. Batch
+    norm uses the statistics that training has collected.
+    """
+
+    def __call__(self, inputs: tuple[Array, ...], *, key: jax.Array | None = None) -> Any:
+        """Returns the outputs."""
 
 
 class Task(abc.ABC):
@@ -87,6 +101,8 @@ class Task(abc.ABC):
     """
 
     metric: ClassVar[Metric]
+    measures: ClassVar[Mapping[str, Metric]] = {}
+    """Maps names of numbers that `measure` returns to how the report writes them."""
     regularizers: ClassVar[Mapping[str, str | None]]
     figures: ClassVar[Mapping[str, Callable[[dict[str, Any]], Figure]]] = {}
     """Maps file names to functions that draw extra figures from results."""
@@ -143,6 +159,14 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def score(mean_points: jax.Array) -> jax.Array:
         """Returns the score of a part, from the mean points of its targets."""
+
+    def measure(self, predict: Predict, rate: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        """Returns what the best network of a run is measured by beside its score.
+
+        This is compiled with the test, and runs once at the end of a run. The results keep numbers
+        of every run, and arrays of the runs at the chosen rate.
+        """
+        return {}
 
 
 def batches(data: Split, size: int, multiple: int = 1) -> Split:

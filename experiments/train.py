@@ -202,7 +202,7 @@ def evaluate(
     """Returns the score over batches of examples, without padding."""
 
     def sums(batch: Split) -> tuple[jax.Array, jax.Array]:
-        outputs = predict(variables, model, batch, rate)
+        outputs = predict(variables, model, batch.inputs, rate)
         points = jnp.where(batch.counted, task.points(outputs, batch.targets), 0.0)
         return points.sum(), batch.counted.sum()
 
@@ -210,9 +210,28 @@ def evaluate(
     return task.score(points.sum() / counted.sum().astype(jnp.float32))
 
 
-def predict(variables: Variables, model: nn.Module, batch: Split, rate: jax.Array) -> Any:
-    """Returns the outputs for a batch, with nothing dropped.
+def predict(
+    variables: Variables,
+    model: nn.Module,
+    inputs: tuple[Array, ...],
+    rate: jax.Array,
+    key: jax.Array | None = None,
+) -> Any:
+    """Returns the outputs for a batch, with nothing dropped, or with dropout drawn from a key.
 
     Zoneout still needs the rate: in evaluation it mixes the old and the new state by it.
     """
-    return model.apply(variables, *batch.inputs, rate, deterministic=True)
+    if key is None:
+        return model.apply(variables, *inputs, rate, deterministic=True)
+    with nn.intercept_methods(_keep_statistics):
+        return model.apply(variables, *inputs, rate, deterministic=False, rngs={"dropout": key})
+
+
+def _keep_statistics(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Runs the call of a layer, but batch norm with the statistics that it has collected."""
+    layer = context.module
+    is_norm = isinstance(layer, nn.BatchNorm) and context.method_name == "__call__"
+    if not is_norm or layer.use_running_average:
+        return call(*args, **kwargs)
+    kept = layer.clone(parent=None, name=None, use_running_average=True)
+    return kept.apply(layer.variables, args[0], mask=kwargs.get("mask"))

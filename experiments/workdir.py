@@ -123,7 +123,7 @@ class Workdir:
 
 def _difference(found: Any, results: dict[str, Any]) -> str | None:
     """Returns in words what differs in the config or the data, or None."""
-    if not isinstance(found, dict) or "unfinished" not in found:
+    if not isinstance(found, dict) or "measures" not in found:
         return "it is of another program"
     results = json.loads(json.dumps(results))
     for part in ("config", "data"):

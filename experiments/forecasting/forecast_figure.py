@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from ..statistics import rows
+from ..statistics import chosen, rows
 
 STYLES = {"color": "C0", "linewidth": 1.2}, {"color": "C3", "linewidth": 1.2}
 
@@ -23,8 +23,8 @@ def draw(results: dict[str, Any]) -> Figure:
     upper.plot(hours, truth, "k", linewidth=2, label="truth")
     lines = [("persistence", last, {"color": "0.6", "linewidth": 1})]
     for name, style in zip(drawn(results), STYLES, strict=False):
-        run = next(run for run in results["regularizers"][name]["runs"] if "shown" in run)
-        lines.append((name, last + run["shown"], style))
+        of_seeds = chosen(results["regularizers"][name], "measures", "shown")
+        lines.append((name, last + of_seeds[0], style))
     for row in rows(results):
         if not row.test:
             upper.plot([], "w", label=f"{row.name}: diverged")

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from .. import checks
 from ..errors import InputError
-from ..task import Array, Data, Metric, Task
+from ..task import Array, Data, Metric, Predict, Task
 from . import forecast_figure, windows
 from .models import (
     CNN_REGULARIZERS,
@@ -81,3 +81,8 @@ class Forecasting(Task):
     def score(mean_points: jax.Array) -> jax.Array:
         """Returns the root mean squared error."""
         return jnp.sqrt(mean_points)
+
+    def measure(self, predict: Predict, rate: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        """Returns the forecasts that the figure shows."""
+        shown = len(self.data.record["shown"]["hours"])
+        return {"shown": predict((self.data.test.inputs[0][:shown],))}

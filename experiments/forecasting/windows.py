@@ -54,11 +54,11 @@ def load(config: ConfigDict) -> Data:
         "windows_left_out": offered - sum(len(part.truth) for part in parts.values()),
         "deviation_of_change": float(np.std(splits["train"].targets)),
     }
-    shown, record["shown"] = show(parts["test"], splits["test"], measured.index, config.shown_hours)
+    record["shown"] = show(parts["test"], measured.index, config.shown_hours)
     baseline = rmse(parts["test"].last, parts["test"].truth)
     text = describe(record, config)
     train, validation, test = splits.values()
-    return Data(train, validation, test, baseline, text, record, shown)
+    return Data(train, validation, test, baseline, text, record)
 
 
 def divide(hours: int, train_share: float, validation_share: float) -> dict[str, range]:
@@ -100,13 +100,10 @@ def normalize(part: Windows, scale: tuple[np.ndarray, np.ndarray]) -> Split:
     return Split((inputs,), change, np.ones(len(change), bool))
 
 
-def show(
-    part: Windows, split: Split, hours: pd.DatetimeIndex, length: int
-) -> tuple[Split, dict[str, Any]]:
-    """Returns the first windows of a part, for a figure, and their truth for the record."""
+def show(part: Windows, hours: pd.DatetimeIndex, length: int) -> dict[str, list[Any]]:
+    """Returns the truth of the first windows of a part, for a figure."""
     first = slice(min(length, len(part.truth)))
-    shown = Split((split.inputs[0][first],), split.targets[first], split.counted[first])
-    return shown, {
+    return {
         "hours": [str(hours[hour]) for hour in part.hours[first]],
         "last": part.last[first].tolist(),
         "truth": part.truth[first].tolist(),

@@ -90,6 +90,7 @@ def results():
                 "validation_curve": [0.5, validation, validation - 0.1][: 2 + seed],
                 "train_loss": [1.0, 0.5, 0.4][: 2 + seed],
                 "test_score": test,
+                "measures": {},
             }
             for seed, test in enumerate(tests)
         ]
@@ -113,6 +114,7 @@ def results():
         "description": "ten sentences.",
         "data": {},
         "metric": Tagging.metric._asdict(),
+        "measures": {},
         "baseline_test_score": 0.75,
         "regularizers": {
             "none": regularizer(None, 0.0, runs(0.0, 0.8, [0.80, 0.82])),

@@ -190,6 +190,30 @@ def test_batch_statistics_go_on_after_a_break(corpus_path, tmp_path):
         assert np.all(end["batch_stats"]["BatchNorm_0"]["mean"] != 0)
 
 
+class Measured(Normed):
+    """Measures the share of outputs that dropout changes, with the key and without one."""
+
+    def measure(self, predict, rate, key):
+        inputs = tuple(map(jnp.asarray, self.data.validation.inputs))
+        plain, same = predict(inputs), predict(inputs)
+        changed = (predict(inputs, key=key) != plain).mean()
+        data = jax.random.key_data(key).astype(jnp.float32)
+        return {"rate": rate, "changed": changed, "same": (same != plain).mean(), "key": data}
+
+
+def test_measures_are_those_of_the_best_network_of_each_run(corpus_path, tmp_path):
+    config = small_config(corpus_path, epochs=1, rates=(0.5, 0.9))
+    result = Grid(Measured(config), tmp_path).train("SpatialDropout1D", [], ignore)
+    keys = []
+    for run in result["runs"]:
+        measures = run["measures"]
+        assert measures["rate"] == run["rate"]
+        assert measures["same"] == 0 < measures["changed"] <= 1
+        assert ("key" in measures) == (run["rate"] == result["chosen_rate"])
+        keys += [tuple(measures["key"])] if "key" in measures else []
+    assert len(set(keys)) == 2
+
+
 class InvertedTagger(SmallTagger):
     """In evaluation it is the worst of taggers, unless the rate is 0."""
 
@@ -316,19 +340,19 @@ def make_progress(*scores):
 def test_a_record_has_the_epochs_of_its_own_run():
     progress = make_progress(0.5, 1.0, 0.25)
     assert progress.step == 6
-    first, second = (runs.record(progress, lane, 9, 1 + lane, 0.5, None) for lane in range(2))
+    first, second = (runs.record(progress, lane, 9, 1 + lane, 0.5, {}) for lane in range(2))
     assert first["validation_curve"] == [0.75] * 3
     assert second["validation_curve"] == [0.5, 1.0, 0.25]
     assert second["train_loss"] == [0.5] * 3
     assert (second["seed"], second["best_epoch"], second["validation_score"]) == (1, 2, 1.0)
-    waited = runs.record(progress, 0, 2, 1, 0.5, None)
+    waited = runs.record(progress, 0, 2, 1, 0.5, {})
     assert (waited["epochs"], waited["validation_curve"]) == (2, [0.75] * 2)
 
 
 def test_runs_side_by_side_share_the_seconds():
     progress = make_progress(0.5)
     progress.seconds = 3.0
-    assert runs.record(progress, 0, 1, 1, 0.5, None)["seconds"] == 1.5
+    assert runs.record(progress, 0, 1, 1, 0.5, {})["seconds"] == 1.5
 
 
 @pytest.mark.parametrize(
@@ -348,7 +372,7 @@ def test_a_run_ends_when_it_is_out_of_patience_or_diverges(scores, best, ends):
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_run_with_a_score_that_is_no_number_has_diverged(wrong):
     progress = make_progress(0.5, wrong)
-    sound, diverged = (runs.record(progress, lane, 9, 1, 0.5, None) for lane in range(2))
+    sound, diverged = (runs.record(progress, lane, 9, 1, 0.5, {}) for lane in range(2))
     assert not sound["diverged"]
     assert diverged["diverged"]
     assert sound["test_score"] == 0.5
@@ -357,8 +381,11 @@ def test_a_run_with_a_score_that_is_no_number_has_diverged(wrong):
 
 
 def test_a_test_score_that_is_no_number_is_none():
-    kept = runs.record(make_progress(0.5), 0, 1, 1, np.float32(np.inf), None)
+    kept = runs.record(
+        make_progress(0.5), 0, 1, 1, np.float32(np.inf), {"calibration": np.array([np.nan, 1 / 3])}
+    )
     assert (kept["test_score"], kept["diverged"], kept["validation_score"]) == (None, True, 0.75)
+    assert kept["measures"] == {"calibration": [None, 0.333333]}
 
 
 def test_progress_is_the_same_after_json():

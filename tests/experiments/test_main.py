@@ -290,7 +290,9 @@ def test_a_small_forecast_from_end_to_end(tmp_path, capsys):
     results = load(tmp_path)
     assert list(results["regularizers"]) == results["config"]["regularizers"]
     assert results["missing"] == []
-    assert all("shown" in result["runs"][0] for result in results["regularizers"].values())
+    assert all(
+        "shown" in result["runs"][-1]["measures"] for result in results["regularizers"].values()
+    )
     assert sorted(path.name for path in workdir.iterdir()) == [
         "forecast.png", "metrics", "results.json", "results.md", "results.png",
     ]  # fmt: skip

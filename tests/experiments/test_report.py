@@ -1,14 +1,16 @@
 import pytest
-from rich.console import Console
 
 from experiments import report
 from experiments.output import Console as Output
+from experiments.task import Metric
 
 from .conftest import diverge
 
 
-def test_the_table_fits_eighty_columns_and_has_every_row(results, capsys):
-    Console(width=80).print(report.table(results))
+def test_the_table_fits_eighty_columns_and_has_every_row(results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    report.scores(results).show(Output())
     text = capsys.readouterr().out
     lines = [line for line in text.splitlines() if "│" in line]
     assert len(lines) == 3
@@ -16,6 +18,29 @@ def test_the_table_fits_eighty_columns_and_has_every_row(results, capsys):
         "most frequent tag", "", "", "75.0",
     ]  # fmt: skip
     assert "+4.50" in lines[2]
+
+
+CONFIDENCE = Metric("confidence", "", "", 1, 3, higher_is_better=False)
+
+
+def test_measures_have_tables_of_their_own(results, capsys):
+    results["measures"] = {"confidence": CONFIDENCE._asdict()}
+    for name, values in (("none", (0.5, 0.75)), ("Dropout", (0.25, 0.625, 1.0, None))):
+        runs = results["regularizers"][name]["runs"]
+        for run, value in zip(runs, values, strict=True):
+            run["measures"] = {"confidence": value, "curve": [0.5]}
+    # In the two seeds, dropout is 0.25 and 0.125 lower than none: +- 12.706 * 0.0625.
+    assert (
+        "\nConfidence (lower is better):\n\n"
+        "| regularizer | rate | confidence | difference |\n"
+        "|---|---:|---:|---:|\n"
+        "| none |  | 0.625 ± 1.588 |  |\n"
+        "| Dropout | 0.5 | 0.438 ± 2.382 | -0.188 ± 0.794 |\n"
+    ) in report.markdown(results)
+    report.show(results, Output())
+    assert "-0.188 ± 0.794" in capsys.readouterr().out
+    results["regularizers"]["Dropout"]["runs"][0]["measures"]["confidence"] = None
+    assert "| Dropout |  | not finite |  |" in report.markdown(results)
 
 
 def test_the_report_names_what_is_missing(results):

@@ -81,7 +81,7 @@ def test_padding_and_empty_sentences_count_nothing_in_the_accuracy(start):
 
 def test_the_loss_by_hand(start):
     data = split()
-    logits = np.asarray(train.predict(start.variables, MODEL, data, jnp.float32(0.5)))
+    logits = np.asarray(train.predict(start.variables, MODEL, data.inputs, jnp.float32(0.5)))
     losses = [
         np.log(np.exp(logits[s, t]).sum()) - logits[s, t, data.targets[s, t]]
         for s, length in enumerate(data.inputs[1])
@@ -131,10 +131,10 @@ def test_a_step_updates_batch_statistics_and_an_evaluation_uses_them():
     np.testing.assert_allclose(kept["mean"], 0.5 * x[:, :1].mean(0), rtol=1e-5)
     np.testing.assert_allclose(kept["var"], 0.5 + 0.5 * x[:, :1].var(0), rtol=1e-5)
     assert jax.tree.structure(new) == jax.tree.structure(state)
-    all_at_once = train.predict(new.variables, model, batch, jnp.float32(0.0))
-    one = jax.tree.map(lambda array: array[:1], batch)
-    alone = train.predict(new.variables, model, one, jnp.float32(0.0))
-    np.testing.assert_allclose(alone, all_at_once[:1], rtol=1e-6)
+    for key in (None, jax.random.key(2)):  # also where dropout is drawn
+        together = train.predict(new.variables, model, (x,), jnp.float32(0.0), key)
+        alone = train.predict(new.variables, model, (x[:1],), jnp.float32(0.0), key)
+        np.testing.assert_allclose(alone, together[:1], rtol=1e-6)
 
 
 class Pretrained(Small):

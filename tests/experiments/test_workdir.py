@@ -141,7 +141,7 @@ def test_resume_takes_another_mesh(results, workdir):
         ({"config": {"seeds": 3}}, "config.seeds is 3 there and 2 here"),
         ({"config": {"other": 3}}, "config.rates is None there and [0.1, 0.5, 0.7] here"),
         ({"data": {"words": 7}}, "data.words is 7 there and None here"),
-        ({"unfinished": None}, "it is of another program"),
+        ({"measures": None}, "it is of another program"),
     ],
 )
 def test_resume_refuses_other_results(results, workdir, change, message):

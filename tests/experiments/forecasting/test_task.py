@@ -9,6 +9,7 @@ from experiments.errors import InputError
 from experiments.forecasting.task import Forecasting
 from experiments.forecasting.windows import rmse
 from experiments.grid import Grid
+from experiments.statistics import chosen
 from experiments.task import batches
 from experiments.train import evaluate, make_init, make_validate, predict
 
@@ -27,7 +28,7 @@ def test_the_score_is_the_error_of_the_forecasts_in_degrees(task):
     variables = jax.tree.map(lambda leaf: leaf + 0.1, start.variables)
     rate, model, test = jnp.float32(0.5), task.network("before"), task.data.test
     score = evaluate(variables, task, model, batches(test, 7), rate)
-    expected = rmse(np.asarray(predict(variables, model, test, rate)), test.targets)
+    expected = rmse(np.asarray(predict(variables, model, test.inputs, rate)), test.targets)
     assert float(score) == pytest.approx(expected, rel=1e-5)
     assert len(test.targets) % 7
 
@@ -68,13 +69,15 @@ def test_networks_that_are_compared_start_alike_and_train_with_each_rate(task, t
         assert result["chosen_rate"] == min(by_rate, key=lambda rate: np.mean(by_rate[rate]))
 
 
-def test_what_is_shown_are_the_forecasts_of_one_run(task, tmp_path):
+def test_what_is_shown_are_the_forecasts_at_the_chosen_rate(task, tmp_path):
     result = Grid(task, tmp_path).train("after", [], lambda *_: None)
-    shown = [run for run in result["runs"] if "shown" in run]
-    assert [(run["seed"], run["rate"]) for run in shown] == [(0, result["chosen_rate"])]
+    for run in result["runs"]:
+        assert ("shown" in run["measures"]) == (run["rate"] == result["chosen_rate"])
     # The figure shows all windows of this test part, so their error is the test score of the run.
-    errors = np.subtract(shown[0]["shown"], task.data.test.targets)
-    assert np.sqrt(np.mean(errors**2)) == pytest.approx(shown[0]["test_score"], rel=1e-3)
+    for shown, score in zip(
+        chosen(result, "measures", "shown"), chosen(result, "test_score"), strict=True
+    ):
+        assert rmse(np.array(shown), task.data.test.targets) == pytest.approx(score, rel=1e-5)
 
 
 @pytest.mark.parametrize(

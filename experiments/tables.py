@@ -1,0 +1,36 @@
+"""Tables of a report, for Markdown and for the terminal."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rich.table
+
+from .output import Console
+
+
+class Table(NamedTuple):
+    """A title, the names of columns, and rows of cells. The first cell names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> list[str]:
+        """Returns the lines of the table in Markdown, without the title."""
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, *self.rows)]
+        return [lines[0], f"|---{'|---:' * (len(self.columns) - 1)}|", *lines[1:]]
+
+    def show(self, console: Console) -> None:
+        """Prints the table. In a narrow terminal, prints each row as a line."""
+        view = rich.table.Table(title=self.title)
+        for index, column in enumerate(self.columns):
+            view.add_column(column, justify="right" if index else "left", no_wrap=not index)
+        for cells in self.rows:
+            view.add_row(*cells)
+        options = console.options.update(width=1000)
+        if console.measure(view, options=options).maximum <= console.width:
+            console.print(view)
+            return
+        for cells in self.rows:
+            pairs = zip(self.columns, cells, strict=True)
+            console.print(", ".join(f"{column} {cell}" for column, cell in pairs if cell))
