@@ -18,6 +18,7 @@ def get_config(variant: str = "maxtext") -> ConfigDict:
     config.task = "decoder"
     config.regularizers = ("none", "residual", "attention", "embedding", "all")
     config.flax = ("none", "all")  # also compiled with Flax's own attention and layer
+    config.fast_key = ("all",)  # also compiled with masks from fast keys
     config.rate = 0.1
 
     config.batch_size = 256

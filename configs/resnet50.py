@@ -18,6 +18,7 @@ def get_config(variant: str = "imagenet") -> ConfigDict:
     config.task = "resnet50"
     config.regularizers = ("none", "DropBlock", "stochastic depth", "both")
     config.flax = ("both",)  # also compiled with Flax's own layer
+    config.fast_key = ("both",)  # also compiled with masks from fast keys
     config.rate = 0.1
 
     config.batch_size = 4096

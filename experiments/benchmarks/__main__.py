@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 import itertools
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -152,12 +153,18 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
     if kind != "tpu" or not topology:
         raise InputError(f"--device must be {HERE} or tpu:TOPOLOGY: got {device!r}")
     jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is needed
-    chips = tpu.mesh(topology)
+    folder = tempfile.TemporaryDirectory()
+    target = tpu.target(topology, Path(folder.name))
     rows = (cases(), recurrent.cases(), drop_block.cases_for_tpu(), attention.cases_for_tpu())
     found = matching(only, itertools.chain(*rows))
-    records = (record for case in found for record in tpu.measure(case, chips))
+
+    def records() -> Iterator[Record]:
+        with folder:
+            for case in found:
+                yield from tpu.measure(case, target)
+
     stem = device.replace(":", "-")
-    return Results.start(stem, f"TPU {topology}, compiled for and not run"), records
+    return Results.start(stem, f"TPU {topology}, compiled for and not run"), records()
 
 
 def matching(only: re.Pattern[str], found: Iterable[Case]) -> Iterator[Case]:

@@ -13,7 +13,7 @@ from .libraries import LIBRARIES, OURS, OURS_FAST
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
 from .table import contenders
-from .tpu import CYCLES
+from .tpu import FLOOR, SCHEDULE
 
 GREYS = {name: f"{0.3 + 0.08 * place:.2f}" for place, name in enumerate([*LIBRARIES, PYTORCH])}
 COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1"}
@@ -23,7 +23,7 @@ TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 def save(results: Results, path: Path) -> bool:
     """Writes the figure. Returns False if none of its rows was measured."""
-    quantity = CYCLES if any(r.quantity == CYCLES for r in results.records) else TIME
+    quantity = SCHEDULE if any(r.quantity == SCHEDULE for r in results.records) else TIME
     found = {r.row: r for r in results.records if r.section == "layers" and r.quantity == quantity}
     canvas = Figure(figsize=(12, 5.2), layout="constrained")
     panels = canvas.subplots(1, 2, sharex=True)
@@ -42,9 +42,9 @@ def save(results: Results, path: Path) -> bool:
         return False
     handles = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
     handles |= dict(zip(*panels[1].get_legend_handles_labels()[::-1], strict=True))
-    labels = contenders(shown)
+    labels = [name for name in contenders(shown) if name != FLOOR]
     canvas.legend([handles[name] for name in labels], labels, loc="outside right upper")
-    what = "Estimated cycles" if quantity == CYCLES else "Time"
+    what = "Cycles (schedule)" if quantity == SCHEDULE else "Time"
     canvas.suptitle(f"{what} of dropout on x = {list(SHAPE)}, over a copy's")
     note = "log scale, shorter is better"
     if any(PYTORCH in row.values for row in shown):
@@ -55,7 +55,7 @@ def save(results: Results, path: Path) -> bool:
 
 
 def _bars(ax: Axes, rows: list[Record]) -> None:
-    names = [name for name in contenders(rows) if name != COPY]
+    names = [name for name in contenders(rows) if name not in (COPY, FLOOR)]
     height = 0.85 / max(1, len(names))
     for place, name in enumerate(names):
         at = [i for i, row in enumerate(rows) if name in row.values]

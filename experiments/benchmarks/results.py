@@ -33,6 +33,9 @@ class Record:
     is_cost: bool = True
     """Whether less is better, so that Flax's value can be divided by ours."""
 
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What the values of contenders leave out."""
+
     @property
     def id(self) -> tuple[str, str, str]:
         """Identifies the record in a run."""

@@ -6,6 +6,7 @@ from .cases import COPY
 from .libraries import FLAX_AGAIN, LIBRARIES
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
+from .tpu import SCHEDULE
 
 QUESTIONS = {
     "layers": "What does one layer cost, beside a copy of x?",
@@ -40,7 +41,10 @@ def report(results: Results) -> str:
         found = [record for record in results.records if record.section == section]
         for quantity in dict.fromkeys(record.quantity for record in found):
             about += ["", f"## {section.capitalize()}: {quantity}", "", question, ""]
-            about += table([record for record in found if record.quantity == quantity])
+            shown = [record for record in found if record.quantity == quantity]
+            about += table(shown)
+            notes = [(r.row, *note) for r in shown for note in r.notes.items()]
+            about += [f"\n{row}, {name}: {note}." for row, name, note in notes]
     return "\n".join(about) + "\n"
 
 
@@ -56,6 +60,14 @@ def sentences(results: Results) -> list[str]:
         "Where a table begins with a copy or with no dropout, times and cycles of the others are "
         'ratios to it. "Flax / ours" above 1 is how many times faster, smaller or fewer ours is.'
     ]
+    if any(record.quantity == SCHEDULE for record in results.records):
+        lines.append(
+            "In the compiler's schedule, an instruction takes the cycles of its code, or those "
+            "that HBM needs for its bytes at peak bandwidth, whichever is more. The floor is what "
+            "HBM needs for the arguments and results of the program. The estimates assume less "
+            "bandwidth than chips have, which hides code of the vector units, and 1,800 cycles "
+            "to start each instruction."
+        )
     if any(record.noise is not None for record in results.records):
         lines.append(
             "The noise of a row is how far Flax is from itself: between two compiles or within "

@@ -81,8 +81,8 @@ def run(config: ConfigDict, values: flags.FlagValues, workdir: Path) -> None:
         for arm, row in rows(config, values, limits):
             earlier = plan.find(row)
             if earlier is None or earlier.failure:
-                programs = Path(values.programs) if values.programs else None
-                compiling.fill(row, config, arm, limits, programs)
+                texts = Path(values.programs) if values.programs else None
+                compiling.fill(row, config, arm, limits, texts)
                 plan.add(row)
                 plan.save(path)
             console.print(table.line(plan, row))

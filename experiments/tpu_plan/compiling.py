@@ -5,6 +5,7 @@ import json
 import re
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from ..benchmarks import tpu
 from ..errors import InputError
 from ..files import replace
+from ..tpu import bundles, programs, schedule, topologies
 from . import costs, steps
 from .limited import Limits, run_limited
 from .results import PARTS, Row
@@ -32,6 +33,8 @@ class Compiled(NamedTuple):
     seconds: float
     bytes: int
     """Memory of the machine that compiled."""
+    counts: dict[str, bundles.Count]
+    """The cycles of each schedule."""
 
 
 def count_chips(topology: str, limits: Limits) -> int:
@@ -39,9 +42,7 @@ def count_chips(topology: str, limits: Limits) -> int:
     return run_limited(_count, (topology,), limits)
 
 
-def fill(
-    row: Row, config: ConfigDict, arm: steps.Arm, limits: Limits, programs: Path | None
-) -> None:
+def fill(row: Row, config: ConfigDict, arm: steps.Arm, limits: Limits, texts: Path | None) -> None:
     """Compiles the program of a row and fills the row in. May keep the program's text."""
     causal = config.task in steps.CAUSAL and not arm.flax
     batch = round(row.batch_a_chip * row.chips)
@@ -50,10 +51,10 @@ def fill(
     except InputError as error:
         row.failure = str(error)
         return
-    if programs is not None:
+    if texts is not None:
         name = re.sub(r"[^\w.]+", "-", " ".join(map(str, row.id)))
         text = json.dumps(compiled._asdict())
-        replace(programs / f"{name}.json.gz", gzip.compress(text.encode()))
+        replace(texts / f"{name}.json.gz", gzip.compress(text.encode()))
     describe(row, compiled, causal)
 
 
@@ -64,8 +65,13 @@ def describe(row: Row, compiled: Compiled, causal: bool) -> None:
     kept = min(costs.kept_for_backward(compiled.text), room)
     sizes = (*compiled.arguments.values(), kept, room - kept)
     row.memory = dict(zip(PARTS, sizes, strict=True))
-    row.cycles = sum(cycles * times for cycles, times in tpu.estimates(compiled.text, causal))
-    row.collectives = dict(sorted(tpu.collectives(compiled.text, causal).items()))
+    row.cycles = programs.total_cycles(compiled.text, causal)
+    row.collectives = dict(sorted(programs.collectives(compiled.text, causal).items()))
+    if peak := topologies.peak(row.topology):
+        scheduled = schedule.read(compiled.text, compiled.counts, peak, causal)
+        row.scheduled, row.not_scheduled = scheduled.cycles, scheduled.gap
+    else:
+        row.not_scheduled = "the peak bandwidth of these chips is not known"
     row.flops = compiled.flops / row.chips
     row.compile_seconds, row.compile_bytes = round(compiled.seconds), compiled.bytes
 
@@ -81,22 +87,25 @@ def refusal(message: str) -> str:
 
 def _count(topology: str) -> int:
     jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is needed
-    return len(tpu.chips(topology))
+    return len(topologies.chips(topology))
 
 
 def _compile(
     config: ConfigDict, arm: steps.Arm, topology: str, batch: int, causal: bool
 ) -> Compiled:
     jax.config.update("jax_platforms", "cpu")
-    mesh = steps.make_mesh(config, tpu.chips(topology))
-    step = steps.plan(config, arm, mesh, batch)
-    start = time.perf_counter()
-    with jax.set_mesh(mesh):
-        traced = jax.jit(step.run, donate_argnums=0).trace(*step.arguments)
-        try:
-            compiled = traced.lower().compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise InputError(refusal(str(error))) from error
+    with tempfile.TemporaryDirectory() as folder:
+        mesh = steps.make_mesh(config, topologies.chips(topology, Path(folder)))
+        step = steps.plan(config, arm, mesh, batch)
+        start = time.perf_counter()
+        with jax.set_mesh(mesh):
+            traced = jax.jit(step.run, donate_argnums=0).trace(*step.arguments)
+            try:
+                compiled = traced.lower().compile()
+            except jax.errors.JaxRuntimeError as error:
+                raise InputError(refusal(str(error))) from error
+        seconds = time.perf_counter() - start
+        counts = schedule.counts(Path(folder))
     memory: Any = compiled.memory_analysis()
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Compiled(
@@ -104,6 +113,7 @@ def _compile(
         arguments=step.bytes_a_chip(),
         peak=memory.peak_memory_in_bytes,
         flops=costs.flops(traced.jaxpr.jaxpr, causal),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         bytes=usage if sys.platform == "darwin" else 1024 * usage,
+        counts=counts,
     )

@@ -1,37 +1,13 @@
 """Reads a compiled step: what its memory holds, and the products that it computes."""
 
 import math
-import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64} | {
-    f"{sign}{bits}": bits for sign in "su" for bits in (8, 16, 32, 64)
-}
-_SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)")
-
-
-class Instruction(NamedTuple):
-    """An instruction of a program's main computation. `op_name` is the trace of JAX."""
-
-    shape: str
-    kind: str
-    operands: list[str]
-    op_name: str
-
-    @property
-    def is_forward(self) -> bool:
-        """Whether the forward pass computes the value."""
-        return "jvp(" in self.op_name and not self.is_backward
-
-    @property
-    def is_backward(self) -> bool:
-        """Whether the backward pass computes the value."""
-        return "transpose(" in self.op_name
+from ..tpu.programs import Instruction, instruction, size
 
 
 def kept_for_backward(text: str) -> int:
@@ -39,24 +15,21 @@ def kept_for_backward(text: str) -> int:
 
     The text is that of a compiled program, for one chip. Arguments do not count.
     """
-    found = dict(instructions(text))
+    found = {each.name: each for each in main(text)}
     kept: set[str] = set()
-    for instruction in found.values():
-        if instruction.is_backward:
-            for operand in instruction.operands:
+    for each in found.values():
+        if each.is_backward:
+            for operand in each.operands:
                 kept |= _computed(operand, found, kept)
     return sum(size(found[name].shape) for name in kept)
 
 
-def instructions(text: str) -> Iterator[tuple[str, Instruction]]:
-    """Yields the instructions of the main computation by name."""
-    main = text[text.index("\nENTRY ") :]
-    for line in main[: main.index("\n}")].splitlines():
-        if match := _INSTRUCTION.match(line):
-            name, shape, kind, rest = match.groups()
-            operands = re.findall(r"%([\w.\-]+)", rest.partition(")")[0])
-            op_name = re.search(r'op_name="([^"]*)"', rest)
-            yield name, Instruction(shape, kind, operands, op_name.group(1) if op_name else "")
+def main(text: str) -> Iterator[Instruction]:
+    """Yields the instructions of the main computation."""
+    body = text[text.index("\nENTRY ") :]
+    for line in body[: body.index("\n}")].splitlines():
+        if found := instruction(line):
+            yield found
 
 
 def _computed(name: str, found: dict[str, Instruction], known: set[str]) -> set[str]:
@@ -67,37 +40,22 @@ def _computed(name: str, found: dict[str, Instruction], known: set[str]) -> set[
         if name in seen or name not in found:
             continue
         seen.add(name)
-        instruction = found[name]
-        parents = [found[operand] for operand in instruction.operands if operand in found]
-        part = instruction.kind == "get-tuple-element"
-        if instruction.kind == "constant":
+        value = found[name]
+        parents = [found[operand] for operand in value.operands if operand in found]
+        part = value.kind == "get-tuple-element"
+        if value.kind == "constant":
             continue
-        if instruction.is_forward or (part and parents and parents[0].is_forward):
+        if value.is_forward or (part and parents and parents[0].is_forward):
             values.add(name)
-        elif not instruction.is_backward and not (part and parents and parents[0].is_backward):
-            waiting += instruction.operands
+        elif not value.is_backward and not (part and parents and parents[0].is_backward):
+            waiting += value.operands
     return values
-
-
-def size(shape: str) -> int:
-    """Returns the bytes of a shape as in "bf16[16,1000]{1,0:T(8,128)(2,1)}", with its padding."""
-    total = 0
-    for dtype, sizes, order, layout in _SHAPE.findall(shape):
-        if dtype in BITS:
-            dims = [int(size) for size in sizes.split(",") if size]
-            if tile := re.search(r"T\(([\d,]+)\)", layout):
-                minor_first = [int(axis) for axis in order.split(",") if axis]
-                tiles = [int(size) for size in reversed(tile.group(1).split(","))]
-                for axis, unit in zip(minor_first, tiles, strict=False):
-                    dims[axis] = -(-dims[axis] // unit) * unit
-            total += math.prod(dims) * BITS[dtype] // 8
-    return total
 
 
 def flops(jaxpr: Any, causal: bool = False, around: float | None = None) -> float:
     """Returns the FLOPs of all matrix products and convolutions of a traced program.
 
-    Products in a loop count as often as it runs. `causal` is as in `executions` of benchmarks.tpu;
+    Products in a loop count as often as it runs. `causal` is as in `executions` of tpu.programs;
     `around` is the length of the loop around the program.
     """
     total = 0.0

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .results import PARTS, Plan, Row
-from .table import baseline, mib, ordered
+from .table import mib, on_slices, ordered
 
 
 def draw(plans: list[Plan]) -> Figure:
@@ -19,29 +19,33 @@ def draw(plans: list[Plan]) -> Figure:
 
 def _added(ax: Axes, plans: list[Plan]) -> None:
     """Draws the programs that were compiled for several slices of one kind of chips."""
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for plan in plans:
-        for row in ordered(plan.rows):
-            plain = baseline(plan, row)
-            if plain is not None and not row.failure:
-                name = f"{row.config} on {row.topology.partition(':')[0]}: {row.arm}"
-                lines.setdefault(name, []).append((row.chips, row.cycles - plain.cycles))
-    sizes: set[int] = set()
-    for name, points in lines.items():
-        chips, cycles = zip(*points, strict=True)
-        if len(points) > 1 and cycles[0] > 0:
-            sizes.update(chips)
-            dashes = "--" if ": Flax " in name else "-"
-            ax.plot(chips, [each / cycles[0] for each in cycles], dashes, marker="o", label=name)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(sorted(sizes), [f"{size:,}" for size in sorted(sizes)])
-    ax.minorticks_off()
-    ax.set_ylim(0, 2)
-    ax.set_xlabel("chips (the batch of a chip stays the same)")
-    ax.set_ylabel("added cycles, over the smallest slice's")
+    found: dict[str, dict[int, float]] = {}
+    for (config, arm, kind), costs in on_slices(plans).items():
+        known = all(cost.millions for cost in costs.values())
+        cycles = {
+            chips: float(cost.millions if known else cost.estimated_millions)
+            for chips, cost in costs.items()
+        }
+        if min(cycles.values()) > 0:
+            found[f"{config} on {kind}:\n{arm}" + ("" if known else " (estimate)")] = cycles
+    sizes = sorted({chips for cycles in found.values() for chips in cycles})
+    height = 0.8 / max(1, len(sizes))
+    for place, size in enumerate(sizes):
+        at = [i for i, cycles in enumerate(found.values()) if size in cycles]
+        widths = [cycles[size] for cycles in found.values() if size in cycles]
+        offset = (place - (len(sizes) - 1) / 2) * height
+        color = f"C{place}"
+        bars = ax.barh([i + offset for i in at], widths, 0.9 * height, color=color)
+        bars.set_label(f"{size:,} chips")
+        ax.bar_label(bars, [f"{width:.3g}" for width in widths], padding=3, size=8)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    ax.margins(x=0.15)
+    ax.set_xlabel("cycles in millions (log scale)")
     ax.set_title("What dropout adds to a step of one chip")
-    if ax.lines:
-        ax.legend(fontsize="small")
+    if sizes:
+        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def _memory(ax: Axes, plans: list[Plan]) -> None:

@@ -27,6 +27,11 @@ class Row:
     memory: dict[str, int] = dataclasses.field(default_factory=dict)
     """Bytes of each part. They add up to the peak."""
     cycles: float = 0
+    """The compiler's estimate."""
+    scheduled: float = 0
+    """The cycles of the compiler's schedule, or 0 if they are not known."""
+    not_scheduled: str = ""
+    """What `scheduled` leaves out, in words."""
     flops: float = 0
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
     compile_seconds: float = 0

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from flax_spatialdrop import linen
+from flax_spatialdrop import fast_key, linen
 
 from .. import checks, devices, optimizer, settings, train
 from ..devices import AXES, parameter_axes
@@ -40,10 +40,14 @@ class Arm(NamedTuple):
 
     regularizer: str
     flax: bool = False
+    fast: bool = False
+    """Whether masks are drawn from a `fast_key`."""
 
     @property
     def name(self) -> str:
         """The name in results."""
+        if self.fast:
+            return f"{self.regularizer} with fast_key"
         return f"Flax {self.regularizer}" if self.flax else self.regularizer
 
 
@@ -94,8 +98,8 @@ def check(config: ConfigDict) -> None:
         return
     checks.folder_name("config.name", config.name)
     sizes = ("batch_size", *SIZES[config.task])
-    checks.has("config", config, ("regularizers", "flax", "rate", "optimizer", *sizes))
-    for field in ("regularizers", "flax"):
+    checks.has("config", config, ("regularizers", "flax", "fast_key", "rate", "optimizer", *sizes))
+    for field in ("regularizers", "flax", "fast_key"):
         for name in config[field]:
             checks.one_of(f"each of config.{field}", name, NAMES[config.task])
     checks.rate("config.rate", config.rate)
@@ -104,10 +108,12 @@ def check(config: ConfigDict) -> None:
 
 
 def arms(config: ConfigDict) -> list[Arm]:
-    """Returns what is compiled for a config: with this library's layers, then with Flax's."""
-    flax = FLAX[config.task] if config.task in TASKS else config.flax
+    """Returns what is compiled for a config: this library's layers, with fast keys, and Flax's."""
     ours = [Arm(name) for name in config.regularizers]
-    return ours + [Arm(name, flax=True) for name in flax if Arm(name) in ours]
+    if config.task in TASKS:
+        return ours + [Arm(name, flax=True) for name in FLAX[config.task] if Arm(name) in ours]
+    fast = [Arm(name, fast=True) for name in config.fast_key]
+    return ours + fast + [Arm(name, flax=True) for name in config.flax if Arm(name) in ours]
 
 
 def compared_to(config: ConfigDict, arm: Arm) -> Arm | None:
@@ -163,6 +169,8 @@ def plan(config: ConfigDict, arm: Arm, mesh: Mesh, batch: int) -> Step:
 
     state = _placed(jax.eval_shape(make_state), mesh, spread)
     data = _placed(shapes, mesh, lambda leaf: BATCH)
+    if arm.fast:
+        run = _with_fast_key(run)
     key, traced = _placed((key, jax.ShapeDtypeStruct((), jnp.float32)), mesh, _nowhere)
     if arm.flax:
         return Step(lambda state, batch, key: run(state, rate, batch, key), (state, data, key))
@@ -199,12 +207,13 @@ def make_problem(config: ConfigDict, arm: Arm, batch: int) -> Problem:
 
     if config.task == "resnet50":
         blocks = tuple(config.blocks)
-        model: nn.Module = resnet.Classifier(*arm, config.classes, blocks, config.features)
+        sizes = {"classes": config.classes, "blocks": blocks, "features": config.features}
+        model: nn.Module = resnet.Classifier(arm.regularizer, arm.flax, **sizes)
         images = shape(jnp.bfloat16, config.image_size, config.image_size, 3)
         examples = Split((images,), shape(jnp.int32), shape(bool))
     else:
         sizes = {name: config[name] for name in ("vocabulary", "layers", "features", "heads")}
-        model = decoder.Decoder(**sizes, **arm._asdict())
+        model = decoder.Decoder(**sizes, regularizer=arm.regularizer, flax=arm.flax)
         tokens = shape(jnp.int32, config.length)
         examples = Split((tokens,), tokens, shape(bool, config.length))
     losses = optax.softmax_cross_entropy_with_integer_labels
@@ -212,6 +221,14 @@ def make_problem(config: ConfigDict, arm: Arm, batch: int) -> Problem:
     updates = config.optimizer.warmup_steps + 1
     optim = optimizer.make(config.optimizer, updates * config.optimizer.accumulate)
     return Problem(model, losses, examples, optim)
+
+
+def _with_fast_key(run: Callable[..., Any]) -> Callable[..., Any]:
+    def with_fast_key(*arguments: Any) -> Any:
+        *others, key = arguments
+        return run(*others, fast_key(key))
+
+    return with_fast_key
 
 
 @contextmanager

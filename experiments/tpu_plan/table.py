@@ -1,5 +1,7 @@
 """The report of a plan, in Markdown."""
 
+from typing import NamedTuple
+
 from .results import PARTS, Plan, Row
 
 MIB = 2**20
@@ -13,38 +15,95 @@ def report(plans: list[Plan]) -> str:
         "# A pod, planned",
         "",
         f"Compiled for TPUs and not run, {' and '.join(dates)}; {versions}. All numbers are for "
-        "one chip and one step. Cycles are the compiler's estimate, which is good for ratios.",
+        "one chip and one step. Cycles are those of the compiler's schedule, and its estimate is "
+        "beside them.",
         "",
+        *slices(plans),
         "## What dropout adds",
         "",
         *markdown([("config", "topology", "chips", "batch a chip", "dropout", *ADDED)]),
     ]
     for plan in plans:
         for row in ordered(plan.rows):
-            if row.compared_to is not None and not row.failure:
+            if found := added(plan, row):
                 where = (row.config, row.topology, f"{row.chips:,}", f"{row.batch_a_chip:g}")
-                if found := added(plan, row):
-                    lines += markdown([(*where, row.arm, *found)], header=False)
+                lines += markdown([(*where, row.arm, *found)], header=False)
     lines += ["", "## Every program"]
     for plan in plans:
         for topology in dict.fromkeys(row.topology for row in ordered(plan.rows)):
             rows = [row for row in ordered(plan.rows) if row.topology == topology]
             lines += ["", f"### {rows[0].config} on {topology}", ""]
             lines += markdown([HEADER, *(cells(row) for row in rows if not row.failure)])
-            lines += [f"\n{row.arm}: {row.failure}." for row in rows if row.failure]
+            notes = [(row.arm, row.failure or row.not_scheduled) for row in rows]
+            lines += [f"\n{arm}: {note}." for arm, note in notes if note]
     return "\n".join(lines) + "\n"
 
 
-ADDED = ("cycles", "in millions", "memory in MiB", "collectives")
+class Added(NamedTuple):
+    """What a row adds to the row without dropout, as cells. Unknown cycles are empty."""
+
+    share: str
+    millions: str
+    estimated_share: str
+    estimated_millions: str
+    memory: str
+    collectives: str
+
+
+ADDED = Added(
+    *("cycles", "in millions", "estimated cycles", "in millions", "memory in MiB", "collectives")
+)
 HEADER = (
     "dropout",
     "peak in MiB",
     *PARTS,
     "cycles in millions",
+    "estimate in millions",
     "FLOPs in billions",
     "collectives",
     "compile time in s",
 )
+
+
+def slices(plans: list[Plan]) -> list[str]:
+    """Returns a table of what the same dropout adds on several slices of one kind of chips."""
+    found = on_slices(plans)
+    sizes = sorted({chips for costs in found.values() for chips in costs})
+    if not sizes:
+        return []
+    header = ("config", "dropout", "TPU", *(f"{size:,} chips" for size in sizes), "collectives")
+    lines: list[tuple[str, ...]] = [header]
+    for name, costs in found.items():
+        shown = [cell(costs, size) for size in sizes]
+        collectives = sorted({cost.collectives for cost in costs.values()})
+        lines.append((*name, *shown, " to ".join(collectives)))
+    title = "## The same dropout on more chips"
+    about = (
+        "Cycles that dropout adds to a step of one chip, in millions and as a share of the step. "
+        "(E: by the estimate.)"
+    )
+    return [title, "", about, "", *markdown(lines), ""]
+
+
+def on_slices(plans: list[Plan]) -> dict[tuple[str, str, str], dict[int, Added]]:
+    """Returns what dropout adds by the number of chips, for each config, arm and kind of chips."""
+    found: dict[tuple[str, str, str], dict[int, Added]] = {}
+    for plan in plans:
+        for row in ordered(plan.rows):
+            if cost := added(plan, row):
+                kind = row.topology.partition(":")[0]
+                found.setdefault((row.config, row.arm, kind), {})[row.chips] = cost
+    return {name: costs for name, costs in found.items() if len(costs) > 1}
+
+
+def cell(costs: dict[int, Added], size: int) -> str:
+    """Formats what dropout adds on a slice: by the schedule, if it is known on each slice."""
+    cost = costs.get(size)
+    if cost is None:
+        return ""
+    if all(cost.millions for cost in costs.values()):
+        return f"{cost.millions} ({cost.share})"
+    return f"{cost.estimated_millions} ({cost.estimated_share}, E)"
 
 
 def ordered(rows: list[Row]) -> list[Row]:
@@ -63,6 +122,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.arm,
         mib(row.peak),
         *(mib(row.memory[part]) for part in PARTS),
+        number(row.scheduled / 1e6) if row.scheduled else "",
         number(row.cycles / 1e6),
         number(row.flops / 1e9),
         kinds or "none",
@@ -70,16 +130,22 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def added(plan: Plan, row: Row) -> tuple[str, ...] | None:
-    """Returns what a row adds to the row without dropout, if that was compiled."""
+def added(plan: Plan, row: Row) -> Added | None:
+    """Returns what a row adds to the row without dropout, if both were compiled."""
     plain = baseline(plan, row)
-    if plain is None:
+    if plain is None or row.failure:
         return None
     collectives = sum(row.collectives.values()) - sum(plain.collectives.values())
+    scheduled = _more(row.scheduled, plain.scheduled)
+    estimated = _more(row.cycles, plain.cycles)
     memory = (row.peak - plain.peak) / MIB
-    cycles = row.cycles - plain.cycles
-    share = f"{100 * cycles / plain.cycles:+.1f} %"
-    return share, f"{cycles / 1e6:+.3g}", f"{memory:+,.1f}", f"{collectives:+d}"
+    return Added(*scheduled, *estimated, f"{memory:+,.1f}", f"{collectives:+d}")
+
+
+def _more(cycles: float, plain: float) -> tuple[str, str]:
+    if not (cycles and plain):
+        return "", ""
+    return f"{100 * (cycles - plain) / plain:+.1f} %", f"{(cycles - plain) / 1e6:+.3g}"
 
 
 def baseline(plan: Plan, row: Row) -> Row | None:
@@ -101,11 +167,13 @@ def line(plan: Plan, row: Row) -> str:
         return f"{name}: {row.failure}"
     parts = ", ".join(f"{part} {mib(size)}" for part, size in row.memory.items())
     text = (
-        f"{name}: {mib(row.peak)} MiB a chip ({parts}), {number(row.cycles / 1e6)} million cycles, "
-        f"{number(row.flops / 1e9)} billion FLOPs, {cells(row)[-2]}"
+        f"{name}: {mib(row.peak)} MiB a chip ({parts}), {number(row.scheduled / 1e6)} million "
+        f"cycles (estimate {number(row.cycles / 1e6)}), {number(row.flops / 1e9)} billion FLOPs, "
+        f"{cells(row)[-2]}"
     )
     if found := added(plan, row):
-        text += f"; beyond {row.compared_to}: {found[0]} cycles, {found[2]} MiB"
+        cycles = found.share or found.estimated_share
+        text += f"; beyond {row.compared_to}: {cycles} cycles, {found.memory} MiB"
     return text
 
 

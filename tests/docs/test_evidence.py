@@ -209,25 +209,28 @@ def test_numbers_of_the_planned_pod():
     }
     for config, arm in networks.items():
         assert len({steps[config, "none"][size] for size in sizes}) == 1
-        (cycles,) = {added[config, size, arm][1] for size in sizes}
-        assert {added[config, size, arm][3] for size in sizes} == {"+0"}
+        (cycles,) = {added[config, size, arm].estimated_millions for size in sizes}
+        assert {added[config, size, arm].collectives for size in sizes} == {"+0"}
         grown.append(cycles[1:])
     assert says(page, f"SpatialDropout1D adds {grown[0]} million cycles to the tagger on 16 chips")
     assert says(page, f"attention weights adds {grown[1]} to the language model")
     assert says(page, f"after the LSTM adds {grown[2]} to the forecast on each of them")
-    share, _, memory, collectives = added["resnet50", "v5e:16x16", "both"]
+    _, _, share, _, memory, collectives = added["resnet50", "v5e:16x16", "both"]
     assert collectives == "+0"
     assert says(
         page, f"together add {share[1:]} of the cycles, {memory[1:]} MiB and no collectives"
     )
-    assert says(page, f"dropout adds {added['resnet50', 'v5e:16x16', 'Flax both'][0][1:]} of the")
-    few, some, many = (added["resnet50", size, "both"][1][1:] for size in sizes)
+    assert says(
+        page,
+        f"dropout adds {added['resnet50', 'v5e:16x16', 'Flax both'].estimated_share[1:]} of the",
+    )
+    few, some, many = (added["resnet50", n, "both"].estimated_millions[1:] for n in sizes)
     assert says(page, f"{few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
-    share, _, memory, _ = added["decoder", "v5e:16x16", "all"]
+    _, _, share, _, memory, _ = added["decoder", "v5e:16x16", "all"]
     assert says(
         page, f"Its dropout adds {share[1:]} of the cycles on TPU v5e, and {memory[1:]} MiB"
     )
-    few, some, many = (added["decoder", size, "all"][1][1:] for size in sizes)
+    few, some, many = (added["decoder", n, "all"].estimated_millions[1:] for n in sizes)
     assert says(page, f"adds {few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
     for config, regularizer, words in (
         ("language_model", "weights", "In the language model"),
@@ -238,7 +241,7 @@ def test_numbers_of_the_planned_pod():
         (cycles, memory), (of_flax, flax_memory) = (
             [
                 text.removeprefix("+")
-                for text in added[config, "v5e:16x16", f"{by}{regularizer}"][1:3]
+                for text in added[config, "v5e:16x16", f"{by}{regularizer}"][3:5]
             ]
             for by in ("", "Flax ")
         )

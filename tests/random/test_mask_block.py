@@ -205,10 +205,10 @@ def test_in_a_kernel_compiled_for_a_tpu():
         import jax, jax.numpy as jnp, numpy as np
         jax.config.update("jax_platforms", "cpu")
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        from experiments.benchmarks import tpu
+        from experiments.tpu import topologies
         from tests.random.test_mask_block import KERNEL_SHAPE, keep_in_a_kernel
 
-        chip = Mesh(tpu.mesh("v5e:2x2").devices[:1], ("data",))
+        chip = Mesh(topologies.mesh("v5e:2x2").devices[:1], ("data",))
         shape = lambda shape, dtype: jax.ShapeDtypeStruct(
             shape, dtype, sharding=NamedSharding(chip, P())
         )

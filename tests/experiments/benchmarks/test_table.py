@@ -1,6 +1,7 @@
 from experiments.benchmarks import table
 from experiments.benchmarks.here import TIME
 from experiments.benchmarks.results import Record, Results
+from experiments.benchmarks.tpu import SCHEDULE
 
 NAMES = ("copy", "flax_spatialdrop", "Flax", "Flax again", "PyTorch", "PyTorch copy")
 
@@ -54,3 +55,14 @@ def test_an_estimate_has_no_noise_to_hide_behind():
     text = table.report(results(estimate))
     assert "- layers: an estimate, estimated cycles (1.09 of Flax's)" in text
     assert "noise of a row" not in text
+
+
+def test_what_a_schedule_leaves_out_is_below_its_table():
+    row = record("a row", 10.0, 12.0, 11.0, quantity=SCHEDULE)
+    row.values["floor"], row.spread = 5.0, {}
+    row.notes = {"Flax": "2 % of the cycles are uncertain"}
+    text = table.report(results(row))
+    assert "| a row | 10 | 0.50 | 1.20 | 1.10 |" in text
+    assert "\na row, Flax: 2 % of the cycles are uncertain.\n" in text
+    assert "The floor is what HBM needs" in text
+    assert "The floor" not in table.report(results(FAST))

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.benchmarks import tpu
+from experiments.tpu import programs
+from experiments.tpu.bundles import Count
 from experiments.tpu_plan import costs
 from experiments.tpu_plan.compiling import Compiled, describe, refusal
 from experiments.tpu_plan.results import Row
@@ -11,28 +12,33 @@ TEXT = """\
 HloModule jit_step, is_scheduled=true
 
 %inside (p: f32[8]) -> f32[8] {
+  %p = (s32[]) parameter(0)
   %g = f32[8]{0} all-gather(%p), channel_id=1
   %g.2 = f32[8]{0} all-gather(%p), channel_id=1
   %g.3 = f32[8]{0} all-gather(%p), channel_id=3
 }
 
 %until (p: (s32[], s32[])) -> pred[] {
+  %p = (s32[]) parameter(0)
   %i = s32[]{:T(128)} get-tuple-element(%p), index=0
   %n = s32[]{:T(128)} get-tuple-element(%p), index=1
   ROOT %lt.1 = pred[] compare(%i, %n), direction=LT
 }
 
 %keys (p: (s32[], s32[])) -> (s32[], s32[]) {
+  %p = (s32[]) parameter(0)
   %k = f32[8]{0} fusion(%p), calls=%product, backend_config={"estimated_cycles":"100"}
 }
 
 %counts_to_7 (p: (s32[])) -> pred[] {
+  %p = (s32[]) parameter(0)
   %limit = s32[]{:T(128)} constant(7)
   %j = s32[]{:T(128)} get-tuple-element(%p), index=0
   ROOT %lt.2 = pred[] compare(%j, %limit), direction=LT
 }
 
 %queries (p: (s32[])) -> (s32[]) {
+  %p = (s32[]) parameter(0)
   %gathered = f32[8]{0} fusion(%p), calls=%inside, backend_config={"estimated_cycles":"10"}
   %w.1 = (s32[], s32[]) while(%p), condition=%until, body=%keys
 }
@@ -52,6 +58,7 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   ROOT %new = f32[8,128]{1,0} fusion(%a, %sum), backend_config={"estimated_cycles":"3"}
 }
 """
+COUNTS = {name: Count(50, 0) for name in ("k", "gathered", "act", "pair", "new")}
 KEPT = 8 * 128 * 2 + 8 * 128 * 4  # %act with its padding, and %part
 
 
@@ -60,30 +67,32 @@ def test_values_from_the_forward_pass_are_kept_until_the_backward_pass_reads_the
 
 
 def test_sizes_have_the_padding_of_their_tiles():
-    assert costs.size("bf16[16,1000]{1,0:T(8,128)(2,1)}") == 16 * 1024 * 2
-    assert costs.size("bf16[16,1000]{0,1:T(8,128)}") == 128 * 1000 * 2
-    assert costs.size("(f32[3]{0}, pred[5], token[])") == 3 * 4 + 5
-    assert costs.size("s32[]") == 4
+    assert programs.size("bf16[16,1000]{1,0:T(8,128)(2,1)}") == 16 * 1024 * 2
+    assert programs.size("bf16[16,1000]{0,1:T(8,128)}") == 128 * 1000 * 2
+    assert programs.size("(f32[3]{0}, pred[5], token[])") == 3 * 4 + 5
+    assert programs.size("s32[]") == 4
 
 
 def test_loops_of_causal_attention_have_their_mean_length():
-    assert sum(c * n for c, n in tpu.estimates(TEXT, causal=True)) == 3 + 7 * (10 + 4 * 100)
+    assert programs.total_cycles(TEXT, causal=True) == 3 + 7 * (10 + 4 * 100)
     with pytest.raises(ValueError, match="a loop must count up to a constant: until has none"):
-        list(tpu.estimates(TEXT))
+        programs.total_cycles(TEXT)
 
 
 def test_collectives_count_as_often_as_they_run():
-    assert tpu.collectives(TEXT, causal=True) == {"all-gather": 14, "all-reduce": 1}
+    assert programs.collectives(TEXT, causal=True) == {"all-gather": 14, "all-reduce": 1}
 
 
 def test_a_row_is_read_from_a_program():
     row = Row("net", "v5e:4x4", 16, 2, "Dropout", "none")
     arguments = {"parameters": 4096, "optimizer state": 1000, "batch": 10}
-    describe(row, Compiled(TEXT, arguments, 20_000, 3200.0, 7.4, 10**9), causal=True)
+    describe(row, Compiled(TEXT, arguments, 20_000, 3200.0, 7.4, 10**9, COUNTS), causal=True)
     assert list(row.memory.values()) == [4096, 1000, 10, KEPT, 20_000 - 5106 - KEPT]
     assert row.peak == 20_000
     assert (row.flops, row.cycles) == (200, 2873)
-    describe(row, Compiled(TEXT, arguments, 6000, 3200.0, 7.4, 10**9), causal=True)
+    assert row.scheduled == 3 * 50 + 7 * (50 + 4 * 50)
+    assert row.not_scheduled == ""
+    describe(row, Compiled(TEXT, arguments, 6000, 3200.0, 7.4, 10**9, COUNTS), causal=True)
     assert list(row.memory.values())[3:] == [6000 - 5106, 0]
 
 

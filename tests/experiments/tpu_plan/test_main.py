@@ -32,7 +32,7 @@ def compiled(monkeypatch):
         if not row.failure:
             scale = 1 if row.compared_to is None else 1.1
             row.memory = dict.fromkeys(PARTS, round(2**20 * scale))
-            row.cycles, row.flops = 1e6 * scale, 2e9
+            row.cycles, row.scheduled, row.flops = 1e6 * scale, 5e5 * scale**2, 2e9
             row.collectives = {"all-reduce": 5}
 
     names, fails = [], set()
@@ -63,7 +63,7 @@ BAD = [
     (
         ["--topology=v5e:4x4", "--only=spatial"],
         "error: no program matches --only=spatial: there are none, residual, attention, embedding, "
-        "all, Flax none, Flax all",
+        "all, all with fast_key, Flax none, Flax all",
     ),
     (["--only=("], "error: --only must be a regular expression: got '(' ("),
     (["--time_limit=-1"], "error: flag --time_limit=-1: -1.0 is not a non-negative number"),
@@ -84,9 +84,12 @@ def test_results_say_what_dropout_adds(compiled, tmp_path, capsys):
     assert compiled[0] == ["v5e:4x4 none", "v5e:4x4 all", "v5p:4x8x8 none", "v5p:4x8x8 all"]
     out = capsys.readouterr().out
     assert "decoder-smoke on v5e:4x4: all: 5.5 MiB a chip (parameters 1.1, " in out
-    assert "beyond none: +10.0 % cycles, +0.5 MiB" in out
+    assert "beyond none: +21.0 % cycles, +0.5 MiB" in out
     report = (tmp_path / "report.md").read_text()
-    row = "| decoder-smoke | v5p:4x8x8 | 256 | 2 | all | +10.0 % | +0.1 | +0.5 | +0 |"
+    row = (
+        "| decoder-smoke | v5p:4x8x8 | 256 | 2 | all | +21.0 % | +0.105 | +10.0 % | +0.1 | +0.5 | "
+        "+0 |"
+    )
     assert row in report.splitlines()
     assert (tmp_path / "figure.png").stat().st_size > 1000
     assert json.loads((tmp_path / "decoder-smoke.json").read_text())["rows"][1]["chips"] == 16
@@ -121,22 +124,48 @@ def test_rows_of_another_config_stay(compiled, tmp_path, capsys):
     assert f"error: {path} is not a plan that this program wrote" in capsys.readouterr().err
 
 
-def test_both_panels_of_the_figure():
+def slices():
+    """Returns a plan of two slices of one kind of chips, and of one slice of another kind."""
     rows = [
-        Row("net", name, chips, 1, arm, compared, dict.fromkeys(PARTS, 2**20), cycles)
+        Row("net", name, chips, 1, arm, compared, dict.fromkeys(PARTS, 2**20), 9e6, cycles)
         for name, chips in (("v5p:2x2x4", 16), ("v5p:4x8x8", 256), ("v5e:4x4", 16))
         for arm, compared, cycles in (
             ("none", None, 1e6),
             ("all", "none", 1.2e6 + (chips > 16) * 1e5),
         )
     ]
-    drawn = figure.draw([Plan({}, {"jax": "1"}, "2030-01-01", rows)])
-    left, right = drawn.axes
-    (line,) = [line for line in left.lines if line.get_label() == "net on v5p: all"]
-    assert list(line.get_xdata()) == [16, 256]
-    assert list(line.get_ydata()) == pytest.approx([1, 1.5])
-    assert len(left.lines) == 1  # v5e has one slice only
+    return Plan({}, {"jax": "1"}, "2030-01-01", rows)
+
+
+def test_both_panels_of_the_figure():
+    left, right = figure.draw([slices()]).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["net on v5p:\nall"]
+    added = [bar.get_width() for bar in left.patches]  # of 16 chips, then of 256
+    assert added == pytest.approx([0.2, 0.3])
     assert len(right.patches) == 2 * len(PARTS)
+
+
+def test_a_table_compares_slices_of_one_kind_of_chips():
+    plan = slices()
+    plan.rows[3].collectives = {"all-reduce": 2}
+    assert table.slices([plan])[4:] == [
+        "| config | dropout | TPU | 16 chips | 256 chips | collectives |",
+        "|" + " --- |" * 6,
+        "| net | all | v5p | +0.2 (+20.0 %) | +0.3 (+30.0 %) | +0 to +2 |",
+        "",
+    ]
+    plan.rows[3].scheduled = 0  # not known
+    plan.rows[3].cycles = 9.9e6
+    line = "| net | all | v5p | +0 (+0.0 %, E) | +0.9 (+10.0 %, E) | +0 to +2 |"
+    assert table.slices([plan])[6] == line
+
+
+def test_what_a_schedule_leaves_out_is_below_the_table():
+    plan = slices()
+    plan.rows[5].scheduled, plan.rows[5].not_scheduled = 0, "the peak bandwidth is not known"
+    report = table.report([plan])
+    assert "\nall: the peak bandwidth is not known.\n" in report
+    assert "| net | v5e:4x4 | 16 | 1 | all |  |  | +0.0 % | +0 | +0.0 | +0 |" in report
 
 
 def test_numbers_have_three_digits_or_all_before_the_point():
@@ -160,6 +189,7 @@ def test_a_step_is_compiled(tmp_path):
     none, dropped = Plan.load(tmp_path / "decoder-smoke.json").rows
     assert none.failure == dropped.failure == ""
     assert none.cycles < dropped.cycles
+    assert 0 < none.scheduled < dropped.scheduled
     assert none.memory["kept for backward"] > 0
     assert none.collectives["all-reduce"] > 0
     assert none.flops == dropped.flops > 0
@@ -183,7 +213,7 @@ def test_only_the_compiler_uses_libtpu_without_a_variable_that_says_so(tmp_path)
     code = f"""
         import jax, os
         from jax._src import xla_bridge
-        from experiments.benchmarks import tpu
+        from experiments.tpu import topologies
         from experiments.errors import InputError
         from experiments.tpu_plan import __main__, compiling
 
@@ -195,13 +225,14 @@ def test_only_the_compiler_uses_libtpu_without_a_variable_that_says_so(tmp_path)
         def count(topology, limits):
             raise InputError(jax.config.jax_platforms)
 
-        find_spec, tpu.importlib.util.find_spec = tpu.importlib.util.find_spec, lambda name: name
-        tpu.topologies.get_topology_desc = use
+        util = topologies.importlib.util
+        find_spec, util.find_spec = util.find_spec, lambda name: name
+        topologies.topologies.get_topology_desc = use
         try:
             compiling._count("v5e:4x4")  # what the process that compiles does
         except InputError:
             pass
-        tpu.importlib.util.find_spec, compiling.count_chips = find_spec, count
+        util.find_spec, compiling.count_chips = find_spec, count
         jax.config.update("jax_platforms", None)  # as at the start of a process
         __main__.main(["tpu_plan", "--config=configs/decoder.py:smoke", "--workdir={tmp_path}"])
     """

@@ -146,7 +146,8 @@ def test_the_planner_uses_the_trainer_s_step(corpus_path, monkeypatch):
 def test_what_is_compiled_and_what_it_is_compared_to():
     config = decoder.get_config()
     found = {arm.name: steps.compared_to(config, arm) for arm in steps.arms(config)}
-    assert list(found) == [*config.regularizers, "Flax none", "Flax all"]
+    assert list(found) == [*config.regularizers, "all with fast_key", "Flax none", "Flax all"]
+    assert found["all with fast_key"] == Arm("none")
     assert found["none"] is found["Flax none"] is None
     assert found["attention"] == Arm("none")
     assert found["Flax all"] == Arm("none", flax=True)
@@ -154,6 +155,19 @@ def test_what_is_compiled_and_what_it_is_compared_to():
     assert steps.compared_to(config, Arm("both", flax=True)) == Arm("none")
     config = pos_tagging.get_config()
     assert steps.arms(config)[-1] == Arm("Dropout", flax=True)
+
+
+def test_an_arm_with_fast_keys_draws_all_its_masks_from_them(monkeypatch):
+    config, called = decoder.get_config("smoke"), []
+    config.mesh.fsdp = 2
+    mesh = steps.make_mesh(config, jax.devices()[:2])
+    original = steps.fast_key
+    monkeypatch.setattr(steps, "fast_key", lambda key: called.append(key) or original(key))
+    for arm in (Arm("all"), Arm("all", fast=True)):
+        step = steps.plan(config, arm, mesh, 2)
+        state, _ = jax.eval_shape(step.run, *step.arguments)
+        assert jax.tree.structure(state) == jax.tree.structure(step.arguments[0])
+    assert len(called) == 1
 
 
 def test_parameters_and_batch_are_divided_as_in_training():
