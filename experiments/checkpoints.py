@@ -1,12 +1,11 @@
 """Saves the state of runs while they train, and restores it."""
 
-import contextlib
+import asyncio
 import dataclasses
 import functools
-import gc
-import sys
+import os
+import re
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,22 @@ from . import processes
 from .errors import say
 from .files import free_path
 from .runs import Progress
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """Waits for its tasks before it closes.
+
+    Orbax closes its loop as soon as one array cannot be read or written. The threads that are at
+    work on the others would then fail at the closed loop, and each would print a traceback.
+    """
+
+    def close(self) -> None:
+        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.wait(tasks))
+        super().close()
+
+
+asyncio.new_event_loop = _PatientLoop  # Orbax has no option for its loop
 
 
 class _OtherRunsError(Exception):
@@ -52,13 +67,12 @@ class Checkpoints:
         while steps:
             step = steps.pop()
             name, found = "", None
-            with _silent_finalizers():
-                try:
-                    found = self._read(step, arrays, progress)
-                except _OtherRunsError as error:
-                    name, why = "other-runs", f"{error}"
-                except Exception as error:  # Orbax raises many kinds
-                    name, why = "damaged", f"cannot be used: {_why(error)}"
+            try:
+                found = self._read(step, arrays, progress)
+            except _OtherRunsError as error:
+                name, why = "other-runs", f"{error}"
+            except Exception as error:  # Orbax raises many kinds
+                name, why = "damaged", f"cannot be used: {_why(error)}"
             # A process may be unable to read its part of a checkpoint that others can read.
             if not processes.gather(np.array(found is None)).any():
                 assert found is not None
@@ -137,16 +151,9 @@ class Checkpoints:
 
 
 def _why(error: Exception) -> str:
-    why = error.strerror if isinstance(error, OSError) else None
-    return why or textwrap.shorten(f"{error}", 200, placeholder=" ...") or type(error).__name__
-
-
-@contextlib.contextmanager
-def _silent_finalizers() -> Iterator[None]:
-    """Silences what Python prints when Orbax leaves half-finished reads behind after an error."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
-    finally:
-        gc.collect()
-        sys.unraisablehook = hook
+    """Returns the operating system's words, or else the beginning of a message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code='(\d+)'", f"{error}"):
+        return os.strerror(int(code[1]))
+    return textwrap.shorten(f"{error}", 200, placeholder=" ...") or type(error).__name__

@@ -1,5 +1,8 @@
 """A small file of a treebank, and a config for it."""
 
+import contextlib
+import resource
+
 import jax
 import pytest
 
@@ -16,6 +19,17 @@ def _standard_promotion():
     # optax.adam computes float ** int32, which strict promotion does not allow.
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Makes writes fail that make a file larger, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def conllu(words, sent_id=None, comments=()):

@@ -1,8 +1,6 @@
-import contextlib
 import json
 import math
 import os
-import resource
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +10,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments import metrics
+
+from .conftest import largest_file
 
 
 def events(folder):
@@ -35,16 +35,6 @@ def events(folder):
                 assert event.step not in steps
                 steps[event.step] = value.simple_value
     return shown
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def write(folder, steps, after=0):
