@@ -64,6 +64,7 @@ def get_config(variant: str = "characters") -> ConfigDict:
         config.seeds = 2
         config.features = 16
         config.epochs = 2
+        config.checkpoint_every = 16
         config.data.train_sentences = 40
         config.data.validation_sentences = 20
         config.data.test_sentences = 20

@@ -92,6 +92,7 @@ def get_config(variant: str = "tagger") -> ConfigDict:
         config.seeds = 2
         config.batch_size = 8
         config.epochs = 6
+        config.checkpoint_every = 50
         config.data.train_sentences = 200
         config.data.validation_sentences = 100
         config.data.test_sentences = 100

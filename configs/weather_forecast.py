@@ -70,6 +70,7 @@ def get_config(variant: str = "forecast") -> ConfigDict:
         config.seeds = 2
         config.hidden = 8
         config.epochs = 3
+        config.checkpoint_every = 3
         config.data.train_stride = 24
     elif variant != "forecast":
         raise ValueError(

@@ -106,14 +106,21 @@ class Profiler:
         self._folder = folder
         self._calls = 0
 
-    def __call__(self, steps: int) -> contextlib.AbstractContextManager[None]:
-        """Returns a context for a call of so many steps, which must end before the context does."""
+    @contextlib.contextmanager
+    def __call__(self, steps: int) -> Iterator[None]:
+        """Traces a call of so many steps, which must end before the context does."""
         self._calls += 1
         if self._folder is None or self._calls != 2:
-            return contextlib.nullcontext()
+            yield
+            return
         if steps > FEW_STEPS:
             say(f"--profile traces {steps} steps, as config.steps_per_call sets no fewer.")
-        return jax.profiler.trace(self._folder)
+        jax.profiler.start_trace(self._folder)
+        yield
+        try:
+            jax.profiler.stop_trace()
+        except RuntimeError as error:
+            raise OSError(f"cannot write the trace: {error}") from error
 
     def say_if_nothing_was_traced(self) -> None:
         """Prints a sentence if a trace was asked for and there was no second call."""

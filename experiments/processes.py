@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from jax.experimental import multihost_utils
 from . import errors
 from .errors import InputError
 
-CONNECT_SECONDS = 60
 JAX_SECONDS = 3600
 """The time limit of JAX itself. If JAX reaches it first, it aborts without a message."""
 
@@ -25,13 +25,15 @@ class Cluster(NamedTuple):
     Attributes:
       coordinator: HOST:PORT, where process 0 listens.
       num_processes, process_id: the number of processes, and the number of this one from 0.
-      seconds: how long to wait for the others.
+      connect_seconds: how long to wait for the others.
+      heartbeat_seconds: how long a process may be silent before JAX ends the others.
     """
 
     coordinator: str | None
     num_processes: int | None
     process_id: int | None
-    seconds: int
+    connect_seconds: int = 60
+    heartbeat_seconds: int = 100
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -40,9 +42,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
     for name, text in (("num_processes", "Of all."), ("process_id", "Of this one, from 0.")):
         flags.DEFINE_integer(name, None, text, flag_values=values)
-    flags.DEFINE_integer(
-        "connect_seconds", CONNECT_SECONDS, "How long to wait for the others.", flag_values=values
-    )
+    for name, seconds in Cluster._field_defaults.items():
+        flags.DEFINE_integer(name, seconds, "A time.", lower_bound=1, flag_values=values)
 
 
 def from_flags(values: flags.FlagValues) -> Cluster | None:
@@ -64,9 +65,7 @@ def from_flags(values: flags.FlagValues) -> Cluster | None:
             raise InputError(
                 f"--process_id must be from 0 to --num_processes - 1: got {process} of {number}"
             )
-    if values.connect_seconds < 1:
-        raise InputError(f"--connect_seconds must be at least 1: got {values.connect_seconds}")
-    return Cluster(*given, values.connect_seconds)
+    return Cluster(*given, values.connect_seconds, values.heartbeat_seconds)
 
 
 def connect(cluster: Cluster) -> None:
@@ -74,13 +73,16 @@ def connect(cluster: Cluster) -> None:
 
     Raises InputError if the others do not come in time.
     """
-    address, number, process, seconds = cluster
+    address, number, process, seconds, heartbeat = cluster
     with contextlib.suppress(AttributeError):  # JAX 0.8 has no such option
         # JAX's preemption service would catch SIGTERM, and nothing here asks it.
         jax.config.update("jax_enable_preemption_service", False)
     # If JAX gives up by itself, it aborts the program. The thread is left behind.
     connecting = ThreadPoolExecutor(1).submit(
-        jax.distributed.initialize, address, number, process, initialization_timeout=JAX_SECONDS
+        jax.distributed.initialize,
+        *(address, number, process),
+        initialization_timeout=JAX_SECONDS,
+        heartbeat_timeout_seconds=heartbeat,
     )
     try:
         connecting.result(seconds)
@@ -120,14 +122,24 @@ def is_first() -> bool:
 def meet(where: str) -> None:
     """Waits until all processes are at this point, which has a name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
+        with _failures_of_others():
+            multihost_utils.sync_global_devices(where)
 
 
 def gather(value: np.ndarray) -> np.ndarray:
     """Waits for all processes, and returns the arrays of all: [process, ...]."""
     if jax.process_count() == 1:
         return value[None]
-    return np.asarray(multihost_utils.process_allgather(value))
+    with _failures_of_others():
+        return np.asarray(multihost_utils.process_allgather(value))
+
+
+@contextlib.contextmanager
+def _failures_of_others() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError("another process has ended, and its own output says why") from error
 
 
 def others(text: str) -> list[int]:

@@ -11,6 +11,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments import metrics
 
+from ..errors import exactly
 from .conftest import largest_file
 
 
@@ -116,6 +117,21 @@ def test_the_profile_is_of_the_second_call(tmp_path, capsys):
     profiler.say_if_nothing_was_traced()
     sentence = "--profile traces 101 steps, as config.steps_per_call sets no fewer.\n"
     assert capsys.readouterr().err == sentence
+
+
+def test_a_trace_that_cannot_be_written_gets_one_sentence(tmp_path, monkeypatch):
+    def fail():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x.pb; No space left on device")
+
+    profiler = metrics.Profiler(tmp_path)
+    with profiler(5):
+        pass
+    stop = jax.profiler.stop_trace
+    monkeypatch.setattr(jax.profiler, "stop_trace", fail)
+    message = "cannot write the trace: RESOURCE_EXHAUSTED: x.pb; No space left on device"
+    with pytest.raises(OSError, match=exactly(message)), profiler(5):
+        pass
+    stop()
 
 
 @pytest.mark.parametrize("calls", [0, 1])

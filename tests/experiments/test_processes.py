@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from experiments import processes, settings
 from experiments.errors import InputError
@@ -173,9 +174,10 @@ def test_flags_describe_the_processes():
     config = "--config=configs/pos_tagging.py"
     assert settings.parse(["main", config])[1].cluster is None
     [_, options] = settings.parse(["main", config, "--distributed"])
-    assert options.cluster == processes.Cluster(None, None, None, 60)
-    [_, options] = settings.parse(["main", config, "--distributed", *GIVEN, "--connect_seconds=5"])
-    assert options.cluster == processes.Cluster("host:1234", 2, 1, 5)
+    assert options.cluster == processes.Cluster(None, None, None, 60, 100)
+    times = ["--connect_seconds=5", "--heartbeat_seconds=7"]
+    [_, options] = settings.parse(["main", config, "--distributed", *GIVEN, *times])
+    assert options.cluster == processes.Cluster("host:1234", 2, 1, 5, 7)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +197,8 @@ def test_flags_describe_the_processes():
             "--process_id must be from 0 to --num_processes - 1: got 2 of 2",
         ),
         (
-            ["--distributed", "--connect_seconds=0"],
-            "--connect_seconds must be at least 1: got 0",
+            ["--distributed", "--heartbeat_seconds=0"],
+            "flag --heartbeat_seconds=0: 0 is not a positive integer",
         ),
     ],
 )
@@ -205,7 +207,28 @@ def test_bad_flags_get_one_sentence(flags, message):
         settings.parse(["main", "--config=configs/pos_tagging.py", *flags])
 
 
-CLUSTER = processes.Cluster("127.0.0.1:1", 2, 1, 5)
+CLUSTER = processes.Cluster("127.0.0.1:1", 2, 1, 5, 7)
+
+
+def test_the_times_are_given_to_jax(monkeypatch):
+    given = {}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **times: given.update(times))
+    processes.connect(CLUSTER)
+    assert given == {"initialization_timeout": 3600, "heartbeat_timeout_seconds": 7}
+
+
+@pytest.mark.parametrize("wait", [lambda: processes.meet("here"), lambda: processes.others("text")])
+def test_the_end_of_another_process_gets_one_sentence(monkeypatch, wait):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("Gloo context initialization failed: ...")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "sync_global_devices", fail)
+    monkeypatch.setattr(multihost_utils, "process_allgather", fail)
+    message = "another process has ended, and its own output says why"
+    with pytest.raises(InputError, match=exactly(message)):
+        wait()
 
 
 def test_processes_that_disagree_on_their_number_get_one_sentence(monkeypatch):
