@@ -1,6 +1,7 @@
 """The tasks that a config can name."""
 
 from .forecasting.task import Forecasting
+from .images.task import Classification
 from .language.task import Language
 from .tagging.task import Tagging
 from .task import Task
@@ -9,4 +10,5 @@ TASKS: dict[str, type[Task]] = {
     "tagging": Tagging,
     "forecasting": Forecasting,
     "language": Language,
+    "image_classification": Classification,
 }

@@ -47,6 +47,8 @@ FORMS = {
     "cutout": Form(image=partial(linen.Cutout, block_size=14)),
 }
 NORMS = ("batch", "group")
+GROUPS = 8
+"""Of channels, for group norm."""
 
 
 def conv(width: int, dtype: DTypeLike, size: int = 3, stride: int = 1) -> nn.Conv:
@@ -89,17 +91,17 @@ class Branch(nn.Module):
 class ResNet(nn.Module):
     """A pre-activation residual network (He et al., 2016) for small images.
 
-    A stage begins with a convolution that halves height and width, but for the first one, which
-    takes patches of the image.
+    Each stage begins with a convolution. It halves height and width, except in the first stage.
 
     Attributes:
       classes: the number of classes.
       widths: the channels of every stage.
       blocks: the residual blocks of a stage.
-      patch: the rows and columns of an image that become one position.
+      patch: the stride of the first convolution, in rows and columns of the image.
       norm: "batch" or "group". Batch norm uses the statistics of the batch in training only, where
         its running averages are mutable, and so not in passes of Monte Carlo dropout.
       form: where the network is regularized.
+      subset_rate: the rate of drop path with mode "subset", where it is part of the program.
       dtype: the type to compute in. Parameters and scores are float32.
     """
 
@@ -109,6 +111,7 @@ class ResNet(nn.Module):
     patch: int
     norm: str = "batch"
     form: Form = Form()
+    subset_rate: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -122,9 +125,10 @@ class ResNet(nn.Module):
         x = images
         if image := made(self.form.image):
             x = image()(x)
+        path_rate = {None: 0.0, "subset": self.subset_rate}.get(self.form.path, rate)
         last = len(self.widths) * self.blocks
         for stage, width in enumerate(self.widths):
-            size, stride = (3, 2) if stage else (self.patch, self.patch)
+            size, stride = (3, 2) if stage else (max(3, self.patch), self.patch)
             x = conv(width, self.dtype, size, stride)(x)
             for block in range(1, self.blocks + 1):
                 before, after = made(self.form.before), made(self.form.after)
@@ -133,7 +137,7 @@ class ResNet(nn.Module):
                 share = (stage * self.blocks + block) / last
                 path = linen.ResidualDropPath(
                     branch,
-                    share * rate if self.form.path else 0.0,
+                    share * path_rate,
                     mode=self.form.path or "row",
                     name=f"stage{stage + 1}_block{block}",
                 )
@@ -143,6 +147,6 @@ class ResNet(nn.Module):
 
     def _norm(self, deterministic: bool) -> Callable[[], nn.Module]:
         if self.norm == "group":
-            return partial(nn.GroupNorm, num_groups=8, dtype=self.dtype)
+            return partial(nn.GroupNorm, num_groups=GROUPS, dtype=self.dtype)
         averages = deterministic or not self.is_mutable_collection("batch_stats")
         return partial(nn.BatchNorm, use_running_average=averages, momentum=0.9, dtype=self.dtype)
