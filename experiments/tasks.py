@@ -1,6 +1,7 @@
 """The tasks that a config can name."""
 
 from .forecasting.task import Forecasting
+from .images.calibration import Calibration
 from .images.task import Classification
 from .language.task import Language
 from .tagging.task import Tagging
@@ -11,4 +12,5 @@ TASKS: dict[str, type[Task]] = {
     "forecasting": Forecasting,
     "language": Language,
     "image_classification": Classification,
+    "calibration": Calibration,
 }

@@ -98,8 +98,7 @@ class ResNet(nn.Module):
       widths: the channels of every stage.
       blocks: the residual blocks of a stage.
       patch: the stride of the first convolution, in rows and columns of the image.
-      norm: "batch" or "group". Batch norm uses the statistics of the batch in training only, where
-        its running averages are mutable, and so not in passes of Monte Carlo dropout.
+      norm: "batch" or "group".
       form: where the network is regularized.
       subset_rate: the rate of drop path with mode "subset", where it is part of the program.
       dtype: the type to compute in. Parameters and scores are float32.
@@ -148,5 +147,6 @@ class ResNet(nn.Module):
     def _norm(self, deterministic: bool) -> Callable[[], nn.Module]:
         if self.norm == "group":
             return partial(nn.GroupNorm, num_groups=GROUPS, dtype=self.dtype)
-        averages = deterministic or not self.is_mutable_collection("batch_stats")
-        return partial(nn.BatchNorm, use_running_average=averages, momentum=0.9, dtype=self.dtype)
+        return partial(
+            nn.BatchNorm, use_running_average=deterministic, momentum=0.9, dtype=self.dtype
+        )
