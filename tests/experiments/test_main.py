@@ -315,3 +315,15 @@ def test_a_small_language_model_from_end_to_end(tmp_path, capsys):
     assert sorted(path.name for path in workdir.iterdir()) == [
         "metrics", "results.json", "results.md", "results.png",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_calibration_from_end_to_end(tmp_path):
+    """Runs on digits of scikit-learn, and checks everything that is saved."""
+    small = ("seeds=1", "epochs=1", "regularizers=('Dropout',)", "optimizer.warmup_steps=0")
+    assert run_smoke("mc_calibration", small, tmp_path / "out") == 0
+    [run] = load(tmp_path)["regularizers"]["Dropout"]["runs"]
+    assert 0 < run["measures"]["NLL, clean, passes"] < 10
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "calibration.png", "metrics", "results.json", "results.md", "results.png",
+    ]  # fmt: skip
