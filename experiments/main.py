@@ -5,7 +5,8 @@
     python -m experiments.main --config=configs/language_model.py
 
 `--config.FIELD=VALUE` overrides a field of the config. `--workdir` is the folder for results; the
-default is runs/NAME_OF_THE_CONFIG. `--resume` continues a run that was stopped or killed, and gives
+default is runs/NAME_OF_THE_CONFIG. If a config has conditions, each trains in a folder of its own
+there, and a report compares them. `--resume` continues a run that was stopped or killed, and gives
 the same results as without the break. `--profile` writes a trace of `config.steps_per_call` steps,
 or of an epoch if that is 0. A config is a Python file that this program runs, so use only files
 that you trust.
@@ -21,14 +22,16 @@ import traceback
 from .interrupt import INTERRUPTED, deferred_interrupt, leave, leave_at_ctrl_c
 
 if __name__ == "__main__":
-    leave_at_ctrl_c("Interrupted before training began.")  # the imports below take seconds
+    leave_at_ctrl_c("Interrupted while nothing was training.")  # the imports below take seconds
 
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from . import figure, processes, report, settings
+from . import figure, processes, report, settings, study
 from .errors import InputError, say
 from .files import replace_figure
 from .grid import Grid
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> int:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("Interrupted before training began.")
+        say("Interrupted while nothing was training.")
         return INTERRUPTED
 
 
@@ -79,10 +82,37 @@ def run_and_leave(argv: list[str]) -> NoReturn:
 
 
 def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console: Console) -> int:
-    """Trains every regularizer, reports, and returns the exit code."""
+    """Runs the experiment, or a study of its conditions, and returns the exit code."""
+    conditions = settings.conditions(config)
+    if not conditions:
+        return run_experiment(config, options, workdir, console)[0]
+    task = TASKS[config.task]
+    results = workdir.begin(study.start(config, list(conditions)), options.resume)
+    code = 0
+    for name, of_condition in conditions.items():
+        console.print(f"Condition {name}.")
+        folder = Workdir(workdir.path / name)
+        with folder.locked():
+            code, found = run_experiment(of_condition, options, folder, console)
+        if found["regularizers"]:
+            study.add(results, name, found)
+            workdir.save(results, study.markdown(results))
+            save_figures(workdir, task.study_figures, results["conditions"])
+        if code:
+            break
+    study.show(results, console)
+    say_where(workdir, results, console)
+    return code
+
+
+def run_experiment(
+    config: ConfigDict, options: settings.Options, workdir: Workdir, console: Console
+) -> tuple[int, dict[str, Any]]:
+    """Trains every regularizer, reports, and returns the exit code and the results."""
     task = TASKS[config.task](config)
     results = workdir.begin(report.start(task), options.resume)
     console.print(report.data(results))
+    code = 0
     with deferred_interrupt() as check:
         first = processes.is_first()
         grid = Grid(
@@ -91,23 +121,23 @@ def run(config: ConfigDict, options: settings.Options, workdir: Workdir, console
             metrics=workdir.metrics if first else None,
             profile=workdir.profile if first and options.profile else None,
             resume=workdir.resumed,
-            save=lambda: workdir.save(results),
+            save=lambda: save_report(workdir, results),
             check=check,
         )
         try:
-            code = train(grid, task, results, workdir, console)
+            train(grid, task, results, workdir, console)
             check("saving")
             grid.profiler.say_if_nothing_was_traced()
         except KeyboardInterrupt:
             code = INTERRUPTED
         finally:  # save and show finished results, however the training ended
             finish(task, results, workdir, console)
-    return code
+    return code, results
 
 
 def train(
     grid: Grid, task: Task, results: dict[str, Any], workdir: Workdir, console: Console
-) -> int:
+) -> None:
     """Trains every regularizer that is missing, and saves after each."""
     with Display(console) as display:
 
@@ -119,20 +149,37 @@ def train(
             display.begin(name)
             result = grid.train(name, results["unfinished"], on_epoch)
             report.add(results, name, result)
-            workdir.save(results)
+            save_report(workdir, results)
             display.end(result["seconds"])
-    return 0
 
 
 def finish(task: Task, results: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Saves and shows all finished results."""
     try:
         if results["regularizers"] and processes.is_first():
-            workdir.save(results)
-            for name, draw in {"results.png": figure.draw, **task.figures}.items():
-                replace_figure(workdir.path / name, draw(results))
+            save_report(workdir, results)
+            save_figures(workdir, {"results.png": figure.draw, **task.figures}, results)
     finally:
         report.show(results, console)
+    say_where(workdir, results, console)
+
+
+def save_report(workdir: Workdir, results: dict[str, Any]) -> None:
+    """Saves results and their report."""
+    workdir.save(results, report.markdown(results))
+
+
+def save_figures(
+    workdir: Workdir, figures: Mapping[str, Callable[[Any], Figure]], results: dict[str, Any]
+) -> None:
+    """Draws figures from results into files of these names."""
+    if processes.is_first():
+        for name, draw in figures.items():
+            replace_figure(workdir.path / name, draw(results))
+
+
+def say_where(workdir: Workdir, results: dict[str, Any], console: Console) -> None:
+    """Says where results are, and whether more can be trained."""
     if workdir.resumed:
         console.print(f"Results are in {workdir.path}.")
         if results["missing"]:

@@ -1,13 +1,13 @@
-"""Writes the results as a table, as JSON and as Markdown."""
+"""The report of an experiment, for the terminal and in Markdown."""
 
 import datetime
-import json
 import os
 import platform
 from typing import Any
 
 import flax
 import jax
+from ml_collections import ConfigDict
 
 import flax_spatialdrop
 
@@ -16,14 +16,14 @@ from .output import Console
 from .statistics import Estimate, Row, over_baseline, rows, sentence
 from .tables import Table
 from .task import Metric, Task
+from .tasks import TASKS
 
-FILES = ("results.json", "results.md")
 COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 
 
-def start(task: Task) -> dict[str, Any]:
-    """Returns empty results: the config, date, device, versions and data of a run."""
-    config = task.config
+def header(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config, date, device and versions of a run, and how its task writes numbers."""
+    task = TASKS[config.task]
     device = devices.describe(config.mesh, len(config.rates) * config.seeds)
     return {
         "config": config.to_dict(),
@@ -35,10 +35,17 @@ def start(task: Task) -> dict[str, Any]:
             "flax": flax.__version__,
             "flax_spatialdrop": flax_spatialdrop.__version__,
         },
-        "description": task.data.description,
-        "data": task.data.record,
         "metric": task.metric._asdict(),
         "measures": {name: metric._asdict() for name, metric in task.measures.items()},
+    }
+
+
+def start(task: Task) -> dict[str, Any]:
+    """Returns the results of a run before there are any."""
+    return {
+        **header(task.config),
+        "description": task.data.description,
+        "data": task.data.record,
         "baseline_test_score": task.data.baseline,
         "regularizers": {},
         "missing": list(task.config.regularizers),
@@ -58,12 +65,6 @@ def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
     results["regularizers"][name] = result
     results["missing"].remove(name)
     results["unfinished"] = []
-
-
-def texts(results: dict[str, Any]) -> dict[str, str]:
-    """Returns the texts of results.json and results.md."""
-    numbers = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    return dict(zip(FILES, (numbers, markdown(results)), strict=True))
 
 
 def show(results: dict[str, Any], console: Console) -> None:
@@ -188,32 +189,27 @@ def data(results: dict[str, Any]) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     """Returns the report as Markdown."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return "\n".join(
-        [
-            f"# {results['config']['name']}",
-            "",
-            f"{results['date']}, {results['device']}, {versions}.",
-            "",
-            data(results),
-            "",
-            _legend(results),
-            "",
-            *scores(results).markdown(),
-            "",
-            *(f"- {line}" for line in sentences(results)),
-            "",
-            *(
-                line
-                for table in measures(results)
-                for line in (f"{table.title}:", "", *table.markdown(), "")
-            ),
-            *_cost(results),
-        ]
+        [*heading(results), data(results), "", legend(results), "", *body(results)],
     )
 
 
-def _legend(results: dict[str, Any]) -> str:
+def heading(results: dict[str, Any]) -> list[str]:
+    """Returns the title, and the line that tells date, device and versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    title = f"# {results['config']['name']}"
+    return [title, "", f"{results['date']}, {results['device']}, {versions}.", ""]
+
+
+def body(results: dict[str, Any]) -> list[str]:
+    """Returns the tables, with sentences on what they show."""
+    lines = [*scores(results).markdown(), "", *(f"- {line}" for line in sentences(results)), ""]
+    for table in measures(results):
+        lines += [f"{table.title}:", "", *table.markdown(), ""]
+    return lines + _cost(results)
+
+
+def legend(results: dict[str, Any]) -> str:
     """Explains the numbers of the table."""
     metric = Metric(**results["metric"])
     finished = results["regularizers"].values()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     processes.define_flags(values)
     config = read(argv, values)
     check(config)
+    conditions(config)
     workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
     cluster = processes.from_flags(values)
     return config, Options(Path(workdir), values.resume, values.profile, cluster)
@@ -119,6 +121,53 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"results cannot hold the config as JSON: {error}") from error
 
 
+def conditions(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Returns the checked config of each condition, by name. Numbers in names sort by their value.
+
+    A condition changes fields of the config after the command line did.
+    """
+    changes = config.get("conditions") or ConfigDict()
+    checks.has("config.conditions", changes, ())
+    for name in changes:
+        checks.folder_name("the name of a condition", name)
+    found = {}
+    for name in sorted(changes, key=_by_numbers):
+        condition = config.copy_and_resolve_references()
+        try:
+            with condition.unlocked():
+                del condition.conditions
+            _change("config", condition, changes[name])
+            for field in ("name", "task"):
+                if condition[field] != config[field]:
+                    raise InputError(f"config.{field} must be the same in all conditions")
+            check(condition)
+        except InputError as error:
+            raise InputError(f"condition {name}: {error}") from error
+        condition.name = f"{config.name}, {name}"
+        found[name] = condition
+    return found
+
+
+def _by_numbers(name: str) -> list[tuple[str, int]]:
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+
+
+def _change(part: str, config: ConfigDict, changes: ConfigDict) -> None:
+    checks.has(part, changes, ())
+    for field in changes:
+        if field not in config:
+            raise InputError(_no_field(part, config, field))
+        if isinstance(config[field], ConfigDict):
+            _change(f"{part}.{field}", config[field], changes[field])
+        else:
+            with config.ignore_type():  # `check` has better messages
+                config[field] = changes[field]
+
+
+def _no_field(part: str, config: Iterable[str], field: str) -> str:
+    return f"{part} has no field {field}: it has {', '.join(config)}"
+
+
 def _unknown_field(argv: list[str]) -> str:
     """Says which override the config has no field for. Empty if the config file itself fails."""
     overrides = [argument for argument in argv if re.match(r"--?(no)?config\.", argument)]
@@ -136,6 +185,6 @@ def _unknown_field(argv: list[str]) -> str:
             if not isinstance(place, dict):
                 return f"{name} is one value without fields: got {override}"
             if field not in place:
-                return f"{name} has no field {field}: it has {', '.join(place)}"
+                return _no_field(name, place, field)
             name, place = f"{name}.{field}", place[field]
     return ""

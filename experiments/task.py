@@ -106,6 +106,8 @@ class Task(abc.ABC):
     regularizers: ClassVar[Mapping[str, str | None]]
     figures: ClassVar[Mapping[str, Callable[[dict[str, Any]], Figure]]] = {}
     """Maps file names to functions that draw extra figures from results."""
+    study_figures: ClassVar[Mapping[str, Callable[[dict[str, dict[str, Any]]], Figure]]] = {}
+    """Maps file names to functions that draw figures from the results of each condition."""
 
     def __init__(self, config: ConfigDict):
         self.config = config

@@ -13,7 +13,10 @@ from .errors import InputError
 from .files import free_path, prepare, replace_text
 from .tasks import TASKS
 
-FIGURES = {"results.png", *(name for task in TASKS.values() for name in task.figures)}
+FIGURES = {
+    "results.png",
+    *(name for t in TASKS.values() for name in (*t.figures, *t.study_figures)),
+}
 """The names of the figures of all tasks."""
 
 
@@ -96,25 +99,25 @@ class Workdir:
             processes.say(f"This starts anew, but --resume would continue the run in {self.path}.")
         return report.resumed(found, results) if resume else results
 
-    def save(self, results: dict[str, Any]) -> None:
-        """Writes results.json and results.md. A crash never leaves half a file.
+    def save(self, results: dict[str, Any], markdown: str) -> None:
+        """Writes results.json, and results.md with a report. A crash never leaves half a file.
 
         Before that, the first call moves all of an earlier run to earlier-N, for a new N. Only the
         first process writes.
         """
-        texts = report.texts(results)
+        numbers = json.dumps(results, indent=1, allow_nan=False) + "\n"
         if not self.resumed:
             if processes.is_first():
                 self._set_aside()
             self.resumed = True
             processes.meet("the workdir is free")
         if processes.is_first():
-            for name, text in texts.items():
-                replace_text(self.path / name, text)
+            replace_text(self.path / "results.json", numbers)
+            replace_text(self.path / "results.md", markdown)
 
     def _set_aside(self) -> None:
         folder = free_path(self.path, "earlier")
-        files = [self.path / name for name in (*report.FILES, *FIGURES)]
+        files = [self.path / name for name in ("results.json", "results.md", *FIGURES)]
         for path in (*files, self.checkpoints, self.metrics, self.profile):
             if path.exists():
                 folder.mkdir(exist_ok=True)

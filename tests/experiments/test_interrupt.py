@@ -52,7 +52,7 @@ def test_during_the_imports_ctrl_c_is_a_sentence(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "Interrupted before training began.\n"
+    assert ended.stderr == "Interrupted while nothing was training.\n"
 
 
 def test_afterwards_ctrl_c_is_what_it_was():

@@ -237,7 +237,7 @@ def test_ctrl_c_while_loading_says_so(args, capsys, monkeypatch):
 
     monkeypatch.setattr("experiments.tagging.corpus.load", interrupted)
     assert main.main(args) == main.INTERRUPTED
-    assert capsys.readouterr().err == "Interrupted before training began.\n"
+    assert capsys.readouterr().err == "Interrupted while nothing was training.\n"
 
 
 def test_a_crash_loses_no_finished_regularizer(args, tmp_path, capsys, train_until):

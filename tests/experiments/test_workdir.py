@@ -42,7 +42,7 @@ def test_a_workdir_that_orbax_cannot_read(tmp_path):
 
 def test_saving_replaces_whole_files(results, workdir, monkeypatch):
     path = workdir.path / "results.json"
-    workdir.save(results)
+    workdir.save(results, "# report")
     old = path.read_text()
     assert json.loads(old) == results
 
@@ -51,7 +51,7 @@ def test_saving_replaces_whole_files(results, workdir, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match=r"^cannot write .*results\.json: No space left on device$"):
-        workdir.save({**results, "date": "later"})
+        workdir.save({**results, "date": "later"}, "# report")
     assert path.read_text() == old
     assert {file.name for file in workdir.path.iterdir()} == {"results.json", "results.md"}
 
@@ -59,22 +59,22 @@ def test_saving_replaces_whole_files(results, workdir, monkeypatch):
 def test_no_file_is_written_that_is_no_json(results, workdir):
     results["baseline_test_score"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
-        workdir.save(results)
+        workdir.save(results, "# report")
     assert list(workdir.path.iterdir()) == []
 
 
 def test_resume_continues_the_results_that_are_there(results, workdir):
     assert workdir.begin(start(results), resume=True) == start(results)  # there are none
     assert not workdir.resumed
-    workdir.save(results)
+    workdir.save(results, "# report")
     again = Workdir(workdir.path)
     assert again.begin(start(results), resume=True) == results
-    again.save(results)
+    again.save(results, "# report")
     assert {file.name for file in workdir.path.iterdir()} == {"results.json", "results.md"}
 
 
 def test_without_resume_all_of_an_earlier_run_moves(results, workdir, capsys):
-    workdir.save(results)
+    workdir.save(results, "# report")
     folders = workdir.checkpoints, workdir.metrics, workdir.profile
     for folder in folders:
         (folder / "Dropout-0.5-0").mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_without_resume_all_of_an_earlier_run_moves(results, workdir, capsys):
     sentence = f"This starts anew, but --resume would continue the run in {workdir.path}.\n"
     assert capsys.readouterr().err == sentence
     assert all(folder.exists() for folder in folders)  # until there is something to save
-    again.save(start(results))
+    again.save(start(results), "# report")
     earlier = workdir.path / "earlier-1"
     assert json.loads((earlier / "results.json").read_text()) == results
     assert all((earlier / folder.name / "Dropout-0.5-0").exists() for folder in folders)
@@ -93,7 +93,7 @@ def test_without_resume_all_of_an_earlier_run_moves(results, workdir, capsys):
 
 
 def test_a_finished_run_is_not_called_unfinished(results, workdir, capsys):
-    workdir.save({**results, "missing": []})
+    workdir.save({**results, "missing": []}, "# report")
     workdir.begin(start(results), resume=False)
     assert capsys.readouterr().err == ""
 
@@ -107,7 +107,7 @@ def test_processes_with_another_workdir_get_one_sentence(results, tmp_path, monk
     )
     first = Workdir(tmp_path / "first")
     if resume:
-        first.save(results)
+        first.save(results, "# report")
     first.begin(start(results), resume)
     monkeypatch.setattr(processes, "is_first", lambda: False)
     with pytest.raises(InputError) as caught:
@@ -129,7 +129,7 @@ def test_only_the_first_process_says_that_a_run_starts_anew(results, workdir, ca
 
 def test_resume_takes_another_mesh(results, workdir):
     results["config"]["mesh"] = {"data": 1}
-    workdir.save(results)
+    workdir.save(results, "# report")
     other = start(results)
     other["config"] = {**results["config"], "mesh": {"data": 2}}
     assert workdir.begin(other, resume=True) == {**results, "config": other["config"]}
@@ -153,7 +153,7 @@ def test_resume_refuses_other_results(results, workdir, change, message):
             del found[part]["rates"]
         else:
             found[part].update(value)
-    workdir.save(results)
+    workdir.save(results, "# report")
     path = workdir.path / "results.json"
     path.write_text(json.dumps(found))
     before = path.read_text()
@@ -171,5 +171,5 @@ def test_resume_refuses_results_that_cannot_be_read(results, workdir):
     with pytest.raises(InputError, match=r"^--resume needs a .* --workdir: it cannot be "):
         workdir.begin(results, resume=True)
     assert workdir.begin(results, resume=False) == results
-    workdir.save(results)
+    workdir.save(results, "# report")
     assert (workdir.path / "earlier-1" / "results.json").read_text() == "{"
