@@ -32,19 +32,18 @@ class Form(NamedTuple):
     image: Layer | None = None
 
 
-DROP_BLOCK = partial(linen.DropBlock, block_size=3)
 FORMS = {
     "none": Form(),
     "Dropout": Form(after=linen.Dropout),
     "Dropout before norm": Form(before=linen.Dropout),
     "SpatialDropout2D": Form(after=linen.SpatialDropout2D),
     "SpatialDropout2D before norm": Form(before=linen.SpatialDropout2D),
-    "DropBlock": Form(after=DROP_BLOCK),
-    "DropBlock growing": Form(after=DROP_BLOCK),
+    "DropBlock": Form(after=linen.DropBlock),
+    "DropBlock growing": Form(after=linen.DropBlock),
     "DropPath row": Form(path="row"),
     "DropPath batch": Form(path="batch"),
     "DropPath subset": Form(path="subset"),
-    "cutout": Form(image=partial(linen.Cutout, block_size=14)),
+    "cutout": Form(image=linen.Cutout),
 }
 NORMS = ("batch", "group")
 GROUPS = 8
@@ -99,7 +98,8 @@ class ResNet(nn.Module):
       blocks: the residual blocks of a stage.
       patch: the stride of the first convolution, in rows and columns of the image.
       norm: "batch" or "group".
-      form: where the network is regularized.
+      form: where the network is regularized. Cutout hides squares of half the size of an image.
+      block_size: of DropBlock, in positions.
       subset_rate: the rate of drop path with mode "subset", where it is part of the program.
       dtype: the type to compute in. Parameters and scores are float32.
     """
@@ -110,6 +110,7 @@ class ResNet(nn.Module):
     patch: int
     norm: str = "batch"
     form: Form = Form()
+    block_size: int = 3
     subset_rate: float = 0.0
     dtype: DTypeLike = jnp.float32
 
@@ -118,8 +119,11 @@ class ResNet(nn.Module):
         """Maps images [batch, row, column, channel] to scores [batch, classes]."""
         norm = self._norm(deterministic)
 
-        def made(layer: Layer | None) -> Callable[[], nn.Module] | None:
-            return layer and partial(layer, rate, deterministic=deterministic)
+        sizes = {linen.DropBlock: self.block_size, linen.Cutout: images.shape[1] // 2}
+
+        def made(layer: Any) -> Callable[[], nn.Module] | None:
+            size = {"block_size": sizes[layer]} if layer in sizes else {}
+            return layer and partial(layer, rate, deterministic=deterministic, **size)
 
         x = images
         if image := made(self.form.image):

@@ -15,7 +15,7 @@ from ..train import steps_per_epoch
 from . import data, sources
 from .models import FORMS, GROUPS, NORMS, ResNet
 
-SIZES = ("blocks", "patch")
+SIZES = ("blocks", "patch", "block_size")
 
 
 class Classification(Task):
@@ -79,6 +79,7 @@ class Classification(Task):
             config.patch,
             config.norm,
             form,
+            config.block_size,
             self.rates(regularizer)[0] if form.path == "subset" else 0.0,
             config.dtype,
         )
