@@ -83,7 +83,8 @@ def _places(ax: Axes, study: list[Results]) -> None:
         ylabel="points of accuracy over none",
         title=f"Where dropout meets a norm\n({images(study[0]):,} images; mean and 95 % interval)",
     )
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
+    lines, _ = ax.get_legend_handles_labels()  # given, since legend() warns if there are none
+    ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
 
 
 def _by_rate(results: Results, name: str) -> dict[float, list[float]]:

@@ -12,7 +12,7 @@ from .. import checks, rate_schedule
 from ..errors import InputError
 from ..task import Array, Data, Metric, Task
 from ..train import steps_per_epoch
-from . import data, sources
+from . import data, sources, study_figure
 from .models import FORMS, GROUPS, NORMS, ResNet
 
 SIZES = ("blocks", "patch", "block_size")
@@ -31,6 +31,7 @@ class Classification(Task):
         baseline="nearest mean",
     )
     regularizers: ClassVar = {name: None if name == "none" else "none" for name in FORMS}
+    study_figures: ClassVar = {"results.png": study_figure.draw}
 
     @staticmethod
     def check(config: ConfigDict) -> None:

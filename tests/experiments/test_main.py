@@ -327,3 +327,17 @@ def test_a_small_calibration_from_end_to_end(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "calibration.png", "metrics", "results.json", "results.md", "results.png",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_study_of_images_from_end_to_end(tmp_path):
+    """Each condition trains in a folder of its own, and one figure is about all."""
+    small = ("seeds=1", "epochs=1", "optimizer.warmup_steps=0")
+    assert run_smoke("image_classification", small, tmp_path / "out") == 0
+    conditions = load(tmp_path)["conditions"]
+    norms = {name: results["config"]["norm"] for name, results in conditions.items()}
+    assert norms == {"100 images": "batch", "100 images, group norm": "group"}
+    assert list(conditions["100 images, group norm"]["regularizers"]) == ["none", "Dropout"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *norms, "results.json", "results.md", "results.png",
+    ]  # fmt: skip
