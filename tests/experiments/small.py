@@ -39,7 +39,7 @@ class Small(Tagging):
 class Normed(Small):
     """With batch statistics beside its parameters."""
 
-    tagger = partial(SmallTagger, batch_norm=True)
+    tagger = staticmethod(partial(SmallTagger, batch_norm=True))
 
 
 def run(args):
