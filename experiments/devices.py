@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -91,30 +91,39 @@ class Layout:
             devices=devices[: math.prod(shape)],
         )
 
-    def put_batches(self, data: Split, indices: np.ndarray) -> Split:
+    def put_batches(self, data: Sequence[Split], indices: np.ndarray) -> Split:
         """Puts the examples of these indices [run, step, example] on the devices.
 
-        Each process reads only the examples of its own devices.
+        `data` has a split for each run. Each process reads only the examples of its own devices.
         """
+
+        def put(*arrays: np.ndarray) -> jax.Array:
+            def examples(run: int, index: tuple[slice, ...]) -> np.ndarray:
+                return arrays[run][indices[run][index[:2]]]
+
+            return self._put_each(examples, indices.shape + arrays[0].shape[1:])
+
+        return jax.tree.map(put, *data)
+
+    def put_evaluation(self, batches: Sequence[Split]) -> Split:
+        """Puts the batches [batch, example, ...] of each run on its devices."""
+
+        def put(*arrays: np.ndarray) -> jax.Array:
+            def examples(run: int, index: tuple[slice, ...]) -> np.ndarray:
+                return arrays[run][index]
+
+            return self._put_each(examples, (len(arrays), *arrays[0].shape))
+
+        return jax.tree.map(put, *batches)
+
+    def _put_each(self, of: Callable[..., np.ndarray], shape: tuple[int, ...]) -> jax.Array:
+        """Puts an array [run, batch, example, ...], of which of(run, index) returns a part."""
+
+        def part(index: Any) -> np.ndarray:
+            return np.stack([of(run, index[1:]) for run in range(*index[0].indices(shape[0]))])
+
         sharding = self._sharding("runs", None, EXAMPLES)
-
-        def put(array: np.ndarray) -> jax.Array:
-            shape = indices.shape + array.shape[1:]
-            return jax.make_array_from_callback(
-                shape,
-                sharding,
-                lambda index: array[indices[index[: indices.ndim]]],  # type: ignore[index]
-            )
-
-        return jax.tree.map(put, data)
-
-    def put_evaluation(self, batches: Split) -> Split:
-        """Puts batches [batch, example, ...] on the devices of every run."""
-        sharding = self._sharding(None, EXAMPLES)
-        return jax.tree.map(
-            lambda array: jax.make_array_from_callback(array.shape, sharding, array.__getitem__),
-            batches,
-        )
+        return jax.make_array_from_callback(shape, sharding, part)
 
     def gathered(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a function of variables gather them from the axis `fsdp` first.
@@ -156,27 +165,25 @@ class Layout:
         return call
 
     def compile(
-        self, function: Callable[..., Any], *arguments: Any, shared: tuple = (), states: int = 0
+        self, function: Callable[..., Any], *arguments: Any, states: int = 0
     ) -> Callable[..., Any]:
-        """Compiles a function of one run for all runs, which share its last arguments.
+        """Compiles a function of one run for all runs.
 
         Ahead-of-time compilation makes sure that no later call compiles again.
 
         Args:
-          function: `(*arguments, *shared) -> tuple`, without the axis of runs.
+          function: `(*arguments) -> tuple`, without the axis of runs.
           arguments: arrays [run, ...].
-          shared: the last arguments, with which all calls are made.
           states: the number of outputs, from the first, that are states of runs. They are spread
             over the devices of their runs. All devices hold the other outputs.
         """
         with jax.set_mesh(self.mesh):
-            of_all = self._side_by_side(function, len(shared))
-            inputs = (*self._put(arguments), *shared)
+            of_all, inputs = self._side_by_side(function), self._put(arguments)
             outputs = jax.eval_shape(of_all, *inputs)
             shardings = [jax.tree.map(self._of_state, state) for state in outputs[:states]]
             shardings += [self._sharding()] * len(outputs[states:])
             compiled = jax.jit(of_all, out_shardings=tuple(shardings)).lower(*inputs).compile()
-        return lambda *arguments: compiled(*self._put(arguments), *shared)
+        return lambda *arguments: compiled(*self._put(arguments))
 
     def _put(self, arguments: tuple) -> tuple:
         """Moves arrays [run, ...] from the host to the devices of their runs."""
@@ -195,36 +202,26 @@ class Layout:
             return self._sharding()
         return self._sharding("runs", *self._spec(array.shape[1:]))
 
-    def _side_by_side(self, function: Callable[..., Any], shared: int) -> Callable[..., Any]:
-        """Makes a function of one run one of all runs, except for its last `shared` arguments.
+    def _side_by_side(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Makes a function of one run one of all runs.
 
         If each run has one device, each device runs the ordinary program, so results have the same
         bits as on one device.
         """
 
-        def on_meshes(*arguments: Any) -> Any:
-            in_axes = (0,) * (len(arguments) - shared) + (None,) * shared
-            return jax.vmap(function, in_axes, spmd_axis_name="runs")(*arguments)
-
-        def on_devices(*arguments: Any) -> Any:
-            specs = (PartitionSpec("runs"),) * (len(arguments) - shared)
-            return jax.shard_map(
-                of_one,
-                mesh=self.mesh,
-                in_specs=specs + (PartitionSpec(),) * shared,
-                out_specs=PartitionSpec("runs"),
-                check_vma=False,  # no run needs another
-            )(*arguments)
-
         def of_one(*arguments: Any) -> Any:
-            of_runs = arguments[: len(arguments) - shared]
-            of_run = jax.tree.map(lambda leaf: leaf[0], of_runs)
-            outputs = function(*of_run, *arguments[len(of_runs) :])
+            outputs = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
             return jax.tree.map(lambda leaf: leaf[None], outputs)
 
         if self._one_device_a_run:
-            return on_devices
-        return of_one if self.runs == 1 else on_meshes
+            return jax.shard_map(
+                of_one,
+                mesh=self.mesh,
+                in_specs=PartitionSpec("runs"),
+                out_specs=PartitionSpec("runs"),
+                check_vma=False,  # no run needs another
+            )
+        return of_one if self.runs == 1 else jax.vmap(function, spmd_axis_name="runs")
 
     def _spec(self, shape: tuple[int, ...]) -> list[str | None]:
         return parameter_axes(shape, self.mesh.shape)

@@ -37,6 +37,7 @@ class Loop:
         self._state, self._best = arrays
         self._begin = time.perf_counter() - progress.seconds
         self._rates = rates_of(progress.runs)
+        self._validation, self._test = compiler.evaluation(progress.runs)
         self._feed = compiler.feed(progress.runs, progress.step)
         self._next = next(self._feed)
 
@@ -82,7 +83,9 @@ class Loop:
         epoch = np.full(len(progress.runs), len(progress.scores) + 1, np.int32)
         rates = self._compiler.rates(progress.regularizer, progress.runs, progress.step)
         variables = self._state.variables
-        self._best, scores = self._programs.validate(variables, self._best, rates, epoch)
+        self._best, scores = self._programs.validate(
+            variables, self._best, rates, epoch, self._validation
+        )
         progress.end_epoch(self._compiler.steps, np.asarray(scores))
         progress.seconds = time.perf_counter() - self._begin
         return progress.last_epoch()
@@ -98,7 +101,7 @@ class Loop:
         steps = self._compiler.steps * epochs
         rates = self._compiler.rates(progress.regularizer, progress.runs, steps)
         seeds = seeds_of(progress.runs)
-        tested = self._programs.test(self._best.variables, rates, seeds)
+        tested = self._programs.test(self._best.variables, rates, seeds, self._test)
         scores, measures = jax.device_get(tested)
         progress.seconds = time.perf_counter() - self._begin
         ends = progress.ends(epochs, self._config.patience)

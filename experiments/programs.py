@@ -34,8 +34,8 @@ class Programs(NamedTuple):
 
     Attributes:
       steps: maps a number of steps to `(state, rates, batches, keys) -> state, losses`.
-      validate: `(variables, best, rates, epoch) -> best, scores`.
-      test: `(variables, rates, seeds) -> scores, measures`.
+      validate: `(variables, best, rates, epoch, batches) -> best, scores`.
+      test: `(variables, rates, seeds, batches) -> scores, measures`.
     """
 
     steps: dict[int, Callable[..., tuple[TrainState, jax.Array]]]
@@ -67,10 +67,6 @@ class Compiler:
         self._optimizer = optimizer.make(config.optimizer, config.epochs * self.steps)
         self._order = jax.jit(make_order(examples, config.batch_size))
         self._inits: dict[str, Callable[..., tuple[TrainState, Best]]] = {}
-        self._validation, self._test = (
-            self._layout.put_evaluation(batches(split, EVALUATION_BATCH, self._layout.shards))
-            for split in (task.data.validation, task.data.test)
-        )
 
     def start(self, regularizer: str, runs: list[Run]) -> tuple[TrainState, Best]:
         """Returns the first states of runs. A regularizer shares them with its plain network."""
@@ -85,6 +81,16 @@ class Compiler:
         """Returns the rates of runs, each after a number of steps: [run]."""
         return np.asarray(self._rate_at(regularizer)(rates_of(runs), steps))
 
+    def evaluation(self, runs: list[Run]) -> tuple[Split, Split]:
+        """Returns the batches for validation and those for the test: [run, batch, example, ...]."""
+        parts = [self._task.data.parts(run.seed) for run in runs]
+
+        def put(splits: list[Split]) -> Split:
+            size, multiple = EVALUATION_BATCH, self._layout.shards
+            return self._layout.put_evaluation([batches(one, size, multiple) for one in splits])
+
+        return put([one.validation for one in parts]), put([one.test for one in parts])
+
     def feed(
         self, runs: list[Run], step: int = 0
     ) -> Iterator[tuple[Split, np.ndarray, np.ndarray]]:
@@ -93,7 +99,7 @@ class Compiler:
         All are [run, step, ...]. Any step gets the same batch and key, wherever the feed starts. Of
         the batches, each process has the examples of its own devices. The others are on the host.
         """
-        data = self._task.data.train
+        data = [self._task.data.parts(run.seed).train for run in runs]
         while True:
             epoch, first = divmod(step, self.steps)
             orders = [jax.device_get(self._order(run.seed, epoch + 1)) for run in runs]
@@ -101,7 +107,11 @@ class Compiler:
             for begin in range(first, self.steps, self.call_steps):
                 part = slice(begin, begin + self.call_steps)
                 batches = self._layout.put_batches(data, indices[:, part])
-                yield batches, keys[:, part], np.asarray(data.counted)[indices[:, part]]
+                counted = [
+                    np.asarray(split.counted)[of_run[part]]
+                    for split, of_run in zip(data, indices, strict=True)
+                ]
+                yield batches, keys[:, part], np.stack(counted)
             step = (epoch + 1) * self.steps
 
     def compile(self, regularizer: str, runs: list[Run]) -> Programs:
@@ -111,6 +121,7 @@ class Compiler:
         step = layout.spread(make_step(loss, self._optimizer, self._rate_at(regularizer)))
         score, test = map(layout.gathered, self._make_evaluations(regularizer))
         state, best = self.start(regularizer, runs)
+        validation, test_batches = self.evaluation(runs)
         rates, calls = rates_of(runs), -(-self.steps // self.call_steps)
         inputs = itertools.islice(self.feed(runs), calls)  # the last call may have fewer steps
         by_size = {keys.shape[1]: (batches, keys) for batches, keys, _ in inputs}
@@ -121,11 +132,10 @@ class Compiler:
             },
             layout.compile(
                 make_validate(task, score),
-                *(state.variables, best, rates, np.ones(len(runs), np.int32)),
-                shared=(self._validation,),
+                *(state.variables, best, rates, np.ones(len(runs), np.int32), validation),
                 states=1,
             ),
-            layout.compile(test, state.variables, rates, seeds_of(runs), shared=(self._test,)),
+            layout.compile(test, state.variables, rates, seeds_of(runs), test_batches),
         )
 
     def _rate_at(self, regularizer: str) -> Callable[[Any, Any], Any]:
@@ -146,7 +156,10 @@ class Compiler:
 
             # Epochs are numbered from 1 to config.epochs, so no other key of the run is the same.
             key = jax.random.fold_in(jax.random.key(seed), task.config.epochs + 1)
-            return score(variables, rate, batches), task.measure(predicted, rate, key)
+            changed = task.changed_tests(batches)
+            scores = {name: score(variables, rate, split) for name, split in changed.items()}
+            measures = {**scores, **task.measure(predicted, rate, key)}
+            return score(variables, rate, batches), measures
 
         return score, test
 

@@ -47,6 +47,7 @@ def start(task: Task) -> dict[str, Any]:
         "description": task.data.description,
         "data": task.data.record,
         "baseline_test_score": task.data.baseline,
+        "folds": len(task.data.folds),
         "regularizers": {},
         "missing": list(task.config.regularizers),
         "unfinished": [],  # the records of the first missing regularizer
@@ -215,9 +216,10 @@ def legend(results: dict[str, Any]) -> str:
     finished = results["regularizers"].values()
     plain = dict.fromkeys(one["compared_to"] for one in finished if one["compared_to"])
     better = "higher" if metric.higher_is_better else "lower"
+    split = "seeds, each with a split of its own" if results.get("folds") else "seeds of one split"
     return (
         f"{metric.title} ({better} is better), mean and 95 % t-interval over "
-        f"{results['config']['seeds']} seeds of one split. Rates are chosen on validation data; "
+        f"{results['config']['seeds']} {split}. Rates are chosen on validation data; "
         "validation scores are those of each run's best epoch at the rate chosen on the same "
         f"data, thus optimistic. Differences are to {' or '.join(plain) or 'nothing yet'}, in "
         f"{metric.difference_unit}, paired by seed; their intervals are not corrected for "

@@ -10,6 +10,8 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from .errors import InputError
+
 Array = jax.Array | np.ndarray
 
 
@@ -27,6 +29,14 @@ class Split(NamedTuple):
     counted: Array
 
 
+class Parts(NamedTuple):
+    """A division of the data."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
 class Data(NamedTuple):
     """The data for training, and its description for the report.
 
@@ -35,6 +45,8 @@ class Data(NamedTuple):
       baseline: the test score of a prediction without a network.
       description: the data in sentences.
       record: the data in numbers, as JSON, for the results.
+      folds: the parts of each seed, if each has parts of its own. All have the same shapes, and
+        the first are those above.
     """
 
     train: Split
@@ -43,6 +55,11 @@ class Data(NamedTuple):
     baseline: float
     description: str
     record: dict[str, Any]
+    folds: tuple[Parts, ...] = ()
+
+    def parts(self, seed: int) -> Parts:
+        """Returns the parts of a seed."""
+        return self.folds[seed] if self.folds else Parts(self.train, self.validation, self.test)
 
 
 class Metric(NamedTuple):
@@ -112,6 +129,11 @@ class Task(abc.ABC):
     def __init__(self, config: ConfigDict):
         self.config = config
         self.data = self.load(config.data)
+        if 0 < len(self.data.folds) < config.seeds:
+            raise InputError(
+                f"config.seeds must be at most {len(self.data.folds)}, because each seed has "
+                f"a part of the data for its test: got {config.seeds}"
+            )
 
     @classmethod
     def plain(cls, regularizer: str) -> str:
@@ -161,6 +183,13 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def score(mean_points: jax.Array) -> jax.Array:
         """Returns the score of a part, from the mean points of its targets."""
+
+    def changed_tests(self, test: Split) -> Mapping[str, Split]:
+        """Returns changed test parts by name, whose scores are measures.
+
+        The first two axes of an array are the batch and the example.
+        """
+        return {}
 
     def measure(self, predict: Predict, rate: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Returns what the best network of a run is measured by beside its score.

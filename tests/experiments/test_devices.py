@@ -128,15 +128,19 @@ def test_batches_are_spread_over_data_and_fsdp_and_evaluation_is_padded():
     targets = np.arange(10)
     data = Split((targets[:, None],), targets, targets >= 0)
     indices = np.random.default_rng(0).permutation(10)[:8].reshape(2, 1, 4)
-    put = layout.put_batches(data, indices)
-    np.testing.assert_array_equal(put.targets, indices)
+    other = data._replace(targets=-targets)
+    put = layout.put_batches([data, other], indices)
+    np.testing.assert_array_equal(put.targets, indices * np.array([1, -1])[:, None, None])
     np.testing.assert_array_equal(put.inputs[0], indices[..., None])
     assert put.targets.addressable_shards[0].data.shape == (1, 1, 1)
     evaluation = batches(data, 5, layout.shards)
     assert evaluation.targets.shape == (2, 8)
     assert evaluation.counted.sum() == 10
-    on_devices = layout.put_evaluation(evaluation)
-    assert on_devices.targets.addressable_shards[0].data.shape == (2, 2)
+    on_devices = layout.put_evaluation(
+        [evaluation, evaluation._replace(targets=-evaluation.targets)]
+    )
+    np.testing.assert_array_equal(on_devices.targets[1], -evaluation.targets)
+    assert on_devices.targets.addressable_shards[0].data.shape == (1, 2, 2)
 
 
 def test_a_checkpoint_of_one_device_continues_on_two(tmp_path, corpus_path):

@@ -10,9 +10,11 @@ import pytest
 
 from experiments import metrics, optimizer, programs, rate_schedule, runs
 from experiments.checkpoints import Checkpoints
+from experiments.errors import InputError
 from experiments.grid import Grid
 from experiments.runs import Progress, Run
 from experiments.tagging.task import Tagging
+from experiments.task import Parts
 
 from .conftest import make_config
 from .small import Normed, Small, SmallTagger
@@ -212,6 +214,45 @@ def test_measures_are_those_of_the_best_network_of_each_run(corpus_path, tmp_pat
         assert ("key" in measures) == (run["rate"] == result["chosen_rate"])
         keys += [tuple(measures["key"])] if "key" in measures else []
     assert len(set(keys)) == 2
+
+
+class Folded(Small):
+    """The second seed has validation and test exchanged, and half of the words wrong in a test."""
+
+    @staticmethod
+    def load(config):
+        data = Small.load(config)
+        size = min(len(data.validation.targets), len(data.test.targets))
+        train, validation, test = (
+            jax.tree.map(lambda array: array[:size], split) for split in data[:3]
+        )
+        folds = Parts(train, validation, test), Parts(train, test, validation)
+        return data._replace(train=train, validation=validation, test=test, folds=folds)
+
+    def changed_tests(self, test):
+        wrong = test.targets.at[..., ::2].set(-1)
+        return {"same": test, "half wrong": test._replace(targets=wrong)}
+
+
+def test_a_seed_has_the_parts_of_its_fold(corpus_path, tmp_path, monkeypatch):
+    """With one start, and all examples in a batch, the runs differ in their parts alone."""
+    monkeypatch.setattr(programs, "seeds_of", lambda runs: np.zeros(len(runs), np.int32))
+    config = small_config(corpus_path, epochs=1, seeds=2, batch_size=1000)
+    one, other = Grid(Folded(config), tmp_path).train("none", [], ignore)["runs"]
+    assert one["validation_score"] == pytest.approx(other["test_score"])
+    assert other["validation_score"] == pytest.approx(one["test_score"])
+    assert one["validation_score"] != pytest.approx(one["test_score"])
+    assert one["measures"]["same"] == pytest.approx(one["test_score"], abs=1e-5)
+    assert one["measures"]["half wrong"] < 0.7 * one["test_score"]
+
+
+def test_more_seeds_than_folds_get_one_sentence(corpus_path):
+    with pytest.raises(InputError) as caught:
+        Folded(small_config(corpus_path, seeds=3))
+    assert str(caught.value) == (
+        "config.seeds must be at most 2, because each seed has a part of the data for its test: "
+        "got 3"
+    )
 
 
 class InvertedTagger(SmallTagger):

@@ -43,6 +43,12 @@ def test_measures_have_tables_of_their_own(results, capsys):
     assert "| Dropout |  | not finite |  |" in report.markdown(results)
 
 
+def test_the_report_tells_whether_seeds_share_a_split(results):
+    assert "over 2 seeds of one split." in report.markdown(results)
+    results["folds"] = 4
+    assert "over 2 seeds, each with a split of its own." in report.markdown(results)
+
+
 def test_the_report_names_what_is_missing(results):
     assert report.sentences(results)[-1] == "No results for SpatialDropout1D."
     assert "- No results for SpatialDropout1D." in report.markdown(results)
