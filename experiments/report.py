@@ -24,7 +24,15 @@ COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 def header(config: ConfigDict) -> dict[str, Any]:
     """Returns the config, date, device and versions of a run, and how its task writes numbers."""
     task = TASKS[config.task]
-    device = devices.describe(config.mesh, len(config.rates) * config.seeds)
+    return {
+        **origin(config, devices.describe(config.mesh, len(config.rates) * config.seeds)),
+        "metric": task.metric._asdict(),
+        "measures": {name: metric._asdict() for name, metric in task.measures.items()},
+    }
+
+
+def origin(config: ConfigDict, device: str) -> dict[str, Any]:
+    """Returns where results are from: their config, date, device and versions."""
     return {
         "config": config.to_dict(),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -35,8 +43,6 @@ def header(config: ConfigDict) -> dict[str, Any]:
             "flax": flax.__version__,
             "flax_spatialdrop": flax_spatialdrop.__version__,
         },
-        "metric": task.metric._asdict(),
-        "measures": {name: metric._asdict() for name, metric in task.measures.items()},
     }
 
 

@@ -102,20 +102,20 @@ class Workdir:
     def save(self, results: dict[str, Any], markdown: str) -> None:
         """Writes results.json, and results.md with a report. A crash never leaves half a file.
 
-        Before that, the first call moves all of an earlier run to earlier-N, for a new N. Only the
-        first process writes.
+        Before that, the first call sets an earlier run aside. Only the first process writes.
         """
         numbers = json.dumps(results, indent=1, allow_nan=False) + "\n"
         if not self.resumed:
             if processes.is_first():
-                self._set_aside()
+                self.set_aside()
             self.resumed = True
             processes.meet("the workdir is free")
         if processes.is_first():
             replace_text(self.path / "results.json", numbers)
             replace_text(self.path / "results.md", markdown)
 
-    def _set_aside(self) -> None:
+    def set_aside(self) -> None:
+        """Moves all of an earlier run to earlier-N, for a new N."""
         folder = free_path(self.path, "earlier")
         files = [self.path / name for name in ("results.json", "results.md", *FIGURES)]
         for path in (*files, self.checkpoints, self.metrics, self.profile):
