@@ -65,17 +65,25 @@ class Loop:
         return rows
 
     def _take_steps(self, profiler: Profiler) -> list[Metrics]:
-        begin, (batches, keys, counted) = time.perf_counter(), self._next
-        steps = keys.shape[1]
+        progress, (batches, keys, counted) = self.progress, self._next
+        begin, steps = time.perf_counter(), keys.shape[1]
         with profiler(steps):
-            self._state, outputs = self._programs.steps[steps](
+            self._state, measured = self._programs.steps[steps](
                 self._state, self._rates, batches, keys
             )
-            self._next = next(self._feed)  # while the device trains
-            losses = np.asarray(outputs)
-        cost = {**throughput(time.perf_counter() - begin, counted), **memory()}
-        self.progress.add(losses)
-        return [{"loss": loss, **cost} for loss in losses.mean(1)]
+            # This is done while the device trains.
+            self._next = next(self._feed)
+            last = progress.step + steps - 1
+            rates = self._compiler.rates(progress.regularizer, progress.runs, last)
+            shared = {"learning_rate": self._compiler.learning_rate(last)}
+            losses, norms = map(np.asarray, measured)
+        shared |= {**throughput(time.perf_counter() - begin, counted), **memory()}
+        progress.add(losses)
+        of_runs = zip(losses.mean(1), norms.mean(1), rates, strict=True)
+        return [
+            {"loss": loss, "gradient_norm": norm, "dropout_rate": rate, **shared}
+            for loss, norm, rate in of_runs
+        ]
 
     def _validate(self) -> list[Metrics]:
         """Validates the runs after an epoch. Returns the metrics of the epoch of each run."""

@@ -75,6 +75,12 @@ def make(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     return optimizer
 
 
+def learning_rate_at(config: ConfigDict, steps: int, step: int) -> float:
+    """Returns the learning rate of the update that a step belongs to, in a training of `steps`."""
+    rate = learning_rate(config, steps // config.accumulate)
+    return float(rate(step // config.accumulate)) if callable(rate) else rate
+
+
 def learning_rate(config: ConfigDict, updates: int) -> optax.ScalarOrSchedule:
     """Returns the learning rate, or its schedule: it grows from 0 to its peak, then may decay to 0.
 

@@ -14,6 +14,7 @@ from .runs import Run
 from .task import Array, Split, Task, batches
 from .train import (
     Best,
+    Measured,
     TrainState,
     evaluate,
     make_init,
@@ -33,12 +34,12 @@ class Programs(NamedTuple):
     """The compiled programs of a regularizer.
 
     Attributes:
-      steps: maps a number of steps to `(state, rates, batches, keys) -> state, losses`.
+      steps: maps a number of steps to `(state, rates, batches, keys) -> state, measured`.
       validate: `(variables, best, rates, epoch, batches) -> best, scores`.
       test: `(variables, rates, seeds, batches) -> scores, measures`.
     """
 
-    steps: dict[int, Callable[..., tuple[TrainState, jax.Array]]]
+    steps: dict[int, Callable[..., tuple[TrainState, Measured]]]
     validate: Callable[..., tuple[Best, jax.Array]]
     test: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -64,7 +65,8 @@ class Compiler:
         self.steps = steps_per_epoch(examples, config.batch_size)
         self.call_steps = min(config.steps_per_call or self.steps, self.steps)
         self._task = task
-        self._optimizer = optimizer.make(config.optimizer, config.epochs * self.steps)
+        self._all_steps = config.epochs * self.steps
+        self._optimizer = optimizer.make(config.optimizer, self._all_steps)
         self._order = jax.jit(make_order(examples, config.batch_size))
         self._inits: dict[str, Callable[..., tuple[TrainState, Best]]] = {}
 
@@ -80,6 +82,10 @@ class Compiler:
     def rates(self, regularizer: str, runs: list[Run], steps: Any) -> np.ndarray:
         """Returns the rates of runs, each after a number of steps: [run]."""
         return np.asarray(self._rate_at(regularizer)(rates_of(runs), steps))
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate at a step, from 0."""
+        return optimizer.learning_rate_at(self._task.config.optimizer, self._all_steps, step)
 
     def evaluation(self, runs: list[Run]) -> tuple[Split, Split]:
         """Returns the batches for validation and those for the test: [run, batch, example, ...]."""

@@ -45,7 +45,14 @@ class Best(NamedTuple):
     epoch: jax.Array
 
 
-Step = Callable[[TrainState, jax.Array, Any, jax.Array], tuple[TrainState, jax.Array]]
+class Measured(NamedTuple):
+    """What a step measures: its loss, and the global norm of its gradients before any clipping."""
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+
+
+Step = Callable[[TrainState, jax.Array, Any, jax.Array], tuple[TrainState, Measured]]
 
 
 def make_init(
@@ -129,14 +136,14 @@ def make_step(
     optimizer: optax.GradientTransformation,
     rate_at: Callable[[jax.Array, jax.Array], jax.Array] = lambda rate, step: rate,
 ) -> Step:
-    """Returns `step(state, rate, batch, key) -> state, loss`, one step of the optimizer.
+    """Returns `step(state, rate, batch, key) -> state, measured`, one step of the optimizer.
 
     The rate is an argument, so one compile serves all rates. A step drops at rate_at(rate, step).
     """
 
     def step(
         state: TrainState, rate: jax.Array, batch: Any, key: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    ) -> tuple[TrainState, Measured]:
         def loss_of(params: Variables) -> tuple[jax.Array, Variables]:
             variables = state._replace(params=params).variables
             return loss(variables, rate_at(rate, state.step), batch, key)
@@ -144,21 +151,22 @@ def make_step(
         (value, others), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, others, opt_state), value
+        measured = Measured(value, optax.tree.norm(grads))
+        return TrainState(state.step + 1, params, others, opt_state), measured
 
     return step
 
 
 def make_steps(step: Step) -> Step:
-    """Returns `steps(state, rate, batches, keys) -> state, losses`, many steps in one program.
+    """Returns `steps(state, rate, batches, keys) -> state, measured`, many steps in one program.
 
-    The first axis of batches, keys and losses is the step. Keys are given as their data.
+    The first axis of batches, keys and `measured` is the step. Keys are given as their data.
     """
 
     def steps(
         state: TrainState, rate: jax.Array, batches: Any, keys: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
-        def one(state: TrainState, inputs: tuple[Any, jax.Array]) -> tuple[TrainState, jax.Array]:
+    ) -> tuple[TrainState, Measured]:
+        def one(state: TrainState, inputs: tuple[Any, jax.Array]) -> tuple[TrainState, Measured]:
             batch, key = inputs
             return step(state, rate, batch, jax.random.wrap_key_data(key))
 

@@ -2,13 +2,14 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import metrics, optimizer, programs, rate_schedule, runs
+from experiments import metrics, programs, rate_schedule, runs
 from experiments.checkpoints import Checkpoints
 from experiments.errors import InputError
 from experiments.grid import Grid
@@ -108,6 +109,9 @@ def test_every_call_of_every_run_has_a_row_of_metrics(trained):
             assert row["examples_per_second"] == pytest.approx(8 * row["steps_per_second"])
             assert row["tokens_per_second"] > row["examples_per_second"]
             assert row["process_peak_bytes"] > 1e7
+            assert row["gradient_norm"] > 0
+            assert row["dropout_rate"] == pytest.approx(run["rate"])
+            assert row["learning_rate"] == 0.02
             assert not row["diverged"]
 
 
@@ -267,32 +271,30 @@ class Inverted(Small):
     tagger = InvertedTagger
 
 
-def test_the_rates_follow_their_schedules(corpus_path, tmp_path, monkeypatch):
+def test_the_rates_follow_their_schedules(corpus_path, tmp_path):
     """The rate is 0 in the first two of three epochs, so the runs differ in the last alone.
 
     After the second epoch the rate is no longer 0 for the validation. The best epoch is the first,
     so the test has a rate of 0. Three epochs have 18 batches, or 9 updates.
     """
-    learning_rates, learning_rate = [], optimizer.learning_rate
-
-    def kept(*arguments):
-        learning_rates.append(learning_rate(*arguments))
-        return learning_rates[-1]
-
-    monkeypatch.setattr(optimizer, "learning_rate", kept)
     config = small_config(corpus_path, rates=RATES[:2], seeds=1, epochs=3, patience=3)
     config.rate_schedule.update({"name": "late", "steps": 12})
     config.optimizer.update({"name": "adamw", "weight_decay": 0.1, "clip_norm": 1.0})
     config.optimizer.update({"schedule": "cosine", "warmup_steps": 2, "accumulate": 2})
-    first, second = Grid(Inverted(config), tmp_path).train("SpatialDropout1D", [], ignore)["runs"]
+    grid = Grid(Inverted(config), tmp_path, metrics=tmp_path)
+    first, second = grid.train("SpatialDropout1D", [], ignore)["runs"]
     assert first["train_loss"][:2] == second["train_loss"][:2]
     assert first["train_loss"][2] != second["train_loss"][2]
     for run in (first, second):
         good, *bad = run["validation_curve"]
         assert max(bad) < 0.2 < good
         assert run["test_score"] > 0.2
-    [at] = learning_rates
-    assert at(9) == 0 < at(8)
+    rows = metrics.read(tmp_path / f"SpatialDropout1D-{RATES[1]}-0")
+    assert [row["step"] for row in rows] == [6, 12, 18]
+    assert [row["dropout_rate"] for row in rows] == pytest.approx([0, 0, RATES[1]])
+    updates = [2, 5, 8]  # the number of updates before that of the row's step, of 9
+    decay = [(1 + math.cos(math.pi * (update - 2) / (9 - 2))) / 2 for update in updates]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(0.02 * np.array(decay))
 
 
 class Own(Small):

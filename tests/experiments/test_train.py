@@ -104,11 +104,23 @@ def test_training_learns(start):
     for epoch in range(30):
         indices, keys = order(0, epoch)
         batches = jax.tree.map(lambda array, indices=indices: jnp.asarray(array)[indices], split())
-        state, losses = steps(state, jnp.float32(0.1), batches, keys)
-        means.append(losses.mean())
+        state, measured = steps(state, jnp.float32(0.1), batches, keys)
+        means.append(measured.loss.mean())
     assert means[-1] < means[0] / 2
     assert state.step == 90
     assert evaluate(state, split(), 9) > 0.9
+
+
+def test_a_step_measures_its_gradients_before_they_are_clipped():
+    optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))
+    params = {"a": jnp.ones(2), "b": jnp.ones(1)}
+    state = train.TrainState(jnp.int32(0), params, {}, optimizer.init(params))
+
+    def loss(variables, rate, batch, key):
+        return 3 * variables["params"]["a"].sum() + 4 * variables["params"]["b"].sum(), {}
+
+    _, measured = train.make_step(loss, optimizer)(state, 0.0, None, None)
+    np.testing.assert_allclose(measured, [3 * 2 + 4, (2 * 3**2 + 4**2) ** 0.5])
 
 
 class Normed(nn.Module):

@@ -92,8 +92,8 @@ def train(name, **mesh):
         losses, feed = [], compiler.feed(runs)
         for _ in range(STEPS // compiler.call_steps):
             batches, keys, _ = next(feed)
-            state, of_steps = programs.steps[keys.shape[1]](state, rates_of(runs), batches, keys)
-            losses.append(np.asarray(of_steps))
+            state, measured = programs.steps[keys.shape[1]](state, rates_of(runs), batches, keys)
+            losses.append(np.asarray(measured.loss))
         epochs, (validation, _) = np.ones(len(runs), np.int32), compiler.evaluation(runs)
         best, scores = programs.validate(state.variables, best, rates_of(runs), epochs, validation)
     return state, np.concatenate(losses, axis=1), np.asarray(scores)

@@ -40,13 +40,15 @@ def test_a_planned_network_trains_with_all_its_dropout(name):
     problem, batch = problem_and_batch(name, Arm(regularizer))
     state = jax.jit(problem.first_state)()
     step = jax.jit(problem.make_step())
-    first, again, second = (step(state, 0.5, batch, jax.random.key(seed))[1] for seed in (1, 1, 2))
+    first, again, second = (
+        step(state, 0.5, batch, jax.random.key(seed))[1].loss for seed in (1, 1, 2)
+    )
     assert first == again
     assert first != second  # the masks of two steps differ
     losses = []
     for seed in range(3, 9):
-        state, loss = step(state, 0.1, batch, jax.random.key(seed))
-        losses.append(float(loss))
+        state, measured = step(state, 0.1, batch, jax.random.key(seed))
+        losses.append(float(measured.loss))
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
 
