@@ -4,6 +4,7 @@ from .forecasting.task import Forecasting
 from .images.calibration import Calibration
 from .images.task import Classification
 from .language.task import Language
+from .sensors.task import Sensors
 from .tagging.task import Tagging
 from .task import Task
 
@@ -13,4 +14,5 @@ TASKS: dict[str, type[Task]] = {
     "language": Language,
     "image_classification": Classification,
     "calibration": Calibration,
+    "sensors": Sensors,
 }

@@ -330,6 +330,20 @@ def test_a_small_calibration_from_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_small_run_of_the_sensors_from_end_to_end(tmp_path):
+    """Runs on the real recordings, and checks everything that is saved."""
+    small = ("seeds=2", "epochs=1", "rates=(0.4,)", "regularizers=('none','ModalityDropout')")
+    assert run_smoke("sensors", small, tmp_path / "out") == 0
+    results = load(tmp_path)
+    assert results["folds"] == len(results["data"]["baseline_of_each_person"]) == 10
+    for result in results["regularizers"].values():
+        assert all(run["measures"].keys() == results["measures"].keys() for run in result["runs"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "failures.png", "metrics", "results.json", "results.md", "results.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_small_study_of_images_from_end_to_end(tmp_path):
     """Each condition trains in a folder of its own, and one figure is about all."""
     small = ("seeds=1", "epochs=1", "optimizer.warmup_steps=0")

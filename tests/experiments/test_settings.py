@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from configs import language_model, pos_tagging, weather_forecast
 from experiments import settings
 from experiments.errors import InputError
+from experiments.tasks import TASKS
 
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -69,7 +70,7 @@ def test_every_variant_passes_its_own_checks(variant):
         ),
         (
             [CONFIG, "--config.task=poetry"],
-            "config.task must be one of tagging, forecasting, language: got 'poetry'",
+            f"config.task must be one of {', '.join(TASKS)}: got 'poetry'",
         ),
         (
             [CONFIG, "--config.model=lstm"],
