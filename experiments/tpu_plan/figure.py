@@ -1,5 +1,7 @@
 """Draws what dropout adds by the number of chips, and the memory of a chip by part."""
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -9,7 +11,7 @@ from .table import mib, on_slices, ordered
 
 def draw(plans: list[Plan]) -> Figure:
     """Returns a figure with two panels."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle("A training step on slices of TPUs: compiled, not run")
     _added(left, plans)
@@ -30,22 +32,23 @@ def _added(ax: Axes, plans: list[Plan]) -> None:
             found[f"{config} on {kind}:\n{arm}" + ("" if known else " (estimate)")] = cycles
     sizes = sorted({chips for cycles in found.values() for chips in cycles})
     height = 0.8 / max(1, len(sizes))
+    blues = colormaps["Blues"](np.linspace(0.4, 0.9, len(sizes)))
     for place, size in enumerate(sizes):
         at = [i for i, cycles in enumerate(found.values()) if size in cycles]
         widths = [cycles[size] for cycles in found.values() if size in cycles]
         offset = (place - (len(sizes) - 1) / 2) * height
-        color = f"C{place}"
-        bars = ax.barh([i + offset for i in at], widths, 0.9 * height, color=color)
+        bars = ax.barh([i + offset for i in at], widths, 0.9 * height, color=blues[place])
         bars.set_label(f"{size:,} chips")
         ax.bar_label(bars, [f"{width:.3g}" for width in widths], padding=3, size=8)
     ax.set_yticks(range(len(found)), list(found))
     ax.invert_yaxis()
     ax.set_xscale("log")
     ax.margins(x=0.15)
+    ax.minorticks_off()
     ax.set_xlabel("cycles in millions (log scale)")
     ax.set_title("What dropout adds to a step of one chip")
     if sizes:
-        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.3, -0.12), ncols=3)
 
 
 def _memory(ax: Axes, plans: list[Plan]) -> None:
@@ -59,9 +62,9 @@ def _memory(ax: Axes, plans: list[Plan]) -> None:
         left = [low + share for low, share in zip(left, shares, strict=True)]
     if rows:
         ax.bar_label(bars, [f"{mib(row.peak)} MiB" for row in rows], padding=3, size=8)
-        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.3, -0.12), ncols=3)
     ax.invert_yaxis()
-    ax.set_xlim(0, 124)
+    ax.set_xlim(0, 130)
     ax.set_xticks(range(0, 101, 25))
     ax.set_xlabel("share of the peak in %")
     ax.set_title("Peak memory of a chip")

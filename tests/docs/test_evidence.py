@@ -191,62 +191,101 @@ def test_numbers_of_the_benchmarks():
     assert all(value == 0 for record in losses for value in record.values.values())
 
 
-def test_numbers_of_the_planned_pod():
-    page = (DOCS / "guides/tpu_pod.md").read_text()
-    added, steps = {}, {}
+SLICES = ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
+POD = (DOCS / "guides/tpu_pod.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """Returns what each row of the plans adds, by config, topology and name."""
+    plans = [Plan.load(path) for path in (RESULTS / "tpu_plan").glob("*.json")]
+    rows = [(plan, row) for plan in plans for row in plan.rows]
+    assert not any(row.failure for _, row in rows)
+    found = {(row.config, row.topology, row.arm): table.added(plan, row) for plan, row in rows}
+    return {name: cost for name, cost in found.items() if cost is not None}
+
+
+def test_what_dropout_adds_does_not_grow(planned):
+    steps = {}
     for path in (RESULTS / "tpu_plan").glob("*.json"):
-        plan = Plan.load(path)
-        for row in plan.rows:
-            assert not row.failure
-            if row.compared_to:
-                added[row.config, row.topology, row.arm] = table.added(plan, row)
-            steps.setdefault((row.config, row.arm), {})[row.topology] = row.cycles, row.peak
-    grown, sizes = [], ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
-    networks = {
-        "pos_tagging": "SpatialDropout1D",
-        "language_model": "weights",
-        "weather_forecast": "both",
+        for row in Plan.load(path).rows:
+            steps[row.config, row.arm, row.topology] = row.scheduled, row.peak
+    for config, arm in (
+        ("pos_tagging", "SpatialDropout1D"),
+        ("language_model", "weights"),
+        ("weather_forecast", "both"),
+    ):
+        cycles, memory = zip(*(steps[config, "none", size] for size in SLICES), strict=True)
+        assert max(cycles) < 1.01 * min(cycles)
+        assert len(set(memory)) == 1
+        (cost,) = {planned[config, size, arm] for size in SLICES}
+        assert cost.millions
+        assert cost.collectives == "+0"
+
+
+def test_numbers_of_the_planned_decoder(planned):
+    """The guide names each row that has a schedule."""
+    cost = {name[2]: cost for name, cost in planned.items() if name[:2] == ("decoder", "v5e:16x16")}
+    cost["8k"] = planned.get(("decoder-8k", "v5e:16x16", "all"))
+    sentences = {
+        "all": "On TPU v5e, its dropout adds {} of the cycles of a step, and {} MiB.",
+        "attention": "Dropout of attention weights alone adds {}.",
+        "residual": "Residual dropout adds {}.",
+        "embedding": "Embedding dropout adds {}.",
+        "all with fast_key": (
+            "With a [`fast_key`](../api/masks.md#fast_key), all its dropout adds {}."
+        ),
+        "Flax all": "Flax's attention and layers add {} to the step with Flax's attention.",
+        "8k": "With sequences of 8,192 tokens, dropout adds {}.",
     }
-    for config, arm in networks.items():
-        assert len({steps[config, "none"][size] for size in sizes}) == 1
-        (cycles,) = {added[config, size, arm].estimated_millions for size in sizes}
-        assert {added[config, size, arm].collectives for size in sizes} == {"+0"}
-        grown.append(cycles[1:])
-    assert says(page, f"SpatialDropout1D adds {grown[0]} million cycles to the tagger on 16 chips")
-    assert says(page, f"attention weights adds {grown[1]} to the language model")
-    assert says(page, f"after the LSTM adds {grown[2]} to the forecast on each of them")
-    _, _, share, _, memory, collectives = added["resnet50", "v5e:16x16", "both"]
-    assert collectives == "+0"
-    assert says(
-        page, f"together add {share[1:]} of the cycles, {memory[1:]} MiB and no collectives"
-    )
-    assert says(
-        page,
-        f"dropout adds {added['resnet50', 'v5e:16x16', 'Flax both'].estimated_share[1:]} of the",
-    )
-    few, some, many = (added["resnet50", n, "both"].estimated_millions[1:] for n in sizes)
-    assert says(page, f"{few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
-    _, _, share, _, memory, _ = added["decoder", "v5e:16x16", "all"]
-    assert says(
-        page, f"Its dropout adds {share[1:]} of the cycles on TPU v5e, and {memory[1:]} MiB"
-    )
-    few, some, many = (added["decoder", n, "all"].estimated_millions[1:] for n in sizes)
-    assert says(page, f"adds {few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
-    for config, regularizer, words in (
+    for name, sentence in sentences.items():
+        if (found := cost.get(name)) is not None and found.share:
+            assert says(POD, sentence.format(found.share[1:], found.memory[1:]))
+        else:
+            assert not says(POD, sentence.partition("{}")[0])
+    costs = [planned["decoder", size, "all"] for size in SLICES]
+    by, add = "", [cost.millions[1:] for cost in costs]
+    if not all(add):
+        by, add = ", by the estimate,", [cost.estimated_millions[1:] for cost in costs]
+    few, some, many = add
+    sentence = f"On TPU v5p{by} it adds {few} million cycles on 16 chips, {some} on 256 and {many}"
+    assert says(POD, f"{sentence} on 2,048")
+
+
+def test_numbers_of_the_planned_resnet(planned):
+    cost, flax = (planned["resnet50", "v5e:16x16", name] for name in ("both", "Flax both"))
+    assert cost.collectives == "+0"
+    sentence = f"together add {cost.estimated_share[1:]} of the cycles, {cost.memory[1:]} MiB"
+    assert says(POD, f"{sentence} and no collectives")
+    assert says(POD, f"dropout adds {flax.estimated_share[1:]} of the cycles")
+    few, some, many = (planned["resnet50", n, "both"].estimated_millions[1:] for n in SLICES)
+    assert says(POD, f"{few} million cycles on 16 chips, {some} on 256 and {many} on 2,048")
+
+
+@pytest.mark.parametrize(
+    ("config", "regularizer", "words"),
+    [
         ("language_model", "weights", "In the language model"),
         ("pos_tagging", "Dropout", "In the tagger"),
         ("weather_forecast", "both", "In the forecast"),
-    ):
-        unit = " million cycles" if config == "language_model" else ""
-        (cycles, memory), (of_flax, flax_memory) = (
-            [
-                text.removeprefix("+")
-                for text in added[config, "v5e:16x16", f"{by}{regularizer}"][3:5]
-            ]
-            for by in ("", "Flax ")
-        )
-        assert says(
-            page,
-            f"{words} it adds {of_flax}{unit} and {flax_memory} MiB, "
-            f"and ours {cycles} and {memory} MiB.",
-        )
+    ],
+)
+def test_numbers_of_flax_s_own_dropout_in_plans(config, regularizer, words, planned):
+    ours, flax = (planned[config, "v5e:16x16", f"{by}{regularizer}"] for by in ("", "Flax "))
+    of_flax, flax_memory, share, memory = (
+        text.removeprefix("+") for text in (flax.share, flax.memory, ours.share, ours.memory)
+    )
+    sentence = f"{words} it adds {of_flax} of the cycles and {flax_memory} MiB, "
+    assert says(POD, f"{sentence}and ours {share} and {memory} MiB.")
+
+
+def test_what_the_readme_quotes_of_the_planned_pod():
+    report = (RESULTS / "tpu_plan/report.md").read_text()
+    rows = report[: report.index("## What dropout adds")].splitlines()
+    configs = tuple(f"| {path.stem} |" for path in (RESULTS / "tpu_plan").glob("*.json"))
+    quoted = [
+        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(configs)
+    ]
+    if not quoted:
+        pytest.skip("the README has no table of the planned pod")
+    assert set(quoted) <= set(rows)
