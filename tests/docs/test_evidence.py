@@ -68,25 +68,30 @@ def test_no_table_of_results_is_copied():
 
 
 _ROW = re.compile(
-    r"^\| \[.+\?\]\((\S+)\) \| (.+) \| \[(\w+)\]\((\S+)\)(?:`:(\S+)`)? \| \[figure\]\((\S+)\) \|$"
+    r"^\| \[.+\?\]\((\S+)\) \| (.+) \| \[(\w+)\]\((\S+)\)(?:`:(\w+)`)? \| "
+    r"(?:\[figure\]\((\S+)\) )?\|$"
 )
 OVERVIEW = ROOT / "experiments/README.md"
 
 
-def test_the_overview_has_every_experiment_with_results():
+def test_the_overview_has_every_experiment():
     """A row has the question and its page, the answer, the config with its variant, the figure."""
     lines = [line for line in OVERVIEW.read_text().splitlines() if line.startswith("| [")]
-    rows = [_ROW.match(line) for line in lines]
-    for line, row in zip(lines, rows, strict=True):
+    with_results = set()
+    for line in lines:
+        row = _ROW.match(line)
         assert row, line
-        page, _, config, path, variant, figure = row.groups()
+        page, answer, config, path, variant, figure = row.groups()
+        assert (OVERVIEW.parent / page.partition("#")[0]).is_file(), page
         assert path == f"../configs/{config}.py"
-        name = f"{config}-{variant}" if variant else config
-        assert figure == f"../experiments/results/{name}/results.png"
-        for target in (page.partition("#")[0], path, figure):
-            assert (OVERVIEW.parent / target).is_file(), target
-    found = {pathlib.Path(row[6]).parent.name for row in rows}
-    assert found == {path.parent.name for path in RESULTS.glob("*/results.md")}
+        assert (OVERVIEW.parent / path).is_file(), path
+        assert (figure is None) == (answer == "Not run in full yet.")
+        if figure:
+            folder = (OVERVIEW.parent / figure).resolve().parent
+            assert folder == RESULTS / (f"{config}-{variant}" if variant else config)
+            assert (folder / pathlib.Path(figure).name).is_file(), figure
+            with_results.add(folder.name)
+    assert with_results == {path.parent.name for path in RESULTS.glob("*/results.md")}
 
 
 def test_numbers_of_the_overview():
