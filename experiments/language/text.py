@@ -13,6 +13,8 @@ from ..treebank.conllu import Sentence
 from ..treebank.split import split
 from . import ngram
 
+ORDER = 5
+"""Of the baseline: it predicts a character from the four before it."""
 UNKNOWN = 0
 """The number of all characters that are rare in training, or not there."""
 
@@ -35,7 +37,7 @@ def load(config: ConfigDict) -> Data:
     )
     size = 1 + len(numbers)
     baseline, weights = ngram.perplexity(
-        streams["train"], streams["validation"], streams["test"], size
+        streams["train"], streams["validation"], streams["test"], size, ORDER
     )
     record = {
         **{name: count(kept[name], streams[name]) for name in streams},
@@ -99,5 +101,5 @@ def describe(record: dict[str, Any], config: ConfigDict) -> str:
         f"stands for all that training has fewer than {config.min_count} times. A network sees "
         f"at most {config.window} characters: training windows start {config.train_stride} apart, "
         "those of validation and test behind each other, so that each character is predicted once. "
-        f"The {ngram.ORDER}-gram mixes all shorter ones, with weights fitted to validation data."
+        f"The {ORDER}-gram mixes all shorter ones, with weights fitted to validation data."
     )

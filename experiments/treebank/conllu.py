@@ -37,7 +37,9 @@ class Treebank(NamedTuple):
 def treebank_path() -> Path:
     """Finds the Porttinari treebank inside the package dante-corpora."""
     where = ("data", "porttinari", "annotated.conllu")
-    return installed_file("treebank", "dante", "--no-deps dante-corpora==2.0.5", "CoNLL-U", *where)
+    return installed_file(
+        "treebank", "dante", "--no-deps dante-corpora==2.0.5", "CoNLL-U file", *where
+    )
 
 
 def read(path: Path) -> Treebank:

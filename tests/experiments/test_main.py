@@ -355,3 +355,23 @@ def test_a_small_study_of_images_from_end_to_end(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *norms, "results.json", "results.md", "results.png",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_language_model_of_words_from_end_to_end(tmp_path, capsys):
+    """Runs on the real text, and checks everything that is saved."""
+    workdir = tmp_path / "out"
+    small = ("seeds=1", "rates=(0.5,)", "epochs=1", "layers=1", "features=8")
+    assert run_smoke("word_language_model", small, workdir) == 0
+    out = capsys.readouterr().out
+    assert "king_james: train 1000 words" in out
+    assert "AWD-LSTM: " in out
+    results = load(tmp_path)
+    assert list(results["regularizers"]) == ["none", "AWD-LSTM"]
+    assert results["missing"] == []
+    assert results["data"]["vocabulary"] == 100
+    [run] = results["regularizers"]["AWD-LSTM"]["runs"]
+    assert run["measures"]["monte_carlo"] != run["test_score"]
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "metrics", "published_order.png", "results.json", "results.md", "results.png",
+    ]  # fmt: skip

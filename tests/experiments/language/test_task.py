@@ -23,8 +23,8 @@ def task(language_config):
 def test_the_score_is_the_perplexity_of_every_character_of_the_test_part(task):
     start = jax.jit(make_init(task, "keys", optax.adam(1e-3)))(0)[0]
     rate, model, test = jnp.float32(0.5), task.network("keys"), task.data.test
-    score = evaluate(start.params, task, model, batches(test, 7), rate)
-    logits = jax.jit(predict, static_argnums=1)(start.params, model, test, rate)
+    score = evaluate(start.variables, task, model, batches(test, 7), rate)
+    logits = jax.jit(predict, static_argnums=1)(start.variables, model, test.inputs, rate)
     logits = np.asarray(logits, np.float64)
     own = np.take_along_axis(logits, test.targets[..., None], 2)[..., 0]
     bits = np.log2(np.exp(logits).sum(2)) - own / np.log(2)
@@ -40,8 +40,9 @@ def test_a_guess_at_random_has_as_much_perplexity_as_there_are_characters(task):
 
 
 def test_a_form_trains_with_each_rate_and_validation_chooses(task, tmp_path):
-    grid = Grid(task, tmp_path)
-    result, again = (grid.train("keys", [], lambda *_: None) for _ in range(2))
+    result, again = (
+        Grid(task, tmp_path / folder).train("keys", [], lambda *_: None) for folder in "ab"
+    )
     assert result["compared_to"] == "none"
     assert len(result["runs"]) == 4
     by_rate = {}
