@@ -4,6 +4,7 @@ from .forecasting.task import Forecasting
 from .images.calibration import Calibration
 from .images.task import Classification
 from .language.task import Language
+from .schedules.task import ScheduledImages, ScheduledWords
 from .sensors.task import Sensors
 from .tagging.task import Tagging
 from .task import Task
@@ -18,4 +19,6 @@ TASKS: dict[str, type[Task]] = {
     "sensors": Sensors,
     "word_lstm": WordLSTM,
     "word_transformer": WordTransformer,
+    "scheduled_words": ScheduledWords,
+    "scheduled_images": ScheduledImages,
 }

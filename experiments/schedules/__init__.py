@@ -1,0 +1,1 @@
+"""Schedules of a rate, compared on tasks of other families."""
