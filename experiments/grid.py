@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from . import processes
 from .checkpoints import Checkpoints
 from .loop import Loop
 from .metrics import Profiler, Writer
@@ -59,34 +60,40 @@ class Grid:
         """Trains and tests the runs of a regularizer that have no record, and adds their records.
 
         The rate is chosen by validation scores alone. It is None if a run diverged at every rate.
-        After a resume, the time to compile is that of the last start.
         """
         seeds = range(self._config.seeds)
         rates = self._task.rates(regularizer)
         runs = list(itertools.starmap(Run, itertools.product(rates, seeds)))
         done = [(kept["rate"], kept["seed"]) for kept in records]
         left = [run for run in runs if run not in done]
-        size, begin = self._compiler.side_by_side, time.perf_counter()
+        size = self._compiler.side_by_side
         groups = [
             # Copies of the last run fill the last group.
             [left[min(first + lane, len(left) - 1)] for lane in range(size)]
             for first in range(0, len(left), size)
         ]
+        compiling = 0.0
         if groups:
             self._check("compiling")
+            begin = time.perf_counter()
             programs = self._compiler.compile(regularizer, groups[0])
+            compiling = time.perf_counter() - begin
             self._save()  # moves an earlier run aside first
-        compile_seconds = time.perf_counter() - begin
         for group in groups:
 
             def report(progress: Progress, ended: int = len(records)) -> None:
                 share = len(set(progress.runs)) * len(progress.scores) / self._config.epochs
                 on_epoch((ended + share) / len(runs), progress)
 
-            trained = self._train(programs, Progress(regularizer, group), report)
+            trained = self._train(
+                programs, Progress(regularizer, group, compile_seconds=compiling), report
+            )
             records += trained[: len(set(group))]
+            compiling = 0.0  # it is in the first records
             self._save()
-        seconds = sum(kept["seconds"] for kept in records)
+        seconds, compile_seconds = (
+            sum(kept[name] for kept in records) for name in ("seconds", "compile_seconds")
+        )
         steps = self._compiler.steps * sum(kept["epochs"] for kept in records)
         chosen = choose_rate(records, self._task.metric.higher_is_better)
         for kept in records:
@@ -147,4 +154,10 @@ class Grid:
     ) -> tuple[tuple[TrainState, Best], Progress]:
         """Returns the arrays and the progress of the newest checkpoint, or those of a start."""
         arrays = self._compiler.start(progress.regularizer, progress.runs)
-        return checkpoints.restore(arrays, progress) if self._resume else (arrays, progress)
+        if not self._resume:
+            return arrays, progress
+        arrays, reached = checkpoints.restore(arrays, progress)
+        if reached.step:
+            reached.compile_seconds += progress.compile_seconds
+            processes.say(reached.sentence(self._config.epochs))
+        return arrays, reached

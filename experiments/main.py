@@ -111,7 +111,6 @@ def run_experiment(
     """Trains every regularizer, reports, and returns the exit code and the results."""
     task = TASKS[config.task](config)
     results = workdir.begin(report.start(task), options.resume)
-    console.print(report.data(results))
     code = 0
     with deferred_interrupt() as check:
         first = processes.is_first()
@@ -124,6 +123,9 @@ def run_experiment(
             save=lambda: save_report(workdir, results),
             check=check,
         )
+        if workdir.resumed:
+            console.print(report.skipped(results))
+        console.print(report.data(results))
         try:
             train(grid, task, results, workdir, console)
             check("saving")
@@ -161,7 +163,7 @@ def finish(task: Task, results: dict[str, Any], workdir: Workdir, console: Conso
             save_figures(workdir, {"results.png": figure.draw, **task.figures}, results)
     finally:
         report.show(results, console)
-    say_where(workdir, results, console)
+        say_where(workdir, results, console)
 
 
 def save_report(workdir: Workdir, results: dict[str, Any]) -> None:

@@ -67,6 +67,14 @@ def resumed(found: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     return {**found, "config": results["config"], "device": "; then ".join(devices)}
 
 
+def skipped(results: dict[str, Any]) -> str:
+    """Says which of the results found in the workdir are not trained again."""
+    names, runs = [*results["regularizers"]], len(results["unfinished"])
+    if runs:
+        names.append(f"{runs} runs of {results['missing'][0]}")
+    return f"--resume skips what has ended: {', '.join(names) or 'nothing yet'}."
+
+
 def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
     """Adds a finished regularizer to the results."""
     results["regularizers"][name] = result

@@ -27,7 +27,7 @@ class Progress:
       losses, scores: [epoch][run], the mean loss and the validation score of every epoch. A batch's
         loss is the mean over its targets, so targets in a batch with few of them weigh a little
         more.
-      seconds: the time spent.
+      seconds, compile_seconds: the time spent to train and to compile, in all starts together.
     """
 
     regularizer: str
@@ -37,6 +37,7 @@ class Progress:
     losses: list[list[float]] = dataclasses.field(default_factory=list)
     scores: list[list[float]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    compile_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.loss_sums = self.loss_sums or [0.0] * len(self.runs)
@@ -62,6 +63,14 @@ class Progress:
             {"epoch": len(self.scores), "epoch_loss": loss, "validation_score": score}
             for loss, score in pairs
         ]
+
+    def sentence(self, epochs: int) -> str:
+        """Says where runs of so many epochs go on."""
+        runs = dict.fromkeys(f"rate {run.rate:g}, seed {run.seed}" for run in self.runs)
+        return (
+            f"{self.regularizer} ({'; '.join(runs)}) goes on after step {self.step}, "
+            f"with {len(self.scores)} of {epochs} epochs done."
+        )
 
     def ends(self, best_epochs: np.ndarray, patience: int) -> np.ndarray:
         """Returns the last epoch that counts of each run, or a later one if it still trains.
@@ -122,6 +131,7 @@ def record(
         "test_score": None if diverged else finite_or_none(test),
         "measures": {name: _rounded(value) for name, value in measures.items()},
         "seconds": progress.seconds / len(set(progress.runs)),
+        "compile_seconds": progress.compile_seconds / len(set(progress.runs)),
     }
 
 

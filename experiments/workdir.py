@@ -33,7 +33,6 @@ class Workdir:
         if "[" in str(path.absolute()):
             why = "because Orbax takes it for a pattern and cannot read checkpoints"
             raise InputError(f"the path of the workdir must not contain [, {why}: got {path}")
-        prepare(path)
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics"
@@ -42,21 +41,28 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the folder for one run, because two would overwrite each other's results."""
-        if not processes.is_first():
-            yield
-            return
+        """Makes the folder, and locks it, because two runs would overwrite each other's results.
+
+        A new folder is removed if nothing was written to it.
+        """
+        is_new = not self.path.exists()
+        prepare(self.path)
         folder = os.open(self.path, os.O_RDONLY)
         try:
-            try:
+            if processes.is_first():
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"another run is using the workdir {self.path}") from error
-            except OSError:
-                pass  # the file system has no locks
+        except BlockingIOError as error:
+            os.close(folder)
+            raise InputError(f"another run is using the workdir {self.path}") from error
+        except OSError:
+            pass  # the file system has no locks
+        try:
             yield
         finally:
             os.close(folder)
+            if is_new:
+                with contextlib.suppress(OSError):  # it is not empty
+                    self.path.rmdir()
 
     def begin(self, results: dict[str, Any], resume: bool) -> dict[str, Any]:
         """Returns the results to start from: with `resume` those in the folder, if there are any.
@@ -135,7 +141,8 @@ def _difference(found: Any, results: dict[str, Any]) -> str | None:
             if field.startswith("config.mesh."):
                 continue
             if old.get(field) != new.get(field):
-                return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
+                why = "; a run that ended does not train on" if field == "config.epochs" else ""
+                return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here{why}"
     return None
 
 

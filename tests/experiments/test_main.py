@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(
     sentence = f"No results for {', '.join(missing)}."
     assert sentence in capsys.readouterr().out
     if not finished:
-        assert list((tmp_path / "out").iterdir()) == []
+        assert not (tmp_path / "out").exists()
         return
     saved = load(tmp_path)
     assert list(saved["regularizers"]) == finished
@@ -190,6 +190,7 @@ def test_resume_trains_what_is_missing_and_refuses_another_config(
     assert load(tmp_path) == before
     train_until("none", lambda _: pytest.fail("none has ended"))
     assert main.main([*args, "--resume"]) == 0
+    assert capsys.readouterr().out.startswith("--resume skips what has ended: none.\n")
     after = load(tmp_path)
     assert after["missing"] == []
     assert after["regularizers"]["none"] == before["regularizers"]["none"]
@@ -252,15 +253,20 @@ def test_a_crash_loses_no_finished_regularizer(args, tmp_path, capsys, train_unt
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--config.foo=1", "--config.data.path=no.conllu", "--workdir=/dev/null/x"]
+    "wrong",
+    [
+        *("--config.foo=1", "--config.data.path=no.conllu", "--workdir=/dev/null/x"),
+        *("--config.mesh.data=99", "--config.optimizer.warmup_steps=99"),
+    ],
 )
-def test_bad_input_is_one_sentence_before_any_training(args, capsys, monkeypatch, wrong):
+def test_bad_input_is_one_sentence_before_any_training(args, capsys, monkeypatch, wrong, tmp_path):
     monkeypatch.setattr(Grid, "train", None)
     assert main.main([*args, wrong]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_help(capsys):

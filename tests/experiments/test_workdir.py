@@ -18,15 +18,23 @@ def workdir(tmp_path):
     return Workdir(tmp_path)
 
 
-def test_a_workdir_is_made(tmp_path):
-    Workdir(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+def test_a_workdir_is_made_and_removed_if_nothing_is_written(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with Workdir(folder).locked():
+        assert list(folder.iterdir()) == []
+    assert not folder.exists()
+    with Workdir(folder).locked():
+        (folder / "file").touch()
+    assert folder.exists()
+    with Workdir(tmp_path / "a" / "b").locked():
+        (folder / "file").unlink()
+    assert folder.exists()  # it was there before
 
 
 def test_an_unwritable_workdir(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"^cannot write to the workdir .*file/x: Not a directory"):
-        Workdir(tmp_path / "file" / "x")
+        Workdir(tmp_path / "file" / "x").locked().__enter__()
 
 
 def test_a_workdir_that_orbax_cannot_read(tmp_path):
@@ -105,6 +113,8 @@ def test_processes_with_another_workdir_get_one_sentence(results, tmp_path, monk
     monkeypatch.setattr(
         processes, "gather", lambda digest: digests.append(digest) or np.array(digests)
     )
+    for name in ("first", "other"):
+        (tmp_path / name).mkdir()
     first = Workdir(tmp_path / "first")
     if resume:
         first.save(results, "# report")
@@ -139,6 +149,10 @@ def test_resume_takes_another_mesh(results, workdir):
     ("change", "message"),
     [
         ({"config": {"seeds": 3}}, "config.seeds is 3 there and 2 here"),
+        (
+            {"config": {"epochs": 5}},
+            "config.epochs is 5 there and 3 here; a run that ended does not train on",
+        ),
         ({"config": {"other": 3}}, "config.rates is None there and [0.1, 0.5, 0.7] here"),
         ({"data": {"words": 7}}, "data.words is 7 there and None here"),
         ({"measures": None}, "it is of another program"),
