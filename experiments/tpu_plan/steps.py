@@ -111,7 +111,9 @@ def arms(config: ConfigDict) -> list[Arm]:
     """Returns what is compiled for a config: this library's layers, with fast keys, and Flax's."""
     ours = [Arm(name) for name in config.regularizers]
     if config.task in TASKS:
-        return ours + [Arm(name, flax=True) for name in FLAX[config.task] if Arm(name) in ours]
+        return ours + [
+            Arm(name, flax=True) for name in FLAX.get(config.task, ()) if Arm(name) in ours
+        ]
     fast = [Arm(name, fast=True) for name in config.fast_key]
     return ours + fast + [Arm(name, flax=True) for name in config.flax if Arm(name) in ours]
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from configs import decoder, pos_tagging, resnet50
+from configs import decoder, image_classification, pos_tagging, resnet50
 from experiments.errors import InputError
 from experiments.task import Split
+from experiments.tasks import TASKS
 from experiments.tpu_plan import steps
 from experiments.tpu_plan.steps import Arm
 from flax_spatialdrop import linen
@@ -157,6 +158,8 @@ def test_what_is_compiled_and_what_it_is_compared_to():
     assert steps.compared_to(config, Arm("both", flax=True)) == Arm("none")
     config = pos_tagging.get_config()
     assert steps.arms(config)[-1] == Arm("Dropout", flax=True)
+    config = image_classification.get_config("smoke")
+    assert steps.arms(config) == list(map(Arm, config.regularizers))  # Flax has no such layers
 
 
 def test_an_arm_with_fast_keys_draws_all_its_masks_from_them(monkeypatch):
@@ -205,8 +208,7 @@ def test_the_mesh_of_a_config():
         (
             "task",
             "chess",
-            "config.task must be one of tagging, forecasting, language, resnet50, decoder: "
-            "got 'chess'",
+            f"config.task must be one of {', '.join(TASKS)}, resnet50, decoder: got 'chess'",
         ),
         (
             "regularizers",
