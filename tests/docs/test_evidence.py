@@ -196,6 +196,30 @@ def test_numbers_of_the_benchmarks():
     assert all(value == 0 for record in losses for value in record.values.values())
 
 
+def ratios(chip, row, *names):
+    """Returns cycles of the schedule over those of the baseline, as in the table of a report."""
+    records = Results.load(RESULTS / f"benchmarks/tpu-{chip}-4x4.json").records
+    (record,) = [r for r in records if (r.row, r.quantity) == (row, "cycles (schedule)")]
+    return [f"{record.values[name] / record.values[record.baseline]:.2f}" for name in names]
+
+
+def test_numbers_of_the_tpus():
+    names = ("flax_spatialdrop", "with fast_key", "Flax")
+    row = "element-wise bf16[32, 64, 64, 128] forward"
+    (v5e, fast_v5e, flax_v5e), (v6e, fast_v6e, flax_v6e) = (
+        ratios(chip, row, *names) for chip in ("v5e", "v6e")
+    )
+    sentence = f"takes {v5e} times the cycles of a copy on TPU v5e, and {v6e} on v6e"
+    fast = f"With a `fast_key` it takes {fast_v5e} and {fast_v6e}"
+    assert says(BENCHMARKS, sentence)
+    assert says(BENCHMARKS, f"{fast}, and with Flax's layer {flax_v5e} and {flax_v6e}.")
+    masks = (DOCS / "api/masks.md").read_text()
+    assert says(masks, sentence)
+    assert says(masks, f"{fast}.")
+    spatial = "spatial bf16[32, 64, 64, 128] forward"
+    assert ratios("v5e", spatial, "flax_spatialdrop") == ["1.00"]  # "waits for memory"
+
+
 SLICES = ("v5p:2x2x4", "v5p:4x8x8", "v5p:8x16x16")
 POD = (DOCS / "guides/tpu_pod.md").read_text()
 
