@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from . import processes, report
 from .errors import InputError
 from .files import free_path, prepare, replace_text
@@ -135,20 +137,12 @@ def _difference(found: Any, results: dict[str, Any]) -> str | None:
     if not isinstance(found, dict) or "measures" not in found:
         return "it is of another program"
     results = json.loads(json.dumps(results))
-    for part in ("config", "data"):
-        old, new = (_flat(part, of.get(part)) for of in (found, results))
-        for field in (*new, *old):
-            if field.startswith("config.mesh."):
-                continue
-            if old.get(field) != new.get(field):
-                why = "; a run that ended does not train on" if field == "config.epochs" else ""
-                return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here{why}"
+    old, new = (
+        flatten_dict({part: of.get(part) for part in ("config", "data")}, sep=".")
+        for of in (found, results)
+    )
+    for field in (*new, *old):
+        if old.get(field) != new.get(field) and not field.startswith("config.mesh."):
+            why = "; a run that ended does not train on" if field == "config.epochs" else ""
+            return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here{why}"
     return None
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Flattens nested dicts, with names such as config.data.path."""
-    if not isinstance(value, dict):
-        return {name: value}
-    parts = (_flat(f"{name}.{field}", inner) for field, inner in value.items())
-    return {field: inner for part in parts for field, inner in part.items()}

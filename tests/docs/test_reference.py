@@ -11,7 +11,7 @@ import pytest
 import flax_spatialdrop as fsd
 import flax_spatialdrop.linen
 import flax_spatialdrop.nnx
-from experiments.pictures import PICTURES
+from experiments.drawing.pictures import PICTURES
 from tests.catalogue import module_name
 
 DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"

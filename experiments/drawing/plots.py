@@ -1,6 +1,6 @@
 """Draws the README's picture of the values that each kind of dropout drops.
 
-python -m experiments.plots
+python -m experiments.drawing.plots
 """
 
 import math
@@ -61,6 +61,6 @@ def save_masks(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(__file__).parent / "results"
+    folder = Path(__file__).parents[1] / "results"
     folder.mkdir(exist_ok=True)
     save_masks(folder / "masks.png")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments import pictures
+from experiments.drawing import pictures
 from tests.catalogue import CASES
 
 

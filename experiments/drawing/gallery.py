@@ -1,6 +1,6 @@
 """Draws the gallery of the book: a photo and a feature map of it, under dropout in space.
 
-python -m experiments.gallery
+python -m experiments.drawing.gallery
 """
 
 from collections.abc import Callable
@@ -137,6 +137,6 @@ def _tiles(features: jax.Array) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    folder = Path(__file__).parent / "results"
+    folder = Path(__file__).parents[1] / "results"
     folder.mkdir(exist_ok=True)
     save_gallery(folder / "gallery.png")

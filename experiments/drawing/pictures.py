@@ -1,6 +1,6 @@
 """Draws a picture of what each regularizer drops, for the pages of docs/.
 
-python -m experiments.pictures
+python -m experiments.drawing.pictures
 
 Each picture is an SVG file in docs/_static/masks. The masks are those of the library, from fixed
 keys. The colors can be read on a light and on a dark page.
@@ -18,7 +18,7 @@ import numpy as np
 import flax_spatialdrop as fsd
 import flax_spatialdrop.nnx
 
-FOLDER = Path(__file__).parent.parent / "docs" / "_static" / "masks"
+FOLDER = Path(__file__).parents[2] / "docs" / "_static" / "masks"
 WORDS = ("pad", "<s>", "</s>", "[mask]", "the", "cat", "saw", "a", "dog", "ran")
 NUM_SPECIAL = 3  # the first words are never replaced
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 import flax_spatialdrop as fsd
-from experiments import plots
+from experiments.drawing import plots
 
 
 @pytest.mark.parametrize("index", range(len(plots.KINDS)))

@@ -2,7 +2,7 @@ import jax
 import matplotlib.image
 import numpy as np
 
-from experiments import gallery
+from experiments.drawing import gallery
 
 
 def outputs(panels, x):

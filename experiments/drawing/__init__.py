@@ -1,0 +1,1 @@
+"""Draws the figures of the book and of the README."""
