@@ -124,9 +124,8 @@ def measures(results: dict[str, Any]) -> list[Table]:
             )
             for row in rows(results, "measures", name)
         ]
-        better = "higher" if metric.higher_is_better else "lower"
         columns = ("regularizer", "rate", metric.name, "difference")
-        found.append(Table(f"{metric.title} ({better} is better)", columns, cells))
+        found.append(Table(f"{metric.title} ({metric.direction})", columns, cells))
     return found
 
 
@@ -229,10 +228,9 @@ def legend(results: dict[str, Any]) -> str:
     metric = Metric(**results["metric"])
     finished = results["regularizers"].values()
     plain = dict.fromkeys(one["compared_to"] for one in finished if one["compared_to"])
-    better = "higher" if metric.higher_is_better else "lower"
     split = "seeds, each with a split of its own" if results.get("folds") else "seeds of one split"
     return (
-        f"{metric.title} ({better} is better), mean and 95 % t-interval over "
+        f"{metric.title} ({metric.direction}), mean and 95 % t-interval over "
         f"{results['config']['seeds']} {split}. Rates are chosen on validation data; "
         "validation scores are those of each run's best epoch at the rate chosen on the same "
         f"data, thus optimistic. Differences are to {' or '.join(plain) or 'nothing yet'}, in "

@@ -38,9 +38,8 @@ def differences(study: dict[str, Any]) -> list[Table]:
             for row in rows(results, *path):
                 if row.compared_to:
                     by_name.setdefault(row.name, {})[condition] = report.difference(row, metric)
-        better = "higher" if metric.higher_is_better else "lower"
         unit = metric.difference_unit and f" in {metric.difference_unit}"
-        title = f"Differences of {metric.name}{unit} ({better} is better)"
+        title = f"Differences of {metric.name}{unit} ({metric.direction})"
         cells = [(name, *(of.get(each, "") for each in conditions)) for name, of in by_name.items()]
         tables.append(Table(title, ("regularizer", *conditions), cells))
     return tables

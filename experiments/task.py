@@ -88,6 +88,11 @@ class Metric(NamedTuple):
         return f"{self.name[0].upper()}{self.name[1:]}{self.unit and f' in {self.unit}'}"
 
     @property
+    def direction(self) -> str:
+        """Says which scores are better."""
+        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
     def difference_digits(self) -> int:
         """The number of digits of a difference."""
         return max(2, self.digits)
