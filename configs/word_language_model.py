@@ -11,8 +11,21 @@ predict for the LSTM, by their results on the Penn Treebank:
   2014), and better still with Monte Carlo: 82.7, then 79.7, then 78.6 with a medium LSTM.
 - Of the parts of AWD-LSTM (Merity et al., 2018), dropped recurrent weights matter most.
 
-For the transformer, Vaswani et al. (2017) drop residuals and embeddings. So residual dropout should
-matter most, and all places together should be best, since the text is small and is read many times.
+`:transformer` trains a transformer. Vaswani et al. (2017) drop residuals and embeddings, so
+residual dropout should matter most, and all places together should be best. It takes 17 min on 2
+CPU cores that other programs use too. The results are perplexity per word, as mean and 95 %
+interval over 5 seeds of one split:
+
+    3-gram            55.38
+    none              57.98 +- 1.39
+    embedding at 0.3  55.65 +- 2.13    -2.33 +- 3.39 over none
+    attention at 0.3  56.73 +- 0.89    -1.25 +- 1.50
+    residual  at 0.1  58.04 +- 0.53    +0.06 +- 1.46
+    layer     at 0.1  57.80 +- 1.31    -0.17 +- 1.73
+    all       at 0.1  55.48 +- 0.92    -2.50 +- 1.91
+
+All places together help, and no place alone makes a difference that five seeds can show. The 3-gram
+is as good as the best network.
 
 `:smoke` (a minute or two) only tests that all parts work. `:gpu` is a medium LSTM on all 750,000
 words, about as many as the Penn Treebank has. It is ready to run, but has not been run.
@@ -43,7 +56,7 @@ def get_config(variant: str = "lstm") -> ConfigDict:
     config.seeds = 5
 
     config.layers = 2
-    config.features = 128
+    config.features = 96
     config.heads = 4  # of the transformer's attention
     config.batch_size = 16
     config.epochs = 24
@@ -72,7 +85,6 @@ def get_config(variant: str = "lstm") -> ConfigDict:
         config.task = "word_transformer"
         config.regularizers = ("none", "embedding", "attention", "residual", "layer", "all")
         config.rates = (0.1, 0.3)
-        config.features = 96
         config.optimizer.learning_rate = 3e-3
     if variant == "smoke":
         config.name = "word_language_model-smoke"

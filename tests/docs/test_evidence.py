@@ -122,6 +122,10 @@ def difference(found, name, to="none"):
     return statistics.mean(scores(found[name]["runs"])) - statistics.mean(scores(found[to]["runs"]))
 
 
+def difference_at_chosen(found, name, to="none"):
+    return statistics.mean(scores(chosen(found[name]))) - statistics.mean(scores(chosen(found[to])))
+
+
 def says(page, sentence):
     """Whether a page contains a sentence, with any line breaks."""
     return sentence in " ".join(page.split())
@@ -135,6 +139,18 @@ def test_numbers_of_the_taggers():
     assert says(FAQ, f"both gain {gain[1:]} points of accuracy")
     loss = -100 * difference(results("pos_tagging-seq2seq"), "RecurrentDropout")
     assert says(EXPERIMENTS, f"Recurrent dropout makes it worse by {loss:.2f} points")
+
+
+def test_numbers_of_the_words():
+    found = results("word_language_model-transformer")
+    gain = -difference_at_chosen(found, "all")
+    assert says(EXPERIMENTS, f"All places together lower the perplexity by {gain:.2f} words")
+    plain, together = (
+        {run["seed"]: run["test_score"] for run in chosen(found[name])} for name in ("none", "all")
+    )
+    assert all(together[seed] < plain[seed] for seed in plain)  # "each of the five seeds gains"
+    best = statistics.mean(run["best_epoch"] for run in chosen(found["none"]))
+    assert says(EXPERIMENTS, f"a run validates best after {best:.0f} epochs on average")
 
 
 def test_numbers_of_the_forecast():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import language_model, pos_tagging, weather_forecast
+from configs import language_model, pos_tagging, weather_forecast, word_language_model
 
 ROOT = Path(__file__).parents[2]
 TABLES = {  # the words before the table in a config's header, and the row above the regularizers
@@ -11,14 +11,21 @@ TABLES = {  # the words before the table in a config's header, and the row above
     "pos_tagging-seq2seq": (pos_tagging, "`:seq2seq`", "most frequent tag"),
     "weather_forecast": (weather_forecast, "Weather", "persistence"),
     "language_model": (language_model, "A language model", "5-gram"),
+    "word_language_model-transformer": (word_language_model, "`:transformer`", "3-gram"),
 }
+
+
+def regularizers(name):
+    """Returns the regularizers of a config, by the name of its results."""
+    _, *variant = name.split("-")
+    return TABLES[name][0].get_config(*variant).regularizers
 
 
 def header_rows(name):
     """Returns the table in the header of a config that follows these words."""
     module, opening, baseline = TABLES[name]
     text = module.__doc__.split(opening)[1]
-    names = "|".join([baseline, *module.get_config().regularizers])
+    names = "|".join([baseline, *regularizers(name)])
     rows = {}
     for line in text.splitlines():
         match = re.match(rf"    ({names})  ", line.replace(" at ", "  at "))
@@ -36,8 +43,8 @@ def report_rows(name):
 @pytest.mark.parametrize("name", TABLES)
 def test_the_header_quotes_the_table_of_results(name):
     quoted, reported = header_rows(name), report_rows(name)
-    module, _, baseline = TABLES[name]
-    assert quoted.keys() == {baseline, *module.get_config().regularizers}
+    _, _, baseline = TABLES[name]
+    assert quoted.keys() == {baseline, *regularizers(name)}
     for regularizer, line in quoted.items():
         rate, _, test, difference, _ = reported[regularizer]
         numbers = [number.replace("+-", "±") for number in re.findall(r"\S+ \+- \S+", line)]
