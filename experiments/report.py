@@ -54,6 +54,7 @@ def start(task: Task) -> dict[str, Any]:
         "data": task.data.record,
         "baseline_test_score": task.data.baseline,
         "folds": len(task.data.folds),
+        "starts": 1,
         "regularizers": {},
         "missing": list(task.config.regularizers),
         "unfinished": [],  # the records of the first missing regularizer
@@ -64,7 +65,9 @@ def resumed(found: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     """Returns results found in the workdir, to go on with the config and the devices of others."""
     used = found["device"].split("; then ")
     devices = dict.fromkeys([*used, results["device"]])
-    return {**found, "config": results["config"], "device": "; then ".join(devices)}
+    starts = found.get("starts", 1) + bool(found["missing"])
+    changed = {"config": results["config"], "device": "; then ".join(devices), "starts": starts}
+    return {**found, **changed}
 
 
 def skipped(results: dict[str, Any]) -> str:
@@ -243,7 +246,9 @@ def _cost(results: dict[str, Any]) -> list[str]:
     """Describes the cost of training."""
     finished = results["regularizers"].items()
     costs = [f"{name} {_seconds(result)}" for name, result in finished]
-    return [f"Cost, with all that surrounds a step: {'; '.join(costs)}.", ""] if costs else []
+    starts = results.get("starts", 1)
+    of = f" of {starts} starts together" if starts > 1 else ""
+    return [f"Cost{of}, with all that surrounds a step: {'; '.join(costs)}.", ""] if costs else []
 
 
 def _seconds(cost: dict[str, Any]) -> str:

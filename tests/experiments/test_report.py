@@ -79,6 +79,8 @@ def test_markdown_tells_the_data_and_what_the_numbers_are(results):
 def test_markdown_tells_the_cost(results):
     assert "Cost, with all that surrounds a step: none 1.2 s to compile" in report.markdown(results)
     assert "Dropout 1.2 s to compile and 3.1 ms a step of one run" in report.markdown(results)
+    again = report.resumed(results, results)
+    assert "Cost of 2 starts together, with all that surrounds" in report.markdown(again)
 
 
 def test_the_cost_of_a_step_is_that_of_runs_that_share_it(results):

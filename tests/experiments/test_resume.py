@@ -99,7 +99,7 @@ def results(workdir):
 
     def timeless(value):
         if isinstance(value, dict):
-            times = [name for name in value if name == "date" or "seconds" in name]
+            times = [name for name in value if name in ("date", "starts") or "seconds" in name]
             return {name: timeless(part) for name, part in value.items() if name not in times}
         return [timeless(part) for part in value] if isinstance(value, list) else value
 
