@@ -8,8 +8,8 @@ compiled, with this library's layers and with Flax's own, in a process of its ow
 regular expression for names such as "none" or "Flax all". Without `--batch_a_chip` all chips
 share the config's batch. A compile may use `--memory_limit` gigabytes and `--time_limit` seconds.
 Results are saved after each compile, and a plan that was stopped continues where it was. The
-workdir has NAME_OF_THE_CONFIG.json, and report.md and figure.png of all configs in it. The cycles
-are estimates of the compiler, which are good for ratios.
+workdir has NAME_OF_THE_CONFIG.json, and report.md and figure.png of all configs in it. Cycles are
+those of the compiler's schedule, and its estimate is beside them. Both are good for ratios.
 """
 
 import sys
