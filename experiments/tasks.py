@@ -4,6 +4,7 @@ from .forecasting.task import Forecasting
 from .images.calibration import Calibration
 from .images.task import Classification
 from .language.task import Language
+from .localization.task import Localization
 from .schedules.task import ScheduledImages, ScheduledWords
 from .sensors.task import Sensors
 from .tagging.task import Tagging
@@ -21,4 +22,5 @@ TASKS: dict[str, type[Task]] = {
     "word_transformer": WordTransformer,
     "scheduled_words": ScheduledWords,
     "scheduled_images": ScheduledImages,
+    "localization": Localization,
 }

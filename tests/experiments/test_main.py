@@ -381,3 +381,21 @@ def test_a_small_language_model_of_words_from_end_to_end(tmp_path, capsys):
     assert sorted(path.name for path in workdir.iterdir()) == [
         "metrics", "published_order.png", "results.json", "results.md", "results.png",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_small_study_of_localization_from_end_to_end(tmp_path):
+    """Runs on composed digits, and draws what the networks find."""
+    small = ("seeds=1", "epochs=1")
+    assert run_smoke("localization", small, tmp_path / "out") == 0
+    conditions = load(tmp_path)["conditions"]
+    assert list(conditions) == ["20 scenes", "40 scenes"]
+    for results in conditions.values():
+        for result in results["regularizers"].values():
+            [run] = result["runs"]
+            curve = run["measures"]["curve"]
+            assert run["test_score"] == pytest.approx(curve[10])  # at 0.2 torsos
+            assert 0 < curve[-1] <= 1
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == [*conditions, "results.json", "results.md", "results.png"]
+    assert (tmp_path / "out/20 scenes/detection.png").exists()

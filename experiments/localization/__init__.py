@@ -1,0 +1,1 @@
+"""Localization: keypoints of figures in composed scenes, by heat maps."""
