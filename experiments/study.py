@@ -28,21 +28,24 @@ def add(study: dict[str, Any], condition: str, results: dict[str, Any]) -> None:
 
 def differences(study: dict[str, Any]) -> list[Table]:
     """Returns tables of differences of the score and of each measure: regularizers x conditions."""
-    tables, conditions = [], study["conditions"]
-    quantities: list[tuple[dict[str, Any], tuple[str, ...]]] = [(study["metric"], ("test_score",))]
-    quantities += [(fields, ("measures", name)) for name, fields in study["measures"].items()]
-    for fields, path in quantities:
-        metric = Metric(**fields)
-        by_name: dict[str, dict[str, str]] = {}
-        for condition, results in conditions.items():
-            for row in rows(results, *path):
-                if row.compared_to:
-                    by_name.setdefault(row.name, {})[condition] = report.difference(row, metric)
-        unit = metric.difference_unit and f" in {metric.difference_unit}"
-        title = f"Differences of {metric.name}{unit} ({metric.direction})"
-        cells = [(name, *(of.get(each, "") for each in conditions)) for name, of in by_name.items()]
-        tables.append(Table(title, ("regularizer", *conditions), cells))
-    return tables
+    measures = ((("measures", name), fields) for name, fields in study["measures"].items())
+    tables = [
+        _differences(study["conditions"], path, Metric(**fields))
+        for path, fields in ((("test_score",), study["metric"]), *measures)
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _differences(conditions: dict[str, Any], path: tuple[str, ...], metric: Metric) -> Table:
+    by_name: dict[str, dict[str, str]] = {}
+    for condition, results in conditions.items():
+        for row in rows(results, *path):
+            if row.compared_to:
+                by_name.setdefault(row.name, {})[condition] = report.difference(row, metric)
+    unit = metric.difference_unit and f" in {metric.difference_unit}"
+    title = f"Differences of {metric.name}{unit} ({metric.direction})"
+    cells = [(name, *(of.get(each, "") for each in conditions)) for name, of in by_name.items()]
+    return Table(title, ("regularizer", *conditions), cells)
 
 
 def show(study: dict[str, Any], console: Console) -> None:

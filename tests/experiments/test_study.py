@@ -138,6 +138,9 @@ def test_the_report_has_the_differences_then_each_condition(two, capsys):
     out = capsys.readouterr().out
     assert "+5.50 ± 6.35" in out
     assert out.endswith("Results are missing for many, all.\n")
+    for results in two["conditions"].values():
+        del results["regularizers"]["Dropout"]
+    assert study.differences(two) == []
 
 
 def test_the_report_compares_measures_too(two):
