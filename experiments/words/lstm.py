@@ -1,5 +1,6 @@
 """An LSTM that maps words to scores of the next word, with dropout at each of its places."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -60,7 +61,7 @@ class WordLSTM(nn.Module):
         return embed.attend(x).astype(jnp.float32)
 
     @nn.nowrap
-    def _lstm(self, index: int, rate: Any, is_off: Any) -> nn.Module:
+    def _lstm(self, index: int, rate: Any, is_off: Callable[[str], bool]) -> nn.Module:
         layer: Any = linen.LSTM
         if not is_off("weights"):
             key = self.make_rng("dropout")

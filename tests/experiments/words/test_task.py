@@ -17,6 +17,7 @@ def task(words_config):
     return TASKS[words_config.task](words_config)
 
 
+@pytest.mark.parametrize("words_config", ["transformer"], indirect=True)
 def test_a_regularizer_learns_that_a_word_tells_the_next(task, tmp_path):
     name = task.config.regularizers[-1]
     result = Grid(task, tmp_path).train(name, [], lambda *_: None)
