@@ -1,5 +1,7 @@
 """The figure: a map that is dropped and given back, the law, effective rates, and the noise."""
 
+import itertools
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +13,10 @@ from .report import Results
 
 COLORS = dict(zip(FORMS, ("C0", "C1", "C2"), strict=True))
 DROPS = {"Dropout": "single values", "DropBlock": "blocks", "SpatialDropout": "whole channels"}
+
+MARKERS = "os*D^vPX<>"
+APART = 0.14
+"""The distance of two forms of dropout at the same place."""
 
 
 def draw(results: Results) -> Figure:
@@ -25,13 +31,16 @@ def draw(results: Results) -> Figure:
         axes = canvas.subplots(1, len(panels))
     for ax, draw_panel in zip(axes, panels, strict=True):
         draw_panel(ax, results)
+    canvas.legend(
+        *axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(FORMS)
+    )
     return canvas
 
 
 def _pictures(axes: np.ndarray, results: Results) -> None:
     shown = results["shown"]
     values = np.array(shown["map"])
-    pictures = [("a feature map", values)]
+    pictures = [(f"{results['config']['shown']}: a feature map", values)]
     for form, drops in DROPS.items():
         visible = np.where(shown[form]["visible"], values, np.nan)
         pictures += [
@@ -39,7 +48,7 @@ def _pictures(axes: np.ndarray, results: Results) -> None:
             ("given back", np.array(shown[form]["given back"])),
         ]
     for ax, (title, picture) in zip(axes, pictures, strict=True):
-        ax.imshow(picture, cmap="gray", vmin=values.min(), vmax=values.max())
+        ax.imshow(picture, cmap="gray", vmin=values.min(), vmax=np.percentile(values, 99.5))
         ax.set_facecolor("#b03a2e")
         ax.set_title(title, fontsize="small")
         ax.set_xticks([])
@@ -49,19 +58,18 @@ def _pictures(axes: np.ndarray, results: Results) -> None:
 def _law(ax: Axes, results: Results) -> None:
     law, rate = results["law"], results["config"]["rate"]
     for form in NEIGHBORS:
-        ax.plot(law["correlation"], law[form], color=COLORS[form], alpha=0.5, lw=1)
-    markers = iter("osD^vP*X<>hp")
-    for place, marker in zip(results["places"], markers, strict=False):
+        ax.plot(law["correlation"], law[form], color=COLORS[form], alpha=0.5, label=f"law: {form}")
+    for place, marker in zip(results["places"], itertools.cycle(MARKERS), strict=False):
         x = report.correlation(results, place).mean
         for form in NEIGHBORS:
             y = report.neighbors(results, place, form)
-            label = place if form == "Dropout" else None
-            ax.errorbar(x, y.mean, y.half_width, fmt=marker, color=COLORS[form], label=label)
+            ax.errorbar(x, y.mean, y.half_width, fmt=marker, color=COLORS[form])
+        ax.plot([], marker, color="0.3", label=place)
     ax.set_ylim(-0.05, 1.05)
     ax.set_xlabel("correlation of adjacent values")
     ax.set_ylabel("share given back by neighbors")
     ax.set_title(f"What neighbors give back of a dropped value (rate {rate:g})", fontsize="medium")
-    ax.legend(fontsize="x-small")
+    ax.legend(fontsize="x-small", loc="upper left")
 
 
 def _effective_rates(ax: Axes, results: Results) -> None:
@@ -77,7 +85,6 @@ def _effective_rates(ax: Axes, results: Results) -> None:
     ax.set_xlim(0, 1.1 * float(rate))
     ax.set_xlabel("effective drop rate")
     ax.set_title(f"What a rate of {rate} really removes", fontsize="medium")
-    ax.legend(fontsize="small", loc="lower left")
 
 
 def _noise(ax: Axes, results: Results) -> None:
@@ -93,7 +100,7 @@ def _noise(ax: Axes, results: Results) -> None:
 def _dots(ax: Axes, estimates: list[Estimate], form: str) -> None:
     ax.errorbar(
         [each.mean for each in estimates],
-        range(len(estimates)),
+        np.arange(len(estimates)) + APART * (list(FORMS).index(form) - 1),
         xerr=[each.half_width or 0 for each in estimates],
         fmt="o",
         color=COLORS[form],
