@@ -17,7 +17,7 @@ def test_batches_fill_up_with_examples_that_do_not_count():
 def test_a_metric_writes_scores_in_its_unit():
     assert Tagging.metric.text(0.9051) == "90.5 %"
     assert Tagging.metric.text(math.nan) == Tagging.metric.text(math.inf) == "diverged"
-    assert Tagging.metric.title == "Accuracy"
+    assert Tagging.metric.title == "Accuracy in %"
 
 
 def test_the_plain_network_of_a_regularizer():
