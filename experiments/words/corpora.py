@@ -50,7 +50,10 @@ def read_lines(path: Path) -> list[Words]:
 
 
 def _only_file(folder: Path, word: str) -> Path:
-    found = sorted(path.name for path in folder.iterdir() if word in path.name)
+    try:
+        found = sorted(path.name for path in folder.iterdir() if word in path.name)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
     if len(found) != 1:
         raise InputError(
             f"{folder} must have one file with {word!r} in its name: "

@@ -46,6 +46,16 @@ def test_a_file_is_no_folder(tmp_path):
     assert str(caught.value) == f"config.data.path must be a folder of text files: got {path}"
 
 
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(corpora.Path, "iterdir", refuse)
+    with pytest.raises(InputError) as caught:
+        corpora.read("king_james", str(tmp_path), 0)
+    assert str(caught.value) == f"cannot read the folder {tmp_path}: Permission denied"
+
+
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
