@@ -46,7 +46,7 @@ def get_config(variant: str = "sensors") -> ConfigDict:
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
     config.checkpoint_every = 0  # steps from one checkpoint to the next; 0 for none
 
-    config.optimizer = optimizer.defaults(learning_rate=2e-3)
+    config.optimizer = optimizer.defaults(learning_rate=1e-3)
     config.rate_schedule = rate_schedule.defaults()
     config.mesh = devices.defaults()  # how runs are spread over devices
     config.dtype = "float32"  # or "bfloat16", to compute in; parameters stay float32

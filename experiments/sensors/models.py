@@ -27,7 +27,7 @@ REGULARIZERS = ("none", *AFTER_CONVOLUTIONS, "ModalityDropout")
 
 
 class SensorNetwork(nn.Module):
-    """Convolutions over time for each sensor -> mean over time -> both sensors -> Dense.
+    """Convolutions for each sensor -> mean and deviation over time -> both sensors -> Dense.
 
     "ModalityDropout" drops the measurements of a whole sensor, but never of both. The other
     regularizers drop after each convolution.
@@ -58,6 +58,7 @@ class SensorNetwork(nn.Module):
                 x = nn.relu(nn.Conv(self.features, (size,), (stride,), dtype=self.dtype)(x))
                 if drop is not None:
                     x = drop(rate, **options)(x)
-            branches.append(x.mean(axis=1))
+            # The small number keeps the gradient finite where a feature is constant.
+            branches += [x.mean(axis=1), jnp.sqrt(x.var(axis=1) + 1e-6)]
         x = nn.relu(nn.Dense(self.features, dtype=self.dtype)(jnp.concatenate(branches, axis=-1)))
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)

@@ -70,3 +70,15 @@ def test_a_branch_reads_one_sensor(params):
         leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 3 and leaf.shape[1] != 8
     ]
     assert kernels == [(16, 3, 8), (16, 3, 8)]
+
+
+def test_features_that_are_constant_have_finite_gradients(params):
+    """Their deviation is 0, where the gradient of a square root is infinite."""
+    network = SensorNetwork(8, 3)
+    of_biases = jax.tree.map(lambda leaf: jnp.full_like(leaf, leaf.ndim == 1), params)
+
+    def loss(params):
+        return network.apply(params, X, jnp.float32(0), deterministic=True).sum()
+
+    gradients = jax.jit(jax.grad(loss))(of_biases)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
