@@ -5,8 +5,10 @@ import pathlib
 import re
 import statistics
 
+import numpy as np
 import pytest
 
+from configs import mc_calibration
 from experiments.benchmarks.results import Results
 from experiments.tpu_plan import table
 from experiments.tpu_plan.results import Plan
@@ -189,6 +191,71 @@ def test_numbers_of_the_language_model():
     for row in others.values():
         pairs = zip(scores(row["runs"]), scores(none["runs"]), strict=True)
         assert all(ours < theirs for ours, theirs in pairs)  # "Every form helps in every seed"
+
+
+def measured(result, name):
+    """Returns the mean of a measure over the seeds of the chosen rate."""
+    return statistics.mean(run["measures"][name] for run in chosen(result))
+
+
+def calibration_row(name, result):
+    """Returns the line of a regularizer in the header of configs/mc_calibration.py."""
+    cells = []
+    for quantity, scale, digits in (("NLL", 1, 3), ("ECE", 100, 1)):
+        for images in ("clean", "shifted"):
+            ways = [
+                f"{scale * measured(result, f'{quantity}, {images}, {way}'):.{digits}f}"
+                for way in ("one pass", "passes")
+            ]
+            cells.append(" -> ".join(ways) if result["compared_to"] else ways[0])
+    label = f"{name} at {result['chosen_rate']:g}" if result["compared_to"] else name
+    return f"    {label:<24}" + "".join(f"{cell:<16}" for cell in cells).rstrip()
+
+
+def test_the_header_of_the_calibration_has_its_results():
+    lines = mc_calibration.__doc__.splitlines()
+    for name, result in results("mc_calibration").items():
+        assert calibration_row(name, result) in lines
+
+
+def test_numbers_of_the_calibration():
+    found = results("mc_calibration")
+    none = found["none"]
+    clean, shifted = (100 * measured(none, f"ECE, {on}, one pass") for on in ("clean", "shifted"))
+    assert says(EXPERIMENTS, f"its ECE grows from {clean:.1f} to {shifted:.1f} %")
+    for name in ("Dropout", "SpatialDropout2D"):
+        for images in ("clean", "shifted"):
+            plain, one, passes = (
+                f"{measured(result, f'NLL, {images}, {way}'):.3f}"
+                for result, way in (
+                    *((none, "one pass"), (found[name], "one pass"), (found[name], "passes")),
+                )
+            )
+            assert says(EXPERIMENTS, f"from {plain} to {one} in one pass and {passes} in passes")
+    for name, result in found.items():
+        for images in ("clean", "shifted"):
+            areas = [measured(result, f"area, {images}, {way}") for way in ("one pass", "passes")]
+            assert abs(np.diff(areas)) < 0.003
+        for way in ("one pass", "passes"):
+            before, after = (measured(result, f"ECE, {on}, {way}") for on in ("clean", "shifted"))
+            assert before < after
+        for images in ("clean", "shifted") if name != "none" else ():
+            for run, plain in zip(chosen(result), chosen(none), strict=True):
+                one, passes = (
+                    run["measures"][f"NLL, {images}, {way}"] for way in ("one pass", "passes")
+                )
+                assert passes < one < plain["measures"][f"NLL, {images}, one pass"]
+    assert found["Dropout"]["chosen_rate"] == 0.1
+    assert found["SpatialDropout2D"]["chosen_rate"] == 0.3
+    at_same_rate = {**found["Dropout"], "chosen_rate": 0.3}
+    ours, theirs = (
+        [f"{100 * measured(of, f'ECE, {on}, passes'):.1f}" for on in ("clean", "shifted")]
+        for of in (at_same_rate, found["SpatialDropout2D"])
+    )
+    sentence = "have an ECE of {} % on clean and {} % on shifted images, against {} and {} %"
+    assert says(EXPERIMENTS, sentence.format(*ours, *theirs))
+    for plain, passes, images in ((clean, theirs[0], "clean"), (shifted, theirs[1], "shifted")):
+        assert f"from {plain:.1f} to {passes} % on {images}" in OVERVIEW.read_text()
 
 
 CPU = {record.id: record for record in Results.load(RESULTS / "benchmarks/cpu.json").records}
