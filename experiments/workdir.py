@@ -75,19 +75,15 @@ class Workdir:
         mark = self.path / "shared.part"  # processes that do not see it have another folder
         if processes.is_first():
             mark.touch()
-        processes.meet("the workdir is marked")
         path = self.path / "results.json"
-        found: Any = None
         try:
-            found = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            found = f"it cannot be read ({error})"
-        same = {"config": results["config"], "data": results["data"], "resume": resume}
-        different = processes.others(json.dumps([same, found, mark.exists()]))
-        if processes.is_first():
-            mark.unlink(missing_ok=True)
+            processes.meet("the workdir is marked")
+            found = _read(path)
+            same = {"config": results["config"], "data": results["data"], "resume": resume}
+            different = processes.others(json.dumps([same, found, mark.exists()]))
+        finally:
+            if processes.is_first():
+                mark.unlink(missing_ok=True)
         if different:
             raise InputError(
                 "all processes need the same config, data, --resume and workdir: "
@@ -130,6 +126,16 @@ class Workdir:
             if path.exists():
                 folder.mkdir(exist_ok=True)
                 path.replace(folder / path.name)
+
+
+def _read(path: Path) -> Any:
+    """Returns results, or a sentence if they cannot be read."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
 
 
 def _difference(found: Any, results: dict[str, Any]) -> str | None:

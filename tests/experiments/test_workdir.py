@@ -128,6 +128,17 @@ def test_processes_with_another_workdir_get_one_sentence(results, tmp_path, monk
     )
 
 
+def test_nothing_is_left_behind_if_another_process_ends(results, tmp_path, monkeypatch):
+    def fail(where):
+        raise InputError("another process has ended, and its own output says why")
+
+    monkeypatch.setattr(processes, "meet", fail)
+    new = Workdir(tmp_path / "new")
+    with pytest.raises(InputError, match="another process"), new.locked():
+        new.begin(start(results), resume=False)
+    assert not new.path.exists()
+
+
 def test_only_the_first_process_says_that_a_run_starts_anew(results, workdir, capsys, monkeypatch):
     monkeypatch.setattr(processes, "is_first", lambda: False)
     path = workdir.path / "results.json"
