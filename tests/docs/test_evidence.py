@@ -79,12 +79,12 @@ OVERVIEW = ROOT / "experiments/README.md"
 def test_the_overview_has_every_experiment():
     """A row has the question and its page, the answer, the config with its variant, the figure."""
     lines = [line for line in OVERVIEW.read_text().splitlines() if line.startswith("| [")]
-    with_results = set()
+    with_results, pages = set(), set()
     for line in lines:
         row = _ROW.match(line)
         assert row, line
         page, answer, config, path, variant, figure = row.groups()
-        assert (OVERVIEW.parent / page.partition("#")[0]).is_file(), page
+        pages.add((OVERVIEW.parent / page.partition("#")[0]).resolve())
         assert path == f"../configs/{config}.py"
         assert (OVERVIEW.parent / path).is_file(), path
         assert (figure is None) == (answer == "Not run in full yet.")
@@ -94,6 +94,8 @@ def test_the_overview_has_every_experiment():
             assert (folder / pathlib.Path(figure).name).is_file(), figure
             with_results.add(folder.name)
     assert with_results == {path.parent.name for path in RESULTS.glob("*/results.md")}
+    how_to = {DOCS / "experiments/running.md", DOCS / "experiments/writing.md"}
+    assert pages == {*(DOCS / "experiments").glob("*.md")} - how_to
 
 
 def test_numbers_of_the_overview():
