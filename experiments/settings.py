@@ -149,7 +149,8 @@ def conditions(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def _by_numbers(name: str) -> list[tuple[str, int]]:
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+    plain = re.sub(r"(?<=\d),(?=\d{3})", "", name)  # 1,000 is a number
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", plain)]
 
 
 def _change(part: str, config: ConfigDict, changes: ConfigDict) -> None:

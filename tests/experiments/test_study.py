@@ -49,13 +49,14 @@ def with_conditions(config):
 
 def test_a_condition_changes_fields_and_the_name(with_conditions):
     config = with_conditions(
-        **{"100 words": {"data": {"min_count": 3}}, "20 words": {"seeds": 4}, "a 2": {}, "a 10": {}}
+        **{"1,000 words": {}, "100 words": {"data": {"min_count": 3}}, "20 words": {"seeds": 4}},
+        **{"a 10": {}, "a 2": {}},
     )
     found = settings.conditions(config)
-    assert list(found) == ["20 words", "100 words", "a 2", "a 10"]
+    assert list(found) == ["20 words", "100 words", "1,000 words", "a 2", "a 10"]
     assert found["100 words"].data.min_count == 3
     assert found["100 words"].data.path == config.data.path
-    assert [condition.seeds for condition in found.values()] == [4, 2, 2, 2]
+    assert [condition.seeds for condition in found.values()] == [4, 2, 2, 2, 2]
     assert found["20 words"].name == "pos_tagging-smoke, 20 words"
     assert all("conditions" not in condition for condition in found.values())
     assert (config.name, config.seeds) == ("pos_tagging-smoke", 2)
