@@ -116,8 +116,7 @@ def pose(rng: np.random.Generator, torso: float, side: int) -> Figure:
         angle = lean + rng.uniform(-BEND, BEND)
         parts.append(Placement(whole.in_scene(center), size, angle, part.mirrored))
         for name, place in part.keypoints.items():
-            # A mirrored garment keeps its left keypoints on the left of the scene.
-            found[name] = parts[-1]._replace(mirrored=False).in_scene(np.array(place))
+            found[name] = parts[-1].in_scene(np.array(place))
     keypoints = np.stack([found[name] for name in KEYPOINTS])
     low, high = -keypoints.min(0), side - 1 - keypoints.max(0)
     shift = rng.uniform(low, np.maximum(low, high))
