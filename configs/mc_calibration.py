@@ -23,6 +23,7 @@ The results took 45 min on 2 CPU cores, beside many other programs. Expected are
     DropBlock at 0.1        0.647 -> 0.607  1.266 -> 1.175  7.5 -> 4.7      16.3 -> 11.9
 
 All predictions hold. DropPath row has no results yet.
+
 `:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
 ResNet on 55,000 images, for a GPU. It has not been run.
 """
