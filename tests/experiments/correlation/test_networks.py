@@ -49,26 +49,38 @@ def test_noise_is_larger_where_more_values_share_a_draw(variables, batch):
     assert noises[2] > 3 * noises[0] > 0
 
 
-def test_noise_of_a_linear_loss_is_known():
-    """The gradient of mean(m * x * w) / keep for one weight: x is 1, so it is the mean of masks."""
+class Scale(nn.Module):
+    """The mean of the inputs times one weight."""
 
-    class Mean(Task):
-        losses = staticmethod(lambda outputs, targets: outputs)
+    @nn.compact
+    def __call__(self, x, rate, *, deterministic):
+        return nn.Dense(1, use_bias=False, name="first")(x).mean((1, 2, 3))
 
-    class Scale(nn.Module):
-        @nn.compact
-        def __call__(self, x, rate, *, deterministic):
-            return nn.Dense(1, use_bias=False, name="first")(x).mean((1, 2, 3))
 
-    Mean.network = staticmethod(lambda regularizer: Scale())
+class Mean:
+    network = staticmethod(lambda regularizer: Scale())
+    losses = staticmethod(lambda outputs, targets: outputs)
+
+
+def of_mean(form, draws):
+    """Returns variables and the noise of a gradient that is the mean of 16 masks / keep."""
     ones = Split((jnp.ones((1, 4, 4, 1)),), jnp.zeros(1), jnp.ones(1, bool))
     variables = {"params": {"first": {"kernel": jnp.ones((1, 1))}}}
-    for form, values in (("Dropout", 16), ("SpatialDropout", 1)):
-        layer = masks.FORMS[form](0.5, 3)
-        noise = networks.make_gradient_noise(
-            *(Mean, ("first", "kernel"), ("first",), layer, ones, 4000)
-        )
-        assert noise(variables) == pytest.approx(1 / values, rel=0.1)  # rate / keep / values
+    layer = masks.FORMS[form](0.5, 3)
+    make = networks.make_gradient_noise
+    return variables, make(Mean, ("first", "kernel"), ("first",), layer, ones, draws)
+
+
+@pytest.mark.parametrize(("form", "draws"), [("Dropout", 16), ("SpatialDropout", 1)])
+def test_noise_of_a_mean_is_known(form, draws):
+    variables, noise = of_mean(form, 4000)
+    assert noise(variables) == pytest.approx(1 / draws, rel=0.1)  # rate / keep / draws
+
+
+def test_few_masks_are_enough_for_an_estimate_without_bias():
+    """The gradients are 0, 0, 2, 2: variance 4 / 3, and squared mean 1 - 4 / 3 / 4 = 2 / 3."""
+    variables, noise = of_mean("SpatialDropout", 4)
+    assert noise(variables) == pytest.approx(2)
 
 
 def test_outputs_of_modules(variables, batch):

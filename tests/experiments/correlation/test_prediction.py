@@ -86,6 +86,13 @@ def test_constant_channels_are_left_out():
     assert list(measured(Maps(maps, maps))) == [0]
 
 
+def test_only_dropped_values_of_measured_channels_count():
+    masks = np.ones((2, 6, 6, 4), bool)
+    masks[1, 3, 2, 3] = masks[0, 2, 2, 1] = masks[1, 0, 0, 3] = False
+    found = prediction.dropped({2: None, 3: None}, masks)
+    assert found.tolist() == [[1, 3, 2, 3]]  # not at the border, and not channel 1
+
+
 def test_fill_predicts_dropped_values_only():
     maps = Maps(smooth(300, 1), smooth(300, 2))
     moments = measured(maps)
