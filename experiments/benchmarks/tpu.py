@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..tpu import programs, schedule, topologies
+from ..tpu import hlo, schedule, topologies
 from .cases import Case
 from .libraries import FLAX_AGAIN
 from .results import Record
@@ -52,7 +52,7 @@ def measure(case: Case, target: Target) -> Iterator[Record]:
             for path in target.schedules.iterdir():
                 path.unlink()
     texts = {name: program.as_text() for name, (program, _) in found.items()}
-    cycles = {name: programs.total_cycles(text) for name, text in texts.items()}
+    cycles = {name: hlo.total_cycles(text) for name, text in texts.items()}
     yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)
     if target.peak is not None:
         read = {
@@ -68,9 +68,7 @@ def measure(case: Case, target: Target) -> Iterator[Record]:
         )
     scratch = {name: scratch_bytes(program) / 1024 for name, (program, _) in found.items()}
     yield Record(case.section, case.row, SCRATCH, scratch)
-    collectives = {
-        name: float(sum(programs.collectives(text).values())) for name, text in texts.items()
-    }
+    collectives = {name: float(sum(hlo.collectives(text).values())) for name, text in texts.items()}
     yield Record(case.section, case.row, COLLECTIVES, collectives)
     seconds = {name: seconds for name, (_, seconds) in found.items()}
     yield Record(case.section, case.row, COMPILE, seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import bundles
-from .programs import Instruction, Program, executions, instruction
+from .hlo import Instruction, Program, executions, instruction
 from .topologies import Peak
 from .traffic import traffic
 

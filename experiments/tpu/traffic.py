@@ -1,6 +1,6 @@
 """Counts the bytes that an instruction of a compiled program moves between a chip and its HBM."""
 
-from .programs import Instruction, Program, size, size_in_hbm
+from .hlo import Instruction, Program, size, size_in_hbm
 
 SLICES = ("slice", "dynamic-slice")
 UPDATE = "dynamic-update-slice"

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ..errors import InputError
 from ..files import replace
-from ..tpu import bundles, programs, schedule, topologies
+from ..tpu import bundles, hlo, schedule, topologies
 from . import costs, steps
 from .limited import Limits, run_limited
 from .results import PARTS, Row
@@ -65,8 +65,8 @@ def describe(row: Row, compiled: Compiled, causal: bool) -> None:
     kept = min(costs.kept_for_backward(compiled.text), room)
     sizes = (*compiled.arguments.values(), kept, room - kept)
     row.memory = dict(zip(PARTS, sizes, strict=True))
-    row.cycles = programs.total_cycles(compiled.text, causal)
-    row.collectives = dict(sorted(programs.collectives(compiled.text, causal).items()))
+    row.cycles = hlo.total_cycles(compiled.text, causal)
+    row.collectives = dict(sorted(hlo.collectives(compiled.text, causal).items()))
     if peak := topologies.peak(row.topology):
         scheduled = schedule.read(compiled.text, compiled.counts, peak, causal)
         row.scheduled, row.not_scheduled = scheduled.cycles, scheduled.gap

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from ..tpu.programs import Instruction, instruction, size
+from ..tpu.hlo import Instruction, instruction, size
 
 
 def kept_for_backward(text: str) -> int:
@@ -15,7 +15,7 @@ def kept_for_backward(text: str) -> int:
 
     The text is that of a compiled program, for one chip. Arguments do not count.
     """
-    found = {each.name: each for each in main(text)}
+    found = {each.name: each for each in entry_instructions(text)}
     kept: set[str] = set()
     for each in found.values():
         if each.is_backward:
@@ -24,8 +24,8 @@ def kept_for_backward(text: str) -> int:
     return sum(size(found[name].shape) for name in kept)
 
 
-def main(text: str) -> Iterator[Instruction]:
-    """Yields the instructions of the main computation."""
+def entry_instructions(text: str) -> Iterator[Instruction]:
+    """Yields the instructions of the entry computation."""
     body = text[text.index("\nENTRY ") :]
     for line in body[: body.index("\n}")].splitlines():
         if found := instruction(line):
@@ -55,7 +55,7 @@ def _computed(name: str, found: dict[str, Instruction], known: set[str]) -> set[
 def flops(jaxpr: Any, causal: bool = False, around: float | None = None) -> float:
     """Returns the FLOPs of all matrix products and convolutions of a traced program.
 
-    Products in a loop count as often as it runs. `causal` is as in `executions` of tpu.programs;
+    Products in a loop count as often as it runs. `causal` is as in `executions` of tpu.hlo;
     `around` is the length of the loop around the program.
     """
     total = 0.0

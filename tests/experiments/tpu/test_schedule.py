@@ -7,7 +7,7 @@ import pytest
 
 from experiments.tpu import schedule
 from experiments.tpu.bundles import Count
-from experiments.tpu.programs import Program
+from experiments.tpu.hlo import Program
 from experiments.tpu.topologies import Peak
 from experiments.tpu.traffic import traffic
 
@@ -174,11 +174,11 @@ def test_masks_of_more_than_32_bits_need_no_communication():
         import jax, jax.numpy as jnp
         jax.config.update("jax_platforms", "cpu")
         from experiments.benchmarks import tpu
-        from experiments.tpu import programs, topologies
+        from experiments.tpu import hlo, topologies
         from flax_spatialdrop import dropout
         chips = topologies.mesh("v5e:4x4")
         x = jax.ShapeDtypeStruct((128, 2048, 2048), jnp.bfloat16)
         program, _ = tpu.compiled(lambda key, x: dropout(key, x, 0.5), (x,), chips)
-        print(sum(programs.collectives(program.as_text()).values()))
+        print(sum(hlo.collectives(program.as_text()).values()))
     """
     assert printed(code) == ["0"]

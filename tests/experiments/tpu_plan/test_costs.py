@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.tpu import programs
+from experiments.tpu import hlo
 from experiments.tpu.bundles import Count
 from experiments.tpu_plan import costs
 from experiments.tpu_plan.compiling import Compiled, describe, refusal
@@ -67,20 +67,20 @@ def test_values_from_the_forward_pass_are_kept_until_the_backward_pass_reads_the
 
 
 def test_sizes_have_the_padding_of_their_tiles():
-    assert programs.size("bf16[16,1000]{1,0:T(8,128)(2,1)}") == 16 * 1024 * 2
-    assert programs.size("bf16[16,1000]{0,1:T(8,128)}") == 128 * 1000 * 2
-    assert programs.size("(f32[3]{0}, pred[5], token[])") == 3 * 4 + 5
-    assert programs.size("s32[]") == 4
+    assert hlo.size("bf16[16,1000]{1,0:T(8,128)(2,1)}") == 16 * 1024 * 2
+    assert hlo.size("bf16[16,1000]{0,1:T(8,128)}") == 128 * 1000 * 2
+    assert hlo.size("(f32[3]{0}, pred[5], token[])") == 3 * 4 + 5
+    assert hlo.size("s32[]") == 4
 
 
 def test_loops_of_causal_attention_have_their_mean_length():
-    assert programs.total_cycles(TEXT, causal=True) == 3 + 7 * (10 + 4 * 100)
+    assert hlo.total_cycles(TEXT, causal=True) == 3 + 7 * (10 + 4 * 100)
     with pytest.raises(ValueError, match="a loop must count up to a constant: until has none"):
-        programs.total_cycles(TEXT)
+        hlo.total_cycles(TEXT)
 
 
 def test_collectives_count_as_often_as_they_run():
-    assert programs.collectives(TEXT, causal=True) == {"all-gather": 14, "all-reduce": 1}
+    assert hlo.collectives(TEXT, causal=True) == {"all-gather": 14, "all-reduce": 1}
 
 
 def test_a_row_is_read_from_a_program():

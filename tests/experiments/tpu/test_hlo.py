@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.tpu import programs
+from experiments.tpu import hlo
 
 TEXT = """\
 HloModule jit_f
@@ -36,12 +36,12 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 @pytest.mark.parametrize("counter", ["s32", "u32"])
 def test_cycles_count_a_loop_s_body_as_often_as_it_runs(counter):
     text = TEXT.replace("s32[]", f"{counter}[]")
-    assert programs.total_cycles(text) == 7 + 30 + 3 * (100 + 8 * 1000)
+    assert hlo.total_cycles(text) == 7 + 30 + 3 * (100 + 8 * 1000)
 
 
 def test_a_loop_of_unknown_length_is_not_counted_as_one():
     with pytest.raises(ValueError, match="must count up to a constant: counts_to_8"):
-        programs.total_cycles(TEXT.replace("constant(8)", "parameter(0)"))
+        hlo.total_cycles(TEXT.replace("constant(8)", "parameter(0)"))
 
 
 def test_an_instruction_is_read_from_its_line():
@@ -50,14 +50,14 @@ def test_an_instruction_is_read_from_its_line():
         'calls=%inside.2, metadata={op_name="transpose(jvp(Net))/mul"}, '
         'backend_config={"estimated_cycles":"100"}'
     )
-    found = programs.instruction(line)
+    found = hlo.instruction(line)
     assert found.name == "fusion.1"
     assert (found.kind, found.operands, found.called) == ("fusion", ["a.1", "b"], "inside.2")
     assert (found.is_backward, found.is_forward, found.estimate) == (True, False, 100)
-    assert programs.instruction("%inside.2 (p: f32[8]) -> f32[8] {") is None
+    assert hlo.instruction("%inside.2 (p: f32[8]) -> f32[8] {") is None
 
 
 def test_arrays_in_other_memories_are_not_in_hbm():
     shape = "(f32[16]{0:T(8)}, f32[8]{0:T(8)S(1)}, u32[]{:S(2)})"
-    assert programs.size(shape) == 64 + 32 + 4
-    assert programs.size_in_hbm(shape) == 64
+    assert hlo.size(shape) == 64 + 32 + 4
+    assert hlo.size_in_hbm(shape) == 64
