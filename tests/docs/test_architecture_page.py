@@ -45,6 +45,15 @@ def test_the_table_names_every_part():
         assert re.search(rf"`{name}(\.py|/)`", table), name
 
 
+def test_the_map_names_every_part_of_the_experiments():
+    section = PAGE[PAGE.index("## The experiments") : PAGE.index("## What to touch")]
+    experiments = ROOT / "experiments"
+    files = {*experiments.glob("*.py"), *(experiments / "tpu").glob("*.py")}
+    folders = {path.parent for path in experiments.glob("*/__init__.py")}
+    names = {path.name for path in files} - {"__init__.py"} | {f"{path.name}/" for path in folders}
+    assert not [name for name in names if f"`{name}`" not in section]
+
+
 @pytest.mark.slow
 def test_the_example_passes_the_contracts(tmp_path):
     for name in ("flax_spatialdrop", "tests", "pyproject.toml"):
