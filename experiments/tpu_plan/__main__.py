@@ -4,12 +4,14 @@
     python -m experiments.tpu_plan --config=configs/decoder.py --topology=v5p:2x2x4,v5p:4x8x8
 
 No TPU is needed: the extra `tpu` installs the compiler. Every regularizer of the config is
-compiled, with this library's layers and with Flax's own, in a process of its own. `--only` is a
-regular expression for names such as "none" or "Flax all". Without `--batch_a_chip` all chips
-share the config's batch. A compile may use `--memory_limit` gigabytes and `--time_limit` seconds.
-Results are saved after each compile, and a plan that was stopped continues where it was. The
-workdir has NAME_OF_THE_CONFIG.json, and report.md and figure.png of all configs in it. Cycles are
-those of the compiler's schedule, and its estimate is beside them. Both are good for ratios.
+compiled with this library's layers, each in a process of its own. Those of `config.fast_key` are
+compiled again with masks from fast keys, and those of `config.flax` with Flax's own layers. For
+the tasks of `experiments.main`, `steps.FLAX` names the latter. `--only` is a regular expression for
+names such as "none" or "Flax all". Without `--batch_a_chip` all chips share the config's batch. A
+compile may use `--memory_limit` gigabytes and `--time_limit` seconds. Results are saved after each
+compile, and a plan that was stopped continues where it was. The workdir has
+NAME_OF_THE_CONFIG.json, and report.md and figure.png of all configs in it. Cycles are those of the
+compiler's schedule, and its estimate is beside them. Both are good for ratios.
 """
 
 import sys

@@ -20,13 +20,19 @@ EXPERIMENTS = "\n".join(page.read_text() for page in sorted((DOCS / "experiments
 BENCHMARKS = (DOCS / "benchmarks.md").read_text()
 FAQ = (DOCS / "faq.md").read_text()
 _INCLUDE = re.compile(r"^```\{include\} (\S+)\n(.*?)^```$", re.M | re.S)
+_SHOWN = re.compile(r"^````.*?^````$", re.M | re.S)  # an include that is only shown
 _OPTION = re.compile(r'^:([\w-]+): "(.*)"$', re.M)
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
 
+def includes(page):
+    """Returns the file and the options of every include of a page, as they are written."""
+    return _INCLUDE.findall(_SHOWN.sub("", page.read_text()))
+
+
 def included(page):
     """Yields the file and the text of every include of a page, cut as MyST does."""
-    for target, options in _INCLUDE.findall(page.read_text()):
+    for target, options in includes(page):
         path = (page.parent / target).resolve()
         text, options = path.read_text(), dict(_OPTION.findall(options))
         if "start-after" in options:
@@ -37,7 +43,7 @@ def included(page):
 
 
 SOURCES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
-PAGES = [page for page in SOURCES if _INCLUDE.search(page.read_text())]
+PAGES = [page for page in SOURCES if includes(page)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
