@@ -13,7 +13,7 @@ from . import processes
 from .checkpoints import Checkpoints
 from .loop import Loop
 from .metrics import Profiler, Writer
-from .programs import Compiler, Programs
+from .programs import Builder, Programs
 from .runs import Progress, Record, Run, choose_rate
 from .task import Task
 from .train import Best, TrainState
@@ -48,7 +48,7 @@ class Grid:
     ):
         self._task = task
         self._config = task.config
-        self._compiler = Compiler(task)
+        self._builder = Builder(task)
         self._folder = folder
         self._metrics = metrics
         self.profiler = Profiler(profile)
@@ -66,7 +66,7 @@ class Grid:
         runs = list(itertools.starmap(Run, itertools.product(rates, seeds)))
         done = [(kept["rate"], kept["seed"]) for kept in records]
         left = [run for run in runs if run not in done]
-        size = self._compiler.side_by_side
+        size = self._builder.side_by_side
         groups = [
             # Copies of the last run fill the last group.
             [left[min(first + lane, len(left) - 1)] for lane in range(size)]
@@ -76,7 +76,7 @@ class Grid:
         if groups:
             self._check("compiling")
             begin = time.perf_counter()
-            programs = self._compiler.compile(regularizer, groups[0])
+            programs = self._builder.compile(regularizer, groups[0])
             compiling = time.perf_counter() - begin
             self._save()  # moves an earlier run aside first
         for group in groups:
@@ -94,7 +94,7 @@ class Grid:
         seconds, compile_seconds = (
             sum(kept[name] for kept in records) for name in ("seconds", "compile_seconds")
         )
-        steps = self._compiler.steps * sum(kept["epochs"] for kept in records)
+        steps = self._builder.steps * sum(kept["epochs"] for kept in records)
         chosen = choose_rate(records, self._task.metric.higher_is_better)
         for kept in records:
             if kept["rate"] != chosen:  # figures show the chosen rate alone
@@ -119,7 +119,7 @@ class Grid:
         with contextlib.ExitStack() as stack:
             checkpoints = Checkpoints(self._folder / names[0], self._config.checkpoint_every)
             stack.callback(checkpoints.close)
-            loop = Loop(self._config, self._compiler, programs, *self._begin(checkpoints, progress))
+            loop = Loop(self._config, self._builder, programs, *self._begin(checkpoints, progress))
             writers = []
             if self._metrics:
                 folders = [self._metrics / name for name in names]
@@ -127,7 +127,7 @@ class Grid:
 
             def save() -> None:
                 self._save()
-                checkpoints.save(*loop.checkpoint())
+                checkpoints.save(*loop.snapshot())
 
             while not loop.has_ended:
                 try:
@@ -146,14 +146,14 @@ class Grid:
                 if checkpoints.due(loop.progress.step):
                     save()
             records = loop.test()
-            checkpoints.finish(*loop.checkpoint())
+            checkpoints.finish(*loop.snapshot())
         return records
 
     def _begin(
         self, checkpoints: Checkpoints, progress: Progress
     ) -> tuple[tuple[TrainState, Best], Progress]:
         """Returns the arrays and the progress of the newest checkpoint, or those of a start."""
-        arrays = self._compiler.start(progress.regularizer, progress.runs)
+        arrays = self._builder.start(progress.regularizer, progress.runs)
         if not self._resume:
             return arrays, progress
         arrays, reached = checkpoints.restore(arrays, progress)

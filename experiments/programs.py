@@ -44,8 +44,8 @@ class Programs(NamedTuple):
     test: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-class Compiler:
-    """Makes the programs of a task and their arrays.
+class Builder:
+    """Builds the programs of a task, and the arrays that they take.
 
     All arrays of runs have a leading axis, the run. Runs that train side by side share it.
 
@@ -100,10 +100,10 @@ class Compiler:
     def feed(
         self, runs: list[Run], step: int = 0
     ) -> Iterator[tuple[Split, np.ndarray, np.ndarray]]:
-        """Yields the batches of every call, from a step on, key data, and the batches' `counted`.
+        """Yields (batches, key data, counted) for each call, from `step` on: [run, step, ...].
 
-        All are [run, step, ...]. Any step gets the same batch and key, wherever the feed starts. Of
-        the batches, each process has the examples of its own devices. The others are on the host.
+        A step gets the same batch and key wherever the feed starts. Of the batches, each process
+        has the examples of its own devices. The others are on the host.
         """
         data = [self._task.data.parts(run.seed).train for run in runs]
         while True:

@@ -13,7 +13,7 @@ from flax_spatialdrop.linen import insert
 
 from ..loop import Loop
 from ..metrics import Profiler
-from ..programs import EVALUATION_BATCH, Compiler
+from ..programs import EVALUATION_BATCH, Builder
 from ..runs import Progress, Run
 from ..task import Array, Split, Task
 from ..train import Variables, make_loss
@@ -28,18 +28,18 @@ class Trainer:
     def __init__(self, task: Task):
         self._config = task.config
         self.network = task.network(NETWORK)
-        self._compiler = Compiler(task)
-        self._programs = self._compiler.compile(NETWORK, [Run(0.0, 0)])
+        self._builder = Builder(task)
+        self._programs = self._builder.compile(NETWORK, [Run(0.0, 0)])
 
     def train(self, seed: int) -> tuple[Variables, float]:
         """Returns the variables of the best epoch on validation data, and their test score."""
         runs = [Run(0.0, seed)]
-        arrays = self._compiler.start(NETWORK, runs)
+        arrays = self._builder.start(NETWORK, runs)
         progress = Progress(NETWORK, runs)
-        loop = Loop(self._config, self._compiler, self._programs, arrays, progress)
+        loop = Loop(self._config, self._builder, self._programs, arrays, progress)
         while not loop.has_ended:
             loop.call(Profiler(None))
-        (_, best), _ = loop.checkpoint()
+        (_, best), _ = loop.snapshot()
         (record,) = loop.test()
         return jax.tree.map(lambda leaf: leaf[0], best.variables), record["test_score"]
 

@@ -114,8 +114,8 @@ def test_parameters_and_the_optimizer_s_state_are_spread_over_fsdp_and_model():
     ):
         assert tuple(layout._spec(shape)) == spec
     task, regularizer = twenty_steps.make_task("language", fsdp=2, model=2, runs=1)
-    compiler = programs.Compiler(task)
-    state, _ = compiler.start(regularizer, [programs.Run(0.25, 0)])
+    builder = programs.Builder(task)
+    state, _ = builder.start(regularizer, [programs.Run(0.25, 0)])
     adam = state.opt_state[0]
     for tree in (state.params, adam.mu, adam.nu):
         table = tree["Embed_0"]["embedding"]

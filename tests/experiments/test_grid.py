@@ -124,7 +124,7 @@ def test_a_resumed_run_says_where_it_goes_on_and_adds_the_time_to_compile(
     corpus_path, tmp_path, monkeypatch, capsys
 ):
     config, checks, seconds = small_config(corpus_path, rates=(0.5,), seeds=1, epochs=2), [], []
-    compile_programs = programs.Compiler.compile
+    compile_programs = programs.Builder.compile
 
     def timed(*args):
         begin = time.perf_counter()
@@ -137,7 +137,7 @@ def test_a_resumed_run_says_where_it_goes_on_and_adds_the_time_to_compile(
         if len(checks) == 3:  # the first is for compiling
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(programs.Compiler, "compile", timed)
+    monkeypatch.setattr(programs.Builder, "compile", timed)
     config.update({"steps_per_call": 4, "checkpoint_every": 4})
     with pytest.raises(KeyboardInterrupt):
         Grid(Small(config), tmp_path, check=stop).train("SpatialDropout1D", [], ignore)
@@ -213,8 +213,8 @@ def test_batch_statistics_go_on_after_a_break(corpus_path, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         Grid(task, tmp_path / "broken", check=stop).train("SpatialDropout1D", [], ignore)
-    compiler, run = programs.Compiler(task), Run(0.5, 0)
-    start = compiler.start("SpatialDropout1D", [run])
+    builder, run = programs.Builder(task), Run(0.5, 0)
+    start = builder.start("SpatialDropout1D", [run])
     for name in ("broken", "whole"):
         Grid(task, tmp_path / name, resume=True).train("SpatialDropout1D", [], ignore)
         with contextlib.closing(Checkpoints(tmp_path / name / "SpatialDropout1D-0.5-0", 1)) as kept:

@@ -13,7 +13,7 @@ from configs import language_model, pos_tagging, weather_forecast
 from experiments import devices, processes
 from experiments.forecasting.task import Forecasting
 from experiments.language.task import Language
-from experiments.programs import Compiler, rates_of
+from experiments.programs import Builder, rates_of
 from experiments.runs import Run
 from experiments.tagging.task import Tagging
 from experiments.task import Data, Split
@@ -83,18 +83,16 @@ def train(name, **mesh):
     """Returns the state [run, ...] after 20 steps, losses [run, step], validation scores."""
     with jax.numpy_dtype_promotion("standard"):  # Optax's adam needs it
         task, regularizer = make_task(name, **mesh)
-        compiler = Compiler(task)
-        runs = [
-            Run(task.config.rates[lane % 2], lane // 2) for lane in range(compiler.side_by_side)
-        ]
-        programs = compiler.compile(regularizer, runs)
-        state, best = compiler.start(regularizer, runs)
-        losses, feed = [], compiler.feed(runs)
-        for _ in range(STEPS // compiler.call_steps):
+        builder = Builder(task)
+        runs = [Run(task.config.rates[lane % 2], lane // 2) for lane in range(builder.side_by_side)]
+        programs = builder.compile(regularizer, runs)
+        state, best = builder.start(regularizer, runs)
+        losses, feed = [], builder.feed(runs)
+        for _ in range(STEPS // builder.call_steps):
             batches, keys, _ = next(feed)
             state, measured = programs.steps[keys.shape[1]](state, rates_of(runs), batches, keys)
             losses.append(np.asarray(measured.loss))
-        epochs, (validation, _) = np.ones(len(runs), np.int32), compiler.evaluation(runs)
+        epochs, (validation, _) = np.ones(len(runs), np.int32), builder.evaluation(runs)
         best, scores = programs.validate(state.variables, best, rates_of(runs), epochs, validation)
     return state, np.concatenate(losses, axis=1), np.asarray(scores)
 
