@@ -109,7 +109,7 @@ class Checkpoints:
             return reader.restore(folder, args=args).arrays, reached
 
     def due(self, step: int) -> bool:
-        """Returns whether `every` steps were taken since the last multiple of it was saved."""
+        """Returns whether a multiple of `every` lies after the last saved step, up to `step`."""
         return self._every > 0 and step // self._every > self._last // self._every
 
     def save(self, arrays: Any, progress: Progress) -> None:

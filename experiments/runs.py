@@ -57,7 +57,7 @@ class Progress:
         self.loss_sums = [0.0] * len(self.runs)
 
     def last_epoch(self) -> list[dict[str, float]]:
-        """Returns the metrics of the last epoch of each run."""
+        """Returns the numbers of the last epoch of each run."""
         pairs = zip(self.losses[-1], self.scores[-1], strict=True)
         return [
             {"epoch": len(self.scores), "epoch_loss": loss, "validation_score": score}
@@ -73,10 +73,10 @@ class Progress:
         )
 
     def ends(self, best_epochs: np.ndarray, patience: int) -> np.ndarray:
-        """Returns the last epoch that counts of each run, or a later one if it still trains.
+        """Returns the epoch at which each run ends if nothing improves from here on.
 
-        A run ends when none of `patience` epochs after its best one was better, or when it
-        diverges: when its loss or score is not finite.
+        A run still trains while fewer epochs are done. It ends when none of `patience` epochs after
+        its best one was better, or when it diverges: when its loss or score is not finite.
         """
         shape = (len(self.scores), len(self.runs))
         finite = [np.isfinite(values).reshape(shape) for values in (self.losses, self.scores)]
