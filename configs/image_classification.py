@@ -52,7 +52,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.epochs = 20
     config.patience = 20
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
-    config.checkpoint_every = 0  # steps from one checkpoint to the next; 0 for none
+    config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(
         name="sgd",
@@ -94,6 +94,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         config.blocks = 1
         config.patch = 2
         config.epochs = 2
+        config.checkpoint_every = 2
         config.optimizer.warmup_steps = 1
         config.data.source = "digits"
         config.data.train_images = 100

@@ -43,7 +43,7 @@ def get_config(variant: str = "scenes") -> ConfigDict:
     config.epochs = 13
     config.patience = 13
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
-    config.checkpoint_every = 0  # steps from one checkpoint to the next; 0 for none
+    config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=3e-3, schedule="cosine")
     config.rate_schedule = rate_schedule.defaults()
@@ -91,6 +91,7 @@ def get_config(variant: str = "scenes") -> ConfigDict:
         config.features = 4
         config.width = 32
         config.epochs = 2
+        config.checkpoint_every = 2
         config.pretraining.images = 500
         config.pretraining.epochs = 1
         config.data.source = "digits"

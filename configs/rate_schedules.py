@@ -43,6 +43,7 @@ def get_config(variant: str = "words") -> ConfigDict:
         config.rates = (0.1,)
         config.seeds = 2
         config.features = 16
+        config.checkpoint_every = 2
         config.optimizer.warmup_steps = 0
         config.data.update({"validation_words": 300, "test_words": 300, "vocabulary": 100})
         add_trainings(config, "train_words", 2_000, 1_000, 2)

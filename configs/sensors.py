@@ -44,7 +44,7 @@ def get_config(variant: str = "sensors") -> ConfigDict:
     config.epochs = 30
     config.patience = 8
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
-    config.checkpoint_every = 0  # steps from one checkpoint to the next; 0 for none
+    config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
     config.optimizer = optimizer.defaults(learning_rate=1e-3)
     config.rate_schedule = rate_schedule.defaults()
@@ -63,6 +63,7 @@ def get_config(variant: str = "sensors") -> ConfigDict:
         config.seeds = 2
         config.features = 8
         config.epochs = 3
+        config.checkpoint_every = 6
         config.data.windows = 2
     elif variant == "gpu":
         config.name = "sensors-gpu"

@@ -93,6 +93,7 @@ def get_config(variant: str = "lstm") -> ConfigDict:
         config.seeds = 2
         config.features = 16
         config.epochs = 2
+        config.checkpoint_every = 2
         config.data.update({"train_words": 1_000, "validation_words": 300, "test_words": 300})
         config.data.vocabulary = 100
     if variant == "gpu":

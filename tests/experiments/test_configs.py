@@ -1,9 +1,11 @@
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
 from configs import language_model, pos_tagging, weather_forecast, word_language_model
+from experiments.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 TABLES = {  # the words before the table in a config's header, and the row above the regularizers
@@ -51,6 +53,20 @@ def test_the_header_quotes_the_table_of_results(name):
         assert numbers == [cell for cell in (test, difference) if "±" in cell]
         assert re.findall(r" at (\S+)", line) == ([rate] if rate else [])
     assert reported[baseline][2] in quoted[baseline]
+
+
+CONFIGS = [
+    importlib.import_module(f"configs.{path.stem}")
+    for path in sorted((ROOT / "configs").glob("*.py"))
+]
+TRAINED = [config for config in CONFIGS if config.get_config().get("task") in TASKS]
+
+
+@pytest.mark.parametrize("config", TRAINED, ids=lambda config: config.__name__)
+def test_all_can_be_resumed(config):
+    """The book says to try --resume on the smoke variant, whose runs have few steps."""
+    assert config.get_config().checkpoint_every > 0
+    assert 0 < config.get_config("smoke").checkpoint_every <= 50
 
 
 def test_all_variants_but_smoke_leave_room_for_early_stopping():
