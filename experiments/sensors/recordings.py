@@ -36,7 +36,7 @@ class Recordings(NamedTuple):
 def recordings_path() -> Path:
     """Finds the recordings inside the package seglearn."""
     where = ("data", "watch_dataset.npy")
-    return installed_file("watch data set", "seglearn", "seglearn==1.2.5", ".npy", *where)
+    return installed_file("watch data set", "seglearn", "seglearn==1.2.5", ".npy file", *where)
 
 
 def read(path: Path) -> Recordings:
