@@ -19,10 +19,14 @@ images and ten seeds. It has not been run.
 from ml_collections import ConfigDict
 
 from configs import image_classification, pos_tagging, weather_forecast
+from experiments import checks
+
+VARIANTS = ("cpu", "gpu", "smoke")
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     """Returns the setting of a variant: "cpu" (the default), "gpu" or "smoke"."""
+    checks.variant("correlation", variant, VARIANTS)
     config = ConfigDict()
     config.name = "correlation"
     config.sources = ("photo", "images", "weather", "words")
@@ -87,8 +91,6 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         config.words = pos_tagging.get_config("smoke")
         config.words.epochs = 1
         config.weather = weather_forecast.get_config("smoke")
-    elif variant != "cpu":
-        raise ValueError(f"the variant of correlation must be cpu, gpu or smoke: got {variant!r}")
     for trained in (config.images, config.words, config.weather):
         trained.mesh.runs = 1
     return config

@@ -8,11 +8,14 @@ small version that also compiles quickly on a CPU.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer
+from experiments import checks, devices, optimizer
+
+VARIANTS = ("maxtext", "smoke")
 
 
 def get_config(variant: str = "maxtext") -> ConfigDict:
     """Returns the setting of a variant: "maxtext" (the default) or "smoke"."""
+    checks.variant("decoder", variant, VARIANTS)
     config = ConfigDict()
     config.name = "decoder"
     config.task = "decoder"
@@ -40,6 +43,4 @@ def get_config(variant: str = "maxtext") -> ConfigDict:
         config.layers = 2
         config.features = 16
         config.heads = 2
-    elif variant != "maxtext":
-        raise ValueError(f"the variant of decoder must be maxtext or smoke: got {variant!r}")
     return config

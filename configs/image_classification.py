@@ -21,16 +21,18 @@ ResNet on 1,000 to 55,000 images, for a GPU. It has not been run.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
 
 AFTER = ("Dropout", "SpatialDropout2D")
 BEFORE = ("Dropout before norm", "SpatialDropout2D before norm")
 PATHS = ("DropPath row", "DropPath batch", "DropPath subset")
 OTHERS = ("DropBlock", "DropBlock growing", *PATHS, "cutout")
+VARIANTS = ("cpu", "gpu", "smoke")
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     """Returns the setting of a variant: "cpu" (the default), "gpu" or "smoke"."""
+    checks.variant("image_classification", variant, VARIANTS)
     config = ConfigDict()
     config.name = "image_classification"
     config.task = "image_classification"
@@ -50,7 +52,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.block_size = 3  # of DropBlock, in positions
     config.batch_size = 50
     config.epochs = 20
-    config.patience = 20
+    config.patience = 20  # no early stopping
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
     config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
@@ -123,8 +125,4 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         for images in (1000, 4000, 16_000, 55_000):
             config.conditions[f"{images:,} images"] = {"data": {"train_images": images}}
         config.conditions["1,000 images, group norm"] = group_norm
-    elif variant != "cpu":
-        raise ValueError(
-            f"the variant of image_classification must be cpu, gpu or smoke: got {variant!r}"
-        )
     return config

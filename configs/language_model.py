@@ -21,11 +21,14 @@ At a rate of .5, nearly all runs reached the cap of 24 epochs.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
+
+VARIANTS = ("characters", "smoke")
 
 
 def get_config(variant: str = "characters") -> ConfigDict:
     """Returns the setting of a variant: "characters" (the default) or "smoke"."""
+    checks.variant("language_model", variant, VARIANTS)
     config = ConfigDict()
     config.name = "language_model"
     config.task = "language"
@@ -70,8 +73,4 @@ def get_config(variant: str = "characters") -> ConfigDict:
         config.data.test_sentences = 20
         config.data.window = 32
         config.data.train_stride = 32
-    elif variant != "characters":
-        raise ValueError(
-            f"the variant of language_model must be characters or smoke: got {variant!r}"
-        )
     return config

@@ -24,11 +24,14 @@ scenes and networks, and up to 10,000 scenes, for a GPU. It has not been run eit
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
+
+VARIANTS = ("scenes", "gpu", "smoke")
 
 
 def get_config(variant: str = "scenes") -> ConfigDict:
     """Returns the setting of a variant: "scenes" (the default), "gpu" or "smoke"."""
+    checks.variant("localization", variant, VARIANTS)
     config = ConfigDict()
     config.name = "localization"
     config.task = "localization"
@@ -41,7 +44,7 @@ def get_config(variant: str = "scenes") -> ConfigDict:
     config.block_size = 5  # in places of the heat maps
     config.batch_size = 16
     config.epochs = 13
-    config.patience = 13
+    config.patience = 13  # no early stopping
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
     config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
 
@@ -100,10 +103,6 @@ def get_config(variant: str = "scenes") -> ConfigDict:
         config.data.test_scenes = 16
         config.data.epoch_scenes = 32
         sizes = (20, 40)
-    elif variant != "scenes":
-        raise ValueError(
-            f"the variant of localization must be scenes, gpu or smoke: got {variant!r}"
-        )
     config.conditions = ConfigDict(
         {f"{size:,} scenes": {"data": {"train_scenes": size}} for size in sizes}
     )

@@ -32,14 +32,14 @@ ResNet on 55,000 images, for a GPU. It has not been run.
 from ml_collections import ConfigDict
 
 from configs import image_classification
+from experiments import checks
+
+VARIANTS = ("cpu", "gpu", "smoke")
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     """Returns the setting of a variant: "cpu" (the default), "gpu" or "smoke"."""
-    if variant not in ("cpu", "gpu", "smoke"):
-        raise ValueError(
-            f"the variant of mc_calibration must be cpu, gpu or smoke: got {variant!r}"
-        )
+    checks.variant("mc_calibration", variant, VARIANTS)
     config = image_classification.get_config(variant)
     config.name = config.name.replace("image_classification", "mc_calibration")
     config.task = "calibration"

@@ -36,11 +36,14 @@ all parts work.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
+
+VARIANTS = ("tagger", "classic", "seq2seq", "smoke")
 
 
 def get_config(variant: str = "tagger") -> ConfigDict:
     """Returns the setting of a variant: "tagger" (the default), "classic", "seq2seq" or "smoke"."""
+    checks.variant("pos_tagging", variant, VARIANTS)
     config = ConfigDict()
     config.name = "pos_tagging"
     config.task = "tagging"
@@ -97,8 +100,4 @@ def get_config(variant: str = "tagger") -> ConfigDict:
         config.data.validation_sentences = 100
         config.data.test_sentences = 100
         config.data.max_length = 24
-    elif variant != "tagger":
-        raise ValueError(
-            f"the variant of pos_tagging must be tagger, classic, seq2seq or smoke: got {variant!r}"
-        )
     return config

@@ -23,17 +23,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import image_classification, word_language_model
+from experiments import checks
 
 VARIANTS = ("words", "images", "smoke", "gpu")
 
 
 def get_config(variant: str = "words") -> ConfigDict:
     """Returns the setting of a variant: "words" (the default), "images", "smoke" or "gpu"."""
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"the variant of rate_schedules must be {', '.join(VARIANTS[:-1])} or {VARIANTS[-1]}: "
-            f"got {variant!r}"
-        )
+    checks.variant("rate_schedules", variant, VARIANTS)
     config = images() if variant == "images" else words()
     config.name = "rate_schedules" if variant == "words" else f"rate_schedules-{variant}"
     config.regularizers = ("none", "constant", "early", "late", "growing")

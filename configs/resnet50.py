@@ -8,11 +8,14 @@ small version that also compiles quickly on a CPU.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer
+from experiments import checks, devices, optimizer
+
+VARIANTS = ("imagenet", "smoke")
 
 
 def get_config(variant: str = "imagenet") -> ConfigDict:
     """Returns the setting of a variant: "imagenet" (the default) or "smoke"."""
+    checks.variant("resnet50", variant, VARIANTS)
     config = ConfigDict()
     config.name = "resnet50"
     config.task = "resnet50"
@@ -38,6 +41,4 @@ def get_config(variant: str = "imagenet") -> ConfigDict:
         config.classes = 10
         config.blocks = (1, 1, 1, 1)
         config.features = 8
-    elif variant != "imagenet":
-        raise ValueError(f"the variant of resnet50 must be imagenet or smoke: got {variant!r}")
     return config

@@ -24,11 +24,14 @@ network on more windows and at more rates. It has not been run.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
+
+VARIANTS = ("sensors", "smoke", "gpu")
 
 
 def get_config(variant: str = "sensors") -> ConfigDict:
     """Returns the setting of a variant: "sensors" (the default), "smoke" or "gpu"."""
+    checks.variant("sensors", variant, VARIANTS)
     config = ConfigDict()
     config.name = "sensors"
     config.task = "sensors"
@@ -71,6 +74,4 @@ def get_config(variant: str = "sensors") -> ConfigDict:
         config.features = 128
         config.epochs = 100
         config.data.windows = 32
-    elif variant != "sensors":
-        raise ValueError(f"the variant of sensors must be sensors, smoke or gpu: got {variant!r}")
     return config

@@ -26,11 +26,14 @@ show. "after" chose the lowest rate offered, and "recurrent mask" the highest.
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
+
+VARIANTS = ("forecast", "smoke")
 
 
 def get_config(variant: str = "forecast") -> ConfigDict:
     """Returns the setting of a variant: "forecast" (the default) or "smoke"."""
+    checks.variant("weather_forecast", variant, VARIANTS)
     config = ConfigDict()
     config.name = "weather_forecast"
     config.task = "forecasting"
@@ -72,8 +75,4 @@ def get_config(variant: str = "forecast") -> ConfigDict:
         config.epochs = 3
         config.checkpoint_every = 3
         config.data.train_stride = 24
-    elif variant != "forecast":
-        raise ValueError(
-            f"the variant of weather_forecast must be forecast or smoke: got {variant!r}"
-        )
     return config

@@ -33,18 +33,14 @@ words, about as many as the Penn Treebank has. It is ready to run, but has not b
 
 from ml_collections import ConfigDict
 
-from experiments import devices, optimizer, rate_schedule
+from experiments import checks, devices, optimizer, rate_schedule
 
 VARIANTS = ("lstm", "transformer", "smoke", "gpu")
 
 
 def get_config(variant: str = "lstm") -> ConfigDict:
     """Returns the setting of a variant: "lstm" (the default), "transformer", "smoke" or "gpu"."""
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"the variant of word_language_model must be {', '.join(VARIANTS[:-1])} or "
-            f"{VARIANTS[-1]}: got {variant!r}"
-        )
+    checks.variant("word_language_model", variant, VARIANTS)
     config = ConfigDict()
     config.name = "word_language_model"
     config.task = "word_lstm"

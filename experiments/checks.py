@@ -1,7 +1,7 @@
 """Checks of a config's fields. Each raises InputError with one sentence."""
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -67,3 +67,10 @@ def folder_name(field: str, value: Any) -> None:
     usable = isinstance(value, str) and value.isprintable() and value not in ("", ".", "..")
     if not usable or PurePath(value).name != value:
         raise InputError(f"{field} must be the name of a folder, without a path: got {value!r}")
+
+
+def variant(config: str, value: str, known: Sequence[str]) -> None:
+    """Checks that a variant of the config is one of the known ones."""
+    if value not in known:
+        names = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise InputError(f"the variant of {config} must be {names}: got {value!r}")

@@ -75,7 +75,7 @@ def read(argv: list[str], values: flags.FlagValues) -> ConfigDict:
         elif kind.isidentifier():
             why = f"the config file fails: {why}"
         raise InputError(why) from error
-    except KeyboardInterrupt:
+    except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the config file is Python and can raise anything
         why = _unknown_field(argv) or f"the config file fails: {type(error).__name__}: {error}"

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from configs import language_model, pos_tagging, weather_forecast, word_language_model
+from experiments import settings
+from experiments.errors import InputError
 from experiments.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -62,14 +64,36 @@ CONFIGS = [
 TRAINED = [config for config in CONFIGS if config.get_config().get("task") in TASKS]
 
 
-@pytest.mark.parametrize("config", TRAINED, ids=lambda config: config.__name__)
+def name_of(module):
+    return module.__name__.removeprefix("configs.")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize("config", TRAINED, ids=name_of)
+def test_every_variant_passes_its_own_checks(config):
+    for variant in config.VARIANTS:
+        settings.parse(["main", f"--config=configs/{name_of(config)}.py:{variant}"])
+
+
+@pytest.mark.parametrize("config", TRAINED, ids=name_of)
+def test_early_stopping_has_room_or_is_off(config):
+    for variant in {*config.VARIANTS} - {"smoke"}:
+        found = config.get_config(variant)
+        assert found.patience == found.epochs or 2 * found.patience < found.epochs, variant
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_another_variant_gets_one_sentence(config):
+    with pytest.raises(InputError) as caught:
+        config.get_config("other")
+    *names, last = config.VARIANTS
+    assert str(caught.value) == (
+        f"the variant of {name_of(config)} must be {', '.join(names)} or {last}: got 'other'"
+    )
+
+
+@pytest.mark.parametrize("config", TRAINED, ids=name_of)
 def test_all_can_be_resumed(config):
     """The book says to try --resume on the smoke variant, whose runs have few steps."""
     assert config.get_config().checkpoint_every > 0
     assert 0 < config.get_config("smoke").checkpoint_every <= 50
-
-
-def test_all_variants_but_smoke_leave_room_for_early_stopping():
-    for variant in ("tagger", "classic", "seq2seq"):
-        assert pos_tagging.get_config(variant).epochs == 100
-    assert weather_forecast.get_config().epochs == 60

@@ -103,8 +103,3 @@ def test_bad_fields_get_one_sentence(wrong, message):
     with pytest.raises(InputError) as caught:
         settings.parse(["main", "--config=configs/weather_forecast.py", f"--config.{wrong}"])
     assert str(caught.value) == message
-
-
-@pytest.mark.parametrize("variant", ["forecast", "smoke"])
-def test_every_variant_passes_its_own_checks(variant):
-    settings.parse(["main", f"--config=configs/weather_forecast.py:{variant}"])

@@ -13,13 +13,6 @@ def config():
     return get_config("smoke")
 
 
-def test_every_variant_passes_its_checks():
-    for variant in ("cpu", "gpu", "smoke"):
-        config = get_config(variant)
-        Classification.check(config)
-        assert set(config.regularizers) <= set(FORMS)
-
-
 def test_regularizers_may_have_rates_and_a_schedule_of_their_own(config):
     config.rates = (0.2, 0.4)
     task = Classification(config)

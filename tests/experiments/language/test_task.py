@@ -96,13 +96,3 @@ def test_flax_trains_the_plain_network():
     given = [f"--config.{arg}" for arg in args]
     config, _ = settings.parse(["main", "--config=configs/language_model.py", *given])
     assert config.attention == "flax"
-
-
-@pytest.mark.parametrize("variant", ["characters", "smoke"])
-def test_every_variant_passes_its_own_checks(variant):
-    settings.parse(["main", f"--config=configs/language_model.py:{variant}"])
-
-
-def test_no_other_variant():
-    with pytest.raises(InputError, match=r"^the variant of language_model must be char"):
-        settings.parse(["main", "--config=configs/language_model.py:words"])

@@ -86,16 +86,3 @@ def test_bad_fields_get_one_sentence(wrong, message):
     with pytest.raises(InputError) as caught:
         settings.parse(["main", config, f"--config.{wrong}"])
     assert str(caught.value) == message
-
-
-@pytest.mark.parametrize("variant", ["lstm", "transformer", "smoke", "gpu"])
-def test_every_variant_passes_its_own_checks(variant):
-    settings.parse(["main", f"--config=configs/word_language_model.py:{variant}"])
-
-
-def test_no_other_variant():
-    with pytest.raises(InputError) as caught:
-        settings.parse(["main", "--config=configs/word_language_model.py:gru"])
-    assert str(caught.value) == (
-        "the variant of word_language_model must be lstm, transformer, smoke or gpu: got 'gru'"
-    )
