@@ -1,6 +1,6 @@
 """Tables of a report, for Markdown and for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import rich.table
@@ -17,8 +17,7 @@ class Table(NamedTuple):
 
     def markdown(self) -> list[str]:
         """Returns the lines of the table in Markdown, without the title."""
-        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, *self.rows)]
-        return [lines[0], f"|---{'|---:' * (len(self.columns) - 1)}|", *lines[1:]]
+        return markdown(self.columns, self.rows)
 
     def show(self, console: Console) -> None:
         """Prints the table. In a narrow terminal, prints each row as a line."""
@@ -34,3 +33,9 @@ class Table(NamedTuple):
         for cells in self.rows:
             pairs = zip(self.columns, cells, strict=True)
             console.print(", ".join(f"{column} {cell}" for column, cell in pairs if cell))
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table in Markdown. All columns but the first are aligned right."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return [lines[0], f"|---{'|---:' * (len(header) - 1)}|", *lines[1:]]

@@ -1,7 +1,9 @@
 """The report: a table for each section and quantity."""
 
+import itertools
 from collections.abc import Iterable
 
+from ..tables import markdown
 from .cases import COPY
 from .libraries import FLAX_AGAIN, LIBRARIES
 from .pytorch import PYTORCH, PYTORCH_COPY
@@ -96,9 +98,8 @@ def table(records: list[Record]) -> list[str]:
         noise = "" if record.noise is None else f"± {100 * record.noise:.0f} %"
         lines.append([record.row, *cells, speedup, noise])
     used = [any(line[column] for line in lines[1:]) for column in range(len(lines[0]))]
-    return _markdown(
-        [[cell for cell, use in zip(line, used, strict=True) if use] for line in lines]
-    )
+    header, *rows = [list(itertools.compress(line, used)) for line in lines]
+    return markdown(header, rows)
 
 
 def _cell(record: Record, name: str) -> str:
@@ -128,9 +129,3 @@ def _number(value: float) -> str:
     if value == 0 or value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
-
-
-def _markdown(lines: Iterable[list[str]]) -> list[str]:
-    header, *rows = lines
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]

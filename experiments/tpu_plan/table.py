@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from ..tables import markdown
 from .results import PARTS, Plan, Row
 
 MIB = 2**20
@@ -11,6 +12,12 @@ def report(plans: list[Plan]) -> str:
     """Returns the report of plans: what dropout adds, then every program."""
     versions = ", ".join(f"{name} {version}" for name, version in plans[0].versions.items())
     dates = sorted({plan.date for plan in plans})
+    costs = [
+        (row.config, row.topology, f"{row.chips:,}", f"{row.batch_a_chip:g}", row.arm, *found)
+        for plan in plans
+        for row in ordered(plan.rows)
+        if (found := added(plan, row))
+    ]
     lines = [
         "# A pod, planned",
         "",
@@ -21,19 +28,15 @@ def report(plans: list[Plan]) -> str:
         *slices(plans),
         "## What dropout adds",
         "",
-        *markdown([("config", "topology", "chips", "batch a chip", "dropout", *ADDED)]),
+        *markdown(("config", "topology", "chips", "batch a chip", "dropout", *ADDED), costs),
+        "",
+        "## Every program",
     ]
-    for plan in plans:
-        for row in ordered(plan.rows):
-            if found := added(plan, row):
-                where = (row.config, row.topology, f"{row.chips:,}", f"{row.batch_a_chip:g}")
-                lines += markdown([(*where, row.arm, *found)], header=False)
-    lines += ["", "## Every program"]
     for plan in plans:
         for topology in dict.fromkeys(row.topology for row in ordered(plan.rows)):
             rows = [row for row in ordered(plan.rows) if row.topology == topology]
             lines += ["", f"### {rows[0].config} on {topology}", ""]
-            lines += markdown([HEADER, *(cells(row) for row in rows if not row.failure)])
+            lines += markdown(HEADER, (cells(row) for row in rows if not row.failure))
             notes = [(row.arm, row.failure or row.not_scheduled) for row in rows]
             lines += [f"\n{arm}: {note}." for arm, note in notes if note]
     return "\n".join(lines) + "\n"
@@ -72,17 +75,17 @@ def slices(plans: list[Plan]) -> list[str]:
     if not sizes:
         return []
     header = ("config", "dropout", "TPU", *(f"{size:,} chips" for size in sizes), "collectives")
-    lines: list[tuple[str, ...]] = [header]
+    rows = []
     for name, costs in found.items():
         shown = [cell(costs, size) for size in sizes]
         collectives = sorted({cost.collectives for cost in costs.values()})
-        lines.append((*name, *shown, " to ".join(collectives)))
+        rows.append((*name, *shown, " to ".join(collectives)))
     title = "## The same dropout on more chips"
     about = (
         "Cycles that dropout adds to a step of one chip, in millions and as a share of the step. "
         "(E: by the estimate.)"
     )
-    return [title, "", about, "", *markdown(lines), ""]
+    return [title, "", about, "", *markdown(header, rows), ""]
 
 
 def on_slices(plans: list[Plan]) -> dict[tuple[str, str, str], dict[int, Added]]:
@@ -185,11 +188,3 @@ def mib(size: float) -> str:
 def number(value: float) -> str:
     """Formats a number with three digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def markdown(lines: list[tuple[str, ...]], header: bool = True) -> list[str]:
-    """Returns the lines of a table."""
-    found = [f"| {' | '.join(line)} |" for line in lines]
-    if header:
-        found.insert(1, f"|{' --- |' * len(lines[0])}")
-    return found

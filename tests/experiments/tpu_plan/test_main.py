@@ -150,7 +150,7 @@ def test_a_table_compares_slices_of_one_kind_of_chips():
     plan.rows[3].collectives = {"all-reduce": 2}
     assert table.slices([plan])[4:] == [
         "| config | dropout | TPU | 16 chips | 256 chips | collectives |",
-        "|" + " --- |" * 6,
+        "|---|---:|---:|---:|---:|---:|",
         "| net | all | v5p | +0.2 (+20.0 %) | +0.3 (+30.0 %) | +0 to +2 |",
         "",
     ]
