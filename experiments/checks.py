@@ -1,5 +1,6 @@
-"""Checks of a config's fields. Each raises InputError with one sentence."""
+"""Checks of the fields of a config, and of flags. Each raises InputError with one sentence."""
 
+import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
@@ -74,3 +75,11 @@ def variant(config: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         names = f"{', '.join(known[:-1])} or {known[-1]}"
         raise InputError(f"the variant of {config} must be {names}: got {value!r}")
+
+
+def pattern(flag: str, text: str) -> re.Pattern[str]:
+    """Compiles the regular expression of a flag."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(f"{flag} must be a regular expression: got {text!r} ({error})") from error

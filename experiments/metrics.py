@@ -94,8 +94,13 @@ def memory() -> dict[str, float]:
     peak = max(stats.get("peak_bytes_in_use", 0) for stats in told)
     if peak:
         return {"device_peak_bytes": peak}
+    return {"process_peak_bytes": process_peak_bytes()}
+
+
+def process_peak_bytes() -> int:
+    """Returns the peak bytes of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"process_peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Profiler:

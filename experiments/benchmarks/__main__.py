@@ -26,6 +26,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from .. import checks
 from ..errors import InputError, say
 from ..files import prepare, replace_text
 from ..output import Console
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
         rest = values(argv)
         if len(rest) > 1:
             raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
-        only, workdir = pattern(values.only), Path(values.workdir)
+        only, workdir = checks.pattern("--only", values.only), Path(values.workdir)
         if values.device != HERE:
             run(*compiled_for(values.device, only), workdir)
         elif values.pages_kept:
@@ -78,14 +79,6 @@ def main(argv: list[str]) -> int:
         say("Interrupted: finished rows are saved.")
         return INTERRUPTED
     return 0
-
-
-def pattern(text: str) -> re.Pattern[str]:
-    """Compiles a regular expression, or raises InputError with the reason."""
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise InputError(f"--only must be a regular expression: got {text!r} ({error})") from error
 
 
 def run(results: Results, records: Iterator[Record], workdir: Path) -> None:

@@ -29,9 +29,8 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from .. import settings
+from .. import checks, settings
 from ..benchmarks import libraries
-from ..benchmarks.__main__ import pattern
 from ..errors import InputError, say
 from ..files import replace_figure, replace_text
 from ..output import Console
@@ -98,7 +97,7 @@ def rows(
     config: ConfigDict, values: flags.FlagValues, limits: Limits
 ) -> Iterator[tuple[steps.Arm, Row]]:
     """Yields what to compile, with rows to fill in."""
-    only = pattern(values.only)
+    only = checks.pattern("--only", values.only)
     chosen = [arm for arm in steps.arms(config) if only.search(arm.name)]
     if not chosen:
         names = ", ".join(arm.name for arm in steps.arms(config))

@@ -3,8 +3,6 @@
 import gzip
 import json
 import re
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ..errors import InputError
 from ..files import replace
+from ..metrics import process_peak_bytes
 from ..tpu import bundles, hlo, schedule, topologies
 from . import costs, steps
 from .limited import Limits, run_limited
@@ -107,13 +106,12 @@ def _compile(
         seconds = time.perf_counter() - start
         counts = schedule.counts(Path(folder))
     memory: Any = compiled.memory_analysis()
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Compiled(
         text=compiled.as_text() or "",
         arguments=step.bytes_a_chip(),
         peak=memory.peak_memory_in_bytes,
         flops=costs.flops(traced.jaxpr.jaxpr, causal),
         seconds=seconds,
-        bytes=usage if sys.platform == "darwin" else 1024 * usage,
+        bytes=process_peak_bytes(),
         counts=counts,
     )
