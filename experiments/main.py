@@ -119,11 +119,11 @@ def run_experiment(
             workdir.checkpoints,
             metrics=workdir.metrics if first else None,
             profile=workdir.profile if first and options.profile else None,
-            resume=workdir.resumed,
+            resume=workdir.resumes,
             save=lambda: save_report(workdir, results),
             check=check,
         )
-        if workdir.resumed:
+        if workdir.resumes:
             console.print(report.skipped(results))
         console.print(report.data(results))
         try:
@@ -182,7 +182,7 @@ def save_figures(
 
 def say_where(workdir: Workdir, results: dict[str, Any], console: Console) -> None:
     """Says where results are, and whether more can be trained."""
-    if workdir.resumed:
+    if workdir.is_ours:
         console.print(f"Results are in {workdir.path}.")
         if results["missing"]:
             console.print("--resume continues this run.")

@@ -28,7 +28,8 @@ class Workdir:
     Attributes:
       path: the folder.
       checkpoints, metrics, profile: the folders in it for these.
-      resumed: whether the folder holds the beginning of this run.
+      resumes: whether this run goes on from the results in the folder.
+      is_ours: whether the results in the folder are those of this run.
     """
 
     def __init__(self, path: Path):
@@ -39,7 +40,7 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics"
         self.profile = path / "profile"
-        self.resumed = False
+        self.resumes = self.is_ours = False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -72,15 +73,34 @@ class Workdir:
         Raises InputError if those are of another config or of other data (the mesh may be another),
         or if other processes have other ones.
         """
+        path = self.path / "results.json"
+        found, differs = _read(path, results)
+        self._agree([results["config"], results["data"], resume, found])
+        if found is None:
+            return results
+        if resume and differs:
+            raise InputError(
+                f"--resume needs a {path} of the same config, or another --workdir: {differs}"
+            )
+        if resume:
+            if found["versions"] != results["versions"]:
+                processes.say(
+                    "warning: other versions began this run, so its last digits may differ."
+                )
+            self.resumes = self.is_ours = True
+            return report.resumed(found, results)
+        if not differs and found["missing"]:
+            processes.say(f"This starts anew, but --resume would continue the run in {self.path}.")
+        return results
+
+    def _agree(self, values: Any) -> None:
+        """Raises InputError if other processes have other values, or another folder."""
         mark = self.path / "shared.part"  # processes that do not see it have another folder
         if processes.is_first():
             mark.touch()
-        path = self.path / "results.json"
         try:
             processes.meet("the workdir is marked")
-            found = _read(path)
-            same = {"config": results["config"], "data": results["data"], "resume": resume}
-            different = processes.others(json.dumps([same, found, mark.exists()]))
+            different = processes.others(json.dumps([values, mark.exists()]))
         finally:
             if processes.is_first():
                 mark.unlink(missing_ok=True)
@@ -89,19 +109,6 @@ class Workdir:
                 "all processes need the same config, data, --resume and workdir: "
                 f"process {different[0]} has others than process 0"
             )
-        if found is None:
-            return results
-        differs = found if isinstance(found, str) else _difference(found, results)
-        if resume and differs:
-            raise InputError(
-                f"--resume needs a {path} of the same config, or another --workdir: {differs}"
-            )
-        if resume and found["versions"] != results["versions"]:
-            processes.say("warning: other versions began this run, so its last digits may differ.")
-        self.resumed = resume
-        if not resume and not differs and found["missing"]:
-            processes.say(f"This starts anew, but --resume would continue the run in {self.path}.")
-        return report.resumed(found, results) if resume else results
 
     def save(self, results: dict[str, Any], markdown: str) -> None:
         """Writes results.json, and results.md with a report. A crash never leaves half a file.
@@ -109,10 +116,10 @@ class Workdir:
         Before that, the first call sets an earlier run aside. Only the first process writes.
         """
         numbers = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        if not self.resumed:
+        if not self.is_ours:
             if processes.is_first():
                 self.set_aside()
-            self.resumed = True
+            self.is_ours = True
             processes.meet("the workdir is free")
         if processes.is_first():
             replace_text(self.path / "results.json", numbers)
@@ -128,18 +135,19 @@ class Workdir:
                 path.replace(folder / path.name)
 
 
-def _read(path: Path) -> Any:
-    """Returns results, or a sentence if they cannot be read."""
+def _read(path: Path, results: dict[str, Any]) -> tuple[Any, str]:
+    """Returns the results of a file, or None, and in words how they differ from those here."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        return None
+        return None, ""
     except (OSError, ValueError) as error:
-        return f"it cannot be read ({error})"
+        return {}, f"it cannot be read ({error})"
+    return found, _difference(found, results)
 
 
-def _difference(found: Any, results: dict[str, Any]) -> str | None:
-    """Returns in words what differs in the config or the data, or None."""
+def _difference(found: Any, results: dict[str, Any]) -> str:
+    """Returns in words what differs in the config or the data, or nothing."""
     if not isinstance(found, dict) or "measures" not in found:
         return "it is of another program"
     results = json.loads(json.dumps(results))
@@ -151,4 +159,4 @@ def _difference(found: Any, results: dict[str, Any]) -> str | None:
         if old.get(field) != new.get(field) and not field.startswith("config.mesh."):
             why = "; a run that ended does not train on" if field == "config.epochs" else ""
             return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here{why}"
-    return None
+    return ""

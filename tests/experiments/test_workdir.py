@@ -73,10 +73,12 @@ def test_no_file_is_written_that_is_no_json(results, workdir):
 
 def test_resume_continues_the_results_that_are_there(results, workdir):
     assert workdir.begin(start(results), resume=True) == start(results)  # there are none
-    assert not workdir.resumed
+    assert not workdir.resumes
     workdir.save(results, "# report")
+    assert (workdir.resumes, workdir.is_ours) == (False, True)
     again = Workdir(workdir.path)
     assert again.begin(start(results), resume=True) == {**results, "starts": 2}
+    assert (again.resumes, again.is_ours) == (True, True)
     again.save(results, "# report")
     assert {file.name for file in workdir.path.iterdir()} == {"results.json", "results.md"}
 
