@@ -1,4 +1,4 @@
-"""Turns the command line into a checked config and a writable folder."""
+"""Turns the command line into a checked config, and that into the configs of its conditions."""
 
 import json
 import os
@@ -46,7 +46,6 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
     processes.define_flags(values)
     config = read(argv, values)
     check(config)
-    conditions(config)
     workdir = os.path.expanduser(values.workdir or Path("runs", config.name))
     cluster = processes.from_flags(values)
     return config, Options(Path(workdir), values.resume, values.profile, cluster)

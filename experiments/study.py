@@ -1,14 +1,44 @@
-"""The report of a study: one experiment under several conditions."""
+"""A study: one experiment under several conditions, and the report of all."""
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from . import report
+from . import experiment, report
 from .output import Console
+from .settings import Options
 from .statistics import rows
 from .tables import Table
 from .task import Metric
+from .tasks import TASKS
+from .workdir import Workdir
+
+
+def run(
+    config: ConfigDict,
+    conditions: dict[str, ConfigDict],
+    options: Options,
+    workdir: Workdir,
+    console: Console,
+) -> int:
+    """Runs the experiment under each condition, and returns the exit code."""
+    task = TASKS[config.task]
+    results = workdir.begin(start(config, list(conditions)), options.resume)
+    code = 0
+    for name, of_condition in conditions.items():
+        console.print(f"Condition {name}.")
+        folder = Workdir(workdir.path / name)
+        with folder.locked():
+            code, found = experiment.run(of_condition, options, folder, console)
+        if found["regularizers"]:
+            add(results, name, found)
+            workdir.save(results, markdown(results))
+            experiment.save_figures(workdir, task.study_figures, results["conditions"])
+        if code:
+            break
+    show(results, console)
+    experiment.say_where(workdir, results, console)
+    return code
 
 
 def start(config: ConfigDict, conditions: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from experiments import figure, main, metrics
+from experiments import experiment, figure, main, metrics
 from experiments.grid import Grid
 
 # ml_collections loads a config file in a way that Python deprecates.
@@ -130,13 +130,13 @@ def test_ctrl_c_while_saving_saves_all(args, capsys, monkeypatch, train_until, t
 def test_two_runs_do_not_share_a_workdir(args, capsys, monkeypatch, tmp_path):
     def second(*_):
         assert main.main(args) == 1
-        return 0
+        return 0, {}
 
-    monkeypatch.setattr(main, "run", second)
+    monkeypatch.setattr(experiment, "run", second)
     assert main.main(args) == 0
     workdir = tmp_path / "out"
     assert capsys.readouterr().err == f"error: another run is using the workdir {workdir}\n"
-    monkeypatch.setattr(main, "run", lambda *_: 0)
+    monkeypatch.setattr(experiment, "run", lambda *_: (0, {}))
     assert main.main(args) == 0
 
 

@@ -133,9 +133,10 @@ def test_a_coordinator_that_is_not_there_gets_one_sentence(tmp_path):
     address = f"127.0.0.1:{free_port()}"
     cluster = f"processes.Cluster('{address}', 2, 1, 3)"
     program = (
-        "import time; from experiments import main, processes, settings\n"
+        "import time; from ml_collections import ConfigDict\n"
+        "from experiments import main, processes, settings\n"
         f"options = settings.Options('', False, False, {cluster})\n"
-        "main.settings.parse = lambda argv: (None, options)\n"
+        "main.settings.parse = lambda argv: (ConfigDict(), options)\n"
         "begin = time.monotonic()\n"
         "code = main.main([])\n"
         "print(time.monotonic() - begin < 10)\n"
@@ -153,15 +154,15 @@ def test_an_unexpected_exception_ends_only_its_process(tmp_path):
     def program(process, run):
         cluster = f"processes.Cluster('127.0.0.1:{port}', 2, {process}, 60)"
         return (
-            "import time; from pathlib import Path\n"
+            "import time; from pathlib import Path; from ml_collections import ConfigDict\n"
             "from experiments import main, processes, settings\n"
             f"options = settings.Options(Path('{tmp_path}'), False, False, {cluster})\n"
-            "main.settings.parse = lambda argv: (None, options)\n"
-            f"main.run = lambda *_: {run}\n"
+            "main.settings.parse = lambda argv: (ConfigDict(), options)\n"
+            f"main.experiment.run = lambda *_: {run}\n"
             "main.run_and_leave([])\n"
         )
 
-    waits, fails = program(0, "time.sleep(5) or 1"), program(1, "{}['a fault']")
+    waits, fails = program(0, "time.sleep(5) or (1, {})"), program(1, "{}['a fault']")
     [_, output] = run_all([["-c", waits], ["-c", fails]], tmp_path, codes=(1, 1))
     assert output.startswith("Traceback")
     assert output.endswith("KeyError: 'a fault'\n")

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from experiments import figure, main, settings, study
+from experiments import experiment, figure, main, settings, study
 from experiments.errors import InputError
 from experiments.loop import Loop
 from experiments.output import Console
@@ -211,7 +211,7 @@ def test_a_study_goes_on_where_it_was_stopped(args, tmp_path, capsys, monkeypatc
 
 def test_a_study_does_not_go_on_from_another(args, tmp_path, capsys, monkeypatch):
     args, _ = args
-    monkeypatch.setattr(main, "run_experiment", lambda *_: (0, {"regularizers": {}}))
+    monkeypatch.setattr(experiment, "run", lambda *_: (0, {"regularizers": {}}))
     results = study.start(settings.parse(args)[0], ["9 words"])
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "results.json"
