@@ -62,7 +62,7 @@ class Grid:
         The rate is chosen by validation scores alone. It is None if a run diverged at every rate.
         """
         seeds = range(self._config.seeds)
-        rates = self._task.rates(regularizer)
+        rates = self._task.rates(self._config, regularizer)
         runs = list(itertools.starmap(Run, itertools.product(rates, seeds)))
         done = [(kept["rate"], kept["seed"]) for kept in records]
         left = [run for run in runs if run not in done]

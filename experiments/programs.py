@@ -58,9 +58,8 @@ class Builder:
     def __init__(self, task: Task):
         config = task.config
         examples = len(task.data.train.targets)
-        self._layout = Layout(
-            config.mesh, min(config.batch_size, examples), len(config.rates) * config.seeds
-        )
+        batch_size = min(config.batch_size, examples)
+        self._layout = Layout(config.mesh, batch_size, task.most_runs(config))
         self.side_by_side = self._layout.runs
         self.steps = steps_per_epoch(examples, config.batch_size)
         self.call_steps = min(config.steps_per_call or self.steps, self.steps)

@@ -25,7 +25,7 @@ def header(config: ConfigDict) -> dict[str, Any]:
     """Returns the config, date, device and versions of a run, and how its task writes numbers."""
     task = TASKS[config.task]
     return {
-        **origin(config, devices.describe(config.mesh, len(config.rates) * config.seeds)),
+        **origin(config, devices.describe(config.mesh, task.most_runs(config))),
         "metric": task.metric._asdict(),
         "measures": {name: metric._asdict() for name, metric in task.measures.items()},
     }

@@ -166,9 +166,15 @@ class Task(abc.ABC):
         """Returns the parameters to start from: by default, those that the network drew."""
         return params
 
-    def rates(self, regularizer: str) -> tuple[float, ...]:
+    @classmethod
+    def rates(cls, config: ConfigDict, regularizer: str) -> tuple[float, ...]:
         """Returns the rates to choose from: by default, those of the config, or 0 if plain."""
-        return tuple(self.config.rates) if self.regularizers[regularizer] else (0.0,)
+        return tuple(config.rates) if cls.regularizers[regularizer] else (0.0,)
+
+    @classmethod
+    def most_runs(cls, config: ConfigDict) -> int:
+        """Returns the largest number of runs of a regularizer."""
+        return config.seeds * max(len(cls.rates(config, name)) for name in config.regularizers)
 
     def rate_schedule(self, regularizer: str) -> ConfigDict:
         """Returns the schedule of a regularizer's rate: by default, that of the config."""

@@ -56,9 +56,10 @@ class Classification(Task):
         """Reads the images, and splits off some for validation."""
         return data.load(config)
 
-    def rates(self, regularizer: str) -> tuple[float, ...]:
+    @classmethod
+    def rates(cls, config: ConfigDict, regularizer: str) -> tuple[float, ...]:
         """Returns the rates of the config, or those that it has for this regularizer alone."""
-        return tuple(self.config.own_rates.get(regularizer, super().rates(regularizer)))
+        return tuple(config.own_rates.get(regularizer, super().rates(config, regularizer)))
 
     def rate_schedule(self, regularizer: str) -> ConfigDict:
         """Returns the config's schedule, or for "growing" one that reaches the rate at the end."""
@@ -81,7 +82,7 @@ class Classification(Task):
             config.norm,
             form,
             config.block_size,
-            self.rates(regularizer)[0] if form.path == "subset" else 0.0,
+            self.rates(config, regularizer)[0] if form.path == "subset" else 0.0,
             config.dtype,
         )
 

@@ -331,8 +331,9 @@ def test_the_rates_follow_their_schedules(corpus_path, tmp_path):
 class Own(Small):
     """One regularizer has a rate and a schedule of its own."""
 
-    def rates(self, regularizer):
-        return (0.9,) if regularizer == "Dropout" else super().rates(regularizer)
+    @classmethod
+    def rates(cls, config, regularizer):
+        return (0.9,) if regularizer == "Dropout" else super().rates(config, regularizer)
 
     def rate_schedule(self, regularizer):
         late = rate_schedule.defaults()

@@ -16,7 +16,8 @@ def config():
 def test_regularizers_may_have_rates_and_a_schedule_of_their_own(config):
     config.rates = (0.2, 0.4)
     task = Classification(config)
-    rates = {name: task.rates(name) for name in ("none", "DropBlock", "Dropout", "cutout")}
+    names = ("none", "DropBlock", "Dropout", "cutout")
+    rates = {name: task.rates(config, name) for name in names}
     assert rates == {"none": (0.0,), "DropBlock": (0.2, 0.4), "Dropout": (0.1,), "cutout": (0.5, 1)}
     assert task.rate_schedule("DropBlock").name == "constant"
     growing = task.rate_schedule("DropBlock growing")
@@ -24,6 +25,8 @@ def test_regularizers_may_have_rates_and_a_schedule_of_their_own(config):
     assert (growing.start, growing.end) == (0.0, 1.0)
     assert task.network("DropPath subset").subset_rate == 0.2
     assert task.network("DropPath row").subset_rate == 0.0
+    config.update({"rates": (0.2,), "seeds": 3, "regularizers": names})
+    assert task.most_runs(config) == 6  # of cutout
 
 
 def test_the_score_is_the_accuracy():
