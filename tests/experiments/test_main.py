@@ -276,7 +276,7 @@ def test_help(capsys):
 
 def run_smoke(config, fields, workdir):
     """Returns the exit code of the program for a smoke config with fields such as "seeds=1"."""
-    given = [f"--config.{field}" for field in fields]
+    given = [f"--config.{field}" for field in ("checkpoint_every=0", *fields)]
     return main.main(
         ["main", f"--config=configs/{config}.py:smoke", *given, f"--workdir={workdir}"]
     )
