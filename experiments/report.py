@@ -13,6 +13,7 @@ import flax_spatialdrop
 
 from . import devices
 from .output import Console
+from .runs import out_of_patience
 from .statistics import Estimate, Row, over_baseline, rows, sentence
 from .tables import Table
 from .task import Metric, Task
@@ -187,7 +188,7 @@ def _capped(results: dict[str, Any]) -> list[str]:
     for name, result in results["regularizers"].items():
         capped = [
             run["epochs"] == config["epochs"]
-            and run["epochs"] - run["best_epoch"] < config["patience"]
+            and not out_of_patience(run["epochs"], run["best_epoch"], config["patience"])
             and not run["diverged"]
             for run in result["runs"]
         ]

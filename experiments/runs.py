@@ -89,6 +89,11 @@ class Progress:
         return cls(**{**values, "runs": [Run(*run) for run in values["runs"]]})
 
 
+def out_of_patience(epoch: Any, best_epoch: Any, patience: int) -> Any:
+    """Returns whether none of the last `patience` epochs was the best."""
+    return epoch - best_epoch >= patience
+
+
 def choose_rate(records: list[Record], higher_is_better: bool) -> float | None:
     """Returns the rate with the best mean validation score, and the lowest of equal ones.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from .runs import out_of_patience
 from .task import Array, Split, Task
 
 Variables = Any
@@ -197,11 +198,6 @@ def make_validate(
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best), score
 
     return validate
-
-
-def out_of_patience(epoch: Any, best_epoch: Any, patience: int) -> Any:
-    """Returns whether none of the last `patience` epochs was the best."""
-    return epoch - best_epoch >= patience
 
 
 def evaluate(

@@ -6,7 +6,7 @@ import pytest
 from flax import linen as nn
 
 from configs.pos_tagging import get_config
-from experiments import train
+from experiments import runs, train
 from experiments.tagging.task import Tagging
 from experiments.tagging.vocabulary import UNSEEN_TAG
 from experiments.task import Data, Split, batches
@@ -195,7 +195,7 @@ def test_the_best_epoch_is_kept_and_a_run_out_of_patience_is_frozen(start):
 
 @pytest.mark.parametrize(("epoch", "out"), [(1, False), (2, False), (3, True), (4, True)])
 def test_patience(epoch, out):
-    assert train.out_of_patience(epoch, 1, 2) == out
+    assert runs.out_of_patience(epoch, 1, 2) == out
 
 
 def test_weights_that_are_no_numbers_give_no_score(start):
