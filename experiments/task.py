@@ -148,12 +148,12 @@ class Task(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def check(config: ConfigDict) -> None:
-        """Raises InputError for an invalid field of this task."""
+        """Raises InputError for a field of the config that this task cannot use."""
 
     @staticmethod
     @abc.abstractmethod
-    def load(config: ConfigDict) -> Data:
-        """Reads and splits the data of a config's `data` part. May raise InputError."""
+    def load(data: ConfigDict) -> Data:
+        """Reads and splits the data, by the fields of `config.data`. May raise InputError."""
 
     @abc.abstractmethod
     def network(self, regularizer: str) -> nn.Module:

@@ -60,9 +60,9 @@ class Forecasting(Task):
             )
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Reads the weather and splits it by time."""
-        return windows.load(config)
+        return windows.load(data)
 
     def network(self, regularizer: str) -> nn.Module:
         """Returns a network of the config's size."""

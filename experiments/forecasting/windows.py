@@ -31,20 +31,20 @@ class Windows(NamedTuple):
     hours: np.ndarray
 
 
-def load(config: ConfigDict) -> Data:
+def load(data: ConfigDict) -> Data:
     """Loads the weather of a config's `data` part, and turns it into examples."""
-    measured = weather.read(Path(config.path) if config.path else weather.weather_path())
-    filled = measured.ffill(limit=config.max_fill) if config.max_fill else measured
-    spans = divide(len(measured), config.train_share, config.validation_share)
-    strides = {"train": config.train_stride, "validation": 1, "test": 1}
+    measured = weather.read(Path(data.path) if data.path else weather.weather_path())
+    filled = measured.ffill(limit=data.max_fill) if data.max_fill else measured
+    spans = divide(len(measured), data.train_share, data.validation_share)
+    strides = {"train": data.train_stride, "validation": 1, "test": 1}
     parts, offered = {}, 0
     for name, span in spans.items():
-        parts[name], possible = cut(measured, filled, span, config, strides[name])
+        parts[name], possible = cut(measured, filled, span, data, strides[name])
         offered += possible
         if not len(parts[name].truth):
             raise InputError(
-                f"the {name} part has {len(span)} hours and no complete window of {config.hours} "
-                f"hours with a measured temperature {config.ahead} hours later"
+                f"the {name} part has {len(span)} hours and no complete window of {data.hours} "
+                f"hours with a measured temperature {data.ahead} hours later"
             )
     scale = scale_of(filled.to_numpy()[spans["train"]])
     splits = {name: normalize(part, scale) for name, part in parts.items()}
@@ -54,9 +54,9 @@ def load(config: ConfigDict) -> Data:
         "windows_left_out": offered - sum(len(part.truth) for part in parts.values()),
         "deviation_of_change": float(np.std(splits["train"].targets)),
     }
-    record["shown"] = show(parts["test"], measured.index, config.shown_hours)
+    record["shown"] = show(parts["test"], measured.index, data.shown_hours)
     baseline = rmse(parts["test"].last, parts["test"].truth)
-    text = describe(record, config)
+    text = describe(record, data)
     train, validation, test = splits.values()
     return Data(train, validation, test, baseline, text, record)
 
@@ -69,7 +69,7 @@ def divide(hours: int, train_share: float, validation_share: float) -> dict[str,
 
 
 def cut(
-    measured: pd.DataFrame, filled: pd.DataFrame, span: range, config: ConfigDict, stride: int
+    measured: pd.DataFrame, filled: pd.DataFrame, span: range, data: ConfigDict, stride: int
 ) -> tuple[Windows, int]:
     """Cuts the windows whose hours and target are inside a span, and counts all such windows.
 
@@ -77,9 +77,9 @@ def cut(
     measured. A filled target would only repeat an earlier value.
     """
     values, truth = filled.to_numpy(), measured[TARGET].to_numpy()
-    starts = np.arange(span.start, span.stop - config.hours - config.ahead + 1, stride)
-    rows = starts[:, None] + np.arange(config.hours)
-    last, target = rows[:, -1], rows[:, -1] + config.ahead
+    starts = np.arange(span.start, span.stop - data.hours - data.ahead + 1, stride)
+    rows = starts[:, None] + np.arange(data.hours)
+    last, target = rows[:, -1], rows[:, -1] + data.ahead
     whole = np.isfinite(values).all(1)[rows].all(1) & np.isfinite(truth[target])
     rows, last, target = rows[whole], last[whole], target[whole]
     temperature = filled[TARGET].to_numpy()
@@ -130,7 +130,7 @@ def count(measured: pd.DataFrame, filled: pd.DataFrame, spans: dict[str, range])
     }
 
 
-def describe(record: dict[str, Any], config: ConfigDict) -> str:
+def describe(record: dict[str, Any], data: ConfigDict) -> str:
     """Describes the data in sentences."""
     parts = [
         f"{name} {record['windows'][name]} windows ({first[:10]} to {last[:10]})"
@@ -140,10 +140,10 @@ def describe(record: dict[str, Any], config: ConfigDict) -> str:
     return (
         f"{record['hours']} hours of {len(weather.CHANNELS)} channels at each of "
         f"{', '.join(weather.AIRPORTS)}, divided by time: {'; '.join(parts)}. From "
-        f"{config.hours} hours to the temperature at {TARGET[0]} {config.ahead} hours after the "
-        f"last; no window crosses a border, and training windows start {config.train_stride} h "
+        f"{data.hours} hours to the temperature at {TARGET[0]} {data.ahead} hours after the "
+        f"last; no window crosses a border, and training windows start {data.train_stride} h "
         f"apart. Missing hours: {missing}; {100 * record['share_filled']:.1f} % of all values "
-        f"are filled from at most {config.max_fill} hours before (wind above "
+        f"are filled from at most {data.max_fill} hours before (wind above "
         f"{weather.HIGHEST_WIND:g} mph counts as missing). Windows left out, since values were "
         f"still missing or the target was not measured: {record['windows_left_out']}."
     )

@@ -16,7 +16,7 @@ from flax_spatialdrop import monte_carlo
 from .. import checks
 from ..task import Metric, Predict
 from . import calibration_figure, confidence
-from .data import normalize
+from .dataset import normalize
 from .shifts import SHIFTS, shifted
 from .task import Classification
 

@@ -12,7 +12,7 @@ from .. import checks, rate_schedule
 from ..errors import InputError
 from ..task import Array, Data, Metric, Task
 from ..train import steps_per_epoch
-from . import data, sources, study_figure
+from . import dataset, sources, study_figure
 from .models import FORMS, GROUPS, NORMS, ResNet
 
 SIZES = ("blocks", "patch", "block_size")
@@ -37,12 +37,12 @@ class Classification(Task):
     def check(config: ConfigDict) -> None:
         """Raises InputError for an invalid field."""
         checks.has("config", config, ("norm", "widths", "own_rates", *SIZES))
-        checks.has("config.data", config.data, ("source", "path", *data.LIMITS))
+        checks.has("config.data", config.data, ("source", "path", *dataset.LIMITS))
         checks.one_of("config.norm", config.norm, NORMS)
         checks.at_least(1, "config", config, SIZES)
         checks.one_of("config.data.source", config.data.source, sources.SOURCES)
         checks.text("config.data", config.data, ("path",))
-        checks.at_least(0, "config.data", config.data, data.LIMITS)
+        checks.at_least(0, "config.data", config.data, dataset.LIMITS)
         check_widths(config.widths, config.norm)
         check_own_rates(config)
         if config.data.path and config.data.source != "fashion-mnist":
@@ -52,9 +52,9 @@ class Classification(Task):
             )
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Reads the images, and splits off some for validation."""
-        return data.load(config)
+        return dataset.load(data)
 
     @classmethod
     def rates(cls, config: ConfigDict, regularizer: str) -> tuple[float, ...]:

@@ -60,9 +60,9 @@ class Language(Task):
             )
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Reads the treebank's sentences, and splits them by document."""
-        return text.load(config)
+        return text.load(data)
 
     def network(self, regularizer: str) -> nn.Module:
         """Returns a transformer of the config's sizes."""

@@ -19,21 +19,21 @@ UNKNOWN = 0
 """The number of all characters that are rare in training, or not there."""
 
 
-def load(config: ConfigDict) -> Data:
+def load(data: ConfigDict) -> Data:
     """Loads the sentences of a config's `data` part, and turns them into examples."""
-    treebank = conllu.read(Path(config.path) if config.path else conllu.treebank_path())
-    parts = split(treebank.sentences, [], config.split_seed)
-    limits = (config.train_sentences, config.validation_sentences, config.test_sentences)
+    treebank = conllu.read(Path(data.path) if data.path else conllu.treebank_path())
+    parts = split(treebank.sentences, [], data.split_seed)
+    limits = (data.train_sentences, data.validation_sentences, data.test_sentences)
     kept = {
         name: part[:limit] if limit else part
         for (name, part), limit in zip(parts.items(), limits, strict=True)
     }
     texts = {name: join(part) for name, part in kept.items()}
-    numbers = vocabulary(texts["train"], config.min_count)
+    numbers = vocabulary(texts["train"], data.min_count)
     streams = {name: encode(text, numbers) for name, text in texts.items()}
-    strides = {"train": config.train_stride, "validation": config.window, "test": config.window}
+    strides = {"train": data.train_stride, "validation": data.window, "test": data.window}
     train, validation, test = (
-        cut(stream, config.window, strides[name]) for name, stream in streams.items()
+        cut(stream, data.window, strides[name]) for name, stream in streams.items()
     )
     size = 1 + len(numbers)
     baseline, weights = ngram.perplexity(
@@ -45,7 +45,7 @@ def load(config: ConfigDict) -> Data:
         "documents_by": treebank.documents_by,
         "ngram_weights": weights,
     }
-    return Data(train, validation, test, baseline, describe(record, config), record)
+    return Data(train, validation, test, baseline, describe(record, data), record)
 
 
 def join(sentences: list[Sentence]) -> str:
@@ -87,7 +87,7 @@ def count(sentences: list[Sentence], stream: np.ndarray) -> dict[str, Any]:
     }
 
 
-def describe(record: dict[str, Any], config: ConfigDict) -> str:
+def describe(record: dict[str, Any], data: ConfigDict) -> str:
     """Describes the text in sentences."""
     counts = {name: record[name] for name in ("train", "validation", "test")}
     parts = [
@@ -98,8 +98,8 @@ def describe(record: dict[str, Any], config: ConfigDict) -> str:
     return (
         f"{'; '.join(parts)}. A sentence a line; documents were told apart by: "
         f"{record['documents_by']}. {record['characters']} different characters, of which one "
-        f"stands for all that training has fewer than {config.min_count} times. A network sees "
-        f"at most {config.window} characters: training windows start {config.train_stride} apart, "
+        f"stands for all that training has fewer than {data.min_count} times. A network sees "
+        f"at most {data.window} characters: training windows start {data.train_stride} apart, "
         "those of validation and test behind each other, so that each character is predicted once. "
         f"The {ORDER}-gram mixes all shorter ones, with weights fitted to validation data."
     )

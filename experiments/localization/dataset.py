@@ -17,32 +17,32 @@ FARTHEST = 0.5
 """The last distance of the curve of detection."""
 
 
-def load(config: ConfigDict) -> Data:
+def load(data: ConfigDict) -> Data:
     """Composes the scenes of a config's `data` part. Few scenes are the first ones of more.
 
     Each seed has scenes of its own for training. Those for validation and the test are shared.
     """
-    images = sources.read(config.source, config.path)
+    images = sources.read(data.source, data.path)
     of_part = wardrobes(images)
 
     def composed(part: str, number: int, of_set: int = 0) -> list[Scene]:
-        keys = ((config.seed, list(COLUMNS).index(part), of_set, index) for index in range(number))
-        return [compose(np.random.default_rng(key), of_part[part], config.side) for key in keys]
+        keys = ((data.seed, list(COLUMNS).index(part), of_set, index) for index in range(number))
+        return [compose(np.random.default_rng(key), of_part[part], data.side) for key in keys]
 
-    test_scenes = composed("test", config.test_scenes)
-    validation, test = split(composed("validation", config.validation_scenes)), split(test_scenes)
-    repeats = max(1, config.epoch_scenes // config.train_scenes)
+    test_scenes = composed("test", data.test_scenes)
+    validation, test = split(composed("validation", data.validation_scenes)), split(test_scenes)
+    repeats = max(1, data.epoch_scenes // data.train_scenes)
     folds = tuple(
-        Parts(split(composed("train", config.train_scenes, of_set) * repeats), validation, test)
-        for of_set in range(config.train_sets)
+        Parts(split(composed("train", data.train_scenes, of_set) * repeats), validation, test)
+        for of_set in range(data.train_sets)
     )
     record = {
         "images": images.title,
-        "train_scenes": config.train_scenes,
+        "train_scenes": data.train_scenes,
         "farthest": FARTHEST,
-        "shown": [shown(scene) for scene in test_scenes[: config.shown_scenes]],
+        "shown": [shown(scene) for scene in test_scenes[: data.shown_scenes]],
     }
-    text = describe(config, images.title)
+    text = describe(data, images.title)
     return Data(*folds[0], baseline(*folds[0]), text, record, folds)
 
 
@@ -71,11 +71,11 @@ def shown(scene: Scene) -> dict[str, Any]:
     }
 
 
-def describe(config: ConfigDict, images: str) -> str:
+def describe(data: ConfigDict, images: str) -> str:
     """Describes the data."""
     return (
-        f"{config.train_scenes:,} scenes for training, other ones for each seed, "
-        f"{config.validation_scenes:,} for validation and {config.test_scenes:,} for the test, "
+        f"{data.train_scenes:,} scenes for training, other ones for each seed, "
+        f"{data.validation_scenes:,} for validation and {data.test_scenes:,} for the test, "
         f"composed of {images} and two photos. Each has a figure of five garments with "
         f"{len(KEYPOINTS)} keypoints. The parts share no garment and no piece of a photo."
     )

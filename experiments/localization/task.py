@@ -71,9 +71,9 @@ class Localization(Task):
             )
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Composes the scenes."""
-        return dataset.load(config)
+        return dataset.load(data)
 
     def network(self, regularizer: str) -> nn.Module:
         """Returns a network of the config's size."""

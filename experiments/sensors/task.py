@@ -68,9 +68,9 @@ class Sensors(Task):
         checks.at_least(1, "config.data", config.data, SIZES)
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Reads the recordings, and leaves out each person in turn."""
-        return windows.load(config)
+        return windows.load(data)
 
     def network(self, regularizer: str) -> nn.Module:
         """Returns a network of the config's size."""

@@ -26,21 +26,21 @@ class Corpus(NamedTuple):
     documents_by: str
 
 
-def load(config: ConfigDict) -> Corpus:
+def load(data: ConfigDict) -> Corpus:
     """Reads and splits the corpus of a config's `data` part."""
-    path = Path(config.path) if config.path else conllu.treebank_path()
+    path = Path(data.path) if data.path else conllu.treebank_path()
     treebank = conllu.read(path)
-    given = conllu.read(Path(config.test_path)).sentences if config.test_path else []
-    parts = split(treebank.sentences, given, config.split_seed)
-    sources = {"train": path, "validation": path, "test": config.test_path or path}
-    limits = (config.train_sentences, config.validation_sentences, config.test_sentences)
+    given = conllu.read(Path(data.test_path)).sentences if data.test_path else []
+    parts = split(treebank.sentences, given, data.split_seed)
+    sources = {"train": path, "validation": path, "test": data.test_path or path}
+    limits = (data.train_sentences, data.validation_sentences, data.test_sentences)
     kept, statistics = {}, {}
     for (name, part), limit in zip(parts.items(), limits, strict=True):
-        short = [s for s in part if len(s.words) <= config.max_length]
+        short = [s for s in part if len(s.words) <= data.max_length]
         kept[name] = short[:limit] if limit else short
         if not kept[name]:
             raise InputError(
-                f"{sources[name]} has no {name} sentence of at most {config.max_length} words "
+                f"{sources[name]} has no {name} sentence of at most {data.max_length} words "
                 "after removing duplicates and splitting by document"
             )
         statistics[name] = {
@@ -49,7 +49,7 @@ def load(config: ConfigDict) -> Corpus:
             "documents": len({s.document for s in kept[name]}),
             "left_out_as_too_long": len(part) - len(short),
         }
-    words = vocabulary.build(kept["train"], config.min_count, config.min_class_count)
+    words = vocabulary.build(kept["train"], data.min_count, data.min_class_count)
     time = max(len(s.words) for part in kept.values() for s in part)
     train, validation, test = (arrays(part, words, time) for part in kept.values())
     baseline = most_frequent_tag_accuracy(kept["train"], kept["test"])

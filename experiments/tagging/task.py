@@ -47,9 +47,9 @@ class Tagging(Task):
             checks.rate(f"config.{name}", config[name])
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Reads the treebank, and splits it by document."""
-        loaded = corpus.load(config)
+        loaded = corpus.load(data)
         record = {
             **loaded.statistics,
             "documents_by": loaded.documents_by,

@@ -55,9 +55,9 @@ class Words(Task):
             )
 
     @staticmethod
-    def load(config: ConfigDict) -> Data:
+    def load(data: ConfigDict) -> Data:
         """Reads the text of each part."""
-        return text.load(config)
+        return text.load(data)
 
     @staticmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:

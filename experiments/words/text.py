@@ -18,15 +18,15 @@ UNKNOWN, END = "<unk>", "<eos>"
 """The word in place of all rare ones, and the one that ends a sentence, as in the Penn Treebank."""
 
 
-def load(config: ConfigDict) -> Data:
+def load(data: ConfigDict) -> Data:
     """Loads the text of a config's `data` part, and turns it into examples."""
-    parts = corpora.read(config.source, config.path, config.split_seed)
-    limits = (config.train_words, config.validation_words, config.test_words)
+    parts = corpora.read(data.source, data.path, data.split_seed)
+    limits = (data.train_words, data.validation_words, data.test_words)
     texts = {
         name: join(part)[: limit + 1 if limit else None]
         for (name, part), limit in zip(parts.items(), limits, strict=True)
     }
-    numbers = vocabulary(texts["train"], config.vocabulary)
+    numbers = vocabulary(texts["train"], data.vocabulary)
     streams = {name: encode(text, numbers) for name, text in texts.items()}
     for name, stream in streams.items():
         if len(stream) < 2:
@@ -38,15 +38,15 @@ def load(config: ConfigDict) -> Data:
     record = {
         **{name: count(stream) for name, stream in streams.items()},
         "vocabulary": size,
-        "text": config.path or config.source,
+        "text": data.path or data.source,
         "ngram_weights": weights,
     }
     return Data(
-        cut(streams["train"], config.window),
-        cut(streams["validation"], config.window, config.context),
-        cut(streams["test"], config.window, config.context),
+        cut(streams["train"], data.window),
+        cut(streams["validation"], data.window, data.context),
+        cut(streams["test"], data.window, data.context),
         baseline,
-        describe(record, config),
+        describe(record, data),
         record,
     )
 
@@ -89,7 +89,7 @@ def count(stream: np.ndarray) -> dict[str, Any]:
     return {"words": len(stream) - 1, "share_unknown": float(np.mean(stream[1:] == 0))}
 
 
-def describe(record: dict[str, Any], config: ConfigDict) -> str:
+def describe(record: dict[str, Any], data: ConfigDict) -> str:
     """Describes the text in sentences."""
     parts = "; ".join(
         f"{name} {record[name]['words']} words ({100 * record[name]['share_unknown']:.1f} % "
@@ -99,7 +99,7 @@ def describe(record: dict[str, Any], config: ConfigDict) -> str:
     return (
         f"{record['text']}: {parts}. {record['vocabulary']} different words, the most frequent of "
         f"training, with {END} for the end of a sentence and {UNKNOWN} for all other words. A "
-        f"network sees at most {config.window} words. In validation and test each word is "
-        f"predicted once, from at least {config.context + 1} words before it. The {ORDER}-gram "
+        f"network sees at most {data.window} words. In validation and test each word is "
+        f"predicted once, from at least {data.context + 1} words before it. The {ORDER}-gram "
         "mixes all shorter ones, with weights fitted to validation data."
     )

@@ -255,14 +255,14 @@ class Folded(Small):
     """The second seed has validation and test exchanged, and half of the words wrong in a test."""
 
     @staticmethod
-    def load(config):
-        data = Small.load(config)
-        size = min(len(data.validation.targets), len(data.test.targets))
+    def load(data):
+        loaded = Small.load(data)
+        size = min(len(loaded.validation.targets), len(loaded.test.targets))
         train, validation, test = (
-            jax.tree.map(lambda array: array[:size], split) for split in data[:3]
+            jax.tree.map(lambda array: array[:size], split) for split in loaded[:3]
         )
         folds = Parts(train, validation, test), Parts(train, test, validation)
-        return data._replace(train=train, validation=validation, test=test, folds=folds)
+        return loaded._replace(train=train, validation=validation, test=test, folds=folds)
 
     def changed_tests(self, test):
         wrong = test.targets.at[..., ::2].set(-1)

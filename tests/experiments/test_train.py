@@ -19,7 +19,7 @@ class Small(Tagging):
     """Tagging of random sentences, in which a tag depends only on its word."""
 
     @staticmethod
-    def load(config):
+    def load(data):
         return Data(split(), split(), split(), 0.0, "", RECORD)
 
 

@@ -36,7 +36,7 @@ def words(time=TIME):
 
 class SmallTagging(Tagging):
     @staticmethod
-    def load(config):
+    def load(data):
         sentences, lengths, counted = words()
         split = Split((sentences, lengths), sentences % 3, counted)
         return Data(split, split, split, 0.0, "", {"words": 8, "tags": 4})
@@ -48,7 +48,7 @@ class SmallNormed(Normed):
 
 class SmallLanguage(Language):
     @staticmethod
-    def load(config):
+    def load(data):
         sentences, _, counted = words()
         split = Split((sentences,), sentences % 3, counted)
         return Data(split, split, split, 0.0, "", {"characters": 8})
@@ -56,7 +56,7 @@ class SmallLanguage(Language):
 
 class SmallForecasting(Forecasting):
     @staticmethod
-    def load(config):
+    def load(data):
         x = np.random.default_rng(0).normal(size=(EXAMPLES, 12, 4)).astype(np.float32)
         split = Split((x,), x[:, 0, 0], x[:, 0, 1] > -9)
         record = {"deviation_of_change": 1.5, "shown": {"hours": [0, 1, 2]}}

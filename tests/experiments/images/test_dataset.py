@@ -3,7 +3,7 @@ import pytest
 
 from configs.image_classification import get_config
 from experiments.errors import InputError
-from experiments.images import data, sources
+from experiments.images import dataset, sources
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def config(folder):
 
 
 def test_the_images_are_normalized_and_keep_their_labels(config):
-    loaded = data.load(config)
+    loaded = dataset.load(config)
     [images] = loaded.train.inputs
     assert images.shape == (10, 8, 8, 1)
     assert (images.dtype, loaded.train.targets.dtype) == (np.float32, np.int32)
@@ -37,9 +37,9 @@ def test_the_images_are_normalized_and_keep_their_labels(config):
 def test_parts_are_apart_and_fewer_images_are_a_part_of_more(config):
     config.update({"source": "digits", "path": ""})
     images = sources.read("digits")
-    few = data.divide(images, config)
+    few = dataset.divide(images, config)
     config.train_images = 0
-    every = data.divide(images, config)
+    every = dataset.divide(images, config)
     assert len(every["train"].labels) == 1438 - 8
     assert (every["train"].images[:10] == few["train"].images).all()
     for name in ("validation", "test"):
@@ -47,7 +47,7 @@ def test_parts_are_apart_and_fewer_images_are_a_part_of_more(config):
     both = np.concatenate([every["train"].labels, every["validation"].labels])
     assert np.bincount(both).tolist() == np.bincount(images.train.labels).tolist()
     config.update({"split_seed": 1})
-    assert (data.divide(images, config)["train"].images != every["train"].images).any()
+    assert (dataset.divide(images, config)["train"].images != every["train"].images).any()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_parts_are_apart_and_fewer_images_are_a_part_of_more(config):
 def test_too_few_images_get_one_sentence(config, fields, got):
     config.update(fields)
     with pytest.raises(InputError) as caught:
-        data.load(config)
+        dataset.load(config)
     assert str(caught.value) == (
         f"Fashion-MNIST has 30 images for training and validation, and each needs some: got {got}"
     )

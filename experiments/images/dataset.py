@@ -13,10 +13,10 @@ from .sources import Images, Part
 LIMITS = ("train_images", "validation_images", "test_images", "split_seed")
 
 
-def load(config: ConfigDict) -> Data:
+def load(data: ConfigDict) -> Data:
     """Loads the images of a config's `data` part, and turns them into examples."""
-    images = sources.read(config.source, config.path)
-    parts = divide(images, config)
+    images = sources.read(data.source, data.path)
+    parts = divide(images, data)
     mean, deviation = parts["train"].images.mean(), parts["train"].images.std()
     train, validation, test = (examples(part, mean, deviation) for part in parts.values())
     record = {
@@ -30,20 +30,20 @@ def load(config: ConfigDict) -> Data:
     return Data(train, validation, test, nearest_mean(train, test), describe(record), record)
 
 
-def divide(images: Images, config: ConfigDict) -> dict[str, Part]:
+def divide(images: Images, data: ConfigDict) -> dict[str, Part]:
     """Cuts the parts. Fewer training images are a part of more, with the same split_seed."""
-    order = np.random.default_rng(config.split_seed).permutation(len(images.train.labels))
-    validation, rest = np.split(order, [config.validation_images])
-    train = rest[: config.train_images] if config.train_images else rest
-    if len(train) < max(1, config.train_images) or not len(validation):
+    order = np.random.default_rng(data.split_seed).permutation(len(images.train.labels))
+    validation, rest = np.split(order, [data.validation_images])
+    train = rest[: data.train_images] if data.train_images else rest
+    if len(train) < max(1, data.train_images) or not len(validation):
         raise InputError(
             f"{images.title} has {len(order)} images for training and validation, and each needs "
-            f"some: got {config.train_images or 'all'} and {config.validation_images}"
+            f"some: got {data.train_images or 'all'} and {data.validation_images}"
         )
     chosen = {
         name: rows(images.train, of) for name, of in (("train", train), ("validation", validation))
     }
-    test = slice(config.test_images or None)
+    test = slice(data.test_images or None)
     return {**chosen, "test": rows(images.test, test)}
 
 
