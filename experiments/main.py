@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     try:
         console = Console()
         if "--help" in argv:
-            console.print(__doc__)
+            console.print(f"{__doc__}\n{settings.define_flags().get_help()}")
             return 0
         config, options = settings.parse(argv)
         conditions = settings.conditions(config)

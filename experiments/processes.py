@@ -40,10 +40,14 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags that `from_flags` reads."""
     flags.DEFINE_bool("distributed", False, "Train with other processes.", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
-    for name, text in (("num_processes", "Of all."), ("process_id", "Of this one, from 0.")):
-        flags.DEFINE_integer(name, None, text, flag_values=values)
-    for name, seconds in Cluster._field_defaults.items():
-        flags.DEFINE_integer(name, seconds, "A time.", lower_bound=1, flag_values=values)
+    for name, text, least in (
+        ("num_processes", "The number of processes.", None),
+        ("process_id", "The number of this process, from 0.", None),
+        ("connect_seconds", "How long to wait for the others.", 1),
+        ("heartbeat_seconds", "How long a process may be silent before JAX ends the others.", 1),
+    ):
+        default = Cluster._field_defaults.get(name)
+        flags.DEFINE_integer(name, default, text, lower_bound=least, flag_values=values)
 
 
 def from_flags(values: flags.FlagValues) -> Cluster | None:

@@ -37,13 +37,19 @@ class Options(NamedTuple):
     cluster: processes.Cluster | None = None
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
-    """Returns the config, with the overrides of the command line, and the other flags."""
+def define_flags() -> flags.FlagValues:
+    """Returns the flags beside the config."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Continue what is in the workdir.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a call of the steps.", flag_values=values)
     processes.define_flags(values)
+    return values
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, Options]:
+    """Returns the config, with the overrides of the command line, and the other flags."""
+    values = define_flags()
     config = read(argv, values)
     check(config)
     workdir = os.path.expanduser(values.workdir or Path("runs", config.name))

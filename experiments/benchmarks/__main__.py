@@ -52,15 +52,15 @@ HERE = "here"
 
 def main(argv: list[str]) -> int:
     """Runs the benchmarks and returns the exit code: 0, 1 for bad input, 130 for Ctrl-C."""
-    if "--help" in argv:
-        print(__doc__)
-        return 0
     values = flags.FlagValues()
     flags.DEFINE_string("device", HERE, "This machine, or tpu:TOPOLOGY.", flag_values=values)
     flags.DEFINE_string("only", "", "A regular expression for rows.", flag_values=values)
     flags.DEFINE_float("seconds", 2.0, "Time for each row.", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("pages_kept", False, "Internal: only the large layers.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/benchmarks", "The folder for results.", flag_values=values)
+    if "--help" in argv:
+        print(f"{__doc__}\n{values.get_help()}")
+        return 0
     try:
         rest = values(argv)
         if len(rest) > 1:

@@ -37,11 +37,11 @@ FIELDS = ("name", "sources", "shown", "rate", "rates", "block_size", *SIZES, *GR
 
 def main(argv: list[str]) -> int:
     """Measures all sources, and returns the exit code: 0, or 1 for bad input."""
-    if "--help" in argv:
-        print(__doc__)
-        return 0
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The folder for results.", flag_values=values)
+    if "--help" in argv:
+        print(f"{__doc__}\n{values.get_help()}")
+        return 0
     try:
         config = settings.read(argv, values)
         check(config)

@@ -42,22 +42,22 @@ from .results import Plan, Row
 
 def main(argv: list[str]) -> int:
     """Plans, and returns the exit code: 0, or 1 for bad input."""
-    if "--help" in argv:
-        print(__doc__)
-        return 0
-    jax.config.update("jax_platforms", "cpu")  # leaves libtpu to the processes that compile
     values = flags.FlagValues()
-    flags.DEFINE_list("topology", ["v5e:16x16"], "Slices such as v5e:16x16.", flag_values=values)
+    flags.DEFINE_list("topology", ["v5e:16x16"], "Slices of TPUs.", flag_values=values)
     flags.DEFINE_integer(
         "batch_a_chip", 0, "Examples on each chip.", lower_bound=0, flag_values=values
     )
-    flags.DEFINE_string("only", "", "A regular expression for programs.", flag_values=values)
+    flags.DEFINE_string("only", "", "A regular expression for names.", flag_values=values)
     for name, limit, what in (("memory", 20, "Gigabytes"), ("time", 3600, "Seconds")):
         flags.DEFINE_float(
             f"{name}_limit", limit, f"{what} of a compile.", lower_bound=0, flag_values=values
         )
     flags.DEFINE_string("programs", "", "A folder for the programs' text.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/tpu_plan", "The folder for results.", flag_values=values)
+    if "--help" in argv:
+        print(f"{__doc__}\n{values.get_help()}")
+        return 0
+    jax.config.update("jax_platforms", "cpu")  # leaves libtpu to the processes that compile
     try:
         config = settings.read(argv, values)
         steps.check(config)

@@ -10,6 +10,7 @@ import pytest
 
 from experiments import experiment, figure, main, metrics
 from experiments.grid import Grid
+from experiments.processes import Cluster
 
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -271,7 +272,10 @@ def test_bad_input_is_one_sentence_before_any_training(args, capsys, monkeypatch
 
 def test_help(capsys):
     assert main.main(["main", "--help"]) == 0
-    assert "python -m experiments.main --config=configs/pos_tagging.py" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "python -m experiments.main --config=configs/pos_tagging.py" in out
+    for name in ("workdir", "[no]resume", "[no]profile", "[no]distributed", *Cluster._fields):
+        assert f"\n  --{name}: " in out
 
 
 def run_smoke(config, fields, workdir):

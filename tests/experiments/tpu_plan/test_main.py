@@ -71,6 +71,11 @@ BAD = [
 ]
 
 
+def test_help_names_the_flags(capsys):
+    assert tpu_plan.main(["tpu_plan", "--help"]) == 0
+    assert "\n  --programs: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_sentence(arguments, message, compiled, tmp_path, capsys):
     assert run(tmp_path, *arguments) == 1
