@@ -13,17 +13,16 @@ from .task import Metric
 
 def draw(results: dict[str, Any]) -> Figure:
     """Draws validation scores over epochs, test scores, and differences to the plain networks."""
-    table = rows(results)
+    table, metric = rows(results), Metric(**results["metric"])
     canvas = Figure(figsize=(12, max(4.4, 1.6 + 0.4 * len(table))), layout="constrained")
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
-    _curves(left, results, table)
-    _tests(middle, results, table)
-    _differences(right, results, table)
+    _curves(left, results, table, metric)
+    _tests(middle, results, table, metric)
+    _differences(right, results, table, metric)
     return canvas
 
 
-def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
-    metric = Metric(**results["metric"])
+def _curves(ax: Axes, results: dict[str, Any], table: list[Row], metric: Metric) -> None:
     means = []
     for index, row in enumerate(table):
         curves = chosen(results["regularizers"][row.name], "validation_curve")
@@ -50,8 +49,7 @@ def _curves(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize="small")
 
 
-def _tests(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
-    metric = Metric(**results["metric"])
+def _tests(ax: Axes, results: dict[str, Any], table: list[Row], metric: Metric) -> None:
     for index, row in enumerate(table):
         scores = chosen(results["regularizers"][row.name], "test_score")
         if row.test:
@@ -63,8 +61,7 @@ def _tests(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
     ax.set(xlabel=unit, title=f"Test {metric.name}\n(each seed, mean, 95 % interval)")
 
 
-def _differences(ax: Axes, results: dict[str, Any], table: list[Row]) -> None:
-    metric = Metric(**results["metric"])
+def _differences(ax: Axes, results: dict[str, Any], table: list[Row], metric: Metric) -> None:
     for index, row in enumerate(table):
         if row.difference:
             test = chosen(results["regularizers"][row.name], "test_score")

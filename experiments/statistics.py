@@ -27,11 +27,11 @@ class Row(NamedTuple):
 
     name: str
     compared_to: str | None
-    rate: float | None
-    validation: Estimate | None
-    test: Estimate | None
-    difference: Estimate | None
     seconds: float
+    rate: float | None = None
+    validation: Estimate | None = None
+    test: Estimate | None = None
+    difference: Estimate | None = None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -52,7 +52,7 @@ def rows(results: dict[str, Any], *field: str) -> list[Row]:
     table = []
     for name, result in finished.items():
         test, plain = chosen(result, *field), finished.get(result["compared_to"])
-        row = Row(name, result["compared_to"], None, None, None, None, result["seconds"])
+        row = Row(name, result["compared_to"], result["seconds"])
         if test:
             row = row._replace(
                 rate=result["chosen_rate"],

@@ -9,7 +9,7 @@ from .conftest import diverge
 
 
 def row(name="Dropout", difference=None):
-    return Row(name, "none", 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference, 1.0)
+    return Row(name, "none", 1.0, 0.5, Estimate(0.9, 0.01), Estimate(0.8, 0.01), difference)
 
 
 def test_the_interval_is_that_of_a_t_test():
