@@ -97,7 +97,7 @@ def test_the_plain_network_is_compared_to_the_baseline(results):
 def test_what_diverged_has_no_numbers_and_nothing_is_compared_to_it(results):
     diverge(results, "none")
     plain, dropout = rows(results)
-    assert plain == ("none", None, None, None, None, None, 3.2)
+    assert plain == ("none", None, 3.2, None, None, None, None)
     assert over_baseline(plain, results) == plain
     assert dropout.test.mean == pytest.approx(0.855)
     assert dropout.difference is None
