@@ -1,6 +1,7 @@
 """The loop of training: calls of the compiled steps, validation after each epoch, then the test."""
 
 import time
+from operator import itemgetter
 
 import jax
 import numpy as np
@@ -109,18 +110,10 @@ class Loop:
         steps = self._builder.steps * epochs
         rates = self._builder.rates(progress.regularizer, progress.runs, steps)
         seeds = seeds_of(progress.runs)
-        tested = self._programs.test(self._best.variables, rates, seeds, self._test)
-        scores, measures = jax.device_get(tested)
+        tested = jax.device_get(self._programs.test(self._best.variables, rates, seeds, self._test))
         progress.seconds = time.perf_counter() - self._begin
         ends = progress.ends(epochs, self._config.patience)
         return [
-            record(
-                progress,
-                lane,
-                int(ends[lane]),
-                int(epochs[lane]),
-                scores[lane],
-                {name: values[lane] for name, values in measures.items()},
-            )
-            for lane in range(len(progress.runs))
+            record(progress, lane, end, best, *jax.tree.map(itemgetter(lane), tested))
+            for lane, (end, best) in enumerate(zip(ends.tolist(), epochs.tolist(), strict=True))
         ]
