@@ -1,5 +1,6 @@
 """Turns the command line into a checked config, and that into the configs of its conditions."""
 
+import difflib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from . import checks, devices, optimizer, processes, rate_schedule
 from .errors import InputError
-from .tasks import TASKS
+from .tasks import PLANNED, TASKS
 
 SIZES = ("seeds", "batch_size", "epochs", "patience")
 INTERVALS = ("steps_per_call", "checkpoint_every")
@@ -94,6 +95,11 @@ def read(argv: list[str], values: flags.FlagValues) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for a value that training cannot use."""
+    checks.has("config", config, ("name", "task"))
+    if isinstance(config.task, str) and config.task in PLANNED:
+        raise InputError(
+            f"the task {config.task} only plans a training: use python -m experiments.tpu_plan"
+        )
     checks.has("config", config, FIELDS)
     checks.folder_name("config.name", config.name)
     checks.one_of("config.task", config.task, TASKS)
@@ -171,7 +177,9 @@ def _change(part: str, config: ConfigDict, changes: ConfigDict) -> None:
 
 
 def _no_field(part: str, config: Iterable[str], field: str) -> str:
-    return f"{part} has no field {field}: it has {', '.join(config)}"
+    similar = difflib.get_close_matches(field, config, 1)
+    hint = f" (did you mean {similar[0]}?)" if similar else ""
+    return f"{part} has no field {field}{hint}: it has {', '.join(config)}"
 
 
 def _unknown_field(argv: list[str]) -> str:

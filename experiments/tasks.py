@@ -24,3 +24,5 @@ TASKS: dict[str, type[Task]] = {
     "scheduled_images": ScheduledImages,
     "localization": Localization,
 }
+PLANNED = ("resnet50", "decoder")
+"""The tasks that `experiments.tpu_plan` plans and nothing trains."""

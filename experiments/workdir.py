@@ -56,7 +56,10 @@ class Workdir:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(folder)
-            raise InputError(f"another run is using the workdir {self.path}") from error
+            raise InputError(
+                f"another run is using the workdir {self.path}: wait for it, or give another "
+                "--workdir"
+            ) from error
         except OSError:
             pass  # the file system has no locks
         try:
@@ -79,9 +82,7 @@ class Workdir:
         if found is None:
             return results
         if resume and differs:
-            raise InputError(
-                f"--resume needs a {path} of the same config, or another --workdir: {differs}"
-            )
+            raise InputError(f"{self.path} {differs}")
         if resume:
             if found["versions"] != results["versions"]:
                 processes.say(
@@ -142,21 +143,23 @@ def _read(path: Path, results: dict[str, Any]) -> tuple[Any, str]:
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError) as error:
-        return {}, f"it cannot be read ({error})"
+        return {}, f"has a results.json that cannot be read ({error}): use another --workdir"
     return found, _difference(found, results)
 
 
 def _difference(found: Any, results: dict[str, Any]) -> str:
     """Returns in words what differs in the config or the data, or nothing."""
     if not isinstance(found, dict) or "measures" not in found:
-        return "it is of another program"
+        return "has results of another program: use another --workdir"
     results = json.loads(json.dumps(results))
     old, new = (
         flatten_dict({part: of.get(part) for part in ("config", "data")}, sep=".")
         for of in (found, results)
     )
-    for field in (*new, *old):
+    for field in ("config.name", "config.task", *new, *old):
         if old.get(field) != new.get(field) and not field.startswith("config.mesh."):
-            why = "; a run that ended does not train on" if field == "config.epochs" else ""
-            return f"{field} is {old.get(field)!r} there and {new.get(field)!r} here{why}"
+            return (
+                f"was made with {field}={old.get(field)!r}, not {new.get(field)!r}: use the same "
+                f"{field.partition('.')[0]} or another --workdir"
+            )
     return ""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ _ENVIRONMENT = {  # otherwise libtpu asks a metadata server, which only a TPU's 
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
 }
+_TOPOLOGY = re.compile(r"(v[2-7]|tpu7)[a-z]*:\d+x\d+(x\d+)?")  # libtpu knows which exist
+_NAMES = (
+    "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or v6e:16x16"
+)
 
 
 class Peak(NamedTuple):
@@ -56,8 +61,12 @@ def chips(topology: str, schedules: Path | None = None) -> list[Any]:
     The compiler writes the schedules of all programs into a folder, if this is the first call of
     the process.
     """
+    if not _TOPOLOGY.fullmatch(topology):
+        raise InputError(f"{_NAMES}: got {topology!r}")
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError("compiling for TPUs needs the package libtpu: pip install -e '.[tpu]'")
+        raise InputError(
+            "compiling for TPUs needs the package libtpu: pip install -e '.[experiments,tpu]'"
+        )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if schedules is not None:
@@ -71,10 +80,7 @@ def chips(topology: str, schedules: Path | None = None) -> list[Any]:
                 "another process is using the TPU's compiler: wait until it has ended"
             ) from error
         why = str(error).strip().splitlines()[-1]
-        raise InputError(
-            "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
-            f"v6e:16x16: got {topology!r} ({why})"
-        ) from error
+        raise InputError(f"{_NAMES}: got {topology!r} ({why})") from error
     return list(found.devices)
 
 

@@ -136,7 +136,10 @@ def test_two_runs_do_not_share_a_workdir(args, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "run", second)
     assert main.main(args) == 0
     workdir = tmp_path / "out"
-    assert capsys.readouterr().err == f"error: another run is using the workdir {workdir}\n"
+    assert capsys.readouterr().err == (
+        f"error: another run is using the workdir {workdir}: wait for it, or give another "
+        "--workdir\n"
+    )
     monkeypatch.setattr(experiment, "run", lambda *_: (0, {}))
     assert main.main(args) == 0
 
@@ -183,10 +186,9 @@ def test_resume_trains_what_is_missing_and_refuses_another_config(
     before = load(tmp_path)
     capsys.readouterr()
     assert main.main([*args, "--resume", "--config.seeds=3"]) == 1
-    path = tmp_path / "out" / "results.json"
     assert capsys.readouterr().err == (
-        f"error: --resume needs a {path} of the same config, or another --workdir: "
-        "config.seeds is 2 there and 3 here\n"
+        f"error: {tmp_path / 'out'} was made with config.seeds=2, not 3: use the same config or "
+        "another --workdir\n"
     )
     assert load(tmp_path) == before
     train_until("none", lambda _: pytest.fail("none has ended"))

@@ -35,16 +35,24 @@ def test_fields_are_overridden_and_the_workdir_is_named_after_the_config():
     ("args", "message"),
     [
         ([], "a config is needed: --config=configs/pos_tagging.py"),
+        (
+            ["--config=configs/resnet50.py"],
+            "the task resnet50 only plans a training: use python -m experiments.tpu_plan",
+        ),
         ([CONFIG, "extra"], "every argument must be a flag: got 'extra'"),
         *(
             (
                 [CONFIG, f"--config.{field}=1"],
-                f"config has no field {field.partition('.')[0]}: it has batch_size, "
+                f"config has no field {field.partition('.')[0]}{hint}: it has batch_size, "
                 "checkpoint_every, data, dropout, dtype, epochs, features, hidden, mesh, model, "
                 "name, optimizer, patience, rate_schedule, rates, recurrent_dropout, "
                 "regularizers, seeds, steps_per_call, task",
             )
-            for field in ("foo", "seed", "optimzer.learning_rate")
+            for field, hint in (
+                ("foo", ""),
+                ("seed", " (did you mean seeds?)"),
+                ("optimzer.learning_rate", " (did you mean optimizer?)"),
+            )
         ),
         (
             [CONFIG, "--config.name.x=1"],

@@ -218,6 +218,6 @@ def test_a_study_does_not_go_on_from_another(args, tmp_path, capsys, monkeypatch
     path.write_text(json.dumps(results))
     assert main.main([*args, "--resume", "--config.seeds=2"]) == 1
     assert capsys.readouterr().err == (
-        f"error: --resume needs a {path} of the same config, or another --workdir: "
-        "config.seeds is 1 there and 2 here\n"
+        f"error: {path.parent} was made with config.seeds=1, not 2: use the same config or "
+        "another --workdir\n"
     )

@@ -10,7 +10,7 @@ from experiments.tpu import topologies
         (
             "no such slice",
             "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
-            "v6e:16x16: got 'v9:1x1' (no such slice)",
+            "v6e:16x16: got 'v5e:3x5' (no such slice)",
         ),
         (
             "ABORTED: Internal error when accessing libtpu multi-process lockfile.\nRun "
@@ -26,8 +26,19 @@ def test_a_topology_that_cannot_be_compiled_for(why, sentence, monkeypatch):
     monkeypatch.setattr(topologies.topologies, "get_topology_desc", fail)
     monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError) as error:
-        topologies.mesh("v9:1x1")
+        topologies.mesh("v5e:3x5")
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["", "none", "v5e", "v9z:4x4", "v5e:4", "v5e:4x4x4x4"])
+def test_a_name_of_no_topology_needs_no_compiler(name, monkeypatch):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as error:
+        topologies.chips(name)
+    assert str(error.value) == (
+        "a TPU topology needs a name such as v5e:4x4, v5e:16x16, v5p:2x2x4, v5p:8x16x16 or "
+        f"v6e:16x16: got {name!r}"
+    )
 
 
 def test_a_missing_compiler_names_the_extra(monkeypatch):
@@ -35,7 +46,7 @@ def test_a_missing_compiler_names_the_extra(monkeypatch):
     with pytest.raises(InputError) as error:
         topologies.mesh("v5e:4x4")
     assert str(error.value) == (
-        "compiling for TPUs needs the package libtpu: pip install -e '.[tpu]'"
+        "compiling for TPUs needs the package libtpu: pip install -e '.[experiments,tpu]'"
     )
 
 
@@ -50,7 +61,7 @@ def test_the_compiler_writes_schedules_where_it_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--theirs=1")
     with pytest.raises(InputError):
-        topologies.chips("v9:1x1", tmp_path)
+        topologies.chips("v5e:3x5", tmp_path)
     assert found[0].startswith(f"--theirs=1 --xla_jf_dump_to={tmp_path} ")
 
 

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import decoder, image_classification, pos_tagging, resnet50
+from experiments import tasks
 from experiments.errors import InputError
 from experiments.task import Split
 from experiments.tasks import TASKS
@@ -255,3 +256,7 @@ def test_every_variant_passes_its_own_checks():
     for config in (resnet50, decoder):
         for variant in config.VARIANTS:
             steps.check(config.get_config(variant))
+
+
+def test_the_tasks_that_are_only_planned_are_known_to_the_program_that_trains():
+    assert tasks.PLANNED == tuple(steps.NAMES) == tuple(steps.SIZES)
