@@ -67,7 +67,7 @@ def train(
             result = grid.train(name, results["unfinished"], on_epoch)
             report.add(results, name, result)
             save_report(workdir, results)
-            display.end(result["seconds"])
+            display.end(result["seconds"], result["compile_seconds"])
 
 
 def finish(task: Task, results: dict[str, Any], workdir: Workdir, console: Console) -> None:

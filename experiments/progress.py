@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+_COMPILING = "compiling (can take a minute)"
 
 
 class Display:
@@ -37,8 +38,8 @@ class Display:
         """Starts the line of a regularizer."""
         self._name = name
         self._waiting = ""  # the last state, if it was not printed
-        self._task = self._bar.add_task(name, total=1.0, status="compiling")
-        self._line("compiling")
+        self._task = self._bar.add_task(name, total=1.0, status=_COMPILING)
+        self._line(_COMPILING)
 
     def update(self, share: float, loss: float, validation: str) -> None:
         """Shows the state after an epoch."""
@@ -49,12 +50,13 @@ class Display:
             self._line(self._waiting)
             self._waiting = ""
 
-    def end(self, seconds: float) -> None:
+    def end(self, seconds: float, compile_seconds: float) -> None:
         """Ends the line of a regularizer. Runs may end before all epochs are over."""
         if self._waiting:
             self._line(self._waiting)
-        self._bar.update(self._task, completed=1.0, status=f"finished in {seconds:.0f} s")
-        self._line(f"finished in {seconds:.0f} s")
+        status = f"{seconds:.0f} s, {compile_seconds:.0f} s of it compiling"
+        self._bar.update(self._task, completed=1.0, status=status)
+        self._line(f"finished in {status}")
 
     def _line(self, text: str) -> None:
         if not self._has_bar:

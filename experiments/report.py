@@ -75,8 +75,10 @@ def skipped(results: dict[str, Any]) -> str:
     """Says which of the results found in the workdir are not trained again."""
     names, runs = [*results["regularizers"]], len(results["unfinished"])
     if runs:
-        names.append(f"{runs} runs of {results['missing'][0]}")
-    return f"--resume skips what has ended: {', '.join(names) or 'nothing yet'}."
+        names.append(f"{runs} run{'s' * (runs > 1)} of {results['missing'][0]}")
+    if not names:
+        return "No run has ended yet: nothing is skipped."
+    return f"--resume skips what has ended: {', '.join(names)}."
 
 
 def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
@@ -88,8 +90,9 @@ def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
 
 def show(results: dict[str, Any], console: Console) -> None:
     """Prints the tables and the sentences."""
-    for table in (scores(results), *measures(results)):
-        table.show(console)
+    if results["regularizers"]:
+        for table in (scores(results), *measures(results)):
+            table.show(console)
     for line in sentences(results):
         console.print(line)
 
@@ -135,13 +138,16 @@ def measures(results: dict[str, Any]) -> list[Table]:
 
 def sentences(results: dict[str, Any]) -> list[str]:
     """Returns sentences on what the results show and what is missing."""
+    if not results["regularizers"]:
+        return ["No regularizer is finished yet."]
     seeds = results["config"]["seeds"]
     metric = Metric(**results["metric"])
     table = [row if row.compared_to else over_baseline(row, results) for row in rows(results)]
     lines = [sentence(row, seeds, metric) for row in table]
     lines += _at_an_edge(results)
     lines += _diverged(results)
-    lines += _capped(results)
+    if capped := _capped(results):
+        lines.append(capped)
     if results["missing"]:
         lines.append(f"No results for {', '.join(results['missing'])}.")
     return lines
@@ -181,10 +187,12 @@ def _diverged(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _capped(results: dict[str, Any]) -> list[str]:
-    """Names regularizers with runs that reached the maximum number of epochs."""
+def _capped(results: dict[str, Any]) -> str:
+    """Counts the runs that early stopping would have ended after the maximum number of epochs."""
     config = results["config"]
-    lines = []
+    if config["patience"] >= config["epochs"]:  # there is no early stopping
+        return ""
+    counts = []
     for name, result in results["regularizers"].items():
         capped = [
             run["epochs"] == config["epochs"]
@@ -193,11 +201,11 @@ def _capped(results: dict[str, Any]) -> list[str]:
             for run in result["runs"]
         ]
         if any(capped):
-            lines.append(
-                f"{name}: {sum(capped)} of {len(capped)} runs reached the cap of "
-                f"{config['epochs']} epochs before they were out of patience."
-            )
-    return lines
+            counts.append(f"{name} {sum(capped)} of {len(capped)}")
+    if not counts:
+        return ""
+    cap = f"the cap of {config['epochs']} epochs before they were out of patience"
+    return f"Runs that reached {cap}: {', '.join(counts)}."
 
 
 def data(results: dict[str, Any]) -> str:
@@ -221,7 +229,10 @@ def heading(results: dict[str, Any]) -> list[str]:
 
 def body(results: dict[str, Any]) -> list[str]:
     """Returns the tables, with sentences on what they show."""
-    lines = [*scores(results).markdown(), "", *(f"- {line}" for line in sentences(results)), ""]
+    lines = [*(f"- {line}" for line in sentences(results)), ""]
+    if not results["regularizers"]:
+        return lines
+    lines = [*scores(results).markdown(), "", *lines]
     for table in measures(results):
         lines += [f"{table.title}:", "", *table.markdown(), ""]
     return lines + _cost(results)

@@ -59,12 +59,36 @@ def test_the_report_names_what_is_missing(results):
 def test_the_report_counts_runs_that_the_cap_on_epochs_ended(results):
     first, last = results["regularizers"]["Dropout"]["runs"][:2]
     assert (first["epochs"], last["epochs"]) == (2, 3)
-    sentence = "Dropout: 2 of 4 runs reached the cap of 3 epochs before they were out of patience."
+    sentence = (
+        "Runs that reached the cap of 3 epochs before they were out of patience: none 1 of 2, "
+        "Dropout 2 of 4."
+    )
     assert sentence in report.sentences(results)
     assert sentence in report.markdown(results)
     # If the patience ends in the last epoch, it counts as early stopping.
     results["config"]["patience"] = 1
     assert "cap" not in " ".join(report.sentences(results))
+    results["config"]["patience"] = 3  # no early stopping
+    assert "cap" not in " ".join(report.sentences(results))
+
+
+def test_before_a_regularizer_is_finished_there_is_no_table(results, capsys):
+    results["missing"] = ["none", "Dropout"]
+    results["regularizers"].clear()
+    assert report.body(results) == ["- No regularizer is finished yet.", ""]
+    report.show(results, Output())
+    assert capsys.readouterr().out == "No regularizer is finished yet.\n"
+
+
+def test_the_report_says_what_resume_skips(results):
+    results["unfinished"] = [{}]
+    assert report.skipped(results) == (
+        "--resume skips what has ended: none, Dropout, 1 run of SpatialDropout1D."
+    )
+    results["unfinished"] = [{}, {}]
+    assert report.skipped(results).endswith(", 2 runs of SpatialDropout1D.")
+    results.update(regularizers={}, unfinished=[])
+    assert report.skipped(results) == "No run has ended yet: nothing is skipped."
 
 
 def test_markdown_tells_the_data_and_what_the_numbers_are(results):
