@@ -126,6 +126,12 @@ class Checkpoints:
             raise self._error(error) from error
         self._last = progress.step
 
+    def last(self) -> int:
+        """Waits until all is written. Returns the step of the last checkpoint, or 0."""
+        if self._last:
+            self._wait()
+        return self._last
+
     def finish(self, arrays: Any, progress: Progress) -> None:
         """Keeps only the end of a run, if the run was long enough to have checkpoints."""
         if self._last:

@@ -123,6 +123,8 @@ class Grid:
             writers = []
             if self._metrics:
                 folders = [self._metrics / name for name in names]
+                if self._resume and loop.progress.step == 0 and folders[0].exists():
+                    processes.say(f"{loop.progress.name} has no checkpoint and starts again.")
                 writers = [stack.enter_context(Writer(to, loop.progress.step)) for to in folders]
 
             def save() -> None:
@@ -135,6 +137,7 @@ class Grid:
                 except KeyboardInterrupt:
                     if jax.process_count() == 1:  # several may stop at different steps
                         save()
+                        _say_what_is_saved(loop.progress.name, checkpoints.last())
                     raise
                 waits, rows = loop.waits, loop.call(self.profiler)
                 if loop.at_end_of_epoch:
@@ -159,5 +162,15 @@ class Grid:
         arrays, reached = checkpoints.restore(arrays, progress)
         if reached.step:
             reached.compile_seconds += progress.compile_seconds
-            processes.say(reached.sentence(self._config.epochs))
+            processes.say(
+                f"{reached.name} goes on after step {reached.step}, with {len(reached.scores)} of "
+                f"{self._config.epochs} epochs done."
+            )
         return arrays, reached
+
+
+def _say_what_is_saved(name: str, step: int) -> None:
+    if step:
+        processes.say(f"A checkpoint of {name} is saved at step {step}.")
+    else:
+        processes.say(f"{name} has no checkpoint: --resume starts it again.")

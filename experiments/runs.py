@@ -64,13 +64,11 @@ class Progress:
             for loss, score in pairs
         ]
 
-    def sentence(self, epochs: int) -> str:
-        """Says where runs of so many epochs go on."""
+    @property
+    def name(self) -> str:
+        """The regularizer, and the rates and seeds that train."""
         runs = dict.fromkeys(f"rate {run.rate:g}, seed {run.seed}" for run in self.runs)
-        return (
-            f"{self.regularizer} ({'; '.join(runs)}) goes on after step {self.step}, "
-            f"with {len(self.scores)} of {epochs} epochs done."
-        )
+        return f"{self.regularizer} ({'; '.join(runs)})"
 
     def ends(self, best_epochs: np.ndarray, patience: int) -> np.ndarray:
         """Returns the epoch at which each run ends if nothing improves from here on.

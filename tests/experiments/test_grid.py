@@ -141,13 +141,30 @@ def test_a_resumed_run_says_where_it_goes_on_and_adds_the_time_to_compile(
     config.update({"steps_per_call": 4, "checkpoint_every": 4})
     with pytest.raises(KeyboardInterrupt):
         Grid(Small(config), tmp_path, check=stop).train("SpatialDropout1D", [], ignore)
-    assert capsys.readouterr().err == ""
+    sentence = "A checkpoint of SpatialDropout1D (rate 0.5, seed 0) is saved at step 4.\n"
+    assert capsys.readouterr().err == sentence
     result = Grid(Small(config), tmp_path, resume=True).train("SpatialDropout1D", [], ignore)
     sentence = (
         "SpatialDropout1D (rate 0.5, seed 0) goes on after step 4, with 0 of 2 epochs done.\n"
     )
     assert capsys.readouterr().err == sentence
     assert result["compile_seconds"] == pytest.approx(sum(seconds), abs=0.1)
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_again(corpus_path, tmp_path, capsys):
+    config = small_config(corpus_path, rates=(0.5,), seeds=1)
+    config.checkpoint_every = 0
+    folders, name = {"folder": tmp_path, "metrics": tmp_path / "metrics"}, "none (rate 0, seed 0)"
+
+    def stop(work):
+        if work != "compiling":
+            raise KeyboardInterrupt
+
+    for resume, said in ((False, ""), (True, f"{name} has no checkpoint and starts again.\n")):
+        with pytest.raises(KeyboardInterrupt):
+            Grid(Small(config), **folders, resume=resume, check=stop).train("none", [], ignore)
+        stopped = f"{name} has no checkpoint: --resume starts it again.\n"
+        assert capsys.readouterr().err == said + stopped
 
 
 def test_a_resumed_run_has_a_row_for_every_call(corpus_path, tmp_path):
