@@ -348,7 +348,8 @@ def test_what_dropout_adds_does_not_grow(planned):
 def test_numbers_of_the_planned_decoder(planned):
     """The guide names each row that has a schedule."""
     cost = {name[2]: cost for name, cost in planned.items() if name[:2] == ("decoder", "v5e:16x16")}
-    cost["8k"] = planned.get(("decoder-8k", "v5e:16x16", "all"))
+    for length in ("2k", "8k"):
+        cost[length] = planned.get((f"decoder-{length}", "v5e:16x16", "all"))
     sentences = {
         "all": "On TPU v5e, its dropout adds {} of the cycles of a step, and {} MiB.",
         "attention": "Dropout of attention weights alone adds {}.",
@@ -358,6 +359,7 @@ def test_numbers_of_the_planned_decoder(planned):
             "With a [`fast_key`](../api/masks.md#fast_key), all its dropout adds {}."
         ),
         "Flax all": "Flax's attention and layers add {} to the step with Flax's attention.",
+        "2k": "With sequences of 2,048 tokens, dropout adds {}.",
         "8k": "With sequences of 8,192 tokens, dropout adds {}.",
     }
     for name, sentence in sentences.items():
