@@ -18,8 +18,25 @@ Predictions, written before the run:
 - Ghiasi et al. (2018, https://arxiv.org/abs/1810.12890): without blocks, a network looks at more of
   its input. So it should suffer less if a part is lost: here, a second of the measurements.
 
-The full run has not been made yet. `:smoke` only tests that all parts work. `:gpu` trains a wider
-network on more windows and at more rates. It has not been run.
+The results took 27 min on 2 CPU cores, beside other programs. Expected is the accuracy in %, as
+mean and 95 % interval over 10 people, and the difference to "none" in points, when nothing failed.
+The last columns are the means with the accelerometer failed, the gyroscope failed, and a second
+lost:
+
+    linear classifier         84.0
+    none                      79.4 +- 6.0                   23.9  52.4  74.0
+    Dropout           at 0.1  79.3 +- 6.2   -0.14 +- 3.46   25.9  50.4  75.0
+    SpatialDropout1D  at 0.1  78.7 +- 8.1   -0.71 +- 3.58   30.9  52.6  74.3
+    TimestepDropout   at 0.2  76.9 +- 7.4   -2.57 +- 4.17   34.0  54.6  76.3
+    DropBlock         at 0.2  78.3 +- 7.2   -1.14 +- 4.00   29.6  49.0  73.4
+    ModalityDropout   at 0.2  81.1 +- 7.3   +1.71 +- 4.30   54.4  68.0  76.6
+
+The first prediction holds: "ModalityDropout" helps all ten people when a sensor failed, and costs
+nothing that they can show. The other two do not show. The linear classifier is as good as the
+networks, or better.
+
+`:smoke` only tests that all parts work. `:gpu` trains a wider network on more windows and at more
+rates. It has not been run.
 """
 
 from ml_collections import ConfigDict

@@ -8,8 +8,9 @@ import statistics
 import numpy as np
 import pytest
 
-from configs import mc_calibration
+from configs import mc_calibration, sensors
 from experiments.benchmarks.results import Results
+from experiments.statistics import rows
 from experiments.tpu_plan import table
 from experiments.tpu_plan.results import Plan
 
@@ -266,6 +267,82 @@ def test_numbers_of_the_calibration():
     assert says(EXPERIMENTS, sentence.format(*ours, *theirs))
     for plain, passes, images in ((clean, theirs[0], "clean"), (shifted, theirs[1], "shifted")):
         assert f"from {plain:.1f} to {passes} % on {images}" in OVERVIEW.read_text()
+
+
+def of_sensors(field):
+    """Returns the rows of a table in the report of the sensors, by regularizer."""
+    whole = json.loads((RESULTS / "sensors/results.json").read_text())
+    return {row.name: row for row in rows(whole, *field)}
+
+
+WHOLE = ("test_score",)
+FAILED = [
+    ("measures", name)
+    for name in ("the accelerometer failed", "the gyroscope failed", "a second lost")
+]
+
+
+def percent(found, digits=1):
+    return f"{100 * found.mean:.{digits}f} ± {100 * found.half_width:.{digits}f}"
+
+
+def test_the_header_of_the_sensors_has_the_means_with_a_failure():
+    lines = sensors.__doc__.splitlines()
+    tables = [of_sensors(field) for field in FAILED]
+    for name in tables[0]:
+        means = "  ".join(f"{100 * table[name].test.mean:.1f}" for table in tables)
+        assert sum(line.startswith(f"    {name} ") and line.endswith(means) for line in lines) == 1
+
+
+def test_numbers_of_the_sensors():
+    overview, ours = OVERVIEW.read_text(), "ModalityDropout"
+    for field in FAILED[:2]:
+        table, sensor = of_sensors(field), field[1].removesuffix(" failed")
+        none, modality = table["none"].test, table[ours].test
+        gain = percent(table[ours].difference, 2)
+        sentence = f"from {percent(none)} to {percent(modality)} %, by {gain} points"
+        assert says(EXPERIMENTS, f"With {field[1]}, accuracy grows {sentence}")
+        grows = f"from {100 * none.mean:.1f} to {100 * modality.mean:.1f} % if {sensor} fails"
+        assert grows in overview
+    whole = of_sensors(WHOLE)
+    assert says(EXPERIMENTS, f"the difference is +{percent(whole[ours].difference, 2)} points")
+    with_all, without = (100 * of_sensors(field)[ours].test.mean for field in (WHOLE, FAILED[0]))
+    assert says(EXPERIMENTS, f"falls from {with_all:.1f} to {without:.1f} % without the accel")
+
+
+def test_claims_on_the_sensors():
+    shown = {
+        (field[-1], row.name)
+        for field in (WHOLE, *FAILED)
+        for row in of_sensors(field).values()
+        if row.difference and abs(row.difference.mean) > row.difference.half_width
+    }
+    accelerometer, gyroscope = (field[1] for field in FAILED[:2])
+    more = (accelerometer, "TimestepDropout")
+    assert shown == {more, *((failed, "ModalityDropout") for failed in (accelerometer, gyroscope))}
+    gain = of_sensors(FAILED[0])["TimestepDropout"].difference
+    assert says(EXPERIMENTS, f'"TimestepDropout" gains {percent(gain, 2)} points with the accel')
+    found = results("sensors")
+    for failed in (accelerometer, gyroscope):
+        ours, none = (chosen(found[name]) for name in ("ModalityDropout", "none"))
+        for run, plain in zip(ours, none, strict=True):  # "for each of the ten people"
+            assert run["measures"][failed] > plain["measures"][failed]
+    runs = found["ModalityDropout"]["runs"]
+    for _, failed in FAILED:  # "highest at the chosen rate of 0.2"
+        means = {
+            rate: statistics.mean(run["measures"][failed] for run in runs if run["rate"] == rate)
+            for rate in (0.1, 0.2, 0.4)
+        }
+        assert max(means, key=means.get) == found["ModalityDropout"]["chosen_rate"] == 0.2
+
+
+def test_the_linear_classifier_is_not_worse_than_the_networks():
+    baseline = json.loads((RESULTS / "sensors/results.json").read_text())["baseline_test_score"]
+    assert says(EXPERIMENTS, f"The linear classifier has {100 * baseline:.1f} % when nothing")
+    assert all(row.test.mean < baseline for row in of_sensors(WHOLE).values())
+    report = (RESULTS / "sensors/results.md").read_text()
+    interval = re.search(r"^- none: .+ \((.+), (95 % interval .+)\)\.$", report, re.M)
+    assert says(EXPERIMENTS, f'"none" differs by {interval[1]} ({interval[2]})')
 
 
 CPU = {record.id: record for record in Results.load(RESULTS / "benchmarks/cpu.json").records}

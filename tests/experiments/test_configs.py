@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import language_model, pos_tagging, weather_forecast, word_language_model
+from configs import language_model, pos_tagging, sensors, weather_forecast, word_language_model
 from experiments import settings
 from experiments.errors import InputError
 from experiments.tasks import TASKS
@@ -16,6 +16,7 @@ TABLES = {  # the words before the table in a config's header, and the row above
     "weather_forecast": (weather_forecast, "Weather", "persistence"),
     "language_model": (language_model, "A language model", "5-gram"),
     "word_language_model-transformer": (word_language_model, "`:transformer`", "3-gram"),
+    "sensors": (sensors, "Sensors", "linear classifier"),
 }
 
 
