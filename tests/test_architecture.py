@@ -146,5 +146,5 @@ def test_top_level_holds_nothing_else():
     top = {line.split("/")[0] for line in done.stdout.splitlines()}
     visible = {name for name in top if not name.startswith(".")}
     files = "pyproject.toml README.md LICENSE CHANGELOG.md CONTRIBUTING.md CITATION.cff SECURITY.md"
-    folders = "flax_spatialdrop tests experiments configs docs examples"
+    folders = "flax_spatialdrop tests experiments configs docs"
     assert visible <= {*files.split(), *folders.split()}

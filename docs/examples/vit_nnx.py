@@ -1,6 +1,6 @@
 """A vision transformer with drop path, in NNX, that reads handwritten digits.
 
-    python examples/vit_nnx.py
+    python docs/examples/vit_nnx.py
 
 The 1,797 digits of scikit-learn have 8 x 8 pixels, so a patch has 2 x 2. Each block drops its two
 branches for some samples, and later blocks drop more. The rates grow from 0 during the first half

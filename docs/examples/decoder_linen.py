@@ -1,6 +1,6 @@
 """A decoder that learns to write, in Linen, with blockwise attention.
 
-    python examples/decoder_linen.py
+    python docs/examples/decoder_linen.py
 
 The text is the documentation of Python's own keywords and types, half a million characters that
 every Python has in `pydoc_data`. `blockwise_attention` drops attention weights without ever
