@@ -42,7 +42,7 @@ def test_the_curve_of_detection_passes_through_the_score(task, monkeypatch):
     network, rate, cut = task.network("none"), jnp.float32(0), batches(task.data.test, 5)
 
     @jax.jit
-    def test():
+    def scored():
         init = train.make_init(task, "none", optimizer.make(task.config.optimizer, 1))
         variables = init(0)[0].variables
 
@@ -52,7 +52,7 @@ def test_the_curve_of_detection_passes_through_the_score(task, monkeypatch):
         score = train.evaluate(variables, task, network, cut, rate)
         return score, task.measure(predict, rate, jax.random.key(0))
 
-    score, measured = test()
+    score, measured = scored()
     curve = np.asarray(measured["curve"])
     at = round(dataset.RADIUS / dataset.FARTHEST * (DISTANCES - 1))
     assert curve[at] == pytest.approx(float(score), abs=1e-6)
