@@ -2,15 +2,13 @@
 
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks, rate_schedule
+from ..categorical import Classifying, accuracy
 from ..errors import InputError
-from ..task import Array, Data, Metric, Task
+from ..task import Data
 from ..train import steps_per_epoch
 from . import dataset, sources, study_figure
 from .models import FORMS, GROUPS, NORMS, ResNet
@@ -18,18 +16,10 @@ from .models import FORMS, GROUPS, NORMS, ResNet
 SIZES = ("blocks", "patch", "block_size")
 
 
-class Classification(Task):
+class Classification(Classifying):
     """Predicts the class of an image. The score is the accuracy."""
 
-    metric = Metric(
-        name="accuracy",
-        unit="%",
-        difference_unit="points",
-        scale=100,
-        digits=1,
-        higher_is_better=True,
-        baseline="nearest mean",
-    )
+    metric = accuracy("nearest mean")
     regularizers: ClassVar = {name: None if name == "none" else "none" for name in FORMS}
     study_figures: ClassVar = {"results.png": study_figure.draw}
 
@@ -85,21 +75,6 @@ class Classification(Task):
             self.rates(config, regularizer)[0] if form.path == "subset" else 0.0,
             config.dtype,
         )
-
-    @staticmethod
-    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns the cross-entropy of every image."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-
-    @classmethod
-    def points(cls, outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns 1 for every image with the correct class, and 0 for the others."""
-        return (outputs.argmax(-1) == targets).astype(jnp.float32)
-
-    @staticmethod
-    def score(mean_points: jax.Array) -> jax.Array:
-        """Returns the accuracy."""
-        return mean_points
 
 
 def check_widths(widths: Any, norm: str) -> None:

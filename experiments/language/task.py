@@ -4,13 +4,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks
+from ..categorical import Categorical
 from ..errors import InputError
-from ..task import Array, Data, Metric, Task
+from ..task import Data, Metric
 from . import text
 from .models import ATTENTIONS, FORMS, LanguageModel
 
@@ -19,7 +19,7 @@ DATA_SIZES = ("window", "train_stride", "min_count")
 LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
 
 
-class Language(Task):
+class Language(Categorical):
     """Predicts the next character. The score is the perplexity."""
 
     metric = Metric(
@@ -76,11 +76,6 @@ class Language(Task):
             regularizer,
             config.dtype,
         )
-
-    @staticmethod
-    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns the cross-entropy of every character."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:

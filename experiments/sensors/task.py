@@ -4,29 +4,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks
-from ..task import Array, Data, Metric, Split, Task
+from ..categorical import Classifying, accuracy
+from ..task import Data, Split
 from . import failure_figure, windows
 from .models import REGULARIZERS, SensorNetwork
 from .recordings import AXES, RATE, SENSORS
 
 SIZES = ("length", "windows", "validation_people")
-ACCURACY = Metric(
-    name="accuracy",
-    unit="%",
-    difference_unit="points",
-    scale=100,
-    digits=1,
-    higher_is_better=True,
-    baseline="linear classifier",
-)
+ACCURACY = accuracy("linear classifier")
 
 
 def of_sensor(name: str, length: int) -> np.ndarray:
@@ -48,7 +39,7 @@ FAILURES: dict[str, Callable[[int], np.ndarray]] = {
 """Maps what fails in a test to a function of the length of a window: which values are lost."""
 
 
-class Sensors(Task):
+class Sensors(Classifying):
     """Names the exercise of a window. The score is the accuracy."""
 
     metric = ACCURACY
@@ -85,18 +76,3 @@ class Sensors(Task):
             name: test._replace(inputs=(jnp.where(place, 0.0, x),))
             for name, place in places.items()
         }
-
-    @staticmethod
-    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns the cross-entropy of every window."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-
-    @classmethod
-    def points(cls, outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns 1 for every window with the correct exercise, and 0 for the others."""
-        return (outputs.argmax(-1) == targets).astype(jnp.float32)
-
-    @staticmethod
-    def score(mean_points: jax.Array) -> jax.Array:
-        """Returns the accuracy."""
-        return mean_points

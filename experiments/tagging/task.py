@@ -2,14 +2,12 @@
 
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks
-from ..task import Array, Data, Metric, Task
+from ..categorical import Classifying, accuracy
+from ..task import Data
 from . import corpus
 from .models import MODELS, REGULARIZERS
 
@@ -19,18 +17,10 @@ DATA_SIZES = ("max_length", "min_count", "min_class_count")
 LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
 
 
-class Tagging(Task):
+class Tagging(Classifying):
     """Predicts a tag for every word. The score is the accuracy."""
 
-    metric = Metric(
-        name="accuracy",
-        unit="%",
-        difference_unit="points",
-        scale=100,
-        digits=1,
-        higher_is_better=True,
-        baseline="most frequent tag",
-    )
+    metric = accuracy("most frequent tag")
     regularizers: ClassVar = {name: None if name == "none" else "none" for name in REGULARIZERS}
 
     @staticmethod
@@ -72,18 +62,3 @@ class Tagging(Task):
             config.recurrent_dropout,
             config.dtype,
         )
-
-    @staticmethod
-    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns the cross-entropy of every word."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-
-    @classmethod
-    def points(cls, outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns 1 for every word with the correct tag, and 0 for the others."""
-        return (outputs.argmax(-1) == targets).astype(jnp.float32)
-
-    @staticmethod
-    def score(mean_points: jax.Array) -> jax.Array:
-        """Returns the accuracy."""
-        return mean_points

@@ -5,13 +5,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks
+from ..categorical import Categorical
 from ..errors import InputError
-from ..task import Array, Data, Metric, Predict, Split, Task, batches
+from ..task import Data, Metric, Predict, Split, batches
 from . import corpora, figure, lstm, text, transformer
 
 PASSES = 10
@@ -32,7 +32,7 @@ PERPLEXITY = Metric(
 )
 
 
-class Words(Task):
+class Words(Categorical):
     """Predicts the next word. The score is the perplexity."""
 
     metric = PERPLEXITY
@@ -58,11 +58,6 @@ class Words(Task):
     def load(data: ConfigDict) -> Data:
         """Reads the text of each part."""
         return text.load(data)
-
-    @staticmethod
-    def losses(outputs: jax.Array, targets: Array) -> jax.Array:
-        """Returns the cross-entropy of every word."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     @staticmethod
     def score(mean_points: jax.Array) -> jax.Array:
