@@ -393,6 +393,20 @@ def test_a_small_language_model_of_words_from_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_small_study_of_schedules_from_end_to_end(tmp_path):
+    """Runs on the real text, once and in two epochs, with the schedule in half of the steps."""
+    assert run_smoke("rate_schedules", ("seeds=1", "layers=1"), tmp_path / "out") == 0
+    conditions = load(tmp_path)["conditions"]
+    epochs = {name: results["config"]["epochs"] for name, results in conditions.items()}
+    assert epochs == {"single epoch": 1, "many epochs": 2}
+    for results in conditions.values():
+        assert list(results["regularizers"]) == ["none", "early"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "many epochs", "results.json", "results.md", "results.png", "single epoch",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_small_study_of_localization_from_end_to_end(tmp_path):
     """Runs on composed digits, and draws what the networks find."""
     small = ("seeds=1", "epochs=1")
