@@ -8,8 +8,10 @@ import statistics
 import numpy as np
 import pytest
 
+from configs import correlation as correlation_config
 from configs import mc_calibration, sensors
 from experiments.benchmarks.results import Results
+from experiments.correlation import report as correlation
 from experiments.statistics import rows
 from experiments.tpu_plan import table
 from experiments.tpu_plan.results import Plan
@@ -343,6 +345,68 @@ def test_the_linear_classifier_is_not_worse_than_the_networks():
     report = (RESULTS / "sensors/results.md").read_text()
     interval = re.search(r"^- none: .+ \((.+), (95 % interval .+)\)\.$", report, re.M)
     assert says(EXPERIMENTS, f'"none" differs by {interval[1]} ({interval[2]})')
+
+
+def test_numbers_of_correlation():
+    found = json.loads((RESULTS / "correlation/results.json").read_text())
+
+    def given(place):
+        return f"{100 * correlation.neighbors(found, place, 'Dropout').mean:.0f} %"
+
+    def removed(place, form, rate):
+        return f"{correlation.effective_rate(found, place, form, rate).mean:.2f}"
+
+    which, readme = ((ROOT / page).read_text() for page in ("docs/which_dropout.md", "README.md"))
+    forms = ("Dropout", "SpatialDropout")
+    single, whole = (removed("block 1", form, "0.5") for form in forms)
+    words = [removed("word vectors", form, "0.5") for form in forms]
+    for page in (EXPERIMENTS, which):
+        assert says(page, f"Neighbors give back {given('photo')} of a dropped pixel of a photo")
+        assert says(page, f"{given('block 1')} of a value in block 1")
+        assert says(page, f"and {given('word vectors')} of a value of a word vector.")
+        assert says(page, f"rate of 0.5 removes as much as a rate of {single} would of independent")
+        assert says(page, f"SpatialDropout removes as much as a rate of {whole}.")
+        assert says(page, f"both remove the same: {words[0]} and {words[1]}.")
+    high = [removed("block 1", form, "0.9") for form in forms]
+    assert says(EXPERIMENTS, f"At a rate of 0.9, the two remove {high[0]} and {high[1]}.")
+    answer = f"{given('block 1')} in the first block of a ResNet. So dropout at a rate of 0.5 "
+    answer += f"removes only {single} there, and of whole channels {whole}."
+    assert answer in OVERVIEW.read_text()
+    assert f"neighbors give back {given('block 1')} of a dropped value" in readme
+    assert f"plain dropout at 0.5 removes only {single}." in readme
+
+
+def test_claims_on_correlation():
+    found = json.loads((RESULTS / "correlation/results.json").read_text())
+    more = correlation.more_removed(found, "block 1", "0.5")
+    assert more.mean > more.half_width  # "Whole channels remove more"
+    same = correlation.more_removed(found, "word vectors", "0.5")
+    assert abs(same.mean) < same.half_width
+    for place, is_between in (("block 1", True), ("block 2", False), ("block 3", False)):
+        single, blocks, whole = (
+            correlation.effective_rate(found, place, form, "0.9").mean
+            for form in ("Dropout", "DropBlock", "SpatialDropout")
+        )
+        assert single < blocks
+        assert (blocks < whole) == is_between
+    first, second, last = (
+        correlation.noise_ratio(found, f"block {number}") for number in (1, 2, 3)
+    )
+    assert says(EXPERIMENTS, f"whole channels add {last.mean:.1f} times the noise")
+    assert last.mean - last.half_width > 1
+    assert all(abs(ratio.mean - 1) < ratio.half_width for ratio in (first, second))
+
+
+def test_the_header_of_correlation_has_its_results():
+    found = json.loads((RESULTS / "correlation/results.json").read_text())
+    for place in ("photo", "block 1", "word vectors"):
+        given = correlation.neighbors(found, place, "Dropout").mean
+        rates = [
+            f"{correlation.effective_rate(found, place, form, '0.5').mean:.3f}"
+            for form in ("Dropout", "SpatialDropout")
+        ]
+        row = f"{place} {given:.3f} {' '.join(rates)}"
+        assert row in [" ".join(line.split()) for line in correlation_config.__doc__.splitlines()]
 
 
 CPU = {record.id: record for record in Results.load(RESULTS / "benchmarks/cpu.json").records}
