@@ -28,7 +28,7 @@ Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of four rounds and of the next four
 _PARITY = np.uint32(0x1BD11BDA)
-_FAST_ROUNDS = 13
+FAST_ROUNDS = 13
 _HALF = np.uint32(16)
 _LOW_HALF = np.uint32(0xFFFF)
 
@@ -40,7 +40,7 @@ def rounds_of(key: jax.Array) -> int:
     else:
         implementation = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
     if implementation == FAST:
-        return _FAST_ROUNDS
+        return FAST_ROUNDS
     return 20 if str(implementation) == "threefry2x32" else 0
 
 
@@ -53,13 +53,13 @@ def can_hash_by_position(key: jax.Array, shape: tuple[int, ...]) -> bool:
     """Whether `random_bits` gives the bits of `jax.random.bits` for this key and shape."""
     rounds = rounds_of(key)
     counts_as_we_do = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    if rounds == 0 or (rounds != _FAST_ROUNDS and not counts_as_we_do):
+    if rounds == 0 or (rounds != FAST_ROUNDS and not counts_as_we_do):
         return False
     return can_number_elements(shape)
 
 
 def can_number_elements(shape: tuple[int, ...]) -> bool:
-    """Whether `_positions` can number the elements of an array of this shape.
+    """Whether `positions` can number the elements of an array of this shape.
 
     The first axis may have a symbolic size of jax.export, since no stride depends on it.
     """
@@ -79,12 +79,12 @@ def random_bits(
 
     With `start` and `shape`, returns the part of `jax.random.bits(key, shape)` that begins there.
     """
-    high, low = _positions(like, start, like.shape if shape is None else shape)
-    return lax.bitwise_xor(*_hash(words[0], words[1], high, low, rounds))
+    high, low = positions(like, start, like.shape if shape is None else shape)
+    return lax.bitwise_xor(*hash_words(words[0], words[1], high, low, rounds))
 
 
 @partial(jax.jit, static_argnums=4)  # so that it is traced only once for all layers
-def _hash(
+def hash_words(
     key0: jax.Array, key1: jax.Array, x0: Index, x1: Index, rounds: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns threefry-2x32 of the position x0 * 2^32 + x1, as two words.
@@ -120,7 +120,7 @@ def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
             "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
             f"have a symbolic size: got {shown(shape)}"
         )
-    high, low = _positions(jnp.zeros(shape), None, shape)
+    high, low = positions(jnp.zeros(shape), None, shape)
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
     state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])
     blocks = np.arange(3)
@@ -153,7 +153,7 @@ FAST = define_prng_impl(
 )
 
 
-def _positions(
+def positions(
     like: jax.Array, start: tuple[Index, ...] | None, shape: tuple[int, ...]
 ) -> tuple[Index, jax.Array]:
     """Returns the position of each element of `like` in a row-major array of `shape`, in two words.

@@ -8,7 +8,7 @@ from jax.random import clone
 from scipy import stats
 
 from flax_spatialdrop import apply_mask, dropout, fast_key, sample_mask
-from flax_spatialdrop._random.threefry import _hash
+from flax_spatialdrop._random.threefry import hash_words
 from flax_spatialdrop.linen import Dropout
 
 from ..errors import exactly
@@ -33,7 +33,7 @@ KNOWN = [
 @pytest.mark.parametrize(("key", "position", "words"), KNOWN)
 def test_13_rounds_give_the_known_answers(key, position, words):
     numbers = [np.uint32(word) for word in (*key, *position)]
-    assert tuple(int(word) for word in _hash(*numbers, 13)) == words
+    assert tuple(int(word) for word in hash_words(*numbers, 13)) == words
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7, 1, 5), (2**17,)], ids=str)

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from flax_spatialdrop import fast_key, mask_block, sample_mask
 
 from ..errors import exactly
-from .test_threefry import threefry
+from .test_threefry import bits_of
 
 KEY = jax.random.key(11)
 WORDS = np.asarray(jax.random.key_data(KEY))
@@ -143,7 +143,7 @@ def test_masks_of_more_than_2_to_the_32_elements(shape):
         for size, first, offset in zip(shape, start, offsets, strict=True):
             place = place * size + first + offset
         assert place >= 2**32
-        assert whole[offsets] == (threefry(WORDS, place) < threshold)
+        assert whole[offsets] == (bits_of(WORDS, place) < threshold)
     np.testing.assert_array_equal(traced, whole)
 
 

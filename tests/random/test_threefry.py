@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import dropout, sample_mask
-from flax_spatialdrop._random.threefry import _positions, can_hash_by_position, random_bits
+from flax_spatialdrop._random.threefry import can_hash_by_position, positions, random_bits
 
 from ..hlo import sizes_of_words
 
@@ -41,21 +41,29 @@ def test_bits_on_8_devices(mode, spec):
     np.testing.assert_array_equal(bits, jax.random.bits(clone(KEY), (8, 16, 24)))
 
 
-def threefry(words, position):
-    """Computes threefry-2x32 of one position with Python integers; returns the xor of the words."""
+def threefry(words, position, rounds):
+    """Computes threefry-2x32 of one position with Python integers; returns its two words."""
     keys = [int(words[0]), int(words[1])]
     keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
     x0, x1 = (position >> 32) + keys[0], position % 2**32 + keys[1]
-    for block in range(5):
-        for rotation in [(13, 15, 26, 6), (17, 29, 16, 24)][block % 2]:
-            x0, x1 = (x0 + x1) % 2**32, x1 % 2**32
-            x1 = x0 ^ ((x1 << rotation) % 2**32 | x1 >> (32 - rotation))
-        x0, x1 = x0 + keys[(block + 1) % 3], x1 + keys[(block + 2) % 3] + block + 1
-    return (x0 ^ x1) % 2**32
+    for done in range(rounds):
+        block, turn = divmod(done, 4)
+        rotation = [(13, 15, 26, 6), (17, 29, 16, 24)][block % 2][turn]
+        x0, x1 = (x0 + x1) % 2**32, x1 % 2**32
+        x1 = x0 ^ ((x1 << rotation) % 2**32 | x1 >> (32 - rotation))
+        if turn == 3:
+            x0, x1 = x0 + keys[(block + 1) % 3], x1 + keys[(block + 2) % 3] + block + 1
+    return x0 % 2**32, x1 % 2**32
+
+
+def bits_of(words, position):
+    """Returns one element of `jax.random.bits`."""
+    x0, x1 = threefry(np.asarray(words), position, 20)
+    return x0 ^ x1
 
 
 def test_the_test_s_own_threefry_is_right():
-    bits = [threefry(np.asarray(WORDS), position) for position in range(1000)]
+    bits = [bits_of(WORDS, position) for position in range(1000)]
     np.testing.assert_array_equal(jax.random.bits(clone(KEY), (1000,)), np.array(bits, np.uint32))
 
 
@@ -83,13 +91,13 @@ def test_more_elements_than_32_bits_can_count(shape, end):
         position = 0
         for size, places, offset in zip(shape, picked, offsets, strict=True):
             position = position * size + places[offset]
-        assert bits[offsets] == threefry(np.asarray(WORDS), position)
+        assert bits[offsets] == bits_of(WORDS, position)
 
 
 def test_only_axes_that_reach_beyond_32_bits_need_the_upper_word():
     """Else XLA shares counters between axes of one size, and sends them from chip to chip."""
     shape = (2**10, 2**12, 2**11)
-    program = str(jax.make_jaxpr(lambda: _positions(jnp.zeros(shape), None, shape))())
+    program = str(jax.make_jaxpr(lambda: positions(jnp.zeros(shape), None, shape))())
     assert program.count(" lt ") == 1  # the carry of the first axis
 
 

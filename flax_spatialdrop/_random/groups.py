@@ -1,0 +1,109 @@
+"""The draws of a fast key: groups of four elements of a mask share a hash, with 16 bits for each.
+
+In a mask of shape [..., R, L], where R is 1 if there is one axis, an element in row r and lane c is
+element d of its group:
+
+    L % 512 == 0        d = (c % 512) // 128    the group is lanes b, b + 128, b + 256, b + 384
+    else R % 32 == 0    d = (r % 32) // 8       the group is rows b, b + 8, b + 16, b + 24
+    else                d = 0                   the element is alone
+
+    h0, h1 = threefry2x32_13(key, row-major position in the mask of the first element of the group)
+    u = (h0 & 0xffff, h0 >> 16, h1 & 0xffff, h1 >> 16)[d]
+    kept = u < 2^16 (1 - rate)
+
+The registers of a TPU hold 8 rows of 128 lanes. So the elements of a group lie at the same place of
+four registers, and a kernel moves nothing within registers. A part of a mask whose start and sizes
+are multiples of 512 lanes (or 32 rows) has whole groups.
+
+Only 32-bit integer operations are used, so all functions also run inside a Pallas kernel.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._checks import is_symbolic
+from .._typing import Shape
+from .sharding import explicit_sharding
+from .threefry import FAST_ROUNDS, Index, Words, hash_words, positions
+
+BITS = 16
+"""The number of bits of a draw."""
+
+_LOW_BITS = np.uint32(2**BITS - 1)
+
+
+class Groups(NamedTuple):
+    """The groups of a mask: elements along an axis, at distances of 1, 2 and 3 strides.
+
+    Attributes:
+      axis: -1 for the last axis, or -2 for the axis before it.
+      stride: the distance between two elements of a group.
+    """
+
+    axis: int
+    stride: int
+
+    @property
+    def span(self) -> int:
+        """The length of the axis that is made of whole groups: four strides."""
+        return 4 * self.stride
+
+
+def groups_of(shape: Shape) -> Groups | None:
+    """Returns the groups of a mask of `shape`; None if each element is alone.
+
+    If the size along the axis of the groups is symbolic, there are groups only if it turns out to
+    be a multiple of their span.
+    """
+    for groups in (Groups(-1, 128), Groups(-2, 8)):
+        if len(shape) >= -groups.axis:
+            rest = shape[groups.axis] % groups.span
+            if is_symbolic(rest) or rest == 0:
+                return groups
+    return None
+
+
+def draws_of_groups(words: Words, high: Index, low: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the draws u of the four elements of each group, from one hash.
+
+    The position of the first element of a group is high * 2^32 + low; see `positions`.
+    """
+    h0, h1 = hash_words(words[0], words[1], high, low, FAST_ROUNDS)
+    up = np.uint32(BITS)
+    return h0 & _LOW_BITS, h0 >> up, h1 & _LOW_BITS, h1 >> up
+
+
+def draws_of_elements(
+    words: Words, like: jax.Array, start: tuple[Index, ...] | None, shape: Shape
+) -> jax.Array:
+    """Returns the draw u of each element, for any part of a mask; each element has its own hash.
+
+    The part has the shape of `like`, and begins at `start` in a mask of `shape`.
+    """
+    first, d = _first_of_group(like, start, shape)
+    h0, h1 = hash_words(words[0], words[1], *positions(like, first, shape), FAST_ROUNDS)
+    word = jnp.where(d < np.uint32(2), h0, h1)
+    return word >> ((d & np.uint32(1)) * np.uint32(BITS)) & _LOW_BITS
+
+
+def _first_of_group(
+    like: jax.Array, start: tuple[Index, ...] | None, shape: Shape
+) -> tuple[tuple[Index, ...] | None, Index]:
+    """Returns a start from which each element counts to the first of its group, and d."""
+    groups = groups_of(shape)
+    if groups is None:
+        return start, np.uint32(0)
+    corner: list[Index] = [np.uint32(0)] * like.ndim if start is None else [*start]
+    axis = like.ndim + groups.axis
+    sharding = explicit_sharding(like)
+    index = lax.broadcasted_iota(np.uint32, like.shape, axis, out_sharding=sharding) + corner[axis]
+    distance = index & np.uint32(3 * groups.stride)  # d * stride, since the stride is a power of 2
+    rest = shape[axis] % groups.span
+    if is_symbolic(rest):
+        distance = jnp.where(jnp.asarray(rest, np.int32) == 0, distance, np.uint32(0))
+    corner[axis] = corner[axis] - distance
+    return tuple(corner), distance >> np.uint32(groups.stride.bit_length() - 1)
