@@ -203,6 +203,15 @@ def test_only_blocks_that_attend_to_something_are_visited():
     assert number(jnp.asarray(PADDING)) is None  # would need communication between devices
 
 
+@pytest.mark.parametrize("as_known", [np.asarray, jnp.asarray])
+def test_a_last_block_that_overlaps_visits_the_keys_of_the_block_before(as_known):
+    """With blocks of 4, the last of 13 queries are computed with queries 9 to 11 again."""
+    mask = np.zeros((1, 1, QUERIES, KEYS), bool)
+    mask[..., :12, :5] = mask[..., 12:, 14:] = True
+    ours = run(OURS["linen"], mask=as_known(mask), blocks=(4, 5))
+    check(ours, run(FLAX["linen"], mask=mask))
+
+
 def test_padding_is_that_of_flax():
     expected = run(FLAX["linen"], mask=PADDING)
     for mask in (PADDING, jnp.asarray(PADDING)):  # known when tracing or not
