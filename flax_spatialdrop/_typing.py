@@ -25,6 +25,12 @@ NoiseShape: TypeAlias = Sequence[int | None]
 """The shape of a mask, one entry per axis of x: 1 where the axis shares a draw, otherwise its size
 or None."""
 
+SegmentIds: TypeAlias = Array | Sequence[Array]
+"""The number of the segment of each position, or a pair: of each query, and of each key."""
+
+Window: TypeAlias = int | Sequence[int | None]
+"""How far a query attends to the left and to the right: a number of keys, or a pair of them."""
+
 DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
 """Where the channel axis of x is: after the space axes, or before them."""
 

@@ -5,9 +5,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._checks import check_array, check_callable, check_switch, shown
+from .._checks import (
+    check_array,
+    check_callable,
+    check_scalar,
+    check_switch,
+    check_whole,
+    is_sequence,
+    shown,
+)
 from .._typing import Array, AxisNames, NoiseShape, Rate, Shape
+from .scores import Sides
+
+_UNLIMITED = 2**30
+"""A window this wide is no limit; positions plus a smaller one fit into 32 bits."""
 
 
 class Inputs(NamedTuple):
@@ -25,6 +38,16 @@ class Inputs(NamedTuple):
       precision: see `jax.lax.Precision`.
       module: the module that sows the weights. As in Flax, it sows them before they are dropped.
       is_causal: True lets each query attend only to keys at or before its own position.
+      segment_ids: an integer array [*batch, length], such as the number of the document of each
+        token in a packed batch; or a pair of them, [*batch, queries] and [*batch, keys]. A query
+        attends only to keys with its own number, so padding needs a number of its own. Batch axes
+        may have size 1 or be left out.
+      window: a pair (left, right): query i attends only to keys i - left to i + right. None does
+        not limit a side. One number stands for both sides, as in `jax.nn.dot_product_attention`.
+        With is_causal, (n - 1, 0) is a sliding window of n keys.
+      soft_cap: a number above 0 that limits the scores, as in Gemma 2: soft_cap * tanh(scores /
+        soft_cap). The scores are query key^T / sqrt(depth); the bias is added after, and the mask
+        is applied last.
     """
 
     query: jax.Array
@@ -36,6 +59,9 @@ class Inputs(NamedTuple):
     precision: Any
     module: Any
     is_causal: bool = False
+    segment_ids: Any = None
+    window: Any = None
+    soft_cap: Any = None
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array, Any, Any]:
@@ -47,6 +73,12 @@ class Inputs(NamedTuple):
         """[*batch, heads, queries, keys]."""
         *batch, queries, heads, _ = self.query.shape
         return (*batch, heads, queries, self.key.shape[-3])
+
+    @property
+    def causal_window(self) -> Sides:
+        """The window of checked inputs, which ends at the query itself if they are causal."""
+        left, right = self.window
+        return left, 0 if self.is_causal else right
 
 
 class DropoutOptions(NamedTuple):
@@ -83,8 +115,9 @@ class DropoutOptions(NamedTuple):
 def check_inputs(x: Inputs, promote_dtype: Any, *, grouped: bool = True) -> Inputs:
     """Checks the inputs, and converts query, key and value to one dtype.
 
-    Returns inputs whose bias and mask have as many axes as the weights. If `grouped`, several heads
-    of query may share a head of key or value.
+    Returns inputs whose bias, mask and segment ids have as many axes as the weights; segment ids
+    are a pair, and window is a pair too. If `grouped`, several heads of query may share a head of
+    key or value.
     """
     check_callable(promote_dtype, "promote_dtype", "a function of arrays and dtype=")
     if x.dtype is not None and not _is_inexact(x.dtype):
@@ -104,6 +137,9 @@ def check_inputs(x: Inputs, promote_dtype: Any, *, grouped: bool = True) -> Inpu
         bias=_over_weights(x.bias, "bias", x.weights_shape),
         mask=_over_weights(x.mask, "mask", x.weights_shape),
         is_causal=check_switch(x.is_causal, "is_causal"),
+        segment_ids=_segments(x.segment_ids, x.weights_shape),
+        window=_sides(x.window, x.weights_shape),
+        soft_cap=_cap(x.soft_cap, query.dtype),
     )
 
 
@@ -172,6 +208,92 @@ def _over_weights(array: Any, name: str, shape: Shape) -> Array | None:
             f"{shape}: got {name}.shape={given.shape}"
         )
     return given.reshape(sizes) if missing else given
+
+
+def _segments(ids: Any, shape: Shape) -> tuple[Array, Array] | None:
+    """Returns ids of queries and of keys, with as many axes as the weights, whose shape it is."""
+    if ids is None:
+        return None
+    *batch, _, queries, keys = shape
+    if is_sequence(ids):
+        if len(ids) != 2:
+            raise ValueError(
+                "segment_ids must be an array, or a pair of arrays for queries and keys: "
+                f"got {shown(ids)}"
+            )
+        names = "segment_ids[0]", "segment_ids[1]"
+        of_queries, of_keys = ids
+    else:
+        names = "segment_ids", "segment_ids"
+        of_queries = of_keys = ids
+        if queries != keys:
+            raise ValueError(
+                "segment_ids must be a pair of arrays for queries and keys where their lengths "
+                f"differ: got one for {queries} queries and {keys} keys"
+            )
+    return (
+        _ids(of_queries, names[0], "queries", (*batch, queries))[..., None, :, None],
+        _ids(of_keys, names[1], "keys", (*batch, keys))[..., None, None, :],
+    )
+
+
+def _ids(array: Any, name: str, axis: str, shape: Shape) -> Array:
+    """Returns ids with as many axes as `shape`: int32, each axis of its size, or 1 in the batch."""
+    ids = check_array(array, name)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an array of integers: got dtype {ids.dtype}")
+    missing = (1,) * (len(shape) - ids.ndim)
+    sizes = missing + ids.shape
+    if (
+        len(sizes) > len(shape)
+        or sizes[-1] != shape[-1]
+        or any(own not in (1, size) for own, size in zip(sizes, shape, strict=True))
+    ):
+        raise ValueError(
+            f"{name} must broadcast along the batch to [*batch, {axis}], whose shape is {shape}: "
+            f"got {name}.shape={ids.shape}"
+        )
+    return ids.reshape(sizes).astype(np.int32)
+
+
+def _sides(window: Any, shape: Shape) -> Sides:
+    """Returns the pair (left, right), with None for no limit."""
+    sides = tuple(window) if is_sequence(window) else (window, window)
+    if len(sides) != 2:
+        raise ValueError(
+            "window must be None, a number of keys, or a pair (left, right) of them: "
+            f"got {shown(window)}"
+        )
+    checked = [
+        None if side is None else check_whole(side, "window", least=0, unit="keys")
+        for side in sides
+    ]
+    *_, queries, keys = shape
+    if checked != [None, None] and queries == 1 != keys:
+        raise ValueError(
+            "window counts from the position of each query, and a single query has position 0: got "
+            f"window={shown(window)} for one query and {keys} keys; a layer that decodes passes a "
+            "mask instead"
+        )
+    left, right = (None if side is None or side >= _UNLIMITED else side for side in checked)
+    return left, right
+
+
+def _cap(soft_cap: Any, dtype: Any) -> float | None:
+    """Returns None or a float above 0; `dtype` is that of the scores."""
+    if soft_cap is None:
+        return None
+    float32, limits = np.finfo(np.float32), "above 0 and finite in float32"
+    cap = check_scalar(soft_cap, "soft_cap", most=float(float32.max), limits=limits)
+    if not isinstance(cap, float):
+        raise TypeError(
+            f"soft_cap must be a number, known when tracing: got an array of dtype {cap.dtype}"
+        )
+    if cap < float32.tiny:
+        raise ValueError(f"soft_cap must be {limits}: got soft_cap={soft_cap}")
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"soft_cap limits real scores: got query and key of {dtype}")
+    return cap
 
 
 def check_sown(module: Any) -> None:

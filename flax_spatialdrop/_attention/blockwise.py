@@ -86,13 +86,14 @@ def blockwise(
     plan = TilePlan(
         tile_axis(queries, query_block_size),
         tile_axis(keys, key_block_size),
-        x.is_causal,
+        x.causal_window,
+        x.soft_cap,
         tuple(x.precision) if isinstance(x.precision, list) else x.precision,  # must be hashable
     )
     value, source = dropout.prepare_tiles(x.value)
     query = x.query / jnp.sqrt(jnp.asarray(depth, x.query.dtype))
-    visits = find_visits(plan.queries, plan.keys, x.is_causal, x.mask)
-    operands = Operands(query, x.key, value, x.bias, x.mask, source, None, visits)
+    visits = find_visits(plan.queries, plan.keys, plan.window, x.mask)
+    operands = Operands(query, x.key, value, x.bias, x.mask, x.segment_ids, source, None, visits)
     y = checkpoint_name(attend_by_shards(plan, operands), CHECKPOINT_NAME)
     return shard_features(dropout.drop_outputs(y), x.value)
 

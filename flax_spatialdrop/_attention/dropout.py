@@ -46,6 +46,7 @@ from .._typing import Key, Rate, Shape
 from .arguments import DropoutOptions, Inputs, check_sown
 from .sharded import shard_features, shard_like_queries
 from .tile import MaskSource
+from .whole import with_whole_mask
 
 
 def dot_product(
@@ -83,7 +84,7 @@ def dot_product(
     """
     check_sown(x.module)
     dropout = weights_dropout(dropout_rng, x, options)
-    whole = shard_like_queries(x)
+    whole = with_whole_mask(shard_like_queries(x))
     whole = whole._replace(value=dropout.drop_values(whole.value))
     return shard_features(dropout.drop_outputs(attend(whole, dropout)), x.value)
 

@@ -53,7 +53,7 @@ def _forward(plan: TilePlan, x: Operands) -> tuple[jax.Array, jax.Array]:
             largest, total, sums = state
             j = visited(by_query, i, t)
             key, value = (_repeat_heads(_take(plan.keys, a, j), heads) for a in (x.key, x.value))
-            scores = scores_of(plan, x, query, key, i, j)
+            scores, _ = scores_of(plan, x, query, key, i, j)
             new = lax.max(largest, scores.max(-1))
             reference = jnp.where(new > -jnp.inf, new, jnp.zeros_like(new))
             weights = jnp.exp(scores - reference[..., None])
@@ -101,7 +101,7 @@ def _backward(plan: TilePlan, kept: Any, d_y: jax.Array) -> tuple[Operands]:
             i = visited(by_key, j, t)
             query, d_out = (_take(plan.queries, array, i) for array in (x.query, d_y))
             log_sum, delta = (plan.queries.take(array, i, -1) for array in (log_sums, deltas))
-            scores = scores_of(plan, x, query, all_keys, i, j, hides_repeated=True)
+            scores, slope = scores_of(plan, x, query, all_keys, i, j, hides_repeated=True)
             weights = jnp.exp(scores - log_sum[..., None])
             # Without the barrier, XLA may draw the mask again for each use of the tile.
             kept = lax.optimization_barrier(kept_of(plan, x, weights, i, j))
@@ -109,6 +109,8 @@ def _backward(plan: TilePlan, kept: Any, d_y: jax.Array) -> tuple[Operands]:
             d_scores = kept * d_weights - weights * delta[..., None]
             if d_bias is not None:
                 d_bias = add_to_bias(plan, d_bias, d_scores, i, j)
+            if slope is not None:
+                d_scores = d_scores * slope
             kept, d_scores = kept.astype(value.dtype), d_scores.astype(query.dtype)
             d_value = d_value + _sum_groups(product(plan, kept, d_out, -2, -2), value.shape)
             d_key = d_key + _sum_groups(product(plan, d_scores, query, -2, -2), key.shape)

@@ -73,6 +73,7 @@ def shard_like_queries(x: Any) -> Any:
         value=of_keys(x.value),
         bias=of_weights(x.bias),
         mask=of_weights(x.mask),
+        segment_ids=jax.tree.map(of_weights, x.segment_ids),
     )
 
 
@@ -91,13 +92,17 @@ def _split_queries(x: Operands, shards: int, names: tuple[str, ...]) -> tuple[Op
         "first_row": length * jnp.arange(shards, dtype=np.int32, out_sharding=PartitionSpec(names)),
         "visits": None,  # vmap of loops with different lengths runs all as long as the longest
     }
-    axes: dict[str, int | None] = dict.fromkeys(x._fields)
+    axes: dict[str, Any] = dict.fromkeys(x._fields)
     axes |= {"query": x.query.ndim - 3, "first_row": 0}
     for name, array in {"bias": x.bias, "mask": x.mask}.items():
         if array is not None and array.shape[-2] > 1:  # otherwise all queries share it
             changed[name] = _split(array, -2, shards, names)
             axes[name] = array.ndim - 2
-    return x._replace(**changed), Operands(**axes)  # type: ignore[arg-type]
+    if x.segment_ids is not None:
+        of_queries, of_keys = x.segment_ids
+        changed["segment_ids"] = _split(of_queries, -2, shards, names), of_keys
+        axes["segment_ids"] = of_queries.ndim - 2, None
+    return x._replace(**changed), Operands(**axes)
 
 
 def _split(array: Array, axis: int, shards: int, names: tuple[str, ...]) -> jax.Array:

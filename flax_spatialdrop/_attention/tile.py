@@ -14,6 +14,7 @@ from .._random.mask import redraw_mask
 from .._random.sharding import sharding_of_part
 from .._random.threefry import Index, Words
 from .._typing import Array
+from .scores import Sides, capped, in_window, slope_of_cap
 from .tiling import Tiling, Visits
 
 
@@ -94,13 +95,15 @@ class TilePlan(NamedTuple):
 
     Attributes:
       queries, keys: the blocks of these axes.
-      is_causal: if True, query i attends only to keys 0 to i.
+      window: which keys a query attends to; causal attention is (None, 0).
+      soft_cap: the limit of the scores, or None.
       precision: the precision of the products.
     """
 
     queries: Tiling
     keys: Tiling
-    is_causal: bool
+    window: Sides
+    soft_cap: float | None
     precision: Any
 
 
@@ -113,6 +116,8 @@ class Operands(NamedTuple):
         serves a group of heads of query.
       value: [*batch, keys, heads, features]. Like key, it may have fewer heads than query.
       bias, mask: None, or an array with as many axes as the weights, each of their size or 1.
+      segment_ids: None, or the ids of queries, [*batch, 1, queries, 1], and of keys, [*batch, 1, 1,
+        keys], int32; axes of the batch may have size 1.
       source: draws the mask of dropout; None if no weights are dropped.
       first_row: the position of the first of these queries among all queries; None for 0.
       visits: the blocks of keys to visit for each block of queries, and the blocks of queries to
@@ -124,6 +129,7 @@ class Operands(NamedTuple):
     value: jax.Array
     bias: Array | None
     mask: Array | None
+    segment_ids: tuple[Array, Array] | None
     source: MaskSource | None
     first_row: jax.Array | None
     visits: tuple[Visits, Visits] | None
@@ -137,13 +143,15 @@ def scores_of(
     i: jax.Array,
     j: jax.Array,
     hides_repeated: bool = False,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array | None]:
     """Returns the scores (logits) of a tile, -inf where a query does not attend to a key.
 
     The last block of keys may overlap the one before; the repeated keys are hidden. Repeated
-    queries are hidden if `hides_repeated`.
+    queries are hidden if `hides_repeated`. The second result is the derivative of a score by the
+    product of query and key, or None if it is 1.
     """
-    scores = product(plan, query, key, -1, -1)
+    scores = capped(product(plan, query, key, -1, -1), plan.soft_cap)
+    slope = None if plan.soft_cap is None else slope_of_cap(scores, plan.soft_cap)
     if x.bias is not None:
         scores = scores + _tile_of(plan, x.bias, i, j).astype(scores.dtype)
     query_position = jnp.expand_dims(plan.queries.positions(i), [*range(scores.ndim - 2), -1])
@@ -151,16 +159,18 @@ def scores_of(
     visible = []
     if x.mask is not None:
         visible.append(_tile_of(plan, x.mask, i, j).astype(bool))
-    if plan.is_causal:
-        ahead = 0 if x.first_row is None else x.first_row
-        visible.append(key_position <= query_position + ahead)
+    if x.segment_ids is not None:
+        of_queries, of_keys = (_tile_of(plan, ids, i, j) for ids in x.segment_ids)
+        visible.append(of_queries == of_keys)
+    ahead = np.int32(0) if x.first_row is None else x.first_row
+    visible += in_window(plan.window, query_position + ahead, key_position)
     if plan.keys.overlaps:
         visible.append(key_position >= plan.keys.first_new(j))
     if hides_repeated and plan.queries.overlaps:
         visible.append(query_position >= plan.queries.first_new(i))
     for shown in visible:
         scores = jnp.where(shown, scores, -jnp.inf)
-    return scores
+    return scores, slope
 
 
 def kept_of(

@@ -9,6 +9,7 @@ from jax import lax
 
 from .._checks import is_symbolic
 from .._typing import Array
+from .scores import Sides
 
 
 class Tiling(NamedTuple):
@@ -98,7 +99,7 @@ def visited(visits: Visits | None, block: jax.Array, turn: jax.Array) -> jax.Arr
 
 
 def find_visits(
-    queries: Tiling, keys: Tiling, is_causal: bool, mask: Array | None
+    queries: Tiling, keys: Tiling, window: Sides, mask: Array | None
 ) -> tuple[Visits, Visits] | None:
     """Returns the blocks of keys to visit for each block of queries, and the reverse.
 
@@ -109,10 +110,7 @@ def find_visits(
     """
     if is_symbolic(queries.number) or is_symbolic(keys.number):
         return None
-    needed: Any = np.ones((queries.number, keys.number), bool)
-    if is_causal:
-        last = np.minimum((np.arange(queries.number) + 1) * queries.size, queries.length) - 1
-        needed = np.arange(keys.number) * keys.size <= last[:, None]
+    needed: Any = _in_reach(window, queries, keys)
     if mask is not None:
         if isinstance(mask, np.ndarray):
             needed = needed & _has_any(np, mask, queries, keys)
@@ -124,6 +122,23 @@ def find_visits(
     if isinstance(needed, np.ndarray) and needed.all():
         return None
     return _visits(needed), _visits(needed.T)
+
+
+def _in_reach(window: Sides, queries: Tiling, keys: Tiling) -> np.ndarray:
+    """Whether a tile has a key in the window of one of its queries: bool[blocks, blocks]."""
+    (left, right), needed = window, np.ones((queries.number, keys.number), bool)
+    (first_query, last_query), (first_key, last_key) = _ends(queries), _ends(keys)
+    if left is not None:
+        needed &= last_key >= first_query[:, None] - left
+    if right is not None:
+        needed &= first_key <= last_query[:, None] + right
+    return needed
+
+
+def _ends(tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last new position of each block."""
+    first = np.arange(tiling.number) * tiling.size
+    return first, np.minimum(first + tiling.size, tiling.length) - 1
 
 
 def _has_any(xp: Any, mask: Any, queries: Tiling, keys: Tiling) -> Any:

@@ -12,11 +12,12 @@ from .._apply import widened
 from .._attention.arguments import DropoutOptions, Inputs, check_einsums, check_inputs
 from .._attention.blockwise import blockwise, refuse_whole_weights
 from .._attention.dropout import AttentionDropout, dot_product
+from .._attention.scores import capped
 from .._checks import check_switch
 from .._compat import linen_promote_dtype
 from .._docs import completed_by
 from .._ops.dropout import head_dropout, head_recipe
-from .._typing import AxisNames, Key, NoiseShape, Rate
+from .._typing import AxisNames, Key, NoiseShape, Rate, SegmentIds, Window
 from ._base import Regularizer
 
 
@@ -74,6 +75,9 @@ def dot_product_attention(
     qk_attn_weights_einsum: Callable[..., jax.Array] | None = None,
     attn_weights_value_einsum: Callable[..., jax.Array] | None = None,
     *,
+    segment_ids: SegmentIds | None = None,
+    window: Window | None = None,
+    soft_cap: float | None = None,
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
@@ -100,6 +104,7 @@ def dot_product_attention(
       >>> y = layer.apply(params, x, deterministic=False, rngs=rngs)
     """
     x = Inputs(query, key, value, bias, mask, dtype, precision, module)
+    x = x._replace(segment_ids=segment_ids, window=window, soft_cap=soft_cap)
     x = check_inputs(x, _promote_dtype, grouped=False)
     force_fp32_for_softmax = check_switch(force_fp32_for_softmax, "force_fp32_for_softmax")
     einsums = {
@@ -119,23 +124,28 @@ def dot_product_attention(
             dtype=dtype,
             module=module,
             force_fp32_for_softmax=force_fp32_for_softmax,
-            **_with_dropout(dropout, precision, **einsums),
+            **_with_cap_and_dropout(x.soft_cap, dropout, precision, **einsums),
         )
         return y
 
     return dot_product(attend, dropout_rng, x, options)
 
 
-def _with_dropout(dropout: AttentionDropout, precision: Any, **einsums: Any) -> dict[str, Any]:
-    """Flax's arguments, with an einsum of weights and values that first drops weights."""
+def _with_cap_and_dropout(
+    soft_cap: float | None, dropout: AttentionDropout, precision: Any, **einsums: Any
+) -> dict[str, Any]:
+    """Flax's arguments, with einsums that cap the scores, and drop weights before the values."""
     einsum = einsums["attn_weights_value_einsum"]
-    if not dropout.active:
+    if not dropout.active and soft_cap is None:
         return {"precision": precision, **einsums}
     if einsum is None:
         dot_general = einsums["einsum_dot_general"] or jax.lax.dot_general
         einsum = partial(jnp.einsum, precision=precision, _dot_general=dot_general)
+    einsum_of_scores = einsums["qk_attn_weights_einsum"] or einsum
     return {
-        "qk_attn_weights_einsum": einsums["qk_attn_weights_einsum"] or einsum,
+        "qk_attn_weights_einsum": lambda equation, query, key: capped(
+            einsum_of_scores(equation, query, key), soft_cap
+        ),
         "attn_weights_value_einsum": lambda equation, weights, value: einsum(
             equation, dropout.drop_weights(weights), value
         ),
@@ -162,6 +172,9 @@ def blockwise_attention(
     attn_weights_value_einsum: Callable[..., jax.Array] | None = None,
     *,
     is_causal: bool = False,
+    segment_ids: SegmentIds | None = None,
+    window: Window | None = None,
+    soft_cap: float | None = None,
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
@@ -194,6 +207,7 @@ def blockwise_attention(
         attn_weights_value_einsum=attn_weights_value_einsum,
     )
     x = Inputs(query, key, value, bias, mask, dtype, precision, module, is_causal)
+    x = x._replace(segment_ids=segment_ids, window=window, soft_cap=soft_cap)
     x = check_inputs(x, _promote_dtype)
     if check_switch(force_fp32_for_softmax, "force_fp32_for_softmax"):
         x = x._replace(value=widened(x.value))

@@ -12,12 +12,13 @@ from flax.typing import PromoteDtypeFn
 from .._attention.arguments import DropoutOptions, Inputs, check_inputs
 from .._attention.blockwise import blockwise
 from .._attention.dropout import AttentionDropout, dot_product
+from .._attention.whole import capped_weights
 from .._checks import is_static
 from .._compat import nnx_attention_weights as dot_product_attention_weights
 from .._compat import nnx_promote_dtype as promote_as_flax_does
 from .._docs import completed_by
 from .._ops.dropout import head_dropout, head_recipe
-from .._typing import AxisNames, Key, NoiseShape, Rate
+from .._typing import AxisNames, Key, NoiseShape, Rate, SegmentIds, Window
 from ._base import Regularizer
 
 
@@ -67,6 +68,9 @@ def dot_product_attention(
     promote_dtype: PromoteDtypeFn = promote_as_flax_does,
     is_causal: bool = False,
     *,
+    segment_ids: SegmentIds | None = None,
+    window: Window | None = None,
+    soft_cap: float | None = None,
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
@@ -88,6 +92,7 @@ def dot_product_attention(
       >>> y = layer(jnp.ones((2, 5, 8)))
     """
     x = Inputs(query, key, value, bias, mask, dtype, precision, module, is_causal)
+    x = x._replace(segment_ids=segment_ids, window=window, soft_cap=soft_cap)
     x = check_inputs(x, promote_dtype)
     options = DropoutOptions(
         dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span, axis_name
@@ -101,16 +106,21 @@ def dot_product_attention(
             "promote_dtype": promote_dtype,
             "is_causal": x.is_causal,
         }
-        if not dropout.active:
+        if not dropout.active and x.soft_cap is None:
             # At a rate of 0 Flax takes a faster path, which needs equal shapes of key and value.
             # Any other rate takes the general path, but Flax refuses 1.
             is_fast = is_static(dropout.rate, 0.0) and x.key.shape == x.value.shape
             shared |= {"dropout_rate": 0.0 if is_fast else 0.5, "dtype": dtype}
             y: jax.Array = nnx.dot_product_attention(*x.arrays, **shared)
             return y
-        weights = dot_product_attention_weights(
-            x.query, x.key, x.bias, x.mask, dtype=x.query.dtype, **shared
-        )
+        if x.soft_cap is None:
+            weights = dot_product_attention_weights(
+                x.query, x.key, x.bias, x.mask, dtype=x.query.dtype, **shared
+            )
+        else:
+            weights = capped_weights(x)
+            if module is not None:
+                module.sow(nnx.Intermediate, "attention_weights", weights)
         return _sum_values(dropout.drop_weights(weights), x.value, precision)
 
     return dot_product(attend, dropout_rng, x, options)
@@ -143,6 +153,9 @@ def blockwise_attention(
     promote_dtype: PromoteDtypeFn = promote_as_flax_does,
     is_causal: bool = False,
     *,
+    segment_ids: SegmentIds | None = None,
+    window: Window | None = None,
+    soft_cap: float | None = None,
     noise_shape: NoiseShape | None = None,
     broadcast_dims: Sequence[int] | None = None,
     span: int = 1,
@@ -172,6 +185,7 @@ def blockwise_attention(
       >>> y = layer(jnp.ones((2, 5, 8)))  # and is_causal=True, from Flax 0.12.8 on
     """
     x = Inputs(query, key, value, bias, mask, dtype, precision, module, is_causal)
+    x = x._replace(segment_ids=segment_ids, window=window, soft_cap=soft_cap)
     x = check_inputs(x, promote_dtype)
     options = DropoutOptions(
         dropout_rate, deterministic, broadcast_dropout, noise_shape, broadcast_dims, span, axis_name

@@ -186,17 +186,20 @@ def test_causal_attention_is_that_of_flax_s_mask(host, queries, keys, hidden):
 
 def test_only_blocks_that_attend_to_something_are_visited():
     queries, keys = Tiling(13, 4), Tiling(19, 8)
-    by_query, by_key = find_visits(queries, keys, True, None)
+    by_query, by_key = find_visits(queries, keys, (None, 0), None)
     assert by_query.number.tolist() == [1, 1, 2, 2]
     assert by_key.number.tolist() == [4, 2, 0]
     assert by_key.order[1, :2].tolist() == [2, 3]
-    by_query, _ = find_visits(queries, keys, False, PADDING[:1])  # 11 keys are in 2 of 3 blocks
+    everywhere = (None, None)
+    by_query, _ = find_visits(
+        queries, keys, everywhere, PADDING[:1]
+    )  # 11 keys are in 2 of 3 blocks
     assert by_query.number.tolist() == [2] * 4
-    assert find_visits(queries, keys, False, PADDING) is None  # the other sample needs all blocks
+    assert find_visits(queries, keys, everywhere, PADDING) is None  # the other sample needs all
 
     @jax.jit
     def number(mask):
-        visits = find_visits(queries, keys, False, mask)
+        visits = find_visits(queries, keys, everywhere, mask)
         return None if visits is None else visits[0].number
 
     assert number(jnp.asarray(PADDING[:1])).tolist() == [2] * 4

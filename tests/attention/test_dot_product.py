@@ -54,6 +54,9 @@ def test_every_argument_of_flax_s_own_is_in_its_place(host):
         (p.name, p.default, p.kind) for p in theirs
     ]
     assert [(p.name, p.default, p.kind) for p in ours[len(theirs) :]] == [
+        ("segment_ids", None, inspect.Parameter.KEYWORD_ONLY),
+        ("window", None, inspect.Parameter.KEYWORD_ONLY),
+        ("soft_cap", None, inspect.Parameter.KEYWORD_ONLY),
         ("noise_shape", None, inspect.Parameter.KEYWORD_ONLY),
         ("broadcast_dims", None, inspect.Parameter.KEYWORD_ONLY),
         ("span", 1, inspect.Parameter.KEYWORD_ONLY),
