@@ -1,11 +1,12 @@
 import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from configs import language_model, pos_tagging, sensors, weather_forecast, word_language_model
-from experiments import settings
+from experiments import settings, study
 from experiments.errors import InputError
 from experiments.tasks import TASKS
 
@@ -56,6 +57,19 @@ def test_the_header_quotes_the_table_of_results(name):
         assert numbers == [cell for cell in (test, difference) if "±" in cell]
         assert re.findall(r" at (\S+)", line) == ([rate] if rate else [])
     assert reported[baseline][2] in quoted[baseline]
+
+
+STUDIES = {}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_header_of_a_study_quotes_its_differences(name):
+    """A row has a regularizer and its difference in each condition, or "-" where it was not run."""
+    results = json.loads((ROOT / "experiments/results" / name / "results.json").read_text())
+    lines = [" ".join(line.split()) for line in STUDIES[name].__doc__.splitlines()]
+    for row in study.differences(results)[0].rows:
+        cells = [cell.replace("±", "+-") or "-" for cell in row]
+        assert lines.count(" ".join(cells)) == 1, cells
 
 
 CONFIGS = [
