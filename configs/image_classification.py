@@ -15,6 +15,24 @@ The papers predict, each for networks and data that are far larger:
 - DropPath lowers the error, and saves about 25 % of the time (Huang et al., 2016).
 - Cutout lowers the error (DeVries & Taylor, 2017).
 
+The results took 24 min on 2 CPU cores, beside other programs. Expected are these differences of
+accuracy to "none" in points, as mean and 95 % interval over 5 seeds:
+
+                                  1,000 images     group norm       4,000 images
+    Dropout                       +1.18 +- 0.70    +0.46 +- 1.07    +0.43 +- 0.30
+    SpatialDropout2D              +0.93 +- 0.61    +0.21 +- 0.53    +0.05 +- 0.83
+    Dropout before norm           +0.65 +- 0.28    +0.34 +- 0.62    -
+    SpatialDropout2D before norm  +0.31 +- 0.07    +0.03 +- 0.89    -
+    DropBlock                     +1.06 +- 0.48    -                +0.31 +- 0.30
+    DropBlock growing             +1.18 +- 0.28    -                +0.08 +- 0.65
+    DropPath row                  +0.86 +- 1.01    -                +0.04 +- 0.74
+    DropPath batch                +0.10 +- 0.45    -                +0.06 +- 0.75
+    DropPath subset               +0.18 +- 1.68    -                +0.11 +- 0.62
+    cutout                        +1.62 +- 0.47    -                +0.23 +- 0.45
+
+Dropout before a batch norm hurts at a rate of 0.5, but it does so before a group norm too.
+DropBlock and cutout help on 1,000 images. That channels or blocks beat single values does not show.
+
 `:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
 ResNet on 1,000 to 55,000 images, for a GPU. It has not been run.
 """

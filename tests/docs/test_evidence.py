@@ -12,7 +12,7 @@ from configs import correlation as correlation_config
 from configs import mc_calibration, sensors
 from experiments.benchmarks.results import Results
 from experiments.correlation import report as correlation
-from experiments.statistics import rows
+from experiments.statistics import estimate, rows
 from experiments.tpu_plan import table
 from experiments.tpu_plan.results import Plan
 
@@ -345,6 +345,75 @@ def test_the_linear_classifier_is_not_worse_than_the_networks():
     report = (RESULTS / "sensors/results.md").read_text()
     interval = re.search(r"^- none: .+ \((.+), (95 % interval .+)\)\.$", report, re.M)
     assert says(EXPERIMENTS, f'"none" differs by {interval[1]} ({interval[2]})')
+
+
+def conditions(name):
+    return json.loads((RESULTS / name / "results.json").read_text())["conditions"]
+
+
+def differences(found):
+    """Returns the difference of each regularizer to none at its chosen rate, by name."""
+    return {row.name: row.difference for row in rows(found) if row.difference}
+
+
+def shown(found):
+    """Returns the names of the regularizers whose difference has an interval without 0."""
+    return {name for name, of in differences(found).items() if abs(of.mean) > of.half_width}
+
+
+def over(found, name, other, rate):
+    """Returns the difference of two regularizers at a rate, paired by seed."""
+    ours, theirs = (
+        {run["seed"]: run["test_score"] for run in found["regularizers"][of]["runs"]
+         if run["rate"] == at}
+        for of, at in ((name, rate), (other, 0.0 if other == "none" else rate))
+    )  # fmt: skip
+    return estimate([ours[seed] - theirs[seed] for seed in ours])
+
+
+def test_numbers_of_the_images():
+    few, grouped, more = (
+        conditions("image_classification")[name]
+        for name in ("1,000 images", "1,000 images, group norm", "4,000 images")
+    )
+    assert len(shown(few)) == 7
+    assert len(differences(few)) == 10
+    assert shown(grouped) == set()
+    assert shown(more) == {"Dropout", "DropBlock"}
+    gains = differences(few)
+    assert max(gains, key=lambda name: gains[name].mean) == "cutout"
+    assert says(EXPERIMENTS, f"gains most, {percent(gains['cutout'], 2)} points")
+    dropout, blocks = (percent(differences(more)[name], 2) for name in ("Dropout", "DropBlock"))
+    assert says(EXPERIMENTS, f"still do, by {dropout} and {blocks} points")
+    names = ("Dropout", "SpatialDropout2D", "DropBlock", "DropBlock growing")
+    forms = [100 * gains[name].mean for name in names]
+    assert says(EXPERIMENTS, f"gain {min(forms):.2f} to {max(forms):.2f} points on 1,000")
+    assert not any(name in shown(few) for name in gains if name.startswith("DropPath"))
+
+
+def test_numbers_of_dropout_and_norms():
+    found = conditions("image_classification")
+    batch, group = found["1,000 images"], found["1,000 images, group norm"]
+    before, after = "Dropout before norm", "Dropout"
+    of_batch, of_group = (over(of, before, "none", 0.5) for of in (batch, group))
+    assert says(EXPERIMENTS, f"the batch norm loses {percent(minus(of_batch), 2)} points")
+    assert says(EXPERIMENTS, f"it loses {percent(minus(of_group), 2)} points too")
+    same = over(batch, after, "none", 0.5)
+    assert abs(same.mean) < same.half_width  # "loses nothing that five seeds can show"
+    between = [percent(over(of, after, before, 0.5), 2) for of in (batch, group)]
+    sentence = "are {} points with batch norm, and {} with group norm"
+    assert says(EXPERIMENTS, sentence.format(*between))
+    overview = OVERVIEW.read_text()
+    assert f"a batch norm loses {-100 * of_batch.mean:.2f} points" in overview
+    assert f"before a group norm {-100 * of_group.mean:.2f}" in overview
+    assert f"cutout most, by {100 * differences(batch)['cutout'].mean:.2f} points" in overview
+    assert batch["regularizers"][before]["chosen_rate"] == 0.1
+    assert before in shown(batch)
+    assert differences(batch)[before].mean > 0  # "still gains"
+
+
+def minus(found):
+    return found._replace(mean=-found.mean)
 
 
 def test_numbers_of_correlation():

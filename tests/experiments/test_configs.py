@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from configs import language_model, pos_tagging, sensors, weather_forecast, word_language_model
+from configs import (
+    image_classification,
+    language_model,
+    pos_tagging,
+    sensors,
+    weather_forecast,
+    word_language_model,
+)
 from experiments import settings, study
 from experiments.errors import InputError
 from experiments.tasks import TASKS
@@ -59,7 +66,7 @@ def test_the_header_quotes_the_table_of_results(name):
     assert reported[baseline][2] in quoted[baseline]
 
 
-STUDIES = {}
+STUDIES = {"image_classification": image_classification}
 
 
 @pytest.mark.parametrize("name", STUDIES)
