@@ -412,6 +412,46 @@ def test_numbers_of_dropout_and_norms():
     assert differences(batch)[before].mean > 0  # "still gains"
 
 
+def test_numbers_of_the_schedules():
+    once, often = (conditions("rate_schedules")[f"{epochs} epoch{s}"] for epochs, s in EPOCHS)
+    lost = differences(once)
+    assert shown(once) == {"constant", "early", "late", "growing"}
+    assert all(of.mean > 0 for of in lost.values())  # "each schedule is worse than none"
+    constant, early = (words(lost[name]) for name in ("constant", "early"))
+    assert says(EXPERIMENTS, f"constant dropout by {constant} words of perplexity, and even early")
+    assert says(EXPERIMENTS, f"even early dropout by {early}.")
+    assert shown(often) == {"late", "growing"}
+    late, growing = (words(minus(differences(often)[name])) for name in ("late", "growing"))
+    assert says(EXPERIMENTS, f'"late" gains {late} and "growing" {growing} words of perplexity')
+    assert f"it lowers the perplexity by {late.split()[0]} words" in OVERVIEW.read_text()
+    baseline = [of["baseline_test_score"] for of in (once, often)]
+    for of, best in zip((once, often), baseline, strict=True):
+        assert all(row.test.mean > best for row in rows(of))  # "a 3-gram has a lower perplexity"
+
+
+def test_numbers_of_the_schedules_on_images():
+    found = conditions("rate_schedules-images")
+    once, often = (found[f"{epochs} epoch{s}"] for epochs, s in EPOCHS)
+    assert shown(once) == {"constant", "late", "growing"}  # 'all but "early" lose'
+    lost = differences(once)
+    assert all(of.mean < 0 for of in lost.values())
+    assert f"dropout loses {-100 * lost['constant'].mean:.2f} points of accuracy" in (
+        OVERVIEW.read_text()
+    )
+    assert shown(often) == set()
+    gains = differences(often)
+    assert max(gains, key=lambda name: gains[name].mean) == "late"
+    for of in (*found.values(), *conditions("rate_schedules").values()):
+        assert {row.rate for row in rows(of) if row.compared_to} == {0.1}
+
+
+EPOCHS = (("single", ""), ("many", "s"))
+
+
+def words(found):
+    return f"{found.mean:.2f} ± {found.half_width:.2f}"
+
+
 def minus(found):
     return found._replace(mean=-found.mean)
 

@@ -9,6 +9,7 @@ from configs import (
     image_classification,
     language_model,
     pos_tagging,
+    rate_schedules,
     sensors,
     weather_forecast,
     word_language_model,
@@ -66,7 +67,11 @@ def test_the_header_quotes_the_table_of_results(name):
     assert reported[baseline][2] in quoted[baseline]
 
 
-STUDIES = {"image_classification": image_classification}
+STUDIES = {
+    "image_classification": image_classification,
+    "rate_schedules": rate_schedules,
+    "rate_schedules-images": rate_schedules,
+}
 
 
 @pytest.mark.parametrize("name", STUDIES)
