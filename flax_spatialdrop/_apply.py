@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
 from ._compat import assert_same_form
 from ._noise_shape import check_mask_fits, check_mask_spreads
-from ._random.mask import is_redrawn, keep_threshold, redraw_mask, sample_sharded
+from ._random.mask import drawn_rate, is_redrawn, keep_threshold, redraw_mask, sample_sharded
 from ._random.sharding import sharding_of_part
 from ._random.threefry import mark_as_used, rounds_of
 from ._rates import keep_probability, scale_of
@@ -212,6 +212,8 @@ class Recipe(NamedTuple):
       check_rate: returns a rate, or raises.
       check_mask: check_mask(mask, noise_shape, shape) returns a mask given by the user for x of
         `shape`, or raises.
+      is_bernoulli: whether each entry of the mask is kept with probability 1 - rate, which a fast
+        key rounds.
       draws_at_1: whether a rate of 1 needs a draw, and so a key, since it does not drop everything.
     """
 
@@ -221,6 +223,7 @@ class Recipe(NamedTuple):
     apply_key: Callable[[Array, jax.Array, Rate], jax.Array] | None = apply_key
     check_rate: Callable[[Any], Rate] = check_rate
     check_mask: Callable[[Any, Shape, Shape], Any] = check_given_mask
+    is_bernoulli: bool = True
     draws_at_1: bool = False
 
 
@@ -246,6 +249,8 @@ def drop(key: Key, x: Array, rate: Rate | None, recipe: Recipe) -> jax.Array:
         return jnp.asarray(x)
     if needs_key(rate, recipe):
         key = check_key(key)
+        if recipe.is_bernoulli:
+            rate = drawn_rate(key, rate)
         if recipe.apply_key is not None and is_redrawn(key, recipe.noise_shape, x.shape):
             return recipe.apply_key(x, key, rate)
     sharding = sharding_of_part(x, recipe.noise_shape)

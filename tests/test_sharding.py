@@ -112,6 +112,8 @@ ROWS = [
     Row("dropout of everything", call(dropout, 1.0), SEQUENCE),
     with_fast_key(of_noise("dropout", dropout, 0, 1, 2)),
     with_fast_key(of_noise("dropout", dropout, 0, 2)),
+    with_fast_key(of_noise("dropout of rows", dropout, 0, 1, 2, x=normal(8, 32, 8))),
+    with_fast_key(of_noise("dropout of lanes", dropout, 0, 1, 2, x=normal(8, 8, 512))),
     of_noise("alpha_dropout", fs.alpha_dropout, 0, 1, 2),
     of_noise("alpha_dropout", fs.alpha_dropout, 0, 2),
     of_noise("gaussian_dropout", fs.gaussian_dropout, 0, 1, 2),

@@ -36,7 +36,7 @@ from .._noise_shape import resolve_noise_shape
 from .._ops.block_mask import Blocks, no_seed_probability, sample_blocks, scale_by_position
 from .._ops.blocks import recipe_of_blocks
 from .._random.keys import fold_in
-from .._random.mask import keep_threshold, words_and_rounds
+from .._random.mask import drawn_rate, keep_threshold, words_and_rounds
 from .._random.sharding import explicit_sharding, spec_of
 from .._random.threefry import mark_as_used
 from .._rates import keep_probability, scale_of
@@ -150,6 +150,9 @@ class AttentionDropout:
             sharding = sharding.update(spec=P(*(names if n > 1 else None for names, n in sizes)))
         return sample_blocks(self.key, self.rate, self.spans, sharding)
 
+    def _drawn_rate(self) -> Rate:
+        return self.rate if self.spans.long_axes else drawn_rate(self.key, self.rate)
+
     def _scale_of_spans(self) -> jax.Array:
         return scale_by_position(no_seed_probability(self.rate, self.spans), self.spans)
 
@@ -178,7 +181,7 @@ class ValuesDropped(AttentionDropout):
         def run(value: jax.Array) -> jax.Array:
             mask = _from_keys(self._sample(value, of_keys=True))
             if not self.spans.long_axes:
-                return apply_mask(value, mask, self.rate)
+                return apply_mask(value, mask, self._drawn_rate())
             return by_mask(kept_or_zero, mask, value, _from_keys(self._scale_of_spans()))
 
         return self.run_and_note(run, value)
@@ -190,7 +193,7 @@ class OutputsDropped(AttentionDropout):
     def drop_outputs(self, y: jax.Array) -> jax.Array:
         def run(y: jax.Array) -> jax.Array:
             mask = self._sample(y, of_keys=False)
-            return apply_mask(y, jnp.swapaxes(mask, -2, -3), self.rate)
+            return apply_mask(y, jnp.swapaxes(mask, -2, -3), self._drawn_rate())
 
         return self.run_and_note(run, y)
 
@@ -209,11 +212,11 @@ class WeightsDropped(AttentionDropout):
         key = check_key(self.key)
         words, rounds = words_and_rounds(key, self.spans.seed_shape, "dropout_rng")
         mark_as_used(key)
-        threshold = keep_threshold(no_seed_probability(self.rate, self.spans))
+        threshold = keep_threshold(no_seed_probability(self._drawn_rate(), self.spans))
 
         def scaled(value: jax.Array) -> jax.Array:
             if not self.spans.long_axes:
-                return times(value, scale_of(keep_probability(self.rate)))
+                return times(value, scale_of(keep_probability(self._drawn_rate())))
             return times(value, _from_keys(self._scale_of_spans()))
 
         # The backward pass draws each mask again, so it keeps only the words of the key.

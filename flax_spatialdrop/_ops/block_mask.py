@@ -30,7 +30,7 @@ from .._checks import (
 )
 from .._compat import assert_shape
 from .._noise_shape import axis_roles
-from .._random.mask import draw_in_one_pass, draw_part, keep_threshold
+from .._random.mask import draw_seeds, keep_threshold, redraw_seeds, sample_sharded
 from .._random.threefry import can_hash_by_position, mark_as_used, rounds_of
 from .._rates import keep_probability
 from .._typing import DataFormat, Key, Rate, Shape
@@ -146,6 +146,8 @@ def sample_blocks(
     if needs_no_key(rate):
         fill = jnp.ones if is_static(rate, 0.0) else jnp.zeros
         return fill(blocks.noise_shape, bool, out_sharding=sharding)
+    if not blocks.long_axes:
+        return sample_sharded(key, rate, blocks.noise_shape, sharding)
     key, keep = check_key(key), no_seed_probability(rate, blocks)
     if sharding is not None:
         divided = [axis for axis, _ in blocks.long_axes if sharding.spec[axis] is not None]
@@ -154,7 +156,7 @@ def sample_blocks(
             return mask
         spec = (None if axis in divided else names for axis, names in enumerate(sharding.spec))
         sharding = sharding.update(spec=P(*spec))
-    mask = ~dilate(~draw_in_one_pass(key, keep, blocks.seed_shape, sharding), blocks)
+    mask = ~dilate(~draw_seeds(key, keep, blocks.seed_shape, sharding), blocks)
     assert_shape(mask, blocks.noise_shape)
     return mask
 
@@ -189,7 +191,8 @@ def _sample_by_devices(
             )
         ]
         corner = tuple(index.astype(np.uint32) for index in first)
-        no_seed = draw_part(words, threshold, corner, rounds, blocks.seed_shape, sizes)
+        like = jnp.zeros(sizes, bool)
+        no_seed = redraw_seeds(words, rounds, threshold, like, corner, blocks.seed_shape)
         return lax.dynamic_slice(~dilate(~no_seed, blocks), [*map(jnp.subtract, start, first)], own)
 
     names = {name for entry in sharding.spec if entry for name in jax.tree.leaves(entry)}

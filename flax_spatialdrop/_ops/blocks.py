@@ -131,6 +131,7 @@ def recipe_of_blocks(blocks: Blocks, normalize: Normalize) -> Recipe:
         sample=partial(_sample, blocks),
         apply=partial(_apply, blocks, normalize),
         apply_key=None,
+        is_bernoulli=False,
     )
 
 

@@ -116,6 +116,7 @@ def cutout_recipe(
         sample=partial(_sample, blocks, num_blocks),
         apply=partial(_apply, *resolve_fill(fill, x.dtype, shape, channel, blocks.axes)),
         apply_key=None,
+        is_bernoulli=False,
         draws_at_1=True,
     )
 

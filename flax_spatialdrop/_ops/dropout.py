@@ -46,7 +46,8 @@ def dropout(
         or the largest value, depending on the dtype.
       rate: the probability to drop, in [0, 1]: a number or a scalar array. An array may be traced
         and changes value without recompiling; it is clipped to [0, 1], and NaN drops everything.
-        Draws have 23 bits, so a keep probability between 0 and 2^-23 is rounded up to 2^-23.
+        Draws have 23 bits, so a keep probability between 0 and 2^-23 is rounded up to 2^-23. (With
+        a `fast_key`, the rate is rounded to a multiple of 2^-16.)
       noise_shape: the shape of the mask, with one entry per axis of x: 1 where the whole axis
         shares a draw; None, or the axis's own size, where each index has its own. By default each
         element has its own draw.

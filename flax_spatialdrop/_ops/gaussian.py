@@ -100,5 +100,6 @@ gaussian_recipe = recipe_from(  # the mask is the noise
         apply_key=_apply_noise_key,
         check_rate=_check_rate_below_1,
         check_mask=partial(check_given_mask, check=_check_noise),
+        is_bernoulli=False,
     ),
 )

@@ -91,6 +91,7 @@ def noise_recipe(x: Array, lengths: int | Array | None) -> Recipe:
         apply_key=apply_key,
         check_rate=check_alpha,
         check_mask=partial(check_given_mask, check=_check_noise),
+        is_bernoulli=False,
         draws_at_1=True,
     )
 

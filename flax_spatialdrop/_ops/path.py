@@ -24,6 +24,7 @@ from .._checks import (
 )
 from .._compat import CAN_REMAT_INSIDE
 from .._noise_shape import check_rows, group_size, path_noise_shape, row_axis
+from .._random.mask import drawn_rate
 from .._random.sharding import vary_alike
 from .._random.subset import sample_subset
 from .._rates import count_kept
@@ -200,6 +201,8 @@ class Block(NamedTuple):
             return self._draw_rows(key, x, rate)
         if self.mode == "row" or needs_no_key(rate) or current_recorder() is not None:
             return Drawn(None, _whole, lambda x, y: x + drop(key, y, rate, recipe))
+        key = check_key(key)
+        rate = drawn_rate(key, rate)
         mask = recipe.sample(key, rate, recipe.noise_shape, None)
         return Drawn(mask, _whole, lambda x, y: x + recipe.apply(y, mask, rate))
 

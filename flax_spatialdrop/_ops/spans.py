@@ -270,6 +270,7 @@ def spec_recipe(
         apply_key=None,
         check_rate=lambda rate: float(draws) if rate is None else rate,
         check_mask=_check_masks,
+        is_bernoulli=False,
         draws_at_1=True,
     )
 

@@ -11,15 +11,28 @@ from .threefry import FAST, mark_as_used, rounds_of
 
 
 def fast_key(key: Key) -> jax.Array:
-    """Returns a key that draws with 13 rounds of threefry-2x32; keys of JAX use 20 rounds.
+    """Returns a key whose masks need fewer hashes, of 13 rounds of threefry-2x32 in place of 20.
 
-        bits[i] = threefry2x32_13(key, i)
+        d = (c % 512) // 128 if L % 512 == 0 else (r % 32) // 8 if R % 32 == 0 else 0
+        i = position in the mask of lane c - 128 d if L % 512 == 0, else of row r - 8 d
+        h0, h1 = threefry2x32_13(key, i)
+        u = (h0 & 0xffff, h0 >> 16, h1 & 0xffff, h1 >> 16)[d]
+        mask[..., r, c] = u < round(2^16 (1 - rate))
 
-    The key works in every function and module of this package, and in all of `jax.random`. It draws
-    other masks than `key`, but they are as unbiased, and as independent of sharding, jit and vmap.
-    It is faster if each element has its own draw and the hash limits the speed. A mask that is
-    shared along axes takes little time with any key. `split` and `fold_in` return the same keys as
-    for `key`, with all 20 rounds.
+    Here [..., R, L] is the shape of the mask, with R = 1 if it has one axis. Four elements share a
+    hash, and each has 16 bits of its own.
+
+    So the rate is rounded to a multiple of 2^-16 (but 1 - rate is at least 2^-16, unless the rate
+    is 1). The scale 1 / (1 - rate) is that of the rounded rate, which keeps the mean exactly. If
+    you draw and apply the mask yourself, `apply_mask` gives the values of `dropout` with the rate
+    `round(rate * 2**16) / 2**16`.
+
+    The key works in every function and module of this package, and in all of `jax.random`, whose
+    bits are h0 ^ h1 of position i. It draws other masks than `key`, but they are as independent of
+    sharding, jit and vmap. It is faster if each element has its own draw and the hash limits the
+    speed. A mask that is shared along axes takes little time with any key. The seeds of DropBlock,
+    and of spans of attention weights, have a hash each and do not round the rate. `split` and
+    `fold_in` return the same keys as for `key`, with all 20 rounds.
 
     Args:
       key: a threefry key, typed or legacy, which the call consumes.

@@ -1,15 +1,21 @@
 """Bernoulli masks: drawn as arrays, drawn again in the backward pass, or drawn in blocks.
 
-All functions draw the same mask from a key, `sample_each` where all probabilities are equal:
+These functions draw the same mask from a key:
 
     function            draws           used for
     sample_mask         a whole mask    masks that are kept, with any key
     sample_sharded      a whole mask    masks of an input that is sharded over devices
-    sample_each         a whole mask    entries that are kept with probabilities of their own
-    draw_in_one_pass    a whole mask    the seeds of blocks, without a loop, which is slow on CPUs
     redraw_mask         whole or part   masks that are drawn where they are applied, in both passes
     mask_block          a part          users: it checks its arguments
-    draw_part           a part          a part drawn on its own; compiled once for each shape
+
+These give each entry its own hash, and 23 bits of it, with any key:
+
+    draw_seeds          a whole array   the seeds of blocks, which need small probabilities
+    redraw_seeds        whole or part   seeds in a form that XLA fuses
+    sample_each         a whole mask    entries that are kept with probabilities of their own
+
+With a key of JAX, all of them draw the bits of `jax.random.bernoulli`. Masks of a fast key follow
+the equation in `groups`.
 """
 
 from collections.abc import Sequence
@@ -19,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding
 
 from .._checks import (
@@ -37,12 +44,15 @@ from .._compat import assert_shape
 from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
+from .groups import BITS, draws_of_elements
 from .sharding import drawn
 from .threefry import (
+    FAST_ROUNDS,
     Index,
     Words,
     can_hash_by_position,
     can_number_elements,
+    check_numbered,
     mark_as_used,
     random_bits,
     rounds_of,
@@ -55,9 +65,9 @@ def sample_mask(key: Key, rate: Rate, noise_shape: Sequence[int]) -> jax.Array:
         mask[i] ~ Bernoulli(1 - rate)
 
     The mask is `jax.random.bernoulli(key, keep, noise_shape)`, where `keep` is `float32(1 - rate)`
-    for a number and `float32(1) - float32(rate)` for an array. It does not depend on the dtype of
-    x, or on jit, vmap or x64. With threefry keys, it does not depend on the number of devices
-    either.
+    for a number and `float32(1) - float32(rate)` for an array. A `fast_key` draws another mask, by
+    the equation in its docstring. A mask does not depend on the dtype of x, or on jit, vmap or x64.
+    With threefry keys, it does not depend on the number of devices either.
 
     Args:
       key: a JAX PRNG key, typed or legacy, which the call consumes. It may be None if rate is the
@@ -97,10 +107,51 @@ def sample_sharded(
     if needs_no_key(rate):
         fill = jnp.ones if is_static(rate, 0.0) else jnp.zeros
         return fill(shape, bool, out_sharding=sharding)
-    keep = keep_probability(rate)
-    mask = drawn(partial(jax.random.bernoulli, check_key(key), keep, shape), sharding)
+    key = check_key(key)
+    keep = keep_probability(drawn_rate(key, rate))
+    if rounds_of(key) == FAST_ROUNDS:
+        check_numbered(shape)
+        mask: jax.Array = _sample_fast(key, keep_threshold(keep), shape, sharding)
+    else:
+        mask = drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
     assert_shape(mask, shape)
     return mask
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _sample_fast(
+    key: jax.Array,
+    threshold: np.uint32 | jax.Array,
+    shape: tuple[int, ...],
+    sharding: NamedSharding | None,
+) -> jax.Array:
+    words = jax.random.key_data(key)
+    mark_as_used(key)
+    like = jnp.zeros(shape, bool, out_sharding=sharding)
+    # Without the barrier, XLA may hash again for each of the elements that share a draw.
+    mask: jax.Array = lax.optimization_barrier(redraw_mask(words, FAST_ROUNDS, threshold, like))
+    return mask
+
+
+def drawn_rate(key: Key | tuple[Array, Array], rate: Rate) -> Rate:
+    """Returns the rate at which the masks of this key drop; call it where a key and a rate meet.
+
+    A draw of a fast key has 16 bits, so 1 - rate is rounded to a multiple of 2^-16. It stays above
+    0 unless the rate is 1. The result is exact in float32, so a scale that is computed from it
+    keeps the mean. All other keys drop at the rate itself.
+
+    Args:
+      key: a checked key, or the words of a key of JAX; None if the masks are given by the user.
+      rate: a checked rate.
+    """
+    if key is None or isinstance(key, tuple) or rounds_of(key) != FAST_ROUNDS:
+        return rate
+    if isinstance(rate, float):
+        return 1 - max(round((1 - rate) * (1 << BITS)), rate < 1) / (1 << BITS)
+    keep, one = keep_probability(rate), np.float32(1)
+    count = jnp.round(keep * np.float32(1 << BITS))
+    drawn: jax.Array = one - jnp.where(keep > 0, jnp.maximum(count, one), count) / (1 << BITS)
+    return drawn
 
 
 def sample_each(key: Key, keep: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
@@ -119,12 +170,12 @@ def is_redrawn(key: jax.Array, noise_shape: tuple[int, ...], shape: tuple[int, .
 
 
 def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
-    """Returns the threshold for the upper 23 bits of a draw: a value is kept if they are below.
+    """Returns the threshold for 23 bits of a draw: a value is kept if they are below.
 
     `jax.random.bernoulli(key, keep)` compares multiples of 2^-23 to the float32 `keep`. Comparing
     integers to this threshold has the same result.
     """
-    count = keep * np.float32(2**23)  # exact: a power of two
+    count = keep * np.float32(2**_THRESHOLD_BITS)  # exact: a power of two
     if isinstance(count, np.float32):
         return np.uint32(np.ceil(count))
     return jnp.ceil(count).astype(np.uint32)
@@ -140,13 +191,29 @@ def redraw_mask(
 ) -> jax.Array:
     """Returns the mask of `sample_mask` in the shape of `like`, in a form that XLA fuses.
 
-    `words` are the two words of the key. With `start` and `shape`, returns the part of a mask of
-    `shape` that begins at `start`.
+    `words` are the two words of the key, and the threshold is that of its `drawn_rate`. With
+    `start` and `shape`, returns the part of a mask of `shape` that begins at `start`.
     """
-    return random_bits(words, rounds, like, start, shape) >> np.uint32(9) < threshold
+    if rounds != FAST_ROUNDS:
+        return redraw_seeds(words, rounds, threshold, like, start, shape)
+    draws = draws_of_elements(words, like, start, like.shape if shape is None else shape)
+    return draws < threshold >> np.uint32(_THRESHOLD_BITS - BITS)
 
 
-def draw_in_one_pass(
+def redraw_seeds(
+    words: Words,
+    rounds: int,
+    threshold: np.uint32 | jax.Array,
+    like: jax.Array,
+    start: tuple[Index, ...] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> jax.Array:
+    """Returns the seeds of `draw_seeds`, as `redraw_mask` returns a mask."""
+    bits = random_bits(words, rounds, like, start, shape)
+    return bits >> np.uint32(32 - _THRESHOLD_BITS) < threshold
+
+
+def draw_seeds(
     key: Key,
     keep: np.float32 | jax.Array,
     shape: tuple[int, ...],
@@ -154,17 +221,17 @@ def draw_in_one_pass(
 ) -> jax.Array:
     """Returns `jax.random.bernoulli(key, keep, shape)`, but not in a loop, which is slow on CPUs.
 
-    On meshes of explicit axes, the result has `sharding`.
+    It is False where a block or a span begins. On meshes of explicit axes, it has `sharding`.
     """
     key = check_key(key)
     if not can_hash_by_position(key, shape):
         return drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
-    mask: jax.Array = _draw_in_one_pass(key, keep_threshold(keep), shape, sharding)
-    return mask
+    seeds: jax.Array = _draw_seeds(key, keep_threshold(keep), shape, sharding)
+    return seeds
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _draw_in_one_pass(
+def _draw_seeds(
     key: jax.Array,
     threshold: np.uint32 | jax.Array,
     shape: tuple[int, ...],
@@ -173,10 +240,11 @@ def _draw_in_one_pass(
     words = jax.random.key_data(key)
     mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
-    return redraw_mask(words, rounds_of(key), threshold, like)
+    return redraw_seeds(words, rounds_of(key), threshold, like)
 
 
 _THREEFRY_ROUNDS = 20
+_THRESHOLD_BITS = 23
 
 
 def mask_block(
@@ -244,8 +312,8 @@ def mask_block(
         np.uint32(entry) if isinstance(entry, int) else clipped(entry, size - length)
         for entry, size, length in zip(first, shape, sizes, strict=True)
     )
-    threshold = keep_threshold(keep_probability(rate))
-    block: jax.Array = draw_part(words, threshold, indices, rounds, shape, sizes)
+    threshold = keep_threshold(keep_probability(drawn_rate(key, rate)))
+    block: jax.Array = _draw_block(words, threshold, indices, rounds, shape, sizes)
     return block
 
 
@@ -280,7 +348,7 @@ def words_and_rounds(key: Key | tuple[Array, Array], shape: Shape, name: str) ->
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
-def draw_part(
+def _draw_block(
     words: Words,
     threshold: np.uint32 | jax.Array,
     start: tuple[Index, ...],
@@ -288,10 +356,7 @@ def draw_part(
     shape: Shape,
     sizes: Shape,
 ) -> jax.Array:
-    """Returns the part of a mask of `shape` that begins at `start` and has these sizes.
-
-    Where the part lies outside of the mask, its bits mean nothing.
-    """
+    """Returns the part of a mask of `shape` that begins at `start`; compiled once for its sizes."""
     return redraw_mask(words, rounds, threshold, jnp.zeros(sizes, bool), start, shape)
 
 

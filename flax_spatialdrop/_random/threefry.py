@@ -68,6 +68,15 @@ def can_number_elements(shape: tuple[int, ...]) -> bool:
     )
 
 
+def check_numbered(shape: tuple[int, ...]) -> None:
+    """Raises if `positions` cannot number the elements of an array that a fast key draws."""
+    if not can_number_elements(shape):
+        raise TypeError(
+            "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
+            f"have a symbolic size: got {shown(shape)}"
+        )
+
+
 def random_bits(
     words: Words,
     rounds: int,
@@ -115,11 +124,7 @@ def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     Without the loop, XLA would fuse the rounds with the code that uses the bits. A draw that many
     elements share would then be hashed again for each of them.
     """
-    if not can_number_elements(shape):
-        raise TypeError(
-            "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
-            f"have a symbolic size: got {shown(shape)}"
-        )
+    check_numbered(shape)
     high, low = positions(jnp.zeros(shape), None, shape)
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
     state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])

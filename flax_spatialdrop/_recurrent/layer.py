@@ -156,7 +156,7 @@ def _dropping(
     rate = layer.recurrent_dropout
     if call.deterministic and layer.variant == "zoneout" and not is_static(rate, 0.0):
         return Fixed(zoneout=jnp.asarray(keep_probability(rate), jnp.float32)), Stepwise()
-    return arrange(layer, masks)
+    return arrange(layer, masks, keys)
 
 
 def _sharded_as(xs: jax.Array, batch_axis: int, axis: int, part: jax.Array) -> jax.Array:

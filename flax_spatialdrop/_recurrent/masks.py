@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from .._apply import apply_mask
 from .._checks import check_key, check_mask, is_static, needs_no_key, shown
-from .._random.mask import sample_sharded
+from .._random.mask import drawn_rate, sample_sharded
 from .._rates import keep_probability, scale_of
 from .._summary import Call, Use, current_recorder, kept_for_backward
 from .._typing import Array, Rate, Shape
@@ -156,22 +156,25 @@ def _kept(mask: Array | None, rate: Rate) -> int:
     return kept_for_backward(lambda x: apply_mask(x, mask, rate), jnp.zeros(mask.shape))
 
 
-def arrange(layer: Layer, masks: RecurrentMasks) -> tuple[Fixed, Stepwise]:
-    """Returns the masks in the form that the loop takes, with one batch axis."""
+def arrange(layer: Layer, masks: RecurrentMasks, keys: RecurrentMasks) -> tuple[Fixed, Stepwise]:
+    """Returns the masks in the form that the loop takes, with one batch axis.
+
+    `keys` drew the masks; they are None if a user gave them.
+    """
     sequence = layer.sequence
-    inputs = _drop(layer, masks.inputs, layer.dropout, layer.per_gate)
+    inputs = _drop(layer, masks.inputs, keys.inputs, layer.dropout, layer.per_gate)
     if layer.variant == "zoneout" and masks.state is not None:
         steps_first = (jnp.moveaxis(jnp.asarray(m), sequence.time_axis, 0) for m in masks.state)
         return Fixed(inputs), Stepwise(tuple(~sequence.merge_batch(m, 1) for m in steps_first))
     per_gate = layer.per_gate and layer.variant == "variational"
-    state = _drop(layer, masks.state, layer.recurrent_dropout, per_gate)
+    state = _drop(layer, masks.state, keys.state, layer.recurrent_dropout, per_gate)
     if layer.variant == "no_memory_loss":
         return Fixed(inputs, candidate=state), Stepwise()
     return Fixed(inputs, state), Stepwise()
 
 
-def _drop(layer: Layer, mask: Array | None, rate: Rate, per_gate: bool) -> Drop | None:
+def _drop(layer: Layer, mask: Array | None, key: Any, rate: Rate, per_gate: bool) -> Drop | None:
     if mask is None:
         return None
-    scale = jnp.asarray(scale_of(keep_probability(rate)))
+    scale = jnp.asarray(scale_of(keep_probability(drawn_rate(key, rate))))
     return Drop(layer.sequence.merge_batch(jnp.asarray(mask), int(per_gate)), scale)

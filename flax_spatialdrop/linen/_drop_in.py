@@ -27,10 +27,10 @@ def drop_in(*, scale: Rate = 1.0) -> contextlib.AbstractContextManager[DropInRep
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
-    without Flax's NaN at a rate of 1). They take less memory. The arguments are checked as by
-    `linen.Dropout` and `linen.dot_product_attention`: integer inputs and a rate outside [0, 1]
-    raise an error. The context affects calls of these modules:
+    The masks are those of Flax, unless the key is a `fast_key`, and so are the outputs in float32
+    (of attention up to rounding, and without Flax's NaN at a rate of 1). They take less memory. The
+    arguments are checked as by `linen.Dropout` and `linen.dot_product_attention`: integer inputs
+    and a rate outside [0, 1] raise an error. The context affects calls of these modules:
 
       - `flax.linen.Dropout`, and classes derived from it that do not override `__call__`. If a
         derived class overrides it and calls `super().__call__`, that call is affected.

@@ -21,10 +21,10 @@ def drop_in(model: nnx.Module) -> DropInReport:
 
         y = x * m / (1 - rate),   m the mask that Flax draws
 
-    The masks are those of Flax, and so are the outputs in float32 (of attention up to rounding, and
-    without Flax's NaN at a rate of 1). They take less memory. The arguments are checked as by
-    `nnx.Dropout` and `nnx.dot_product_attention`: integer inputs and a rate outside [0, 1] raise an
-    error. These modules of the model are changed:
+    The masks are those of Flax, unless the key is a `fast_key`, and so are the outputs in float32
+    (of attention up to rounding, and without Flax's NaN at a rate of 1). They take less memory. The
+    arguments are checked as by `nnx.Dropout` and `nnx.dot_product_attention`: integer inputs and a
+    rate outside [0, 1] raise an error. These modules of the model are changed:
 
       - `flax.nnx.Dropout` becomes `Dropout` of this package. A class derived from Flax's that does
         not override `__call__` becomes a class derived from it and from `Dropout`.

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.random import clone
 
-from flax_spatialdrop import linen, mask_block
+from flax_spatialdrop import fast_key, linen, mask_block
 from flax_spatialdrop import nnx as ours_nnx
 from flax_spatialdrop._attention.tiling import Tiling, find_visits
 
@@ -103,6 +103,20 @@ def test_the_blocks_are_those_of_the_mask():
     mask = mask_block(KEY, 0.3, (1, 2, QUERIES, KEYS), (0, 0, 0, 0), (1, 2, QUERIES, KEYS))
     np.testing.assert_array_equal(jnp.swapaxes(y, 1, 2) != 0, mask)
     np.testing.assert_allclose(y[y != 0], 1 / 0.7 / KEYS, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(13, 19), (64, 19), (5, 512)])
+@pytest.mark.parametrize("span", [1, 3])
+def test_the_blocks_of_a_fast_key_are_those_of_whole_weights(queries, keys, span):
+    """Blocks of 7 queries and 100 keys cut through the groups that share a hash."""
+    qkv = normal(0, (1, queries, 2, 4)), normal(1, (1, keys, 2, 4)), normal(2, (1, keys, 2, 4))
+    attention = [
+        lambda *args, f=f, dropout_rng, **options: f(
+            *args, dropout_rng=fast_key(dropout_rng), broadcast_dropout=False, span=span, **options
+        )
+        for f in (OURS["linen"], FUSED["linen"])
+    ]
+    check(run(attention[0], qkv, blocks=(7, 100)), run(attention[1], qkv))
 
 
 def test_rates_are_traced_in_one_program():

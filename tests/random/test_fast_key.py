@@ -1,16 +1,22 @@
-"""A fast key works like any other key, and draws the bits of threefry with 13 rounds."""
+"""A fast key works like any other key. Its bits are those of threefry with 13 rounds, and its masks
+follow an equation of their own.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.nnx import Rngs
 from jax.random import clone
 from scipy import stats
 
-from flax_spatialdrop import apply_mask, dropout, fast_key, sample_mask
+import flax_spatialdrop as fs
+from flax_spatialdrop import apply_mask, dropout, fast_key, linen, nnx, sample_mask
+from flax_spatialdrop._random.groups import draws_of_elements
+from flax_spatialdrop._random.mask import drawn_rate
 from flax_spatialdrop._random.threefry import hash_words
-from flax_spatialdrop.linen import Dropout
 
+from ..catalogue import ALPHA, BERNOULLI, REPRESENTATIVES
 from ..errors import exactly
 from ..hlo import sizes_of_words
 
@@ -36,13 +42,142 @@ def test_13_rounds_give_the_known_answers(key, position, words):
     assert tuple(int(word) for word in hash_words(*numbers, 13)) == words
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (7, 1, 5), (2**17,)], ids=str)
-def test_the_mask_redrawn_is_the_mask_of_jax_random(shape):
-    x = jnp.ones(shape)
+SHAPES = [(), (0,), (5,), (1024,), (3, 512), (0, 512), (2, 32, 5), (64, 7), (7, 1, 5)]
+"""Some of each kind of groups."""
+
+
+def rounded(rate):
+    """Returns the rate whose keep probability is the nearest multiple of 2^-16."""
+    return 1 - round(2**16 * (1 - rate)) / 2**16
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_mask_compares_16_bits_to_the_keep_probability(shape):
+    words = jax.random.key_data(fast(1))
+    draws = draws_of_elements(words, jnp.zeros(shape), None, shape)
+    for rate in (0.3, jnp.float32(0.3)):
+        mask = sample_mask(fast(1), rate, shape)
+        np.testing.assert_array_equal(mask, draws < round(2**16 * 0.7))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_mask_redrawn_is_the_mask_applied_with_the_rounded_rate(shape, dtype):
+    x = jnp.ones(shape, dtype)
+    y, pullback = jax.vjp(lambda x: dropout(fast(1), x, 0.3), x)
+    expected = apply_mask(x, sample_mask(fast(1), 0.3, shape), rounded(0.3))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(*pullback(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 512), (2, 32, 5), (7, 1, 5)], ids=str)
+def test_the_same_mask_in_every_transform(shape):
     mask = sample_mask(fast(1), 0.3, shape)
-    expected = jax.random.bernoulli(fast(1), np.float32(0.7), shape)
-    np.testing.assert_array_equal(mask, expected)
-    np.testing.assert_array_equal(dropout(fast(1), x, 0.3), apply_mask(x, mask, 0.3))
+    x = jnp.ones(shape)
+
+    def kept(key, rate=0.3):
+        return dropout(key, x, rate) != 0
+
+    keys = jnp.stack([fast(0), fast(1)])
+    found = {
+        "jit": jax.jit(kept)(fast(1)),
+        "a traced rate": jax.jit(kept)(fast(1), jnp.float32(0.3)),
+        "vmap": jax.vmap(kept)(clone(keys))[1],
+        "scan": jax.lax.scan(lambda c, key: (c, kept(key)), 0, clone(keys))[1][1],
+        "remat": jax.checkpoint(kept)(fast(1)),
+        "a mask under vmap": jax.vmap(lambda key: sample_mask(key, 0.3, shape))(clone(keys))[1],
+    }
+    for name, other in found.items():
+        np.testing.assert_array_equal(other, mask, name)
+
+
+SEQUENCE = jnp.linspace(1, 2, 3 * 8 * 4).reshape(3, 8, 4)
+
+
+def lstm(key, rate):
+    layer = nnx.LSTM(4, 4, dropout=rate, recurrent_dropout=rate, rngs=Rngs(0))
+    return layer(SEQUENCE, rngs=key)
+
+
+def attention(attend, **options):
+    query = SEQUENCE[:, :, None]
+    return lambda key, rate: attend(
+        query, query, query, dropout_rng=key, dropout_rate=rate, **options
+    )
+
+
+def residual(mode):
+    return lambda key, rate: fs.residual_drop_path(key, SEQUENCE, jnp.sin, rate, mode=mode)
+
+
+ROUNDING = {
+    **{
+        case.id: lambda key, rate, case=case: case.face()(key, jnp.ones(case.shape), rate)
+        for case in REPRESENTATIVES
+        if case.kind in (BERNOULLI, ALPHA) and 0 not in case.shape
+    },
+    "embedding_dropout of ids": lambda key, rate: fs.embedding_dropout(
+        key, SEQUENCE[0], rate, ids=jnp.arange(8)
+    ),
+    "drop_connect": lambda key, rate: fs.drop_connect(key, {"w": SEQUENCE}, rate)["w"],
+    "residual_drop_path": residual("row"),
+    "residual_drop_path of a batch": residual("batch"),
+    "LSTM": lstm,
+    "attention": attention(linen.dot_product_attention, broadcast_dropout=False),
+    "attention in blocks": attention(linen.blockwise_attention, broadcast_dropout=False),
+    "attention, values": attention(linen.dot_product_attention, noise_shape=(None, None, 1, None)),
+    "attention, outputs": attention(linen.blockwise_attention, noise_shape=(None, None, None, 1)),
+}
+EXACT = {
+    "drop_block": lambda key, rate: fs.drop_block(key, SEQUENCE, rate, block_size=2),
+    "gaussian_dropout": lambda key, rate: fs.gaussian_dropout(key, SEQUENCE, rate),
+    "spans of keys": attention(linen.dot_product_attention, broadcast_dropout=False, span=2),
+}
+
+
+@pytest.mark.parametrize("f", ROUNDING.values(), ids=list(ROUNDING))
+def test_no_scale_is_computed_from_the_rate_before_it_is_rounded(f):
+    """One key drops something and keeps something, so both rates would differ in a scale."""
+    key = jax.random.key(1)
+    assert (f(clone(key), 0.3) != f(clone(key), rounded(0.3))).any()  # shows that it can fail
+    for rate in (0.3, jnp.float32(0.3)):
+        y = f(fast_key(clone(key)), rate)
+        np.testing.assert_array_equal(y, f(fast_key(clone(key)), rounded(0.3)))
+
+
+@pytest.mark.parametrize("f", EXACT.values(), ids=list(EXACT))
+def test_other_distributions_take_the_rate_itself(f):
+    assert (f(fast(1), 0.3) != f(fast(1), rounded(0.3))).any()
+
+
+RATES = {
+    # rate, the rate that is drawn
+    2**-17: 0.0,  # halves are rounded to the even multiple
+    3 * 2**-18: 2**-16,
+    2**-16: 2**-16,
+    0.3: rounded(0.3),
+    1 - 2**-16: 1 - 2**-16,
+    1 - 1e-6: 1 - 2**-16,  # at least 2^-16 is kept unless the rate is 1
+    1.0: 1.0,
+}
+CLIPPED = {-1.0: 0.0, 2.0: 1.0, np.nan: 1.0}
+
+
+@pytest.mark.parametrize(("rate", "expected"), [*RATES.items(), *CLIPPED.items()])
+def test_the_rate_that_is_drawn(rate, expected):
+    if rate in RATES:
+        assert drawn_rate(fast(1), rate) == expected
+    for is_wide in (False, True):
+        with jax.enable_x64(is_wide):
+            found = jax.jit(drawn_rate)(fast(1), jnp.asarray(rate, float))
+        assert found.dtype == np.float32
+        assert found == expected
+
+
+def test_all_other_keys_drop_at_the_rate_itself():
+    rates = 0.3, jnp.float32(0.3)
+    keys = jax.random.key(1), jax.random.key(1, impl="rbg"), jax.random.PRNGKey(1), None
+    assert all(drawn_rate(key, rate) is rate for key in keys for rate in rates)
 
 
 def test_the_mask_is_another_than_that_of_the_key_it_was_made_of():
@@ -78,7 +213,9 @@ def test_a_symbolic_batch_and_no_other_symbolic_size():
     batch, time = jax.export.symbolic_shape("b, t")
     f = jax.jit(lambda x: dropout(fast(1), x, 0.5))
     exported = jax.export.export(f)(jax.ShapeDtypeStruct((batch, 4), jnp.float32))
-    np.testing.assert_array_equal(exported.call(jnp.ones((3, 4))), f(jnp.ones((3, 4))))
+    for size in (3, 32):  # without groups, and with groups along the batch
+        x = jnp.ones((size, 4))
+        np.testing.assert_array_equal(exported.call(x), f(x))
     message = (
         "a fast key draws arrays whose axes are shorter than 2^32, and only the first axis may "
         "have a symbolic size: got (b, t)"
@@ -101,7 +238,7 @@ def test_split_vmap_and_scan():
 
 def test_modules_take_one_as_their_stream():
     x = jnp.ones((50, 50))
-    layer = Dropout(0.5, deterministic=False)
+    layer = linen.Dropout(0.5, deterministic=False)
     y = layer.apply({}, x, rngs={"dropout": fast(4)})
     again = jax.jit(lambda key: layer.apply({}, x, rngs={"dropout": key}))(fast(4))
     np.testing.assert_array_equal(y, again)

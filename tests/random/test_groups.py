@@ -1,6 +1,7 @@
 """The draws of a fast key follow their equation, which is computed here with Python integers."""
 
 import importlib.util
+import itertools
 import math
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from scipy import stats
 
 from flax_spatialdrop._random.groups import (
     Groups,
@@ -178,6 +180,65 @@ def test_each_of_8_devices_draws_its_own_part(mode, spec, shape):
     assert whole.sharding.is_equivalent_to(like.sharding, 3)
     assert not collectives(text)
     np.testing.assert_array_equal(whole, draws_of_elements(WORDS, jnp.zeros(shape), None, shape))
+
+
+FALSE_ALARM = 1e-9  # the probability that a statistical test fails although the code is right
+
+
+@pytest.fixture(scope="module")
+def many():
+    """2^26 draws, as [groups, 4, 128]: row g has the four draws of 128 hashes."""
+    words = jax.random.key_data(jax.random.key(2026))
+    draw = jax.jit(lambda like: draws_of_elements(words, like, None, like.shape).astype(np.uint16))
+    return np.asarray(draw(jnp.zeros((2**17, 512)))).reshape(2**17, 4, 128)
+
+
+def chi_square_is_plausible(counts):
+    """Whether counts look like those of equally likely cells, with false alarms at 1e-9."""
+    expected = counts.sum() / counts.size
+    low, high = stats.chi2.interval(1 - FALSE_ALARM, counts.size - 1)
+    return low <= ((counts - expected) ** 2 / expected).sum() <= high
+
+
+@pytest.mark.slow
+def test_each_of_the_four_draws_is_uniform(many):
+    for d in range(4):
+        assert chi_square_is_plausible(np.bincount(many[:, d].ravel(), minlength=2**16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [10, 0], ids=["upper bits", "lower bits"])
+def test_two_draws_of_a_hash_are_independent(many, shift):
+    """The 2^12 pairs of 6 bits of two draws are equally likely, for each two of the four."""
+    bits = [(many[:, d].ravel() >> shift & 63).astype(np.int32) for d in range(4)]
+    for a, b in itertools.combinations(bits, 2):
+        assert chi_square_is_plausible(np.bincount(a << 6 | b, minlength=2**12))
+
+
+@pytest.mark.slow
+def test_no_lag_inside_of_512_lanes_is_correlated(many):
+    """The correlation at each lag is normal, with a deviation of 2^-13 for 2^26 pairs."""
+    total = np.zeros(257)
+    for part in np.split(many.reshape(-1, 512), 16):
+        uniform = (part + 0.5) / 2**16 - 0.5
+        total += (np.abs(np.fft.rfft(uniform)) ** 2).sum(0)
+    correlation = np.fft.irfft(total)[1:257] / (2**26 / 12)  # of circular lags
+    deviations = np.full(256, 2.0**-13)
+    deviations[-1] *= np.sqrt(2)  # half a circle counts each pair twice
+    assert np.abs(correlation / deviations).max() < stats.norm.isf(FALSE_ALARM / 2 / 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1 / 256, 0.1, 0.5, 0.9, 0.999])
+def test_elements_are_kept_at_the_rate_and_apart_from_their_group(many, rate):
+    """Exact binomial bounds for 2^26 elements, and for the pairs and quadruples of a hash."""
+    count = round(2**16 * (1 - rate))
+    kept, chance = many < count, count / 2**16
+    pairs = [kept[:, a] & kept[:, b] for a, b in itertools.combinations(range(4), 2)]
+    events = [(kept, chance), (~kept.any(1), (1 - chance) ** 4), (kept.all(1), chance**4)]
+    for event, probability in [*events, *((pair, chance**2) for pair in pairs)]:
+        low, high = stats.binom.interval(1 - FALSE_ALARM, event.size, probability)
+        assert low <= event.sum() <= high
 
 
 SHAPE, TILE = (64, 1024), (16, 512)

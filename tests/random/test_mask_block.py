@@ -59,6 +59,25 @@ def test_for_every_key_that_can_and_every_rate(key, rate):
     np.testing.assert_array_equal(block, sample_mask(key(), rate, SHAPE)[2:6, :, 3:8])
 
 
+@pytest.mark.parametrize(
+    ("shape", "start", "sizes"),
+    [
+        ((3, 1024), (1, 500), (2, 300)),
+        ((3, 1024), (0, 512), (3, 512)),
+        ((2, 64, 5), (1, 9, 1), (1, 50, 3)),
+        ((2, 64, 5), (0, 32, 0), (2, 32, 5)),
+        ((2, 63, 5), (0, 32, 0), (2, 31, 5)),
+    ],
+    ids=str,
+)
+def test_blocks_of_a_fast_key_cut_through_its_groups(shape, start, sizes):
+    whole = sample_mask(fast_key(clone(KEY)), 0.4, shape)
+    part = tuple(slice(s, s + n) for s, n in zip(start, sizes, strict=True))
+    f = jax.jit(lambda start: mask_block(fast_key(clone(KEY)), 0.4, shape, start, sizes))
+    for corner in (start, jnp.array(start)):
+        np.testing.assert_array_equal(f(corner), whole[part])
+
+
 def test_the_words_of_a_key_stand_for_it():
     words = tuple(jax.random.key_data(clone(KEY)))
     np.testing.assert_array_equal(mask_block(words, 0.4, SHAPE, (0, 0, 0), SHAPE), WHOLE)
