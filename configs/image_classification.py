@@ -8,8 +8,8 @@ and on 1,000 with group norm. The images are in the Debian package dataset-fashi
 The papers predict, each for networks and data that are far larger:
 
 - Dropout before a batch norm hurts, since the norm's running averages do not fit the variance
-  without dropout: 77.42 -> 68.55 % on CIFAR-100 (Li et al., 2018). So it should not hurt before a
-  group norm, which has none.
+  without dropout: 77.42 -> 68.55 % on CIFAR-100 (Li et al., 2018). So we expect less harm before
+  a group norm, which has none.
 - SpatialDropout2D beats Dropout where there is little data (Tompson et al., 2015).
 - DropBlock beats both, and best at a rate that grows in training (Ghiasi et al., 2018).
 - DropPath lowers the error, and saves about 25 % of the time (Huang et al., 2016).
@@ -30,8 +30,9 @@ accuracy to "none" in points, as mean and 95 % interval over 5 seeds:
     DropPath subset               +0.18 +- 1.68    -                +0.11 +- 0.62
     cutout                        +1.62 +- 0.47    -                +0.23 +- 0.45
 
-Dropout before a batch norm hurts at a rate of 0.5, but it does so before a group norm too.
-DropBlock and cutout help on 1,000 images. That channels or blocks beat single values does not show.
+Dropout at a rate of 0.5 is worse before a norm than after it, and more so with batch norm, as
+predicted. DropBlock and cutout help on 1,000 images. That channels or blocks beat single values, or
+that DropPath helps, does not show.
 
 `:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
 ResNet on 1,000 to 55,000 images, for a GPU. It has not been run.

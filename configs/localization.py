@@ -2,7 +2,7 @@
 
     python -m experiments.main --config=configs/localization.py
 
-This has not been run in full yet. It trains heat maps of 7 keypoints on 50, 100, 300 and 1,000
+It trains heat maps of 7 keypoints on 50, 100, 300 and 1,000
 composed scenes: a figure of five garments before a photo, with clutter, and partly hidden. The
 garments are in the Debian package dataset-fashion-mnist. The network is fully convolutional and
 sees a scene at three resolutions, as that of Tompson et al. (2015). Its trunk is pretrained to
@@ -16,10 +16,24 @@ The papers predict:
 
 The sizes in a scene, the brightness of photos, the learning rate, the batch size, the number of
 steps and the rates were tuned on validation data, on 100 scenes and one seed. So was the place of
-dropout: before and after the wide layer, or only before it.
+dropout: before and after the wide layer, or only before it. Two harder kinds of scenes, and a
+softmax over positions in place of bumps, were tried too. All this was on the scenes of
+config.data.seed=0. Some of their test scores were seen, so the results are of the scenes of 1.
+
+The results took 26 min on 2 CPU cores, beside other programs. Expected are these differences of the
+detection rate to "none" in points, as mean and 95 % interval over 5 seeds:
+
+                         50 scenes        100 scenes       300 scenes       1,000 scenes
+    Dropout              +1.14 +- 1.94    +0.78 +- 1.39    -1.42 +- 1.37    -0.99 +- 1.19
+    SpatialDropout2D     +1.22 +- 2.19    +0.49 +- 2.43    -1.33 +- 1.83    -1.11 +- 1.69
+    DropBlock            -0.09 +- 2.21    +0.22 +- 1.33    -2.08 +- 1.91    -2.02 +- 1.26
+    DropBlock growing    +0.72 +- 0.84    +0.49 +- 1.32    -1.26 +- 1.50    -0.63 +- 0.36
+
+That a regularizer helps does not show at any size. But the fewer the scenes, the better all of them
+do against "none", Dropout as much as SpatialDropout2D.
 
 `:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` has larger
-scenes and networks, and up to 10,000 scenes, for a GPU. It has not been run either.
+scenes and networks, and up to 10,000 scenes, for a GPU. It has not been run.
 """
 
 from ml_collections import ConfigDict
@@ -60,7 +74,7 @@ def get_config(variant: str = "scenes") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "fashion-mnist"  # or "mnist" or "digits"
     config.data.path = ""  # the folder of Fashion-MNIST; "" is that of the Debian package
-    config.data.seed = 0
+    config.data.seed = 1
     config.data.side = 48  # of a scene, in pixels
     config.data.train_sets = 5  # each seed has training scenes of its own
     config.data.train_scenes = 100

@@ -30,8 +30,9 @@ For `:images`, it is the accuracy in points:
     late        +0.54 +- 0.75    -0.60 +- 0.22
     growing     +0.31 +- 0.97    -0.75 +- 0.51
 
-For words, a single epoch is best without dropout, and "late" is best in many, as predicted. That
-"early" helps in a single epoch does not show. For images, many epochs show no difference.
+For words, a single epoch is best without dropout, and "late" and "growing" help in many, as
+predicted. That "early" helps in a single epoch does not show. For images, many epochs show no
+difference.
 
 `:smoke` (a minute or two) only tests that all parts work. `:gpu` reads all 750,000 words once, or a
 tenth of them twenty times, with a larger network. It is ready to run, but has not been run.

@@ -48,14 +48,14 @@ def get_config(variant: str = "lstm") -> ConfigDict:
         *("none", "element-wise", "embedding", "inputs", "states", "outputs", "weights"),
         *("variational", "AWD-LSTM"),
     )
-    config.rates = (0.2, 0.5)
+    config.rates = (0.1, 0.2, 0.5)
     config.seeds = 5
 
     config.layers = 2
     config.features = 96
     config.heads = 4  # of the transformer's attention
     config.batch_size = 16
-    config.epochs = 24
+    config.epochs = 60
     config.patience = 3
     config.steps_per_call = 0  # steps in one program; 0 is an epoch
     config.checkpoint_every = 1000  # steps from one checkpoint to the next; 0 for none
@@ -81,6 +81,7 @@ def get_config(variant: str = "lstm") -> ConfigDict:
         config.task = "word_transformer"
         config.regularizers = ("none", "embedding", "attention", "residual", "layer", "all")
         config.rates = (0.1, 0.3)
+        config.epochs = 24
         config.optimizer.learning_rate = 3e-3
     if variant == "smoke":
         config.name = "word_language_model-smoke"

@@ -267,8 +267,15 @@ def test_numbers_of_the_calibration():
     )
     sentence = "have an ECE of {} % on clean and {} % on shifted images, against {} and {} %"
     assert says(EXPERIMENTS, sentence.format(*ours, *theirs))
-    for plain, passes, images in ((clean, theirs[0], "clean"), (shifted, theirs[1], "shifted")):
-        assert f"from {plain:.1f} to {passes} % on {images}" in OVERVIEW.read_text()
+    ranges = []
+    for way in ("one pass", "passes"):
+        errors = [
+            100 * measured(of, f"ECE, clean, {way}") for n, of in found.items() if n != "none"
+        ]
+        ranges.append(f"{min(errors):.1f} to {max(errors):.1f} %")
+    assert says(EXPERIMENTS, f"falls to {ranges[0]} in one pass, and to {ranges[1]} in passes")
+    answer = f"from {clean:.1f} % to {ranges[0]} by training with dropout, and to {ranges[1]} with"
+    assert answer in OVERVIEW.read_text()
 
 
 def of_sensors(field):
@@ -361,14 +368,20 @@ def shown(found):
     return {name for name, of in differences(found).items() if abs(of.mean) > of.half_width}
 
 
-def over(found, name, other, rate):
-    """Returns the difference of two regularizers at a rate, paired by seed."""
-    ours, theirs = (
-        {run["seed"]: run["test_score"] for run in found["regularizers"][of]["runs"]
-         if run["rate"] == at}
-        for of, at in ((name, rate), (other, 0.0 if other == "none" else rate))
-    )  # fmt: skip
+def score_of_each(found, name, rate=None):
+    """Returns the test score of each seed, at a rate or at the chosen one."""
+    result = found["regularizers"][name]
+    rate = result["chosen_rate"] if rate is None else rate
+    return {run["seed"]: run["test_score"] for run in result["runs"] if run["rate"] == rate}
+
+
+def over(ours, theirs):
+    """Returns the difference of two scores of each seed."""
     return estimate([ours[seed] - theirs[seed] for seed in ours])
+
+
+def minus(found):
+    return found._replace(mean=-found.mean)
 
 
 def test_numbers_of_the_images():
@@ -376,62 +389,103 @@ def test_numbers_of_the_images():
         conditions("image_classification")[name]
         for name in ("1,000 images", "1,000 images, group norm", "4,000 images")
     )
-    assert len(shown(few)) == 7
     assert len(differences(few)) == 10
+    assert len(shown(few)) == 7  # "Seven of the ten gain"
     assert shown(grouped) == set()
     assert shown(more) == {"Dropout", "DropBlock"}
     gains = differences(few)
     assert max(gains, key=lambda name: gains[name].mean) == "cutout"
-    assert says(EXPERIMENTS, f"gains most, {percent(gains['cutout'], 2)} points")
+    least, most = (
+        f"{100 * choose(gains[n].mean for n in shown(few)):.2f}" for choose in (min, max)
+    )
+    assert says(EXPERIMENTS, f"in an interval without 0, by {least} to {most} points.")
+    assert f"seven of ten gain, by {least} to {most} points" in OVERVIEW.read_text()
+    assert says(EXPERIMENTS, f"the highest mean, {percent(gains['cutout'], 2)} points")
     dropout, blocks = (percent(differences(more)[name], 2) for name in ("Dropout", "DropBlock"))
-    assert says(EXPERIMENTS, f"still do, by {dropout} and {blocks} points")
+    assert says(EXPERIMENTS, f"gain in this way, by {dropout} and {blocks} points")
     names = ("Dropout", "SpatialDropout2D", "DropBlock", "DropBlock growing")
     forms = [100 * gains[name].mean for name in names]
     assert says(EXPERIMENTS, f"gain {min(forms):.2f} to {max(forms):.2f} points on 1,000")
+    between = over(*(score_of_each(few, name) for name in ("SpatialDropout2D", "Dropout")))
+    assert says(EXPERIMENTS, f'differs from "Dropout" by {percent(between, 2)} points')
     assert not any(name in shown(few) for name in gains if name.startswith("DropPath"))
 
 
 def test_numbers_of_dropout_and_norms():
     found = conditions("image_classification")
-    batch, group = found["1,000 images"], found["1,000 images, group norm"]
-    before, after = "Dropout before norm", "Dropout"
-    of_batch, of_group = (over(of, before, "none", 0.5) for of in (batch, group))
-    assert says(EXPERIMENTS, f"the batch norm loses {percent(minus(of_batch), 2)} points")
-    assert says(EXPERIMENTS, f"it loses {percent(minus(of_group), 2)} points too")
-    same = over(batch, after, "none", 0.5)
-    assert abs(same.mean) < same.half_width  # "loses nothing that five seeds can show"
-    between = [percent(over(of, after, before, 0.5), 2) for of in (batch, group)]
-    sentence = "are {} points with batch norm, and {} with group norm"
-    assert says(EXPERIMENTS, sentence.format(*between))
+    norms = [found["1,000 images"], found["1,000 images, group norm"]]
     overview = OVERVIEW.read_text()
-    assert f"a batch norm loses {-100 * of_batch.mean:.2f} points" in overview
-    assert f"before a group norm {-100 * of_group.mean:.2f}" in overview
-    assert f"cutout most, by {100 * differences(batch)['cutout'].mean:.2f} points" in overview
-    assert batch["regularizers"][before]["chosen_rate"] == 0.1
-    assert before in shown(batch)
-    assert differences(batch)[before].mean > 0  # "still gains"
+    lost = over(score_of_each(norms[0], "none"), score_of_each(norms[0], f"Dropout {BEFORE}", 0.5))
+    assert says(EXPERIMENTS, f"the batch norm loses {percent(lost, 2)} points against none")
+    assert says(FAQ, f"it lost {100 * lost.mean:.2f} points at a rate of 0.5")
+    gained = differences(norms[0])[f"Dropout {BEFORE}"]
+    assert norms[0]["regularizers"][f"Dropout {BEFORE}"]["chosen_rate"] == 0.1
+    assert gained.mean > gained.half_width  # "still gains"
+    assert says(FAQ, f"gained {100 * gained.mean:.2f} at a rate of 0.1")
+    for name, rate in (("Dropout", 0.5), ("SpatialDropout2D", 0.3)):
+        gaps = []
+        for of in norms:
+            after, before = (score_of_each(of, n, rate) for n in (name, f"{name} {BEFORE}"))
+            gaps.append({seed: after[seed] - before[seed] for seed in after})
+        batch, group = (estimate([*gap.values()]) for gap in gaps)
+        apart = over(*gaps)
+        assert apart.mean > apart.half_width
+        if name == "Dropout":
+            assert says(EXPERIMENTS, f"It is {percent(batch, 2)} points worse than dropout after")
+            assert says(EXPERIMENTS, f"it is {percent(group, 2)} points worse than after it")
+            assert says(EXPERIMENTS, f"The two gaps differ by {percent(apart, 2)} points")
+            both = f"by {100 * batch.mean:.2f} points with batch norm and {100 * group.mean:.2f}"
+            assert both in overview
+        else:
+            assert says(EXPERIMENTS, f"is {percent(batch, 2)} points worse before the batch norm")
+            assert says(EXPERIMENTS, f"{percent(group, 2)} before the group norm")
+            assert says(EXPERIMENTS, f"The gaps differ by {percent(apart, 2)} points")
+
+
+BEFORE = "before norm"
+
+
+def test_rows_of_other_pages_are_the_same_runs():
+    """Two pages say that they share trainings with that of image classification."""
+    images = conditions("image_classification")
+    calibrated = json.loads((RESULTS / "mc_calibration/results.json").read_text())
+    scheduled = conditions("rate_schedules-images")["many epochs"]
+    grouped = images["1,000 images, group norm"]
+    pairs = [
+        (calibrated, images["1,000 images"], {n: n for n in ("none", "Dropout", "DropBlock")}),
+        (scheduled, grouped, {"none": "none", "constant": "SpatialDropout2D"}),
+    ]
+    for ours, theirs, names in pairs:
+        for name, other in names.items():
+            assert score_of_each(ours, name) == score_of_each(theirs, other)
 
 
 def test_numbers_of_the_schedules():
-    once, often = (conditions("rate_schedules")[f"{epochs} epoch{s}"] for epochs, s in EPOCHS)
+    once, often = (conditions("rate_schedules")[epochs] for epochs in EPOCHS)
     lost = differences(once)
     assert shown(once) == {"constant", "early", "late", "growing"}
-    assert all(of.mean > 0 for of in lost.values())  # "each schedule is worse than none"
+    assert all(of.mean > 0 for of in lost.values())  # "Each schedule is worse than none"
     constant, early = (words(lost[name]) for name in ("constant", "early"))
     assert says(EXPERIMENTS, f"constant dropout by {constant} words of perplexity, and even early")
     assert says(EXPERIMENTS, f"even early dropout by {early}.")
     assert shown(often) == {"late", "growing"}
     late, growing = (words(minus(differences(often)[name])) for name in ("late", "growing"))
     assert says(EXPERIMENTS, f'"late" gains {late} and "growing" {growing} words of perplexity')
-    assert f"it lowers the perplexity by {late.split()[0]} words" in OVERVIEW.read_text()
-    baseline = [of["baseline_test_score"] for of in (once, often)]
-    for of, best in zip((once, often), baseline, strict=True):
-        assert all(row.test.mean > best for row in rows(of))  # "a 3-gram has a lower perplexity"
+    assert f"late dropout lowers the perplexity by {late.split()[0]} words" in OVERVIEW.read_text()
+    better = over(*(score_of_each(often, name) for name in ("constant", "late")))
+    assert says(EXPERIMENTS, f'better than "constant" by {words(better)} words')
+    same = over(*(score_of_each(often, name) for name in ("growing", "late")))
+    assert abs(same.mean) < same.half_width
+    for of in (once, often):
+        assert all(row.test.mean > of["baseline_test_score"] for row in rows(of))
+    plain = results("word_language_model-transformer")["none"]
+    sibling = statistics.mean(scores(chosen(plain)))
+    assert all(row.test.mean > sibling for row in rows(often))  # "better even without dropout"
 
 
 def test_numbers_of_the_schedules_on_images():
     found = conditions("rate_schedules-images")
-    once, often = (found[f"{epochs} epoch{s}"] for epochs, s in EPOCHS)
+    once, often = (found[epochs] for epochs in EPOCHS)
     assert shown(once) == {"constant", "late", "growing"}  # 'all but "early" lose'
     lost = differences(once)
     assert all(of.mean < 0 for of in lost.values())
@@ -445,15 +499,47 @@ def test_numbers_of_the_schedules_on_images():
         assert {row.rate for row in rows(of) if row.compared_to} == {0.1}
 
 
-EPOCHS = (("single", ""), ("many", "s"))
+EPOCHS = ("single epoch", "many epochs")
 
 
 def words(found):
     return f"{found.mean:.2f} ± {found.half_width:.2f}"
 
 
-def minus(found):
-    return found._replace(mean=-found.mean)
+def test_numbers_of_localization():
+    found = conditions("localization")
+    few, most = found["50 scenes"], found["1,000 scenes"]
+    gains = differences(few)
+    spatial = gains["SpatialDropout2D"]
+    assert max(gains, key=lambda name: gains[name].mean) == "SpatialDropout2D"
+    assert says(EXPERIMENTS, f"the highest mean, {100 * spatial.mean:.2f} points over none, with")
+    assert says(EXPERIMENTS, f"an interval of ± {100 * spatial.half_width:.2f}")
+    for of in found.values():
+        gained = differences(of)
+        assert not any(gained[name].mean > 0 for name in shown(of))  # "does not show at any size"
+        both = over(*(score_of_each(of, name) for name in ("SpatialDropout2D", "Dropout")))
+        assert abs(both.mean) < both.half_width
+    for scenes in ("300 scenes", "1,000 scenes"):
+        assert differences(found[scenes])["SpatialDropout2D"].mean < 0
+    trends = {}
+    for name in ("SpatialDropout2D", "Dropout"):
+        on_few, on_most = (
+            {s: score_of_each(of, name)[s] - score_of_each(of, "none")[s] for s in range(5)}
+            for of in (few, most)
+        )
+        trends[name] = over(on_few, on_most)
+        assert trends[name].mean > trends[name].half_width
+    assert says(EXPERIMENTS, f"is {percent(trends['SpatialDropout2D'], 2)} points higher on 50")
+    assert says(EXPERIMENTS, f'"Dropout" is {percent(trends["Dropout"], 2)} points higher too')
+    lost, growing = (minus(differences(most)[n]) for n in ("DropBlock", "DropBlock growing"))
+    assert says(EXPERIMENTS, f"loses {percent(lost, 2)} points on 1,000 scenes")
+    assert says(EXPERIMENTS, f"a growing rate loses less, {percent(growing, 2)}")
+    better = [
+        differences(of)["DropBlock growing"].mean - differences(of)["DropBlock"].mean
+        for of in found.values()
+    ]
+    assert sum(by > 0.005 for by in better) == 3
+    assert min(better) > 0
 
 
 def test_numbers_of_correlation():
@@ -478,11 +564,12 @@ def test_numbers_of_correlation():
         assert says(page, f"both remove the same: {words[0]} and {words[1]}.")
     high = [removed("block 1", form, "0.9") for form in forms]
     assert says(EXPERIMENTS, f"At a rate of 0.9, the two remove {high[0]} and {high[1]}.")
-    answer = f"{given('block 1')} in the first block of a ResNet. So dropout at a rate of 0.5 "
-    answer += f"removes only {single} there, and of whole channels {whole}."
+    answer = f"{given('block 1')} in the first block of a ResNet. Dropout at a rate of 0.5 removes "
+    answer += f"as much as {single} would of independent values, and of whole channels {whole}."
     assert answer in OVERVIEW.read_text()
     assert f"neighbors give back {given('block 1')} of a dropped value" in readme
-    assert f"plain dropout at 0.5 removes only {single}." in readme
+    plain = f"Plain dropout at 0.5 removes as much as {single} would of independent values"
+    assert f"{plain}, and spatial dropout {whole}." in readme
 
 
 def test_claims_on_correlation():
@@ -504,6 +591,11 @@ def test_claims_on_correlation():
     assert says(EXPERIMENTS, f"whole channels add {last.mean:.1f} times the noise")
     assert last.mean - last.half_width > 1
     assert all(abs(ratio.mean - 1) < ratio.half_width for ratio in (first, second))
+    of_words = correlation.noise_ratio(found, "word vectors")
+    assert says(
+        EXPERIMENTS, f"For word vectors it is {of_words.mean:.2f}, with an interval above 1"
+    )
+    assert of_words.mean - of_words.half_width > 1
 
 
 def test_the_header_of_correlation_has_its_results():

@@ -8,6 +8,7 @@ import pytest
 from configs import (
     image_classification,
     language_model,
+    localization,
     pos_tagging,
     rate_schedules,
     sensors,
@@ -68,6 +69,7 @@ def test_the_header_quotes_the_table_of_results(name):
 
 
 STUDIES = {
+    "localization": localization,
     "image_classification": image_classification,
     "rate_schedules": rate_schedules,
     "rate_schedules-images": rate_schedules,
