@@ -28,7 +28,7 @@ from jax import lax
 from .._checks import is_symbolic
 from .._typing import Shape
 from .sharding import explicit_sharding
-from .threefry import FAST_ROUNDS, Index, Words, hash_words, positions
+from .threefry import FAST_ROUNDS, Index, Words, hash_in_loop, hash_words, positions
 
 BITS = 16
 """The number of bits of a draw."""
@@ -78,14 +78,23 @@ def draws_of_groups(words: Words, high: Index, low: jax.Array) -> tuple[jax.Arra
 
 
 def draws_of_elements(
-    words: Words, like: jax.Array, start: tuple[Index, ...] | None, shape: Shape
+    words: Words,
+    like: jax.Array,
+    start: tuple[Index, ...] | None,
+    shape: Shape,
+    in_loop: bool = False,
 ) -> jax.Array:
     """Returns the draw u of each element, for any part of a mask; each element has its own hash.
 
-    The part has the shape of `like`, and begins at `start` in a mask of `shape`.
+    The part has the shape of `like`, and begins at `start` in a mask of `shape`. XLA fuses the
+    hashes with the code that uses the draws, unless they are computed in a loop.
     """
     first, d = _first_of_group(like, start, shape)
-    h0, h1 = hash_words(words[0], words[1], *positions(like, first, shape), FAST_ROUNDS)
+    high, low = positions(like, first, shape)
+    if in_loop:
+        h0, h1 = hash_in_loop(words, high, low)
+    else:
+        h0, h1 = hash_words(words[0], words[1], high, low, FAST_ROUNDS)
     word = jnp.where(d < np.uint32(2), h0, h1)
     return word >> ((d & np.uint32(1)) * np.uint32(BITS)) & _LOW_BITS
 

@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import NamedSharding
 
 from .._checks import (
@@ -128,9 +127,7 @@ def _sample_fast(
     words = jax.random.key_data(key)
     mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
-    # Without the barrier, XLA may hash again for each of the elements that share a draw.
-    mask: jax.Array = lax.optimization_barrier(redraw_mask(words, FAST_ROUNDS, threshold, like))
-    return mask
+    return _is_kept(draws_of_elements(words, like, None, shape, in_loop=True), threshold)
 
 
 def drawn_rate(key: Key | tuple[Array, Array], rate: Rate) -> Rate:
@@ -197,6 +194,11 @@ def redraw_mask(
     if rounds != FAST_ROUNDS:
         return redraw_seeds(words, rounds, threshold, like, start, shape)
     draws = draws_of_elements(words, like, start, like.shape if shape is None else shape)
+    return _is_kept(draws, threshold)
+
+
+def _is_kept(draws: jax.Array, threshold: np.uint32 | jax.Array) -> jax.Array:
+    """Compares draws of 16 bits to a threshold for 23 bits."""
     return draws < threshold >> np.uint32(_THRESHOLD_BITS - BITS)
 
 

@@ -118,16 +118,15 @@ def _round(x0: jax.Array, x1: jax.Array, rotation: Index) -> tuple[jax.Array, ja
     return x0, lax.bitwise_xor(x0, lax.bitwise_or(up, down))
 
 
-def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-    """Implements `jax.random.bits` for a fast key: the same 13 rounds, but in a loop.
+def hash_in_loop(words: Words, high: Index, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns `hash_words` of 13 rounds, but computed in a loop.
 
-    Without the loop, XLA would fuse the rounds with the code that uses the bits. A draw that many
-    elements share would then be hashed again for each of them.
+    Without the loop, XLA would fuse the rounds with the code that uses the hash. A draw that many
+    elements share would then be hashed again for each of them. (On CPUs a barrier does not help,
+    since XLA removes it before it fuses.)
     """
-    check_numbered(shape)
-    high, low = positions(jnp.zeros(shape), None, shape)
     keys = jnp.stack([words[0], words[1], words[0] ^ words[1] ^ _PARITY])
-    state = (jnp.broadcast_to(high, shape) + keys[0], low + keys[1])
+    state = (jnp.zeros_like(low) + high + keys[0], low + keys[1])
     blocks = np.arange(3)
     rotations = np.array(_ROTATIONS, np.uint32)[blocks % 2]
     counts = np.arange(1, 4, dtype=np.uint32)
@@ -141,7 +140,13 @@ def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
         return (x0 + add0, x1 + add1), None
 
     (x0, x1), _ = lax.scan(four_rounds, state, (rotations, injected))
-    x0, x1 = _round(x0, x1, np.uint32(_ROTATIONS[1][0]))
+    return _round(x0, x1, np.uint32(_ROTATIONS[1][0]))
+
+
+def _fast_bits(words: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    """Implements `jax.random.bits` for a fast key."""
+    check_numbered(shape)
+    x0, x1 = hash_in_loop(words, *positions(jnp.zeros(shape), None, shape))
     if bit_width == 64:
         return x0.astype(np.uint64) << np.uint64(32) | x1.astype(np.uint64)
     return (x0 ^ x1).astype(f"uint{bit_width}")
