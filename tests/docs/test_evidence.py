@@ -80,7 +80,7 @@ def test_no_table_of_results_is_copied():
 
 _ROW = re.compile(
     r"^\| \[.+\?\]\((\S+)\) \| (.+) \| \[(\w+)\]\((\S+)\)(?:`:(\w+)`)? \| "
-    r"(?:\[figure\]\((\S+)\) )?\|$"
+    r"\[figure\]\((\S+)\) \|$"
 )
 OVERVIEW = ROOT / "experiments/README.md"
 
@@ -92,16 +92,14 @@ def test_the_overview_has_every_experiment():
     for line in lines:
         row = _ROW.match(line)
         assert row, line
-        page, answer, config, path, variant, figure = row.groups()
+        page, _, config, path, variant, figure = row.groups()
         pages.add((OVERVIEW.parent / page.partition("#")[0]).resolve())
         assert path == f"../configs/{config}.py"
         configs.add(config)
-        assert (figure is None) == (answer == "Not run in full yet.")
-        if figure:
-            folder = (OVERVIEW.parent / figure).resolve().parent
-            assert folder == RESULTS / (f"{config}-{variant}" if variant else config)
-            assert (folder / pathlib.Path(figure).name).is_file(), figure
-            with_results.add(folder.name)
+        folder = (OVERVIEW.parent / figure).resolve().parent
+        assert folder == RESULTS / (f"{config}-{variant}" if variant else config)
+        assert (folder / pathlib.Path(figure).name).is_file(), figure
+        with_results.add(folder.name)
     assert with_results == {path.parent.name for path in RESULTS.glob("*/results.md")}
     how_to = {DOCS / "experiments/running.md", DOCS / "experiments/writing.md"}
     assert pages == {*(DOCS / "experiments").glob("*.md")} - how_to
@@ -110,7 +108,7 @@ def test_the_overview_has_every_experiment():
 
 
 def test_numbers_of_the_overview():
-    """The other answers of the overview are in words."""
+    """Tests of the experiments have the other answers."""
     (gain,) = {
         f"{100 * difference(results('pos_tagging'), n):.2f}"
         for n in ("Dropout", "SpatialDropout1D")
@@ -166,6 +164,26 @@ def test_numbers_of_the_words():
     assert all(together[seed] < plain[seed] for seed in plain)  # "each of the five seeds gains"
     best = statistics.mean(run["best_epoch"] for run in chosen(found["none"]))
     assert says(EXPERIMENTS, f"a run validates best after {best:.0f} epochs on average")
+
+
+def test_numbers_of_the_lstm_of_words():
+    whole = json.loads((RESULTS / "word_language_model/results.json").read_text())
+    gains = {name: minus(of) for name, of in differences(whole).items()}
+    assert shown(whole) == {"element-wise", "inputs", "weights"}
+    element_wise, inputs, weights = (
+        words(gains[name]) for name in ("element-wise", "inputs", "weights")
+    )
+    assert says(EXPERIMENTS, f'"element-wise" by {element_wise} words, "inputs" by {inputs} and')
+    assert says(EXPERIMENTS, f'"weights" by {weights}.')
+    for of in (element_wise, inputs, weights):
+        assert f" {of.split()[0]}" in OVERVIEW.read_text()
+    worse = over(*(score_of_each(whole, name) for name in ("variational", "element-wise")))
+    assert says(EXPERIMENTS, f"dropout is {words(worse)} words worse than element-wise dropout")
+    passes = {row.name: row.test for row in rows(whole, "measures", "monte_carlo_gain")}
+    assert says(EXPERIMENTS, f"makes it worse, by {words(passes['variational'])} words")
+    single = [words(minus(passes[name])) for name in ("weights", "inputs", "states")]
+    sentence = '"weights" by {} words, "inputs" by {} and "states" by {}'
+    assert says(EXPERIMENTS, sentence.format(*single))
 
 
 def test_numbers_of_the_forecast():
@@ -608,6 +626,23 @@ def test_the_header_of_correlation_has_its_results():
         ]
         row = f"{place} {given:.3f} {' '.join(rates)}"
         assert row in [" ".join(line.split()) for line in correlation_config.__doc__.splitlines()]
+
+
+def test_numbers_of_what_papers_predicted():
+    images = conditions("image_classification")["1,000 images"]
+    once, often = (conditions("rate_schedules")[epochs] for epochs in EPOCHS)
+    accelerometer = of_sensors(FAILED[0])["ModalityDropout"].difference
+    before, after = (score_of_each(images, n, 0.5) for n in (f"Dropout {BEFORE}", "Dropout"))
+    page = (DOCS / "experiments.md").read_text()
+    for number in (
+        f"+{percent(accelerometer, 2)} points of accuracy without the accelerometer",
+        f"costs {words(differences(once)['constant'])} words of perplexity",
+        f"by {words(minus(differences(often)['late']))} of perplexity",
+        f"{percent(over(after, before), 2)} points worse than after it",
+        f"by {percent(differences(images)['cutout'], 2)} points",
+        f"by {percent(differences(images)['DropBlock'], 2)} points",
+    ):
+        assert number in page, number
 
 
 CPU = {record.id: record for record in Results.load(RESULTS / "benchmarks/cpu.json").records}

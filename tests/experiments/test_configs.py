@@ -25,6 +25,7 @@ TABLES = {  # the words before the table in a config's header, and the row above
     "pos_tagging-seq2seq": (pos_tagging, "`:seq2seq`", "most frequent tag"),
     "weather_forecast": (weather_forecast, "Weather", "persistence"),
     "language_model": (language_model, "A language model", "5-gram"),
+    "word_language_model": (word_language_model, "A language model", "3-gram"),
     "word_language_model-transformer": (word_language_model, "`:transformer`", "3-gram"),
     "sensors": (sensors, "Sensors", "linear classifier"),
 }
