@@ -1,5 +1,6 @@
 """Attention layers of Flax, in Linen and NNX, with blockwise_attention as attention_fn."""
 
+import copy
 import functools
 import inspect
 
@@ -64,6 +65,56 @@ def test_a_layer_of_nnx(broadcast, cross):
 
     theirs = run(nnx_layer(broadcast_dropout=broadcast))
     check(run(nnx_layer(broadcast_dropout=broadcast, attention_fn=NNX)), theirs)
+
+
+class PackedLinen(nn.Module):
+    """As in the guide: the ids of a call are bound inside of the model."""
+
+    attention_fn: object
+
+    @nn.compact
+    def __call__(self, x, segment_ids):
+        attend = functools.partial(self.attention_fn, segment_ids=segment_ids)
+        return linen_layer(attention_fn=attend)(x, deterministic=True)
+
+
+class PackedNNX(nnx.Module):
+    """As in the guide: the ids of a call are bound to a copy of the layer."""
+
+    def __init__(self, attention_fn):
+        self.attention_fn = attention_fn
+        self.attention = nnx_layer()
+
+    def __call__(self, x, segment_ids, deterministic=True):
+        layer = copy.copy(self.attention)
+        layer.attention_fn = functools.partial(self.attention_fn, segment_ids=segment_ids)
+        return layer(x, deterministic=deterministic)
+
+
+@pytest.mark.parametrize("host", ["linen", "nnx"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_documents_in_one_row_are_those_in_rows_of_their_own(host, whole):
+    lengths = 2, X.shape[1] - 2
+    ids = jnp.repeat(jnp.arange(2), np.array(lengths))[None]
+    if host == "linen":
+        model = PackedLinen(linen.dot_product_attention if whole else LINEN)
+        variables = model.init(jax.random.key(3), X[:1], ids)
+        f = functools.partial(jax.jit(model.apply), variables)
+    else:
+        model = PackedNNX(ours_nnx.dot_product_attention if whole else NNX)
+        f = functools.partial(nnx.jit(lambda model, *args: model(*args)), model)
+    alone = [f(part, jnp.zeros(part.shape[:2], int)) for part in jnp.split(X[:1], lengths[:1], 1)]
+    check(f(X[:1], ids), jnp.concatenate(alone, 1))
+
+
+def test_a_copy_of_a_layer_shares_its_parameters_and_its_stream_in_nnx():
+    model, ids = PackedNNX(NNX), jnp.zeros(X.shape[:2], int)
+    f = nnx.jit(lambda model, x: model(x, ids, deterministic=False))
+    first, second = f(model, X), f(model, X)
+    assert not np.allclose(first, second, atol=1e-2)
+    assert model.attention.attention_fn is not NNX
+    grads = nnx.grad(lambda model: (model(X, ids) ** 2).sum())(model)
+    assert (grads["attention"]["query"]["kernel"][...] != 0).any()
 
 
 LAYER_HAS_IS_CAUSAL = "is_causal" in inspect.signature(nnx.MultiHeadAttention.__call__).parameters
