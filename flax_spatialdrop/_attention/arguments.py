@@ -1,6 +1,7 @@
 """The arguments of the attention functions of Linen and NNX: their docstrings and their checks."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -284,11 +285,9 @@ def _cap(soft_cap: Any, dtype: Any) -> float | None:
     if soft_cap is None:
         return None
     float32, limits = np.finfo(np.float32), "above 0 and finite in float32"
-    cap = check_scalar(soft_cap, "soft_cap", most=float(float32.max), limits=limits)
-    if not isinstance(cap, float):
-        raise TypeError(
-            f"soft_cap must be a number, known when tracing: got an array of dtype {cap.dtype}"
-        )
+    if not isinstance(soft_cap, Real) or isinstance(soft_cap, bool):
+        raise TypeError(f"soft_cap must be a number, known when tracing: got {shown(soft_cap)}")
+    cap = float(check_scalar(soft_cap, "soft_cap", most=float(float32.max), limits=limits))
     if cap < float32.tiny:
         raise ValueError(f"soft_cap must be {limits}: got soft_cap={soft_cap}")
     if jnp.issubdtype(dtype, jnp.complexfloating):

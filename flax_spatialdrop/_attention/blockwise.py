@@ -36,16 +36,17 @@ def blockwise(
 
     Sums of products and the softmax are computed in float32 (float64 for float64). If a query may
     not attend to any key, its output and its gradients are 0; Flax returns the mean of all values.
-    Blocks that are hidden completely are skipped. Both `is_causal` and a `mask` hide blocks, but
-    the mask must be a NumPy array, or shared by the whole batch and all heads. Only reverse mode
-    can differentiate the function; if blocks are skipped, only once.
+    Blocks that are hidden completely are skipped. `is_causal`, `window` and a `mask` hide blocks,
+    but the mask must be a NumPy array, or shared by the whole batch and all heads. So with a
+    window, time grows with the length and not with its square. Only reverse mode can differentiate
+    the function; if blocks are skipped, only once.
 
     Args:
       bias: an array that is added before the softmax and broadcasts to [*batch, heads, queries,
         keys]. It has a gradient.
       mask: True where a query may attend to a key; broadcasts to [*batch, heads, queries, keys]. A
-        mask of size [queries, keys] needs that much memory. For causal attention, use `is_causal`
-        instead; for padding, a mask of [*batch, 1, 1, keys].
+        mask of size [queries, keys] needs that much memory. Instead, use `is_causal` or `window`;
+        for packed batches, `segment_ids`; for padding, a mask of [*batch, 1, 1, keys].
       dropout_rng: a JAX PRNG key, which the call consumes. It may be None if nothing is drawn. If
         each query and key has its own draw, it must be a key whose masks can be drawn in parts, as
         in `mask_block`: a threefry key, which is JAX's default, or a `fast_key`.
@@ -67,7 +68,8 @@ def blockwise(
       ValueError: if shapes do not fit; if a block size is below 1; if a number for the rate is
         outside [0, 1]; if dropout_rng is missing, or its masks cannot be drawn in parts; if
         noise_shape or broadcast_dims does not fit the weights; if span is below 1, or above 1 where
-        the keys share a draw; if an argument needs all weights at once.
+        the keys share a draw; if a side of window is below 0; if soft_cap is not above 0; if an
+        argument needs all weights at once.
       TypeError: if an array is complex, or an argument has the wrong type.
 
     Reference: Dao et al., FlashAttention: Fast and Memory-Efficient Exact Attention with

@@ -64,6 +64,9 @@ def dot_product(
     float32 the values are the same too; in half precision the weights are scaled in float32. The
     backward pass keeps the mask in noise shape, or only the key if each weight has its own draw.
 
+    `segment_ids` and `window` become part of the mask, an array of [*batch, 1, queries, keys]. If a
+    query may not attend to any key, its output is the mean of all values, as in Flax.
+
     Args:
       attend: computes Flax's attention, and calls `drop_weights` on the weights after the softmax.
       dropout_rng: a JAX PRNG key, which the call consumes. It may be None if nothing is drawn.
@@ -74,7 +77,8 @@ def dot_product(
     Raises:
       ValueError: if shapes do not fit; if a number for the rate is outside [0, 1]; if dropout_rng
         is missing; if noise_shape or broadcast_dims does not fit the weights; if span is below 1,
-        or above 1 where the keys share a draw; if Flax does not accept two arguments together.
+        or above 1 where the keys share a draw; if a side of window is below 0; if soft_cap is not
+        above 0; if Flax does not accept two arguments together.
       TypeError: if an argument has the wrong type.
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762;

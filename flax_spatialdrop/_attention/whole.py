@@ -11,9 +11,9 @@ from .scores import capped, in_window
 
 
 def with_whole_mask(x: Inputs) -> Inputs:
-    """Returns inputs for a function that knows only the mask.
+    """Returns inputs whose mask alone says which keys a query attends to.
 
-    Inputs that Flax's functions take as they are do not change.
+    Inputs without segments, a window or a cap do not change: Flax's functions know is_causal.
     """
     if (x.segment_ids, x.window, x.soft_cap) == (None, (None, None), None):
         return x

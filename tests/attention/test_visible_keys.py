@@ -15,6 +15,7 @@ from jax.random import clone
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flax_spatialdrop._attention.scores import capped
 from flax_spatialdrop._attention.tiling import Tiling, find_visits
 
 from ..errors import exactly
@@ -157,7 +158,6 @@ def test_groups_of_heads_and_any_noise_shape(structure):
 
 @pytest.mark.parametrize("name", ["blockwise", "whole"])
 def test_bfloat16(name):
-    """The cap is computed in float32."""
     qkv = tuple(a.astype(jnp.bfloat16) for a in QKV)
     options = {"window": (7, 2), "segment_ids": IDS, "soft_cap": 0.7, "broadcast_dropout": False}
     results = run(FUNCTIONS[name], qkv, **options)
@@ -166,6 +166,14 @@ def test_bfloat16(name):
         assert ours.dtype == jnp.bfloat16
         difference = jnp.abs(ours.astype(jnp.float32) - theirs).max()
         assert difference < 2**-5 * jnp.abs(theirs).max()
+
+
+def test_scores_in_bfloat16_are_capped_in_float32():
+    scores = jnp.linspace(-9, 9, 100, dtype=jnp.bfloat16)
+    expected = (3.7 * jnp.tanh(scores.astype(jnp.float32) / 3.7)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(capped(scores, 3.7), expected)
+    in_bfloat16 = 3.7 * jnp.tanh(scores / 3.7)
+    assert not np.array_equal(in_bfloat16, expected)
 
 
 def test_blocks_outside_of_a_window_are_not_visited():
@@ -395,7 +403,7 @@ BAD = {
     "traced cap": (
         {"soft_cap": jnp.float32(50)},
         TypeError,
-        "soft_cap must be a number, known when tracing: got an array of dtype float32",
+        "soft_cap must be a number, known when tracing: got an array of shape () and dtype float32",
     ),
 }
 

@@ -73,6 +73,9 @@ def run() -> None:
         query, query, query, dropout_rng=jax.random.key(4), dropout_rate=0.5, is_causal=True
     )
     assert_type(y, jax.Array)
+    segments = jnp.zeros((2, 4), int)
+    y = fsd.dot_product_attention(query, query, query, segment_ids=segments, window=2, soft_cap=50)
+    fsd.blockwise_attention(y, query, query, segment_ids=(segments, segments), window=(2, None))
     layer = Own(0.5, deterministic=True, note="first")
     assert isinstance(layer.apply({}, jnp.ones((2, 4, 4, 3))), jax.Array)
     with fsd.insert((nn.Dense, nn.Conv), fsd.DropPath(0.5, deterministic=True)):

@@ -86,6 +86,9 @@ def run() -> None:
         query, query, query, dropout_rng=jax.random.key(4), dropout_rate=0.5, is_causal=True
     )
     assert_type(y, jax.Array)
+    segments = jnp.zeros((2, 4), int)
+    y = fsd.dot_product_attention(query, query, query, segment_ids=segments, window=2, soft_cap=50)
+    fsd.blockwise_attention(y, query, query, segment_ids=(segments, segments), window=(2, None))
     assert_type(Own()(jnp.ones((2, 4, 4, 3))), jax.Array)
     fsd.RNN(OwnLSTM(8, 8, dropout=0.5, rngs=nnx.Rngs(4)).cell, recurrent_dropout=0.5, rngs=False)
     fsd.EmbeddingDropout(0.5, per_sample=True)
