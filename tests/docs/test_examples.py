@@ -15,7 +15,7 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-ALONE = {"README.md", "docs/recipes.md"}
+ALONE = {"README.md", "docs/recipes.md", "docs/training.md"}
 """Pages whose blocks readers copy one by one."""
 
 FILES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
