@@ -12,9 +12,9 @@ Predictions, written before the run:
 
 - Neverova et al. (2014, https://arxiv.org/abs/1501.00102): dropping modalities makes a network
   robust to a missing one, and costs nothing while all are there.
-- Tompson et al. (2014, https://arxiv.org/abs/1411.4280): features of neighboring positions are
-  correlated, so dropping whole features beats dropping single values. Ten people are few, as the
-  small training set in which it helped most.
+- Tompson et al. (2015, https://arxiv.org/abs/1411.4280): features of neighboring positions are
+  correlated, so dropping whole features beats dropping single values. It helped most on a small
+  training set, and ten people are few.
 - Ghiasi et al. (2018, https://arxiv.org/abs/1810.12890): without blocks, a network looks at more of
   its input. So it should suffer less if a part is lost: here, a second of the measurements.
 

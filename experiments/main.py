@@ -1,15 +1,14 @@
 """Trains with each regularizer and reports which ones help.
 
     python -m experiments.main --config=configs/pos_tagging.py
-    python -m experiments.main --config=configs/weather_forecast.py
-    python -m experiments.main --config=configs/language_model.py
 
-`--config.FIELD=VALUE` overrides a field of the config. `--workdir` is the folder for results; the
-default is runs/NAME_OF_THE_CONFIG. If a config has conditions, each trains in a folder of its own
-there, and a report compares them. `--resume` continues a run that was stopped or killed, and gives
-the same results as without the break. `--profile` writes a trace of `config.steps_per_call` steps,
-or of an epoch if that is 0. A config is a Python file that this program runs, so use only files
-that you trust.
+Each file in `configs` asks a question, and its header names the command. `--config.FIELD=VALUE`
+overrides a field of the config. `--workdir` is the folder for results; the default is
+runs/NAME_OF_THE_CONFIG. If a config has conditions, each trains in a folder of its own there, and a
+report compares them. `--resume` continues a run that was stopped or killed, and gives the same
+results as without the break. `--profile` writes a trace of `config.steps_per_call` steps, or of an
+epoch if that is 0. A config is a Python file that this program runs, so use only files that you
+trust.
 
 `--distributed` trains with other processes, which run the same command. Slurm, Cloud TPU and other
 clusters that JAX knows need no more; elsewhere, `--coordinator=HOST:PORT`, `--num_processes` and

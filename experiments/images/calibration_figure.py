@@ -26,7 +26,10 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 def _dots(ax: Axes, results: dict[str, Any], quantity: str) -> None:
-    """Draws a measure at the chosen rates: a color an image, hollow for one pass."""
+    """Draws a measure at the chosen rates.
+
+    Clean and shifted images have colors of their own, and the markers of one pass are hollow.
+    """
     table = [row for row in rows(results) if row.test]
     for images, color in COLORS.items():
         for index, (way, face) in enumerate(FACES.items()):

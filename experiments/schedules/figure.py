@@ -12,7 +12,7 @@ Results = dict[str, Any]
 
 
 def draw(conditions: dict[str, Results]) -> Figure:
-    """Draws, for each condition, the test scores of the schedules less that without dropout."""
+    """Draws, for each condition, the difference of each schedule's test score to no dropout."""
     canvas = Figure(figsize=(10, 3.6), layout="constrained")
     panels = canvas.subplots(1, len(conditions), squeeze=False)[0]
     for ax, (name, results) in zip(panels, conditions.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Draws what each failure costs after each training, and how much dropping a sensor is enough."""
+"""Draws the accuracy after each failure, and that of modality dropout at each of its rates."""
 
 from typing import Any
 
