@@ -1,5 +1,9 @@
-"""The figure of every experiment: learning curves, test scores, differences to no dropout."""
+"""The figure of every experiment: learning curves, test scores, differences to no dropout.
 
+The figures of tasks also use `intervals`, `label` and `over_plain`.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +26,57 @@ def draw(results: dict[str, Any]) -> Figure:
     return canvas
 
 
+def intervals(
+    ax: Axes,
+    places: Sequence[float] | np.ndarray,
+    estimates: Sequence[Estimate],
+    scale: float = 1.0,
+    *,
+    along: str,
+    capsize: float = 3,
+    **style: Any,
+) -> None:
+    """Draws means and 95 % intervals along "x" or "y", each at its place on the other axis."""
+    means, halves = scaled(estimates, scale)
+    if along == "x":
+        ax.errorbar(means, places, xerr=halves, capsize=capsize, **style)
+    else:
+        ax.errorbar(places, means, yerr=halves, capsize=capsize, **style)
+
+
+def scaled(
+    estimates: Sequence[Estimate], scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the means and half the widths of the intervals, or None if one has no interval."""
+    means, halves = zip(*estimates, strict=True)
+    return scale * np.array(means), None if None in halves else scale * np.array(halves)
+
+
+def label(row: Row) -> str:
+    """Returns the name of a regularizer and its chosen rate, or says that it diverged."""
+    if row.test is None:
+        return f"{row.name}: diverged"
+    return f"{row.name} {row.rate:g}" if row.compared_to else row.name
+
+
+def over_plain(table: list[Row], metric: Metric) -> str:
+    """Describes an axis of differences: the unit, the plain networks, and which side is better."""
+    names = " or ".join(dict.fromkeys(row.compared_to for row in table if row.compared_to))
+    better = "right" if metric.higher_is_better else "left"
+    return f"{metric.difference_unit} over {names}  (better is {better})"
+
+
 def _curves(ax: Axes, results: dict[str, Any], table: list[Row], metric: Metric) -> None:
     means = []
     for index, row in enumerate(table):
         curves = chosen(results["regularizers"][row.name], "validation_curve")
         if not curves:
-            ax.plot([], label=f"{row.name}: diverged", color=f"C{index}")
+            ax.plot([], label=label(row), color=f"C{index}")
             continue
-        label = f"{row.name} {row.rate:g}" if row.compared_to else row.name
         mean, spread = _over_seeds(curves, metric)
         means.append(mean)
         epochs = np.arange(1, len(mean) + 1)
-        ax.plot(epochs, mean, label=label, color=f"C{index}")
+        ax.plot(epochs, mean, label=label(row), color=f"C{index}")
         ax.fill_between(epochs, mean - spread, mean + spread, color=f"C{index}", alpha=0.15)
     # The first epochs are far worse. With them in view, the other epochs would look flat.
     if not means:
@@ -70,10 +113,8 @@ def _differences(ax: Axes, results: dict[str, Any], table: list[Row], metric: Me
     ax.axvline(0, color="0.4", linestyle="--")
     _names(ax, table)
     ax.set_yticklabels([])
-    names = " or ".join(dict.fromkeys(row.compared_to for row in table if row.compared_to))
-    better = "right" if metric.higher_is_better else "left"
     ax.set(
-        xlabel=f"{metric.difference_unit} over {names}  (better is {better})",
+        xlabel=over_plain(table, metric),
         title="Difference, seed by seed\n(mean, 95 % interval)",
     )
 
@@ -82,8 +123,7 @@ def _dots(ax: Axes, index: int, values: Any, value: Estimate, scale: float) -> N
     ax.plot(
         scale * np.asarray(values), np.full(len(values), index), "o", color=f"C{index}", alpha=0.5
     )
-    half = None if value.half_width is None else scale * value.half_width
-    ax.errorbar(scale * value.mean, index + 0.25, xerr=half, fmt="|k", capsize=3, markersize=9)
+    intervals(ax, [index + 0.25], [value], scale, along="x", fmt="|k", markersize=9)
 
 
 def _names(ax: Axes, table: list[Row]) -> None:

@@ -70,8 +70,19 @@ def chosen(result: dict[str, Any], *field: str) -> list[Any]:
 
     A field in a field has several names, as in `chosen(result, "measures", "loss")`.
     """
+    return at_rate(result, result["chosen_rate"], *field)
+
+
+def by_rate(result: dict[str, Any], *field: str) -> dict[float, list[Any]]:
+    """Returns a field of the runs at each rate, by seed, but for rates with a diverged run."""
+    rates = sorted({run["rate"] for run in result["runs"]})
+    return {rate: values for rate in rates if (values := at_rate(result, rate, *field))}
+
+
+def at_rate(result: dict[str, Any], rate: float | None, *field: str) -> list[Any]:
+    """Returns a field of the runs at a rate, by seed; [] if one of them diverged."""
     runs = sorted(result["runs"], key=lambda run: run["seed"])
-    runs = [run for run in runs if run["rate"] == result["chosen_rate"]]
+    runs = [run for run in runs if run["rate"] == rate]
     values = [functools.reduce(operator.getitem, field, run) for run in runs]
     return [] if None in values or any(run["diverged"] for run in runs) else values
 

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figure import intervals, label
 from ..statistics import chosen, estimate, rows
 from ..task import Metric
 
@@ -37,26 +38,23 @@ def _dots(ax: Axes, results: dict[str, Any], quantity: str) -> None:
             metric = Metric(**results["measures"][name])
             for place, row in enumerate(table):
                 if values := chosen(results["regularizers"][row.name], "measures", name):
-                    mean, half = estimate(values)
-                    ax.errorbar(
-                        metric.scale * mean,
-                        place + 0.3 * index - 0.15,
-                        xerr=metric.scale * half if half else None,
+                    intervals(
+                        ax,
+                        [place + 0.3 * index - 0.15],
+                        [estimate(values)],
+                        metric.scale,
+                        along="x",
                         fmt="o",
                         color=color,
                         markerfacecolor=face or color,
                         capsize=2,
                     )
             ax.plot([], "o", color=color, markerfacecolor=face or color, label=f"{images}, {way}")
-    ax.set_yticks(range(len(table)), [_label(row) for row in table])
+    ax.set_yticks(range(len(table)), [label(row) for row in table])
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.set(xlabel=metric.unit, title=f"{quantity}, lower is better\n(mean and 95 % interval)")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
-
-
-def _label(row: Any) -> str:
-    return f"{row.name} {row.rate:g}" if row.compared_to else row.name
 
 
 def _curves(ax: Axes, results: dict[str, Any]) -> None:
@@ -68,8 +66,8 @@ def _curves(ax: Axes, results: dict[str, Any]) -> None:
             if curves and (way == "passes" or row.compared_to):
                 mean = 100 * np.mean(curves, axis=0)
                 coverage = 100 * np.arange(1, len(mean) + 1) / len(mean)
-                label = row.name if way == "passes" else None
-                ax.plot(coverage, mean, style, color=f"C{index}", label=label)
+                name = row.name if way == "passes" else ""
+                ax.plot(coverage, mean, style, color=f"C{index}", label=name)
     ax.set(
         xlabel="coverage: the most confident images, %",
         ylabel="error among them, %",

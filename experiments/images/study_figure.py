@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..statistics import Estimate, estimate, rows
+from ..figure import intervals
+from ..statistics import by_rate, estimate, rows
 from ..task import Metric
 
 Results = dict[str, Any]
@@ -39,7 +40,8 @@ def _gains(ax: Axes, study: list[Results]) -> None:
         for row in rows(results):
             if row.difference:
                 place = names.index(row.name) + (index - (len(study) - 1) / 2) * height
-                _bar(ax, row.difference, metric.scale, place, f"C{index}")
+                style: dict[str, Any] = {"fmt": "o", "color": f"C{index}"}
+                intervals(ax, [place], [row.difference], metric.scale, along="x", **style)
         ax.plot([], "o", color=f"C{index}", label=f"{images(results):,} training images")
     ax.axvline(0, color="0.4", linestyle="--")
     ax.set_yticks(range(len(names)), names)
@@ -51,29 +53,25 @@ def _gains(ax: Axes, study: list[Results]) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
 
 
-def _bar(ax: Axes, value: Estimate, scale: float, place: float, color: str) -> None:
-    half = None if value.half_width is None else scale * value.half_width
-    ax.errorbar(scale * value.mean, place, xerr=half, fmt="o", color=color, capsize=3)
-
-
 def _places(ax: Axes, study: list[Results]) -> None:
     """Draws the difference to none at each rate: a color a norm, a line style a place."""
     for index, results in enumerate(study):
-        plain, norm = _by_rate(results, "none").get(0.0), results["config"]["norm"]
+        metric, norm = Metric(**results["metric"]), results["config"]["norm"]
+        scores = {
+            name: by_rate(result, "test_score") for name, result in results["regularizers"].items()
+        }
+        plain = scores.get("none", {}).get(0.0)
         for name, style in zip(PLACES, ("-", "--"), strict=True):
-            if plain and (found := _by_rate(results, name)):
+            if plain and (found := scores.get(name)):
                 shift = 0.004 * (2 * index + (style == "--") - 1.5)  # so that bars stay apart
-                gains = {
-                    rate: estimate(np.subtract(scores, plain).tolist())
-                    for rate, scores in found.items()
-                }
-                ax.errorbar(
-                    [rate + shift for rate in gains],
-                    [100 * gain.mean for gain in gains.values()],
-                    [100 * (gain.half_width or 0) for gain in gains.values()],
+                intervals(
+                    ax,
+                    [rate + shift for rate in found],
+                    [estimate(np.subtract(of, plain).tolist()) for of in found.values()],
+                    metric.scale,
+                    along="y",
                     linestyle=style,
                     marker="o",
-                    capsize=3,
                     color=f"C{index}",
                     label=f"{norm} norm, Dropout {PLACES[name]}",
                 )
@@ -85,13 +83,3 @@ def _places(ax: Axes, study: list[Results]) -> None:
     )
     lines, _ = ax.get_legend_handles_labels()  # given, since legend() warns if there are none
     ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
-
-
-def _by_rate(results: Results, name: str) -> dict[float, list[float]]:
-    """Returns the test scores at each rate, by seed, but for rates with a diverged run."""
-    runs = results["regularizers"].get(name, {"runs": []})["runs"]
-    runs = sorted(runs, key=lambda run: (run["rate"], run["seed"]))
-    scores: dict[float, list[float]] = {}
-    for run in runs:
-        scores.setdefault(run["rate"], []).append(run["test_score"])
-    return {rate: values for rate, values in scores.items() if None not in values}

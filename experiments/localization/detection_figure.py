@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figure import label
 from ..statistics import chosen, rows
 from .dataset import RADIUS
 
@@ -42,11 +43,10 @@ def _curves(ax: Axes, results: dict[str, Any]) -> None:
     for index, row in enumerate(rows(results)):
         curves = chosen(results["regularizers"][row.name], "measures", "curve")
         if not curves:
-            ax.plot([], label=f"{row.name}: diverged", color=f"C{index}")
+            ax.plot([], label=label(row), color=f"C{index}")
             continue
-        label = f"{row.name} {row.rate:g}" if row.compared_to else row.name
         distances = np.linspace(0, results["data"]["farthest"], len(curves[0]))
-        ax.plot(distances, 100 * np.mean(curves, 0), label=label, color=f"C{index}")
+        ax.plot(distances, 100 * np.mean(curves, 0), label=label(row), color=f"C{index}")
     ax.axvline(RADIUS, color="0.6", linestyle="--", linewidth=1)
     ax.set(xlabel="distance in torsos", ylabel="keypoints found, %", title="Detection on test data")
     ax.set_xlim(0, results["data"]["farthest"])

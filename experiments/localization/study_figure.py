@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figure import intervals
 from ..statistics import Row, rows
 from ..task import Metric
 
@@ -49,6 +49,4 @@ def draw(study: Mapping[str, dict[str, Any]]) -> Figure:
 
 def _line(ax: Axes, by_scenes: dict[float, Row], field: str, metric: Metric, **style: Any) -> None:
     values = [getattr(row, field) for row in by_scenes.values()]
-    means = metric.scale * np.array([value.mean for value in values])
-    halves = metric.scale * np.array([value.half_width or 0.0 for value in values])
-    ax.errorbar(list(by_scenes), means, yerr=halves, marker="o", capsize=3, **style)
+    intervals(ax, list(by_scenes), values, metric.scale, along="y", marker="o", **style)

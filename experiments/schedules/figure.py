@@ -5,6 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figure import intervals, label, over_plain
 from ..statistics import rows
 from ..task import Metric
 
@@ -25,16 +26,10 @@ def _differences(ax: Axes, results: Results) -> None:
     metric = Metric(**results["metric"])
     table = [row for row in rows(results) if row.compared_to]
     for index, row in enumerate(table):
-        if row.difference is not None:
-            mean, half_width = row.difference
-            half = None if half_width is None else metric.scale * half_width
-            ax.errorbar(metric.scale * mean, index, xerr=half, fmt="o", capsize=4, color="C0")
+        if row.difference:
+            style: dict[str, Any] = {"fmt": "o", "capsize": 4, "color": "C0"}
+            intervals(ax, [index], [row.difference], metric.scale, along="x", **style)
     ax.axvline(0, color="0.4", linestyle="--")
-    ax.set_yticks(range(len(table)), [_label(row.name, row.rate) for row in table])
+    ax.set_yticks(range(len(table)), [label(row) for row in table])
     ax.set_ylim(len(table) - 0.5, -0.5)
-    better = "right" if metric.higher_is_better else "left"
-    ax.set_xlabel(f"{metric.name}, {metric.difference_unit} over none  (better is {better})")
-
-
-def _label(name: str, rate: float | None) -> str:
-    return f"{name}: diverged" if rate is None else f"{name} {rate:g}"
+    ax.set_xlabel(f"{metric.name}, {over_plain(table, metric)}")

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..statistics import Estimate, estimate, rows
+from ..figure import intervals, scaled
+from ..statistics import by_rate, estimate, rows
 from ..task import Metric
 
 MARKERS = "osD^vP"
@@ -32,22 +33,15 @@ def _failures(ax: Axes, results: dict[str, Any], metric: Metric) -> None:
     """Draws a group of points for the whole input and for each failure: mean and interval."""
     failures = list(results["measures"])
     tables = [rows(results), *(rows(results, "measures", name) for name in failures)]
-    names = [row.name for row in tables[0]]
-    for index, name in enumerate(names):
-        estimates = [row.test for table in tables for row in table if row.name == name and row.test]
+    for index, of_tables in enumerate(zip(*tables, strict=True)):
+        row, color = of_tables[0], f"C{index}"
+        estimates = [row.test for row in of_tables if row.test]
         if len(estimates) < len(tables):
-            ax.plot([], label=f"{name}: diverged", color=f"C{index}")
+            ax.plot([], label=f"{row.name}: diverged", color=color)
             continue
-        places = np.arange(len(tables)) + 0.8 * ((index + 0.5) / len(names) - 0.5)
-        marker = MARKERS[index % len(MARKERS)]
-        ax.errorbar(
-            places,
-            *_scaled(estimates, metric),
-            fmt=marker,
-            capsize=3,
-            color=f"C{index}",
-            label=name,
-        )
+        places = np.arange(len(tables)) + 0.8 * ((index + 0.5) / len(tables[0]) - 0.5)
+        style: dict[str, Any] = {"fmt": MARKERS[index % len(MARKERS)], "color": color}
+        intervals(ax, places, estimates, metric.scale, along="y", label=row.name, **style)
     for border in np.arange(len(failures)) + 0.5:
         ax.axvline(border, color="0.85", linewidth=1)
     ax.set_xticks(range(len(tables)), ["nothing failed", *failures])
@@ -62,33 +56,18 @@ def _failures(ax: Axes, results: dict[str, Any], metric: Metric) -> None:
 
 def _rates(ax: Axes, results: dict[str, Any], metric: Metric) -> None:
     """Draws the accuracy of modality dropout over its rate. A rate of 0 is no dropout."""
-    finished = results["regularizers"]
-    runs = [
-        run for name in ("none", MODALITY) if name in finished for run in finished[name]["runs"]
-    ]
-    runs = [run for run in runs if not run["diverged"]]
-    rates = sorted({run["rate"] for run in runs})
-    if not rates:
-        return
-    for name in (None, *results["measures"]):
-        of_rates = [
-            [
-                run["measures"][name] if name else run["test_score"]
-                for run in runs
-                if run["rate"] == rate
-            ]
-            for rate in rates
-        ]
-        means, halves = _scaled([estimate(values) for values in of_rates], metric)
-        (line,) = ax.plot(rates, means, "o-", label=name or "nothing failed")
-        ax.fill_between(rates, means - halves, means + halves, color=line.get_color(), alpha=0.12)
+    finished = [results["regularizers"].get(name) for name in ("none", MODALITY)]
+    fields = {"nothing failed": ("test_score",)}
+    fields |= {name: ("measures", name) for name in results["measures"]}
+    for name, field in fields.items():
+        scores = [pair for result in finished if result for pair in by_rate(result, *field).items()]
+        if not scores:
+            return
+        rates, values = zip(*scores, strict=True)
+        means, halves = scaled([estimate(each) for each in values], metric.scale)
+        (line,) = ax.plot(rates, means, "o-", label=name)
+        if halves is not None:
+            band = means - halves, means + halves
+            ax.fill_between(rates, *band, color=line.get_color(), alpha=0.12)
     ax.set(xlabel="probability to drop each sensor in training", title=f"{MODALITY}\nby its rate")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
-
-
-def _scaled(estimates: list[Estimate], metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the means, and half the widths of the intervals, in the unit of the metric."""
-    means, halves = zip(
-        *((value.mean, value.half_width or 0.0) for value in estimates), strict=True
-    )
-    return metric.scale * np.array(means), metric.scale * np.array(halves)

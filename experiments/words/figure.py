@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figure import intervals, scaled
 from ..statistics import chosen, estimate
 
 PUBLISHED = {
@@ -34,11 +35,12 @@ def _perplexities(ax: Axes, results: dict[str, Any]) -> None:
     for index, (name, result) in enumerate(results["regularizers"].items()):
         is_plain = result["compared_to"] is None
         if tests := chosen(result, "test_score"):
-            _interval(ax, tests, index - 0.13, ONE_PASS)
+            intervals(ax, [index - 0.13], [estimate(tests)], along="x", **ONE_PASS)
             if is_plain:
                 ax.axvline(estimate(tests).mean, color="0.6", linestyle="--", zorder=0)
             else:
-                _interval(ax, chosen(result, "measures", "monte_carlo"), index + 0.13, MONTE_CARLO)
+                passes = estimate(chosen(result, "measures", "monte_carlo"))
+                intervals(ax, [index + 0.13], [passes], along="x", **MONTE_CARLO)
         names.append(name if tests else f"{name}: diverged")
     ax.plot([], label="one pass, nothing dropped", **ONE_PASS)
     ax.plot([], label="Monte Carlo", **MONTE_CARLO)
@@ -48,26 +50,20 @@ def _perplexities(ax: Axes, results: dict[str, Any]) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
 
 
-def _interval(ax: Axes, values: list[float], place: float, style: dict[str, Any]) -> None:
-    mean, half_width = estimate(values)
-    ax.errorbar(mean, place, xerr=half_width, capsize=3, **style)
-
-
 def _published(ax: Axes, results: dict[str, Any]) -> None:
     first, *_ = PUBLISHED.values()
     published = [100 * (value / first - 1) for value in PUBLISHED.values()]
+    finished = results["regularizers"]
     ours = [
-        chosen(results["regularizers"].get(name, {"runs": []}), *fields)
-        for name, *fields in PUBLISHED
+        chosen(finished[name], *field) if name in finished else [] for name, *field in PUBLISHED
     ]
     places = np.arange(len(LABELS))
     ax.bar(places - 0.2, published, 0.36, color="0.75", label="published, Penn Treebank")
     if all(ours):
         start = np.asarray(ours[0])
         changes = [estimate(list(100 * (np.asarray(values) / start - 1))) for values in ours]
-        means, halves = zip(*changes, strict=True)
-        bounds = None if None in halves else halves
-        ax.bar(places + 0.2, means, 0.36, yerr=bounds, capsize=3, color="C0", label="here")
+        means, halves = scaled(changes)
+        ax.bar(places + 0.2, means, 0.36, yerr=halves, capsize=3, color="C0", label="here")
     ax.axhline(0, color="k", linewidth=0.8)
     ax.set_xticks(places, LABELS)
     ax.set(ylabel="% over element-wise dropout", title="The published order\n(less is better)")

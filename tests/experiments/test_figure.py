@@ -2,6 +2,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from experiments import figure
+from experiments.statistics import Estimate
 from experiments.tagging.task import Tagging
 
 from .conftest import diverge
@@ -49,6 +50,14 @@ def test_dots_and_intervals_of_test_accuracies(results):
     assert intervals(ax)[0] == pytest.approx([81 - 12.706, 81 + 12.706], rel=1e-4)
     assert intervals(ax)[1] == pytest.approx([85.5 - 19.059, 85.5 + 19.059], rel=1e-4)
     assert ax.get_xlabel() == "%  (most frequent tag: 75.0)"
+
+
+def test_means_and_intervals_are_scaled_and_one_seed_has_no_interval():
+    several, one = Estimate(0.5, 0.25), Estimate(0.75, None)
+    means, halves = figure.scaled([several, several], 100)
+    assert (means.tolist(), halves.tolist()) == ([50, 50], [25, 25])
+    means, halves = figure.scaled([several, one], 100)
+    assert (means.tolist(), halves) == ([50, 75], None)
 
 
 def test_dots_and_interval_of_the_differences(results):

@@ -2,7 +2,16 @@ import pytest
 from scipy import stats
 
 from experiments.forecasting.task import Forecasting
-from experiments.statistics import Estimate, Row, chosen, estimate, over_baseline, rows, sentence
+from experiments.statistics import (
+    Estimate,
+    Row,
+    by_rate,
+    chosen,
+    estimate,
+    over_baseline,
+    rows,
+    sentence,
+)
 from experiments.tagging.task import Tagging
 
 from .conftest import diverge
@@ -44,6 +53,16 @@ def test_without_none_there_is_no_difference(results):
 def test_chosen_is_in_the_order_of_seeds(results):
     results["regularizers"]["Dropout"]["runs"].reverse()
     assert chosen(results["regularizers"]["Dropout"], "seed") == [0, 1]
+
+
+def test_by_rate_is_in_order_without_rates_that_diverged():
+    runs = [
+        {"rate": rate, "seed": seed, "diverged": rate == 0.5 and seed == 1, "score": rate + seed}
+        for rate in (0.9, 0.5, 0.1)
+        for seed in (1, 0)
+    ]
+    found = by_rate({"runs": runs}, "score")
+    assert list(found.items()) == [(0.1, [0.1, 1.1]), (0.9, [0.9, 1.9])]
 
 
 @pytest.mark.parametrize(
