@@ -18,6 +18,11 @@ def defaults() -> ConfigDict:
     return ConfigDict(FIELDS)
 
 
+def growing(steps: int) -> ConfigDict:
+    """Returns a schedule in which the rate grows from 0 to its full value over some steps."""
+    return ConfigDict({**FIELDS, "name": "linear", "steps": steps})
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError for an invalid field of `config.rate_schedule`."""
     part = "config.rate_schedule"

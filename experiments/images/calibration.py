@@ -20,7 +20,7 @@ from .dataset import normalize
 from .shifts import SHIFTS, shifted
 from .task import Classification
 
-BATCH = 200
+IMAGES_AT_ONCE = 200
 POINTS = 20
 """Of the curve of risk over coverage that the results keep."""
 
@@ -101,7 +101,7 @@ class Calibration(Classification):
         self, predict: Predict, pixels: np.ndarray, key: jax.Array
     ) -> dict[str, jax.Array]:
         """Returns the probabilities of each class by both ways: [image, class]."""
-        size, record = min(BATCH, len(pixels)), self.data.record
+        size, record = min(IMAGES_AT_ONCE, len(pixels)), self.data.record
         padding = [(0, -len(pixels) % size), (0, 0), (0, 0)]
         batches = np.pad(pixels, padding).reshape(-1, size, *pixels.shape[1:])
 

@@ -56,9 +56,7 @@ class Classification(Classifying):
         if regularizer != "DropBlock growing":
             return self.config.rate_schedule
         steps = steps_per_epoch(len(self.data.train.targets), self.config.batch_size)
-        growing = rate_schedule.defaults()
-        growing.update({"name": "linear", "steps": self.config.epochs * steps})
-        return growing
+        return rate_schedule.growing(self.config.epochs * steps)
 
     def network(self, regularizer: str) -> nn.Module:
         """Returns a residual network of the config's sizes."""

@@ -23,7 +23,8 @@ SCENES = ("train_sets", "train_scenes", "validation_scenes", "test_scenes")
 SMALLEST = 32
 DISTANCES = 26
 """The number of distances of the curve of detection."""
-EVALUATION_BATCH = 250
+SCENES_AT_ONCE = 250
+"""In the measure of detection."""
 
 
 class Localization(Task):
@@ -89,11 +90,8 @@ class Localization(Task):
         """Returns the schedule of a rate, which grows to the end of training or is the config's."""
         if regularizer != "DropBlock growing":
             return super().rate_schedule(regularizer)
-        examples = len(self.data.train.targets)
-        steps = self.config.epochs * steps_per_epoch(examples, self.config.batch_size)
-        growing = rate_schedule.defaults()
-        growing.update({"name": "linear", "steps": steps})
-        return growing
+        steps = steps_per_epoch(len(self.data.train.targets), self.config.batch_size)
+        return rate_schedule.growing(self.config.epochs * steps)
 
     @staticmethod
     def losses(outputs: jax.Array, targets: Array) -> jax.Array:
@@ -114,7 +112,7 @@ class Localization(Task):
     def measure(self, predict: Predict, rate: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Returns the curve of detection over distance, and the keypoints that the figure shows."""
         test = self.data.test
-        parts = batches(test, EVALUATION_BATCH)
+        parts = batches(test, SCENES_AT_ONCE)
         limits = jnp.linspace(0, dataset.FARTHEST, DISTANCES)
 
         def found(part):

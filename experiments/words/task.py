@@ -16,7 +16,8 @@ from . import corpora, figure, lstm, text, transformer
 
 PASSES = 10
 """Of Monte Carlo dropout."""
-EVALUATION_BATCH = 64
+WINDOWS_AT_ONCE = 64
+"""In Monte Carlo dropout."""
 SIZES = ("layers", "features")
 LIMITS = ("train_words", "validation_words", "test_words", "context", "split_seed")
 
@@ -108,7 +109,7 @@ class WordLSTM(Words):
             both = jnp.stack([mean, log_likelihood(None)])
             return jnp.where(batch.counted, both, 0.0).sum((1, 2))
 
-        test = batches(self.data.test, EVALUATION_BATCH)
+        test = batches(self.data.test, WINDOWS_AT_ONCE)
         keys = jax.random.split(key, (len(test.targets), PASSES))
         counted = np.sum(test.counted, dtype=np.float32)
         means = jax.lax.map(sums, (test, keys)).sum(0) / counted

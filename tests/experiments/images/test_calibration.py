@@ -34,7 +34,7 @@ def measured(task, seen):
         return scores if key is None else scores + jax.random.normal(key, scores.shape)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "BATCH", 40)  # does not divide 70
+        patch.setattr(calibration, "IMAGES_AT_ONCE", 40)  # does not divide 70
         measure = jax.jit(partial(task.measure, predict, jnp.float32(0.5)))
         return jax.device_get(measure(jax.random.key(3)))
 

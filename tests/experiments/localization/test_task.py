@@ -38,7 +38,7 @@ def test_a_keypoint_is_found_within_the_radius():
 
 
 def test_the_curve_of_detection_passes_through_the_score(task, monkeypatch):
-    monkeypatch.setattr(localization, "EVALUATION_BATCH", 5)  # so that a part of a batch is empty
+    monkeypatch.setattr(localization, "SCENES_AT_ONCE", 5)  # so that a part of a batch is empty
     network, rate, cut = task.network("none"), jnp.float32(0), batches(task.data.test, 5)
 
     @jax.jit

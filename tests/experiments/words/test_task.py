@@ -30,7 +30,7 @@ def test_a_regularizer_learns_that_a_word_tells_the_next(task, tmp_path):
 @pytest.mark.parametrize("words_config", ["lstm"], indirect=True)
 def test_monte_carlo_is_the_perplexity_of_the_mean_probability(task, monkeypatch):
     monkeypatch.setattr("experiments.words.task.PASSES", 3)
-    monkeypatch.setattr("experiments.words.task.EVALUATION_BATCH", 4)
+    monkeypatch.setattr("experiments.words.task.WINDOWS_AT_ONCE", 4)
     test, size = task.data.test, task.data.record["vocabulary"]
     assert len(test.targets) % 4
 
