@@ -1,4 +1,4 @@
-"""Tasks whose targets are classes: their loss, and the accuracy as their score."""
+"""Tasks whose targets are classes: their loss, and the accuracy or the perplexity as score."""
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,15 @@ class Classifying(Categorical):
         return mean_points
 
 
+class LanguageModeling(Categorical):
+    """A task whose score is the perplexity. The classes are symbols."""
+
+    @staticmethod
+    def score(mean_points: jax.Array) -> jax.Array:
+        """Returns the perplexity."""
+        return jnp.exp(mean_points)
+
+
 def accuracy(baseline: str) -> Metric:
     """Returns the metric of a task of classification, with the name of its baseline."""
     return Metric(
@@ -39,5 +48,18 @@ def accuracy(baseline: str) -> Metric:
         scale=100,
         digits=1,
         higher_is_better=True,
+        baseline=baseline,
+    )
+
+
+def perplexity(unit: str, baseline: str) -> Metric:
+    """Returns the metric of a task of language modeling, with the name of its baseline."""
+    return Metric(
+        name="perplexity",
+        unit=unit,
+        difference_unit=unit,
+        scale=1,
+        digits=2,
+        higher_is_better=False,
         baseline=baseline,
     )

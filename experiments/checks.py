@@ -56,6 +56,15 @@ def at_least(least: int, part: str, config: ConfigDict, fields: Iterable[str]) -
             raise InputError(f"{part}.{field} must be at {bound}: got {value}")
 
 
+def heads(config: ConfigDict) -> None:
+    """Checks that each head of a transformer with sines and cosines has as many of both."""
+    if config.features % (2 * config.heads):
+        raise InputError(
+            "config.features must be an even multiple of config.heads: got "
+            f"{config.features} and {config.heads}"
+        )
+
+
 def text(part: str, config: ConfigDict, fields: Iterable[str]) -> None:
     """Checks that the fields are strings."""
     for field in fields:

@@ -2,35 +2,26 @@
 
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks
-from ..categorical import Categorical
+from ..categorical import LanguageModeling, perplexity
 from ..errors import InputError
-from ..task import Data, Metric
+from ..task import Data
+from ..transformer import ATTENTIONS, FORMS
 from . import text
-from .models import ATTENTIONS, FORMS, LanguageModel
+from .models import LanguageModel
 
 SIZES = ("layers", "features", "heads")
 DATA_SIZES = ("window", "train_stride", "min_count")
 LIMITS = ("train_sentences", "validation_sentences", "test_sentences", "split_seed")
 
 
-class Language(Categorical):
+class Language(LanguageModeling):
     """Predicts the next character. The score is the perplexity."""
 
-    metric = Metric(
-        name="perplexity",
-        unit="characters",
-        difference_unit="characters",
-        scale=1,
-        digits=2,
-        higher_is_better=False,
-        baseline=f"{text.ORDER}-gram",
-    )
+    metric = perplexity("characters", f"{text.ORDER}-gram")
     regularizers: ClassVar = {name: None if name == "none" else "none" for name in FORMS}
 
     @staticmethod
@@ -43,11 +34,7 @@ class Language(Categorical):
         checks.at_least(1, "config", config, SIZES)
         checks.at_least(1, "config.data", config.data, DATA_SIZES)
         checks.at_least(0, "config.data", config.data, LIMITS)
-        if config.features % (2 * config.heads):
-            raise InputError(
-                "config.features must be an even multiple of config.heads: got "
-                f"{config.features} and {config.heads}"
-            )
+        checks.heads(config)
         if config.data.train_stride > config.data.window:
             raise InputError(
                 "config.data.train_stride must be at most the window, to use all characters: "
@@ -76,8 +63,3 @@ class Language(Categorical):
             regularizer,
             config.dtype,
         )
-
-    @staticmethod
-    def score(mean_points: jax.Array) -> jax.Array:
-        """Returns the perplexity."""
-        return jnp.exp(mean_points)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from .. import ngram
 from ..task import Data, Split
 from ..treebank import conllu
 from ..treebank.conllu import Sentence
 from ..treebank.split import split
-from . import ngram
 
 ORDER = 5
 """Of the baseline: it predicts a character from the four before it."""

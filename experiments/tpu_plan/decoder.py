@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec
 from flax_spatialdrop import linen
 
 from ..devices import EXAMPLES
-from ..language.models import positions
 from ..stacks.layers import scanned
+from ..transformer import positions
 
 NAMES = ("none", "residual", "attention", "embedding", "all")
 BATCH = PartitionSpec(EXAMPLES)

@@ -9,9 +9,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from .. import checks
-from ..categorical import Categorical
+from ..categorical import LanguageModeling, perplexity
 from ..errors import InputError
-from ..task import Data, Metric, Predict, Split, batches
+from ..task import Data, Predict, Split, batches
 from . import corpora, figure, lstm, text, transformer
 
 PASSES = 10
@@ -20,20 +20,10 @@ WINDOWS_AT_ONCE = 64
 """In Monte Carlo dropout."""
 SIZES = ("layers", "features")
 LIMITS = ("train_words", "validation_words", "test_words", "context", "split_seed")
+PERPLEXITY = perplexity("words", f"{text.ORDER}-gram")
 
 
-PERPLEXITY = Metric(
-    name="perplexity",
-    unit="words",
-    difference_unit="words",
-    scale=1,
-    digits=2,
-    higher_is_better=False,
-    baseline=f"{text.ORDER}-gram",
-)
-
-
-class Words(Categorical):
+class Words(LanguageModeling):
     """Predicts the next word. The score is the perplexity."""
 
     metric = PERPLEXITY
@@ -59,11 +49,6 @@ class Words(Categorical):
     def load(data: ConfigDict) -> Data:
         """Reads the text of each part."""
         return text.load(data)
-
-    @staticmethod
-    def score(mean_points: jax.Array) -> jax.Array:
-        """Returns the perplexity."""
-        return jnp.exp(mean_points)
 
 
 class WordLSTM(Words):
@@ -130,11 +115,7 @@ class WordTransformer(Words):
         Words.check(config)
         checks.has("config", config, ("heads",))
         checks.at_least(1, "config", config, ("heads",))
-        if config.features % (2 * config.heads):
-            raise InputError(
-                "config.features must be an even multiple of config.heads: got "
-                f"{config.features} and {config.heads}"
-            )
+        checks.heads(config)
 
     def network(self, regularizer: str) -> nn.Module:
         """Returns a transformer of the config's sizes."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from .. import ngram
 from ..errors import InputError
-from ..language import ngram
 from ..task import Data, Split
 from . import corpora
 from .corpora import Words

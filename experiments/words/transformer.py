@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from flax_spatialdrop import linear_rates, linen
 
-from ..language.models import CausalAttention, positions
+from ..transformer import Block, positions
 
 PLACES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -21,30 +21,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "all": ("embedding", "attention", "residual", "layer"),
 }
 """The places where a regularizer drops."""
-
-
-class Block(nn.Module):
-    """LayerNorm -> attention, then LayerNorm -> two dense layers, each with a residual."""
-
-    heads: int
-    places: tuple[str, ...]
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array, rate: Any, path_rate: Any, deterministic: bool) -> jax.Array:
-        """Maps [batch, time, features] to the same shape."""
-        norm, dense = partial(nn.LayerNorm, dtype=self.dtype), partial(nn.Dense, dtype=self.dtype)
-
-        def add(x: jax.Array, branch: jax.Array) -> jax.Array:
-            off = {name: deterministic or name not in self.places for name in ("residual", "layer")}
-            branch = linen.Dropout(rate, deterministic=off["residual"])(branch)
-            return x + linen.DropPath(path_rate, deterministic=off["layer"])(branch)
-
-        form = "weights" if "attention" in self.places else "none"
-        attention = CausalAttention(self.heads, form=form, dtype=self.dtype)
-        x = add(x, attention(norm()(x), rate, deterministic))
-        hidden = nn.gelu(dense(4 * x.shape[-1])(norm()(x)))
-        return add(x, dense(x.shape[-1])(hidden))
 
 
 class WordTransformer(nn.Module):
@@ -72,8 +48,15 @@ class WordTransformer(nn.Module):
         embed = nn.Embed(self.vocabulary_size, self.features, dtype=self.dtype)
         x = self.features**0.5 * embed(words)
         x = x + positions(words.shape[1], self.features)[None].astype(self.dtype)
-        off = deterministic or "embedding" not in self.places
-        x = linen.Dropout(rate, deterministic=off)(x)
+        off = {place: deterministic or place not in self.places for place in PLACES["all"]}
+        x = linen.Dropout(rate, deterministic=off["embedding"])(x)
+
+        def drop(branch: jax.Array, path_rate: Any) -> jax.Array:
+            branch = linen.Dropout(rate, deterministic=off["residual"])(branch)
+            return linen.DropPath(path_rate, deterministic=off["layer"])(branch)
+
+        form = "weights" if "attention" in self.places else "none"
         for path_rate in linear_rates(rate, self.layers):
-            x = Block(self.heads, self.places, self.dtype)(x, rate, path_rate, deterministic)
+            block = Block(self.heads, form=form, dtype=self.dtype)
+            x = block(x, rate, deterministic, partial(drop, path_rate=path_rate))
         return embed.attend(nn.LayerNorm(dtype=self.dtype)(x)).astype(jnp.float32)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.language.models import ATTENTIONS, FORMS, CausalAttention, LanguageModel
+from experiments.language.models import LanguageModel
+from experiments.transformer import ATTENTIONS, FORMS, CausalAttention
 
 CHARACTERS = jax.random.randint(jax.random.key(0), (3, 12), 0, 7)
 DROPPING = [form for form in FORMS if form != "none"]

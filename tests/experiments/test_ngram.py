@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.language import ngram
+from experiments import ngram
 
 ORDER = 5
 TRAIN = np.array([0, 1, 2, 1, 2, 1, 3, 1, 0])
