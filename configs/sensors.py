@@ -18,7 +18,7 @@ Predictions, written before the run:
 - Ghiasi et al. (2018, https://arxiv.org/abs/1810.12890): without blocks, a network looks at more of
   its input. So it should suffer less if a part is lost: here, a second of the measurements.
 
-The results took 9 min on 2 CPU cores, beside other programs. Expected is the accuracy in %, as
+The results took 27 min on 2 CPU cores, beside other programs. Expected is the accuracy in %, as
 mean and 95 % interval over 10 people, and the difference to "none" in points, when nothing failed.
 The last columns are the means with the accelerometer failed, the gyroscope failed, and a second
 lost:

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from ._checks import check_input, check_key, check_mask, check_rate, is_static, unboxed
 from ._compat import assert_same_form
 from ._noise_shape import check_mask_fits, check_mask_spreads
+from ._random.kernel import drop_in_kernel, has_kernel
 from ._random.mask import drawn_rate, is_redrawn, keep_threshold, redraw_mask, sample_sharded
 from ._random.sharding import sharding_of_part
 from ._random.threefry import mark_as_used, rounds_of
@@ -82,7 +83,12 @@ def apply_mask(x: Array, mask: Array, rate: Rate) -> jax.Array:
 
 def apply_key(x: Array, key: jax.Array, rate: Rate) -> jax.Array:
     """Like `apply_mask`, with a mask that the key draws, in the shape of x."""
-    return by_key(kept_or_zero, key, x, rate, scale_of(keep_probability(rate)))
+    x, keep = jnp.asarray(x), keep_probability(rate)
+    if has_kernel(key, x):
+        y: jax.Array = _by_kernel(key, x, keep_threshold(keep), scale_of(keep))
+        assert_same_form(x, y)
+        return y
+    return by_key(kept_or_zero, key, x, rate, scale_of(keep))
 
 
 def by_mask(select: Select, mask: Any, x: Array, *constants: Constant) -> jax.Array:
@@ -164,6 +170,15 @@ def _by_redraw(
         return select(redraw(words, rounds, params, x), x, *constants)
 
     y = jax.checkpoint(draw_and_apply, prevent_cse=prevent_cse)(words, x, params, *constants)
+    named: jax.Array = checkpoint_name(y, CHECKPOINT_NAME)
+    return named
+
+
+@jax.jit
+def _by_kernel(
+    key: jax.Array, x: jax.Array, threshold: np.uint32 | jax.Array, scale: Constant
+) -> jax.Array:
+    y = drop_in_kernel(kept_or_zero, key, x, threshold, scale)
     named: jax.Array = checkpoint_name(y, CHECKPOINT_NAME)
     return named
 

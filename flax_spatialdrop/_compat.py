@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, jaxpr_as_fun
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 __all__ = [
@@ -23,12 +23,15 @@ __all__ = [
     "ClosedJaxpr",
     "Jaxpr",
     "Literal",
+    "Primitive",
     "as_linear",
     "assert_same_form",
     "assert_shape",
     "define_prng_impl",
     "is_trial_of_scan",
     "jaxpr_as_fun",
+    "kernels_see_whole_arrays",
+    "pallas",
     "split_streams",
     "threefry_prng_impl",
     "vary",
@@ -110,6 +113,28 @@ def split_streams(model: Any, **options: Any) -> Any:
     if hasattr(nnx, "compat"):  # not in Flax 0.12.5
         return nnx.compat.split_rngs(model, **options)
     return nnx.split_rngs(model, graph=True, **options)
+
+
+def pallas() -> tuple[Any, Any]:
+    """Returns Pallas and its part for TPUs, which take long to import."""
+    pallas = importlib.import_module("jax.experimental.pallas")
+    return pallas, importlib.import_module("jax.experimental.pallas.tpu")
+
+
+def kernels_see_whole_arrays(ctx: Any) -> bool:
+    """Whether XLA need not partition the kernels of a program that is being lowered.
+
+    So it is for one device, and inside of a shard_map over all axes of the mesh. `ctx` is that of a
+    lowering rule. JAX refuses other Pallas kernels for TPUs.
+    """
+    devices = ctx.module_context.axis_context
+    if hasattr(devices, "num_devices"):
+        one: bool = devices.num_devices == 1
+        return one
+    if not hasattr(devices, "manual_axes"):
+        return False
+    outer = getattr(devices.mesh, "manual_axes", ())
+    return {*devices.manual_axes, *outer} == {*devices.mesh.axis_names}
 
 
 def register_nnx_class(cls: Any) -> None:

@@ -172,7 +172,7 @@ def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
     `jax.random.bernoulli(key, keep)` compares multiples of 2^-23 to the float32 `keep`. Comparing
     integers to this threshold has the same result.
     """
-    count = keep * np.float32(2**_THRESHOLD_BITS)  # exact: a power of two
+    count = keep * np.float32(2**THRESHOLD_BITS)  # exact: a power of two
     if isinstance(count, np.float32):
         return np.uint32(np.ceil(count))
     return jnp.ceil(count).astype(np.uint32)
@@ -199,7 +199,7 @@ def redraw_mask(
 
 def _is_kept(draws: jax.Array, threshold: np.uint32 | jax.Array) -> jax.Array:
     """Compares draws of 16 bits to a threshold for 23 bits."""
-    return draws < threshold >> np.uint32(_THRESHOLD_BITS - BITS)
+    return draws < threshold >> np.uint32(THRESHOLD_BITS - BITS)
 
 
 def redraw_seeds(
@@ -212,7 +212,7 @@ def redraw_seeds(
 ) -> jax.Array:
     """Returns the seeds of `draw_seeds`, as `redraw_mask` returns a mask."""
     bits = random_bits(words, rounds, like, start, shape)
-    return bits >> np.uint32(32 - _THRESHOLD_BITS) < threshold
+    return bits >> np.uint32(32 - THRESHOLD_BITS) < threshold
 
 
 def draw_seeds(
@@ -246,7 +246,7 @@ def _draw_seeds(
 
 
 _THREEFRY_ROUNDS = 20
-_THRESHOLD_BITS = 23
+THRESHOLD_BITS = 23
 
 
 def mask_block(
