@@ -1,7 +1,8 @@
 """Compiles the rows for TPUs without having one, and reads what the compiler says of them.
 
 Cycles are read from the compiler's schedule, and estimated by the compiler. Each chip has one part
-of the batch.
+of the batch. With a fast key, layers and networks are also compiled for one chip, where they use a
+kernel. (XLA does not partition kernels along automatic axes.)
 """
 
 import math
@@ -15,9 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..tpu import hlo, schedule, topologies
 from .cases import Case
-from .libraries import FLAX_AGAIN
+from .libraries import FLAX_AGAIN, OURS_FAST
 from .results import Record
 from .timing import scratch_bytes
+
+ONE_CHIP = "with fast_key, one chip"
+HAVE_KERNELS = ("layers", "networks")
+"""The sections whose programs for one chip have kernels."""
 
 CYCLES = "estimated cycles"
 SCHEDULE = "cycles (schedule)"
@@ -45,14 +50,14 @@ def target(topology: str, schedules: Path) -> Target:
 def measure(case: Case, target: Target) -> Iterator[Record]:
     """Yields every quantity of a row. Each chip gets a batch of the size of the row."""
     found, counts = {}, {}
-    for name, f in case.programs.items():
-        if name != FLAX_AGAIN:  # a program has the same cycles each time
-            found[name] = compiled(f, case.shapes, target.chips)
-            counts[name] = schedule.counts(target.schedules)
-            for path in target.schedules.iterdir():
-                path.unlink()
+    for name, f, chips in _programs(case, target.chips):
+        found[name] = compiled(f, case.shapes, chips)
+        counts[name] = schedule.counts(target.schedules)
+        for path in target.schedules.iterdir():
+            path.unlink()
     texts = {name: program.as_text() for name, (program, _) in found.items()}
-    cycles = {name: hlo.total_cycles(text) for name, text in texts.items()}
+    estimated = (name for name in texts if name != ONE_CHIP)  # kernels have no estimates
+    cycles = {name: hlo.total_cycles(texts[name]) for name in estimated}
     yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)
     if target.peak is not None:
         read = {
@@ -72,6 +77,15 @@ def measure(case: Case, target: Target) -> Iterator[Record]:
     yield Record(case.section, case.row, COLLECTIVES, collectives)
     seconds = {name: seconds for name, (_, seconds) in found.items()}
     yield Record(case.section, case.row, COMPILE, seconds)
+
+
+def _programs(case: Case, chips: Mesh) -> Iterator[tuple[str, Any, Mesh]]:
+    """Yields the name of each program, the program, and the chips to compile it for."""
+    for name, f in case.programs.items():
+        if name != FLAX_AGAIN:  # a program has the same cycles each time
+            yield name, f, chips
+        if name == OURS_FAST and case.section in HAVE_KERNELS:
+            yield ONE_CHIP, f, Mesh(chips.devices[:1], chips.axis_names)
 
 
 def compiled(f: Any, shapes: tuple[Any, ...], chips: Mesh) -> tuple[Any, float]:
