@@ -41,6 +41,7 @@ class Row:
         how many of each. A key ("auto", axis) or ("explicit", axis) holds on such meshes only.
       split: for an axis, the part of the draw that each of two devices may compute. Without an
         entry, all devices may draw the same.
+      per_hash: how many elements share a hash on one device, where several devices hash each.
       free: axes that may be sharded without the result keeping x's sharding.
       tolerance: of values and gradients.
     """
@@ -51,6 +52,7 @@ class Row:
     others: tuple[np.ndarray, ...] = ()
     sent: Mapping[Any, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     split: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    per_hash: int = 1
     free: frozenset[int] = frozenset()
     tolerance: float = 1e-6
 
@@ -124,7 +126,8 @@ def assert_same_on_devices(row: Row, mode: str, spec: P) -> None:
     text = compiled.as_text()
     sent = Counter(collectives(text))
     assert sent <= row.allowed(mode, axes), f"sends {dict(sent)}"
-    share = math.prod(row.split.get(axis, 1) ** len(jax.tree.leaves(spec[axis])) for axis in axes)
+    splits = [row.split.get(axis, 1) ** len(jax.tree.leaves(spec[axis])) for axis in axes]
+    share = row.per_hash * math.prod(splits)
     if mode == "explicit" and not CAN_DRAW_SHARDED:
         return
     drawn = max([0, *sizes_of_words(text)])

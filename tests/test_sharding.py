@@ -78,11 +78,11 @@ def with_sums(row, *axes):
     return dataclasses.replace(row, sent={**row.sent, **sent})
 
 
-def with_fast_key(row):
+def with_fast_key(row, per_hash=1):
     f = row.f
-    return dataclasses.replace(
-        row, name=f"fast {row.name}", f=lambda key, *args: f(fast_key(key), *args)
-    )
+    name = f"fast {row.name}"
+    fast = dataclasses.replace(row, name=name, f=lambda key, *args: f(fast_key(key), *args))
+    return dataclasses.replace(fast, per_hash=per_hash)
 
 
 def condition(key, x, labels, joint=True):
@@ -112,8 +112,8 @@ ROWS = [
     Row("dropout of everything", call(dropout, 1.0), SEQUENCE),
     with_fast_key(of_noise("dropout", dropout, 0, 1, 2)),
     with_fast_key(of_noise("dropout", dropout, 0, 2)),
-    with_fast_key(of_noise("dropout of rows", dropout, 0, 1, 2, x=normal(8, 32, 8))),
-    with_fast_key(of_noise("dropout of lanes", dropout, 0, 1, 2, x=normal(8, 8, 512))),
+    with_fast_key(of_noise("dropout of rows", dropout, 0, 1, 2, x=normal(8, 32, 8)), per_hash=4),
+    with_fast_key(of_noise("dropout of lanes", dropout, 0, 1, 2, x=normal(8, 8, 512)), per_hash=4),
     of_noise("alpha_dropout", fs.alpha_dropout, 0, 1, 2),
     of_noise("alpha_dropout", fs.alpha_dropout, 0, 2),
     of_noise("gaussian_dropout", fs.gaussian_dropout, 0, 1, 2),
@@ -368,6 +368,6 @@ def test_same_values_inside_shard_map(noise_shape, make):
         in_specs=(P(), P("d")),
         out_specs=P("d"),
     )
-    y = np.asarray(jax.jit(f)(make(clone(KEY)), jnp.ones(SHAPE)))
-    one = dropout(make(clone(KEY)), jnp.ones((1, 16, 24)), 0.5, noise_shape=noise_shape)
+    y = np.asarray(jax.jit(f)(make(clone(KEY)), jnp.ones((8, 32, 24))))
+    one = dropout(make(clone(KEY)), jnp.ones((1, 32, 24)), 0.5, noise_shape=noise_shape)
     np.testing.assert_array_equal(y, np.repeat(one, 8, axis=0))

@@ -27,7 +27,7 @@ from jax import lax
 
 from .._checks import is_symbolic
 from .._typing import Shape
-from .sharding import explicit_sharding
+from .sharding import explicit_sharding, vary_alike
 from .threefry import FAST_ROUNDS, Index, Words, hash_in_loop, hash_words, positions
 
 BITS = 16
@@ -97,6 +97,43 @@ def draws_of_elements(
         h0, h1 = hash_words(words[0], words[1], high, low, FAST_ROUNDS)
     word = jnp.where(d < np.uint32(2), h0, h1)
     return word >> ((d & np.uint32(1)) * np.uint32(BITS)) & _LOW_BITS
+
+
+def can_pack(like: jax.Array) -> bool:
+    """Whether `packed_mask` gives the mask of an array with this shape and sharding."""
+    groups = groups_of(like.shape)
+    if groups is None or explicit_sharding(like) is not None:
+        return False
+    return not is_symbolic(like.shape[groups.axis])
+
+
+def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> jax.Array:
+    """Returns `draws_of_elements(words, like, None, like.shape) < count`, from a hash for a group.
+
+    For CPUs, where the hash takes most of the time: the four entries of a group are written to
+    memory as bits of one byte. The condition always holds, but XLA does not know it, and a branch
+    is not fused with the code that uses the mask. (A barrier is removed before XLA fuses.)
+    """
+    axis, stride = groups_of(like.shape) or Groups(0, 0)
+    axis += like.ndim
+    before, after = like.shape[:axis], like.shape[axis + 1 :]
+    number = like.shape[axis] // (4 * stride)
+    split = (*before, number, 4, stride, *after)
+    first = (*before, number, 1, stride, *after)
+
+    def pack() -> jax.Array:
+        draws = draws_of_groups(words, *positions(jnp.zeros(first, bool), None, split))
+        bits = [(u < count).astype(np.uint8) << np.uint8(d) for d, u in enumerate(draws)]
+        return bits[0] | bits[1] | bits[2] | bits[3]
+
+    def never() -> jax.Array:
+        zeros: jax.Array = vary_alike((jnp.zeros(first, np.uint8), words[0], count))[0]
+        return zeros
+
+    packed = lax.cond((words[0] | np.uint32(1)) != 0, pack, never)
+    d = lax.broadcasted_iota(np.uint8, split, axis + 1)
+    mask: jax.Array = (packed >> d & np.uint8(1)).astype(bool).reshape(like.shape)
+    return mask
 
 
 def _first_of_group(

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding
 
 from .._checks import (
@@ -43,7 +44,7 @@ from .._compat import assert_shape
 from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
-from .groups import BITS, draws_of_elements
+from .groups import BITS, can_pack, draws_of_elements, packed_mask
 from .sharding import drawn
 from .threefry import (
     FAST_ROUNDS,
@@ -127,7 +128,8 @@ def _sample_fast(
     words = jax.random.key_data(key)
     mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
-    return _is_kept(draws_of_elements(words, like, None, shape, in_loop=True), threshold)
+    draws = draws_of_elements(words, like, None, shape, in_loop=True)
+    return draws < threshold >> np.uint32(THRESHOLD_BITS - BITS)
 
 
 def drawn_rate(key: Key | tuple[Array, Array], rate: Rate) -> Rate:
@@ -189,17 +191,21 @@ def redraw_mask(
     """Returns the mask of `sample_mask` in the shape of `like`, in a form that XLA fuses.
 
     `words` are the two words of the key, and the threshold is that of its `drawn_rate`. With
-    `start` and `shape`, returns the part of a mask of `shape` that begins at `start`.
+    `start` and `shape`, returns the part of a mask of `shape` that begins at `start`. On CPUs, the
+    whole mask of a fast key is packed in memory before it is fused, which takes fewer hashes.
     """
     if rounds != FAST_ROUNDS:
         return redraw_seeds(words, rounds, threshold, like, start, shape)
-    draws = draws_of_elements(words, like, start, like.shape if shape is None else shape)
-    return _is_kept(draws, threshold)
-
-
-def _is_kept(draws: jax.Array, threshold: np.uint32 | jax.Array) -> jax.Array:
-    """Compares draws of 16 bits to a threshold for 23 bits."""
-    return draws < threshold >> np.uint32(THRESHOLD_BITS - BITS)
+    count = threshold >> np.uint32(THRESHOLD_BITS - BITS)
+    if start is not None or not can_pack(like):
+        return draws_of_elements(words, like, start, like.shape if shape is None else shape) < count
+    mask: jax.Array = lax.platform_dependent(
+        words,
+        count,
+        cpu=lambda words, count: packed_mask(words, count, like),
+        default=lambda words, count: draws_of_elements(words, like, None, like.shape) < count,
+    )
+    return mask
 
 
 def redraw_seeds(
