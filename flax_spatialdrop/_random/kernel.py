@@ -205,7 +205,7 @@ def _kernel(view: _View, select: Select, numbers: Any, scale: Any, x: Any, y: An
         start += pl.program_id(axis).astype(np.uint32) * np.uint32(step * stride % 2**32)
     start += pl.program_id(len(steps)).astype(np.uint32) * np.uint32(view.block[1])
     words = numbers[0, 0], numbers[0, 1]
-    threshold = lax.bitcast_convert_type(numbers[0, 2], np.int32)
+    threshold = numbers[0, 2].astype(np.int32)
     offsets = _offsets(view)
 
     def draw_and_apply(index: jax.Array, _: None) -> None:
