@@ -4,9 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from .._apply import CHECKPOINT_NAME
 from .._checks import check_whole
 from .._typing import Key
 from .arguments import DropoutOptions, Inputs
@@ -33,6 +31,13 @@ def blockwise(
     again in the backward pass, and its mask is drawn from the key and the position of the block.
     The backward pass keeps the output, and one number for each query and head. Scratch memory grows
     linearly with the length.
+
+    On TPUs, Pallas kernels compute the same values and masks where they fit: in float32 or
+    bfloat16, with 64, 128 or 256 features, at least 128 queries and keys, the default or highest
+    precision, and span=1. They run on one device, inside of `jax.shard_map`, and on meshes of
+    explicit axes that do not shard the queries. They choose their own sizes of blocks. XLA's blocks
+    compute the rest, also the gradient of a bias. The kernels were compiled for TPU v5e, v5p and
+    v6e, and interpreted on CPUs; no TPU has run them.
 
     Sums of products and the softmax are computed in float32 (float64 for float64). If a query may
     not attend to any key, its output and its gradients are 0; Flax returns the mean of all values.
@@ -96,7 +101,7 @@ def blockwise(
     query = x.query / jnp.sqrt(jnp.asarray(depth, x.query.dtype))
     visits = find_visits(plan.queries, plan.keys, plan.window, x.mask)
     operands = Operands(query, x.key, value, x.bias, x.mask, x.segment_ids, source, None, visits)
-    y = checkpoint_name(attend_by_shards(plan, operands), CHECKPOINT_NAME)
+    y = attend_by_shards(plan, operands)
     return shard_features(dropout.drop_outputs(y), x.value)
 
 

@@ -16,9 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+from .._apply import CHECKPOINT_NAME
 from .._checks import is_symbolic
 from .._typing import Shape
+from . import kernel
+from .choice import by_kernel_or_blocks
 from .tile import (
     Operands,
     TilePlan,
@@ -42,6 +46,11 @@ def attend(plan: TilePlan, operands: Operands) -> jax.Array:
 
 
 def _forward(plan: TilePlan, x: Operands) -> tuple[jax.Array, jax.Array]:
+    y, log_sums = by_kernel_or_blocks(kernel.forward, _forward_blocks, plan, x)
+    return checkpoint_name(y, CHECKPOINT_NAME), checkpoint_name(log_sums, CHECKPOINT_NAME)
+
+
+def _forward_blocks(plan: TilePlan, x: Operands) -> tuple[jax.Array, jax.Array]:
     """Returns the outputs, and log(sum of exp(scores)) of each query, [*batch, heads, queries]."""
     heads, wide, features = x.query.shape[-2], widened_dtype(x.query), x.value.shape[-1]
     by_query, _ = x.visits or (None, None)
@@ -87,10 +96,40 @@ def _forward_and_kept(plan: TilePlan, x: Operands) -> tuple[jax.Array, Any]:
 
 def _backward(plan: TilePlan, kept: Any, d_y: jax.Array) -> tuple[Operands]:
     x, y, log_sums = kept
-    wide, heads = widened_dtype(x.query), x.query.shape[-2]
-    _, by_key = x.visits or (None, None)
+    wide = widened_dtype(x.query)
     # FlashAttention's D: for each query, the sum of its weights times their derivatives.
     deltas = jnp.swapaxes((y.astype(wide) * d_y.astype(wide)).sum(-1), -1, -2)
+    ways = _backward_kernel, _backward_blocks
+    gradients = by_kernel_or_blocks(*ways, plan, x, log_sums, deltas, d_y)
+    nothing = x._replace(**dict.fromkeys(x._fields))
+    return (nothing._replace(**gradients),)
+
+
+attend.defvjp(_forward_and_kept, _backward)
+
+
+def _backward_kernel(
+    plan: TilePlan,
+    x: Operands,
+    places: kernel.Places | None,
+    log_sums: jax.Array,
+    deltas: jax.Array,
+    d_y: jax.Array,
+) -> dict[str, jax.Array | None]:
+    """As `_backward_blocks`, which computes the gradient of the bias, if a program needs it."""
+    d_query, d_key, d_value = kernel.backward(plan, x, places, log_sums, deltas, d_y)
+    d_bias = None
+    if x.bias is not None:
+        d_bias = _backward_blocks(plan, x, log_sums, deltas, d_y)["bias"]
+    return {"query": d_query, "key": d_key, "value": d_value, "bias": d_bias}
+
+
+def _backward_blocks(
+    plan: TilePlan, x: Operands, log_sums: jax.Array, deltas: jax.Array, d_y: jax.Array
+) -> dict[str, jax.Array | None]:
+    """Returns the gradients of the operands that have one, by their names."""
+    wide, heads = widened_dtype(x.query), x.query.shape[-2]
+    _, by_key = x.visits or (None, None)
 
     def key_block(j: jax.Array, carry: Any) -> Any:
         key, value = (_take(plan.keys, array, j) for array in (x.key, x.value))
@@ -131,11 +170,7 @@ def _backward(plan: TilePlan, kept: Any, d_y: jax.Array) -> tuple[Operands]:
     d_query, d_bias, d_key, d_value = lax.fori_loop(0, _count(plan.keys), key_block, carry)
     d_query = jnp.swapaxes(d_query, -2, -3).astype(x.query.dtype)
     d_bias = None if x.bias is None else d_bias.astype(x.bias.dtype)
-    nothing = x._replace(**dict.fromkeys(x._fields))
-    return (nothing._replace(query=d_query, key=d_key, value=d_value, bias=d_bias),)
-
-
-attend.defvjp(_forward_and_kept, _backward)
+    return {"query": d_query, "key": d_key, "value": d_value, "bias": d_bias}
 
 
 def _loop(

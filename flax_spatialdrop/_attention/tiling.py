@@ -110,7 +110,7 @@ def find_visits(
     """
     if is_symbolic(queries.number) or is_symbolic(keys.number):
         return None
-    needed: Any = _in_reach(window, queries, keys)
+    needed: Any = in_reach(window, queries, keys)
     if mask is not None:
         if isinstance(mask, np.ndarray):
             needed = needed & _has_any(np, mask, queries, keys)
@@ -124,7 +124,7 @@ def find_visits(
     return _visits(needed), _visits(needed.T)
 
 
-def _in_reach(window: Sides, queries: Tiling, keys: Tiling) -> np.ndarray:
+def in_reach(window: Sides, queries: Tiling, keys: Tiling) -> np.ndarray:
     """Whether a tile has a key in the window of one of its queries: bool[blocks, blocks]."""
     (left, right), needed = window, np.ones((queries.number, keys.number), bool)
     (first_query, last_query), (first_key, last_key) = _ends(queries), _ends(keys)

@@ -1,0 +1,288 @@
+"""The kernels of attention compute what XLA's blocks compute. Here they are interpreted.
+
+test_kernel_on_tpu.py compiles them for TPUs.
+"""
+
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.random import clone
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flax_spatialdrop import fast_key, mask_block, sample_mask
+from flax_spatialdrop._apply import CHECKPOINT_NAME
+from flax_spatialdrop._attention import blockwise, choice, flash, kernel
+from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
+from flax_spatialdrop._attention.tiling import tile_axis
+from flax_spatialdrop._ops.block_mask import Blocks
+from flax_spatialdrop._random.mask import keep_threshold
+from flax_spatialdrop._random.threefry import rounds_of
+from flax_spatialdrop.linen import blockwise_attention
+
+KEY = jax.random.key(8)
+FAST = fast_key(jax.random.key(9))
+PADDING = np.arange(512) < np.array([[300], [512]])[:, None, None]
+FULL = jax.random.bernoulli(jax.random.key(4), 0.5, (1, 2, 256, 512))
+DOCUMENTS = np.arange(256) // np.array([[100], [256]])
+SHORT = {"queries": 150, "keys": 200}
+SQUARE = {"queries": 256, "keys": 256}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Interprets the kernels, in blocks of at most 256, or of 512 keys that have groups."""
+    monkeypatch.setattr(kernel, "_LONGEST_QUERIES", 256)
+    monkeypatch.setattr(kernel, "_LONGEST_KEYS", 256)
+    monkeypatch.setattr(kernel, "_PART", 128)
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(kernel, name, partial(getattr(kernel, name), interpret=True))
+    monkeypatch.setattr(blockwise, "attend_by_shards", flash.attend)  # not jitted, so not cached
+
+
+def interpreted(calls, by_kernel, by_blocks, plan, x, *others):
+    """The kernel's way, which `choice` takes on TPUs."""
+    assert choice.fits(plan, x)
+    calls.append(by_blocks.__name__)
+    return by_kernel(plan, x, choice.first_places(x), *others)
+
+
+def both_ways(monkeypatch, f, key, *args):
+    """Returns the results of f by XLA's blocks and by the kernels."""
+    by_blocks = jax.jit(lambda *args: f(*args))(clone(key), *args)
+    calls = []
+    with monkeypatch.context() as patched:
+        patched.setattr(flash, "by_kernel_or_blocks", partial(interpreted, calls))
+        by_kernel = jax.jit(lambda *args: f(*args))(clone(key), *args)
+    assert calls == ["_forward_blocks", "_backward_blocks"]
+    return by_blocks, by_kernel
+
+
+def inputs(*, batch=1, heads=2, own=2, queries=256, keys=512, depth=64, features=64, dtype):
+    """Returns query, key, value and weights of a loss."""
+    shapes = (
+        (batch, queries, heads, depth),
+        (batch, keys, own, depth),
+        (batch, keys, own, features),
+        (batch, queries, heads, features),
+    )
+    parts = jax.random.split(jax.random.key(0), 4)
+    return [jax.random.normal(*each, dtype) for each in zip(parts, shapes, strict=True)]
+
+
+CASES = {
+    "no dropout": ({}, {"deterministic": True}),
+    "lanes share a hash": ({}, {}),
+    "rows share a hash": ({"keys": 384}, {}),
+    "each weight has a hash": (SHORT, {}),
+    "default key": (SHORT, {"dropout_rng": KEY}),
+    "causal": ({"queries": 512, "batch": 2}, {"is_causal": True}),
+    "window and cap": (SQUARE, {"window": (100, 20), "soft_cap": 2.0}),
+    "grouped heads, traced rate": ({"heads": 4}, {"dropout_rate": jnp.float32(0.9)}),
+    "padding": ({"batch": 2}, {"mask": PADDING}),
+    "mask, shared draws": ({"batch": 2}, {"mask": FULL, "noise_shape": (None, 1, None, None)}),
+    "nothing visible": (SHORT, {"mask": np.arange(150)[:, None] + 0 * np.arange(200) < 100}),
+    "segments": (SQUARE | {"batch": 2}, {"segment_ids": DOCUMENTS}),
+    "bias": (SHORT | {"batch": 2}, {"bias": 3 * np.cos(np.arange(200, dtype=np.float32))}),
+    "wide, bfloat16": (SQUARE | {"depth": 256, "features": 128, "dtype": jnp.bfloat16}, {}),
+}
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_the_blocks(monkeypatch, name):
+    sizes, options = CASES[name]
+    sizes, options = {"dtype": jnp.float32} | sizes, dict(options)
+    *qkv, weights = inputs(**sizes)
+    bias = options.pop("bias", None)
+    key = options.pop("dropout_rng", FAST)
+    given = {"dropout_rate": 0.1, "deterministic": False, "broadcast_dropout": False} | options
+
+    def f(key, qkv, bias):
+        def loss(qkv, bias):
+            y = blockwise_attention(*qkv, bias=bias, dropout_rng=key, **given)
+            return (y * weights).astype(jnp.float32).sum(), y
+
+        (_, y), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(qkv, bias)
+        return y, grads
+
+    ours, theirs = both_ways(monkeypatch, f, key, qkv, bias)
+    tolerance = 2e-6 if sizes["dtype"] == jnp.float32 else 1e-2
+    for mine, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        assert mine.dtype == other.dtype
+        mine, other = (np.asarray(each, np.float32) for each in (mine, other))
+        np.testing.assert_allclose(mine, other, atol=tolerance * np.abs(other).max())
+
+
+def values_with_bits(keys):
+    """Values of which 64 features add up the bits of 8 weights each."""
+    places, values = np.arange(keys), np.zeros((1, keys, 1, 64), np.float32)
+    values[0, places, 0, places // 8] = 2.0 ** (places % 8)
+    return values
+
+
+def mask_in(y, keys, scale):
+    """The mask in outputs of `values_with_bits` from weights that are all scale / keys."""
+    found = np.rint(np.asarray(y)[0, :, 0] * keys / scale).astype(np.uint8)
+    return np.unpackbits(found, axis=1, bitorder="little")[:, :keys].astype(bool)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(("key", "keys"), [(FAST, 512), (FAST, 384), (FAST, 200), (KEY, 200)])
+def test_the_mask_is_that_of_the_key(monkeypatch, key, keys):
+    q, k, _, _ = inputs(queries=160, keys=keys, heads=1, own=1, dtype=jnp.float32)
+
+    def f(key, q, k, value):
+        given = {"dropout_rate": 0.5, "deterministic": False}
+        y, pull = jax.vjp(lambda v: blockwise_attention(q, k, v, dropout_rng=key, **given), value)
+        return y, pull(y)
+
+    _, (y, _) = both_ways(monkeypatch, f, key, 0 * q, 0 * k, values_with_bits(keys))
+    np.testing.assert_array_equal(mask_in(y, keys, 2), sample_mask(clone(key), 0.5, (160, keys)))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("key", [FAST, KEY], ids=["fast", "default"])
+def test_the_mask_of_positions_that_need_two_words(key):
+    """The low word of the position wraps around inside of this head."""
+    noise_shape, head = (50000, 1, 256, 384), 43690
+    assert head * 256 * 384 < 2**32 < (head + 1) * 256 * 384
+    spans = Blocks(noise_shape, axes=(3,), sizes=(1,), batch_dims=3)
+    words, threshold = jax.random.key_data(key), keep_threshold(np.float32(0.5))
+    source = MaskSource(words, threshold, rounds_of(key), spans)
+    q, k, _, _ = inputs(queries=256, keys=384, heads=1, own=1, dtype=jnp.float32)
+    x = Operands(0 * q, 0 * k, values_with_bits(384), None, None, None, source, None, None)
+    plan = TilePlan(tile_axis(256, 256), tile_axis(384, 384), (None, None), None, None)
+    high, low = divmod(head * 256 * 384, 2**32)
+    places = tuple(jnp.full((1, 1), word, np.uint32) for word in (high, low))
+    y, _ = jax.jit(lambda x, places: kernel.forward(plan, x, places))(x, places)
+    expected = mask_block(key, 0.5, noise_shape, (head, 0, 0, 0), (1, 1, 256, 384))[0, 0]
+    np.testing.assert_array_equal(mask_in(y, 384, 1), expected)
+
+
+def test_other_platforms_take_the_blocks_and_every_derivative():
+    """The choice is one operation; vmap, the forward mode and second derivatives go through it."""
+    q, k, v, weights = inputs(queries=128, keys=128, dtype=jnp.float32)
+
+    def f(q, attention=blockwise_attention):
+        return (attention(q, k, v, deterministic=True) * weights).sum()
+
+    jaxpr = str(jax.make_jaxpr(jax.grad(f))(q))
+    assert jaxpr.count("attention_pass[") == 2
+    by_jax = partial(f, attention=lambda q, k, v, **_: jax.nn.dot_product_attention(q, k, v))
+    second = [jax.grad(lambda q, f=f: (jax.grad(f)(q) ** 2).sum()) for f in (f, by_jax)]
+    np.testing.assert_allclose(*(g(q) for g in second), atol=1e-5)
+    stacked = jnp.stack([q, 2 * q])
+    mapped = jax.vmap(jax.grad(f))(stacked)
+    np.testing.assert_allclose(mapped, [jax.grad(f)(each) for each in stacked], atol=1e-6)
+
+
+def test_the_backward_pass_keeps_outputs_and_log_sums_by_their_name():
+    """With a policy that saves by name, the forward pass runs once."""
+    q, k, v, _ = inputs(queries=128, keys=128, dtype=jnp.float32)
+    policy = jax.checkpoint_policies.save_only_these_names(CHECKPOINT_NAME)
+    f = jax.checkpoint(
+        lambda q: blockwise_attention(q, k, v, deterministic=True).sum(), policy=policy
+    )
+    assert str(jax.make_jaxpr(jax.grad(f))(q)).count("attention_pass[") == 2
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P(None, None, "x")])
+def test_meshes_of_shapes_that_fit(kind, spec):
+    """On CPUs the choice is the blocks; on TPUs it is made after this tracing and batching."""
+    *qkv, weights = inputs(batch=2, queries=128, keys=128, dtype=jnp.float32)
+
+    def f(key, qkv):
+        def loss(qkv):
+            given = {"dropout_rate": 0.5, "broadcast_dropout": False, "deterministic": False}
+            return (blockwise_attention(*qkv, dropout_rng=key, **given) * weights).sum()
+
+        return jax.value_and_grad(loss)(qkv)
+
+    expected = f(clone(FAST), qkv)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        sharded = [jax.device_put(array, NamedSharding(mesh, spec)) for array in qkv]
+        found = jax.jit(f)(clone(FAST), sharded)
+    for mine, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_shard_map_of_shapes_that_fit():
+    q, k, v, _ = inputs(batch=2, queries=128, keys=128, dtype=jnp.float32)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+
+    def f(q, k, v):
+        return blockwise_attention(q, k, v, deterministic=True)
+
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
+    grads = (jax.jit(jax.grad(lambda q, g=g: (g(q, k, v) ** 2).sum()))(q) for g in (mapped, f))
+    np.testing.assert_allclose(*grads, atol=1e-5)
+
+
+def kernels_in_program_for_tpu(f, *args):
+    lowered = jax.jit(f).trace(*args).lower(lowering_platforms=("tpu",))
+    return lowered.as_text().count("tpu_custom_call")
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "number"),
+    [
+        (None, None, 1),
+        (AxisType.Auto, P("x"), 0),
+        (AxisType.Explicit, P("x"), 1),
+        (AxisType.Explicit, P(None, None, "x"), 1),
+        (AxisType.Explicit, P(None, "x"), 0),
+    ],
+)
+def test_the_choice_of_a_program_for_tpus(kind, spec, number):
+    """A kernel runs where XLA need not partition it. Nothing is compiled here."""
+    q = jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.float32)
+    f = partial(blockwise_attention, deterministic=True)
+    if kind is None:
+        assert kernels_in_program_for_tpu(f, q, q, q) == number
+        mapped = jax.vmap(f, (0, None, 0))
+        assert kernels_in_program_for_tpu(mapped, q, jax.typeof(jnp.zeros(q.shape[1:])), q) == 1
+        return
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        q = jax.ShapeDtypeStruct(q.shape, q.dtype, sharding=NamedSharding(mesh, spec))
+        assert kernels_in_program_for_tpu(f, q, q, q) == number
+
+
+def test_small_chips_take_the_blocks(monkeypatch):
+    q = jax.ShapeDtypeStruct((1, 128, 1, 64), jnp.float32)
+    f = partial(blockwise_attention, deterministic=True)
+    for kind, number in {"TPU v4": 0, "TPU v5 lite": 1}.items():
+        monkeypatch.setattr(jax, "devices", lambda kind=kind: [SimpleNamespace(device_kind=kind)])
+        jax.clear_caches()
+        assert kernels_in_program_for_tpu(f, q, q, q) == number
+
+
+def test_inside_of_a_shard_map_a_kernel_runs():
+    q = jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.float32)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    f = partial(blockwise_attention, deterministic=True)
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
+    assert kernels_in_program_for_tpu(mapped, q, q, q) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 128, 2, 32), {}),
+        ((2, 64, 2, 64), {}),
+        ((2, 128, 2, 64), {"precision": "high"}),
+        ((2, 128, 2, 64), {"span": 2, "dropout_rng": KEY, "deterministic": False}),
+    ],
+)
+def test_what_does_not_fit_takes_the_blocks(shape, options):
+    q = jnp.zeros(shape)
+    given = {"deterministic": True, "dropout_rate": 0.5, "broadcast_dropout": False} | options
+    jaxpr = jax.make_jaxpr(lambda q: blockwise_attention(q, q, q, **given))(q)
+    assert "attention_pass" not in str(jaxpr)
