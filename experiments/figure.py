@@ -48,7 +48,7 @@ def scaled(
     estimates: Sequence[Estimate], scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the means and half the widths of the intervals, or None if one has no interval."""
-    means, halves = zip(*estimates, strict=True)
+    means, halves = [each.mean for each in estimates], [each.half_width for each in estimates]
     return scale * np.array(means), None if None in halves else scale * np.array(halves)
 
 

@@ -17,15 +17,15 @@ def fast_key(key: Key) -> jax.Array:
         i = position in the mask of lane c - 128 d if L % 512 == 0, else of row r - 8 d
         h0, h1 = threefry2x32_13(key, i)
         u = (h0 & 0xffff, h0 >> 16, h1 & 0xffff, h1 >> 16)[d]
-        mask[..., r, c] = u < round(2^16 (1 - rate))
+        mask[..., r, c] = u < max(1, round(2^16 (1 - rate)))
 
-    Here [..., R, L] is the shape of the mask, with R = 1 if it has one axis. Four elements share a
-    hash, and each has 16 bits of its own.
+    Here [..., R, L] is the shape of the mask, with R = 1 if it has one axis, and the rate is below
+    1. Four elements share a hash, and each has 16 bits of its own.
 
-    So the rate is rounded to a multiple of 2^-16 (but 1 - rate is at least 2^-16, unless the rate
-    is 1). The scale 1 / (1 - rate) is that of the rounded rate, which keeps the mean exactly. If
-    you draw and apply the mask yourself, `apply_mask` gives the values of `dropout` with the rate
-    `round(rate * 2**16) / 2**16`.
+    So the rate is rounded to a multiple of 2^-16. The scale 1 / (1 - rate) is that of the rounded
+    rate, which keeps the expected value exactly. If you draw and apply the mask yourself,
+    `apply_mask` gives the values of `dropout` with the rate
+    `min(round(rate * 2**16), 2**16 - 1) / 2**16`.
 
     The key works in every function and module of this package, and in all of `jax.random`, whose
     bits are h0 ^ h1 of position i. It draws other masks than `key`, but they are as independent of

@@ -278,6 +278,26 @@ def test_numbers_of_the_calibration():
                 assert passes < one < plain["measures"][f"NLL, {images}, one pass"]
     assert found["Dropout"]["chosen_rate"] == 0.1
     assert found["SpatialDropout2D"]["chosen_rate"] == 0.3
+    accuracy = "accuracy, shifted, one pass"
+    at_chosen, at_same = (
+        percent(
+            over(
+                *(
+                    {
+                        run["seed"]: run["measures"][accuracy]
+                        for run in found[name]["runs"]
+                        if run["rate"] == (rate or found[name]["chosen_rate"])
+                    }
+                    for name in ("SpatialDropout2D", "Dropout")
+                )
+            ),
+            2,
+        )
+        for rate in (None, 0.3)
+    )
+    assert says(EXPERIMENTS, f'better than "Dropout" by {at_chosen} points of accuracy')
+    assert says(EXPERIMENTS, f"at 0.3 for both it is better by {at_same} points")
+    assert says((DOCS / "which_dropout.md").read_text(), f"better, by {at_chosen} points of")
     at_same_rate = {**found["Dropout"], "chosen_rate": 0.3}
     ours, theirs = (
         [f"{100 * measured(of, f'ECE, {on}, passes'):.1f}" for on in ("clean", "shifted")]
@@ -419,6 +439,8 @@ def test_numbers_of_the_images():
     assert says(EXPERIMENTS, f"in an interval without 0, by {least} to {most} points.")
     assert f"seven of ten gain, by {least} to {most} points" in OVERVIEW.read_text()
     assert says(EXPERIMENTS, f"the highest mean, {percent(gains['cutout'], 2)} points")
+    assert len(differences(more)) == 8
+    assert "on 4,000 two of eight" in OVERVIEW.read_text()
     dropout, blocks = (percent(differences(more)[name], 2) for name in ("Dropout", "DropBlock"))
     assert says(EXPERIMENTS, f"gain in this way, by {dropout} and {blocks} points")
     names = ("Dropout", "SpatialDropout2D", "DropBlock", "DropBlock growing")
