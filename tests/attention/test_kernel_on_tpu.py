@@ -47,6 +47,7 @@ def printed(code):
 KERNELS = "attention_forward,attention_backward,0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_one_chip_runs_the_kernels(topology):
     """Everything at once fits into the vector memory of each generation."""
@@ -71,6 +72,6 @@ def test_several_chips_run_the_kernels_only_on_explicit_axes():
     code = """
         chips = topologies.mesh("v5e:2x2").devices.ravel()
         for kind in (AxisType.Explicit, AxisType.Auto):
-            program(chips, kind, jnp.bfloat16, (8, 1024, 2, 64), dict(is_causal=True))
+            program(chips, kind, jnp.bfloat16, (8, 1024, 2, 64), {})
     """
     assert printed(code) == [KERNELS, "0"]
