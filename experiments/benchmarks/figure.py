@@ -13,10 +13,10 @@ from .libraries import LIBRARIES, OURS, OURS_FAST
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
 from .table import contenders
-from .tpu import FLOOR, SCHEDULE
+from .tpu import FLOOR, ONE_CHIP, SCHEDULE
 
 GREYS = {name: f"{0.3 + 0.08 * place:.2f}" for place, name in enumerate([*LIBRARIES, PYTORCH])}
-COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1"}
+COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1", ONE_CHIP: "C2"}
 SHAPE = PEER_SHAPES[0]
 TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
