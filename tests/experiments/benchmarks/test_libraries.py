@@ -26,7 +26,8 @@ def test_every_library_drops_the_same_kind_of_mask(name, kind, rank):
     y = np.asarray(jax.jit(layer)(jax.random.key(0), x))
     assert y.shape == x.shape
     assert 0 < (y == 0).mean() < 3 * RATE
-    np.testing.assert_allclose(y[y != 0], 1 / (1 - RATE), rtol=1e-6)
+    rounding = 1e-5 if name == OURS_FAST else 1e-6  # fast keys round the rate to 16 bits
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - RATE), rtol=rounding)
     axes = tuple(range(1, rank - 1))
     is_shared = (y == y[:, :1, :1] if rank == 4 else y == y[:, :1]).all(axes).mean() == 1
     assert is_shared == kind.shared
