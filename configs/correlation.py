@@ -24,7 +24,7 @@ Single values are mostly given back, and so are whole channels, but less. That w
 gradient more noise shows in the last block only, and a little for word vectors. Blocks are between
 single values and channels in block 1, but not at a rate of 0.9 deeper.
 
-`:smoke` (a minute) only tests that all parts work. `:gpu` has larger networks, 50,000
+`:smoke` (32 s) only tests that all parts work. `:gpu` has larger networks, 50,000
 images and ten seeds. It has not been run.
 """
 

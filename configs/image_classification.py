@@ -34,7 +34,7 @@ Dropout at a rate of 0.5 is worse before a norm than after it, and more so with 
 predicted. DropBlock and cutout help on 1,000 images. That channels or blocks beat single values, or
 that DropPath helps, does not show.
 
-`:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
+`:smoke` (24 s) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
 ResNet on 1,000 to 55,000 images, for a GPU. It has not been run.
 """
 

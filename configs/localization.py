@@ -32,7 +32,7 @@ detection rate to "none" in points, as mean and 95 % interval over 5 seeds:
 That a regularizer helps does not show at any size. But the fewer the scenes, the better all of them
 do against "none", Dropout as much as SpatialDropout2D.
 
-`:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` has larger
+`:smoke` (35 s) only tests that all parts work, on scikit-learn's digits. `:gpu` has larger
 scenes and networks, and up to 10,000 scenes, for a GPU. It has not been run.
 """
 

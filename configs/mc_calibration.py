@@ -25,7 +25,7 @@ The results took 9 min on 2 CPU cores, beside other programs. Expected are these
 
 All predictions hold.
 
-`:smoke` (a minute) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
+`:smoke` (20 s) only tests that all parts work, on scikit-learn's digits. `:gpu` is a wide
 ResNet on 55,000 images, for a GPU. It has not been run.
 """
 

@@ -34,7 +34,7 @@ For words, a single epoch is best without dropout, and "late" and "growing" help
 predicted. That "early" helps in a single epoch does not show. For images, many epochs show no
 difference.
 
-`:smoke` (a minute or two) only tests that all parts work. `:gpu` reads all 750,000 words once, or a
+`:smoke` (24 s) only tests that all parts work. `:gpu` reads all 750,000 words once, or a
 tenth of them twenty times, with a larger network. It is ready to run, but has not been run.
 """
 

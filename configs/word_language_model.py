@@ -45,7 +45,7 @@ CPU cores that other programs use too:
 All places together help, and no place alone makes a difference that five seeds can show. The 3-gram
 is as good as the best network.
 
-`:smoke` (a minute or two) only tests that all parts work. `:gpu` is a medium LSTM on all 750,000
+`:smoke` (15 s) only tests that all parts work. `:gpu` is a medium LSTM on all 750,000
 words, about as many as the Penn Treebank has. It is ready to run, but has not been run.
 """
 
