@@ -24,7 +24,8 @@ from jax.sharding import AxisType, PartitionSpec
 from .._compat import ClosedJaxpr, Primitive, jaxpr_as_fun, kernels_see_whole_arrays
 from .._random.sharding import explicit_sharding, spec_of, vary_alike
 from .._random.threefry import positions
-from .kernel import Places, fits
+from .kernel import fits
+from .kernel_call import Places
 from .tile import Operands, TilePlan
 
 

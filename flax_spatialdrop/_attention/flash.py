@@ -23,6 +23,7 @@ from .._checks import is_symbolic
 from .._typing import Shape
 from . import kernel
 from .choice import by_kernel_or_blocks
+from .kernel_call import Places
 from .tile import (
     Operands,
     TilePlan,
@@ -111,7 +112,7 @@ attend.defvjp(_forward_and_kept, _backward)
 def _backward_kernel(
     plan: TilePlan,
     x: Operands,
-    places: kernel.Places | None,
+    places: Places | None,
     log_sums: jax.Array,
     deltas: jax.Array,
     d_y: jax.Array,

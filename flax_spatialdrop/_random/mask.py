@@ -18,7 +18,7 @@ With a key of JAX, all of them draw the bits of `jax.random.bernoulli`. Masks of
 the equation in `groups`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -111,25 +111,34 @@ def sample_sharded(
     keep = keep_probability(drawn_rate(key, rate))
     if rounds_of(key) == FAST_ROUNDS:
         check_numbered(shape)
-        mask: jax.Array = _sample_fast(key, keep_threshold(keep), shape, sharding)
+        mask: jax.Array = _whole(_fast_in_loop, key, keep_threshold(keep), shape, sharding)
     else:
         mask = drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
     assert_shape(mask, shape)
     return mask
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _sample_fast(
+def _fast_in_loop(
+    words: Words, _: int, threshold: np.uint32 | jax.Array, like: jax.Array
+) -> jax.Array:
+    """Returns the mask of `sample_mask` with a fast key; a small mask is hashed in a loop."""
+    draws = draws_of_elements(words, like, None, like.shape, in_loop=True)
+    return draws < threshold >> np.uint32(THRESHOLD_BITS - BITS)
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def _whole(
+    draw: Callable[..., jax.Array],
     key: jax.Array,
     threshold: np.uint32 | jax.Array,
     shape: tuple[int, ...],
     sharding: NamedSharding | None,
 ) -> jax.Array:
+    """Returns draw(words, rounds, threshold, like) for an array of `shape`, and uses up the key."""
     words = jax.random.key_data(key)
     mark_as_used(key)
     like = jnp.zeros(shape, bool, out_sharding=sharding)
-    draws = draws_of_elements(words, like, None, shape, in_loop=True)
-    return draws < threshold >> np.uint32(THRESHOLD_BITS - BITS)
+    return draw(words, rounds_of(key), threshold, like)
 
 
 def drawn_rate(key: Key | tuple[Array, Array], rate: Rate) -> Rate:
@@ -234,21 +243,8 @@ def draw_seeds(
     key = check_key(key)
     if not can_hash_by_position(key, shape):
         return drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
-    seeds: jax.Array = _draw_seeds(key, keep_threshold(keep), shape, sharding)
+    seeds: jax.Array = _whole(redraw_seeds, key, keep_threshold(keep), shape, sharding)
     return seeds
-
-
-@partial(jax.jit, static_argnums=(2, 3))
-def _draw_seeds(
-    key: jax.Array,
-    threshold: np.uint32 | jax.Array,
-    shape: tuple[int, ...],
-    sharding: NamedSharding | None,
-) -> jax.Array:
-    words = jax.random.key_data(key)
-    mark_as_used(key)
-    like = jnp.zeros(shape, bool, out_sharding=sharding)
-    return redraw_seeds(words, rounds_of(key), threshold, like)
 
 
 _THREEFRY_ROUNDS = 20

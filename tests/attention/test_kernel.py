@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import fast_key, mask_block, sample_mask
 from flax_spatialdrop._apply import CHECKPOINT_NAME
-from flax_spatialdrop._attention import blockwise, choice, flash, kernel
+from flax_spatialdrop._attention import blockwise, choice, flash, kernel, kernel_tile
 from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
 from flax_spatialdrop._attention.tiling import tile_axis
 from flax_spatialdrop._ops.block_mask import Blocks
@@ -36,9 +36,9 @@ SQUARE = {"queries": 256, "keys": 256}
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Interprets the kernels, in blocks of at most 256, or of 512 keys that have groups."""
-    monkeypatch.setattr(kernel, "_LONGEST_QUERIES", 256)
-    monkeypatch.setattr(kernel, "_LONGEST_KEYS", 256)
-    monkeypatch.setattr(kernel, "_PART", 128)
+    monkeypatch.setattr(kernel_tile, "_LONGEST_QUERIES", 256)
+    monkeypatch.setattr(kernel_tile, "_LONGEST_KEYS", 256)
+    monkeypatch.setattr(kernel_tile, "_PART", 128)
     for name in ("forward", "backward"):
         monkeypatch.setattr(kernel, name, partial(getattr(kernel, name), interpret=True))
     monkeypatch.setattr(blockwise, "attend_by_shards", flash.attend)  # not jitted, so not cached

@@ -1,0 +1,191 @@
+"""A tile of attention weights inside a kernel: its scores, its mask of dropout, its products."""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._compat import pallas
+from .._random.groups import draws_of_groups, groups_of
+from .._random.threefry import FAST_ROUNDS, hash_words
+from .._typing import Shape
+from .scores import capped, in_window, slope_of_cap
+from .tile import Operands, TilePlan
+from .tiling import Tiling
+
+LANES = 128
+"""The keys in a row of a register."""
+
+_LONGEST_QUERIES = 1024
+_LONGEST_KEYS = 1024
+_PART = 256
+"""The queries of a tile whose weights are computed at once."""
+
+
+class Tiles(NamedTuple):
+    """How a kernel divides its work, all static.
+
+    Attributes:
+      plan: the options of the call; its blocks are those of XLA and mean nothing here.
+      queries, keys: the blocks of these axes. The last block ends in padding if it must.
+      noise_shape: the shape of the mask of dropout; None if no weights are dropped.
+      rounds: the number of rounds of the hash.
+    """
+
+    plan: TilePlan
+    queries: Tiling
+    keys: Tiling
+    noise_shape: Shape | None
+    rounds: int
+
+    @property
+    def parts(self) -> list[slice]:
+        """The queries of each part, within a tile."""
+        size = math.gcd(self.queries.size, _PART)
+        return [slice(start, start + size) for start in range(0, self.queries.size, size)]
+
+
+def tiles_of(plan: TilePlan, x: Operands) -> Tiles:
+    queries, keys = x.query.shape[-3], x.key.shape[-3]
+    unit = 4 * LANES if keys % (4 * LANES) == 0 else LANES
+    return Tiles(
+        plan,
+        Tiling(queries, _block(queries, LANES, _LONGEST_QUERIES)),
+        Tiling(keys, _block(keys, unit, _LONGEST_KEYS)),
+        None if x.source is None else x.source.spans.noise_shape,
+        0 if x.source is None else x.source.rounds,
+    )
+
+
+def _block(length: int, unit: int, most: int) -> int:
+    """The size of blocks: a multiple of `unit` for which there is little padding and few blocks."""
+    sizes = range(unit, max(most, unit) + 1, unit)
+    return min(sizes, key=lambda size: -(-length // size) * (size + LANES))
+
+
+class Tile:
+    """A tile of weights inside a kernel: its operands by name, and where it lies.
+
+    Attributes:
+      tiles: how the kernel divides its work.
+      refs: the blocks of the operands, [rows, columns].
+      step: the step of the grid, counted for each head.
+      first_query, first_key: the position of its first weight.
+    """
+
+    def __init__(
+        self, tiles: Tiles, refs: dict[str, Any], step: jax.Array, i: jax.Array, j: jax.Array
+    ) -> None:
+        self.tiles, self.refs, self.step = tiles, refs, step
+        self.first_query = i * np.int32(tiles.queries.size)
+        self.first_key = j * np.int32(tiles.keys.size)
+
+    def when_shown(self, compute: Callable[[], None]) -> None:
+        """Computes the tile, unless its mask or its segments hide all of it."""
+        pl, _ = pallas()
+        shown = []
+        if "mask" in self.refs:
+            shown.append(self.refs["mask"][...].astype(np.int32).max() > 0)
+        if "query_ids" in self.refs:
+            of_queries, of_keys = self.refs["query_ids"][...], self.refs["key_ids"][...]
+            shown += [of_queries.min() <= of_keys.max(), of_keys.min() <= of_queries.max()]
+        if shown:
+            pl.when(reduce(jnp.logical_and, shown))(compute)
+        else:
+            compute()
+
+    def product(self, a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+        """The product of two matrices over these axes, summed in float32."""
+        contracted = (((axis_a,), (axis_b,)), ((), ()))
+        return lax.dot_general(a, b, contracted, self.tiles.plan.precision, jnp.float32)
+
+    def scores(self, rows: slice) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the scores of some queries, and their derivative, as `tile.scores_of`."""
+        plan, keys = self.tiles.plan, self.tiles.keys
+        query, key = self.refs["query"][rows, :], self.refs["key"][...]
+        scores = capped(self.product(query, key, 1, 1), plan.soft_cap)
+        slope = None if plan.soft_cap is None else slope_of_cap(scores, plan.soft_cap)
+        if "bias" in self.refs:
+            scores = scores + self._weights("bias", rows).astype(np.float32)
+        row, column = (lax.broadcasted_iota(np.int32, scores.shape, axis) for axis in (0, 1))
+        first = self.first_query + np.int32(rows.start) - self.first_key
+        visible = in_window(plan.window, first, column - row)
+        if keys.overlaps:
+            visible.append(column < np.int32(keys.length) - self.first_key)
+        if "mask" in self.refs:
+            visible.append(self._weights("mask", rows).astype(np.int32) != 0)
+        if "query_ids" in self.refs:
+            visible.append(self._weights("query_ids", rows) == self.refs["key_ids"][...])
+        for shown in visible:
+            scores = jnp.where(shown, scores, -np.float32(np.inf))
+        return scores, slope
+
+    def _weights(self, name: str, rows: slice) -> jax.Array:
+        """Takes some queries of an operand that they may share."""
+        ref = self.refs[name]
+        part: jax.Array = ref[rows, :] if ref.shape[0] > 1 else ref[...]
+        return part
+
+    def kept(self, rows: slice) -> list[jax.Array] | None:
+        """The mask of dropout of some queries, 128 keys at a time; None if nothing is dropped."""
+        tiles = self.tiles
+        if tiles.noise_shape is None:
+            return None
+        groups = groups_of(tiles.noise_shape) if tiles.rounds == FAST_ROUNDS else None
+        if groups is not None and groups.axis == -2:
+            return self._kept_by_rows(rows, groups.span, groups.stride)
+        offsets = self._offsets((rows.stop - rows.start, LANES), (1, 0))
+        columns = range(0, tiles.keys.size, LANES if groups is None else groups.span)
+        draws = (self._draws(rows, column, offsets) for column in columns)
+        return [
+            self._is_kept(draw)
+            for group in draws
+            for draw in (group[:1] if groups is None else group)
+        ]
+
+    def _kept_by_rows(self, rows: slice, span: int, stride: int) -> list[jax.Array]:
+        """`kept` for groups along the queries."""
+        size = rows.stop - rows.start
+        offsets = self._offsets((size // span, stride, LANES), (span, 1, 0))
+        columns = range(0, self.tiles.keys.size, LANES)
+        draws = (jnp.stack(self._draws(rows, column, offsets), 1) for column in columns)
+        return [self._is_kept(draw.reshape(size, LANES)) for draw in draws]
+
+    def _offsets(self, shape: Shape, queries: tuple[int, ...]) -> jax.Array:
+        """Returns how many draws each element lies behind the first one.
+
+        One step along an axis is as many `queries`, and along the last axis it is one key.
+        """
+        assert self.tiles.noise_shape is not None
+        stride = self.tiles.noise_shape[-1]
+        offsets = lax.broadcasted_iota(np.uint32, shape, len(shape) - 1)
+        for axis, count in enumerate(queries[:-1]):
+            index = lax.broadcasted_iota(np.uint32, shape, axis)
+            offsets = offsets + index * np.uint32(count * stride)
+        return offsets
+
+    def _draws(self, rows: slice, column: int, offsets: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the draws from a row and a column of the tile on."""
+        assert self.tiles.noise_shape is not None
+        numbers, stride = self.refs["numbers"], np.uint32(self.tiles.noise_shape[-1])
+        words, high, low = (numbers[0, 0], numbers[0, 1]), numbers[0, 3], numbers[0, 4]
+        row = (self.first_query + np.int32(rows.start)).astype(np.uint32)
+        first = low + row * stride + (self.first_key + np.int32(column)).astype(np.uint32)
+        place = first + offsets
+        if math.prod(self.tiles.noise_shape) > 2**32:
+            high = high + (first < low).astype(np.uint32) + (place < first).astype(np.uint32)
+        if self.tiles.rounds == FAST_ROUNDS:
+            return draws_of_groups(words, high, place)
+        h0, h1 = hash_words(*words, high, place, self.tiles.rounds)
+        return ((h0 ^ h1) >> np.uint32(9),)
+
+    def _is_kept(self, draw: jax.Array) -> jax.Array:
+        """Compares draws to the threshold, as signed integers, which is faster on TPUs."""
+        threshold = self.refs["numbers"][0, 2]
+        kept: jax.Array = draw.astype(np.int32) < threshold.astype(np.int32)
+        return kept
