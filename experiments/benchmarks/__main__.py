@@ -32,6 +32,7 @@ from ..files import prepare, replace_text
 from ..output import Console
 from . import (
     attention,
+    attention_kernel,
     drop_block,
     drop_in,
     drop_path,
@@ -148,7 +149,13 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
     jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is needed
     folder = tempfile.TemporaryDirectory()
     target = tpu.target(topology, Path(folder.name))
-    rows = (cases(), recurrent.cases(), drop_block.cases_for_tpu(), attention.cases_for_tpu())
+    rows = (
+        cases(),
+        recurrent.cases(),
+        drop_block.cases_for_tpu(),
+        attention.cases_for_tpu(),
+        attention_kernel.cases(),
+    )
     found = matching(only, itertools.chain(*rows))
 
     def records() -> Iterator[Record]:

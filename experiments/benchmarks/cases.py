@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from flax_spatialdrop import apply_mask, dropout, sample_mask
 
 from . import pytorch
-from .libraries import CORE, ELEMENT_WISE, LIBRARIES, RATE, SPATIAL, Layer, layers
+from .libraries import (
+    CORE,
+    ELEMENT_WISE,
+    FAST_KERNEL,
+    LIBRARIES,
+    OURS_FAST,
+    RATE,
+    SPATIAL,
+    Layer,
+    layers,
+)
 
 COPY, NO_DROPOUT = "copy", "no dropout"
 PASSES = ("forward", "pullback")
@@ -51,6 +61,8 @@ class Case:
     """Returns a dict of contender -> f(), for libraries other than JAX with their own arrays."""
     backward: Callable[[str], Callable[..., Any]] | None = None
     """Maps a contender to its loss, to count the residuals of its gradient."""
+    kernels: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    """More contenders on TPUs: programs that run a Pallas kernel on a single chip."""
 
     @property
     def id(self) -> str:
@@ -75,11 +87,13 @@ def layer_cases() -> Iterator[Case]:
             for dtype in DTYPES:
                 for direction in PASSES:
                     found = {COPY: copy, **layers(kind, len(shape), names)}
+                    programs = {n: in_direction(f, direction) for n, f in found.items()}
                     yield Case(
                         section="layers",
                         row=f"{kind.name} {describe(dtype, shape)} {direction}",
                         baseline=COPY,
-                        programs={n: in_direction(f, direction) for n, f in found.items()},
+                        programs=programs,
+                        kernels=with_kernel(programs),
                         shapes=(jax.ShapeDtypeStruct(shape, dtype),) * 2,
                         eager=partial(pytorch.programs, kind, dtype, shape, direction)
                         if has_peers
@@ -118,17 +132,24 @@ def network_cases() -> Iterator[Case]:
         for form, build in {"chain": chain_loss, "scan": scan_loss}.items():
             found: dict[str, Layer] = {NO_DROPOUT: lambda key, x: x, **layers(kind, 4, CORE)}
             losses = {name: build(layer) for name, layer in found.items()}
+            programs = {n: jax.grad(f, argnums=(1, 2)) for n, f in losses.items()}
             yield Case(
                 section="networks",
                 row=f"{form} of {DEPTH}, {kind.name}",
                 baseline=NO_DROPOUT,
-                programs={n: jax.grad(f, argnums=(1, 2)) for n, f in losses.items()},
+                programs=programs,
+                kernels=with_kernel(programs),
                 shapes=(
                     jax.ShapeDtypeStruct((32, 32, 32, 128), jnp.float32),
                     jax.ShapeDtypeStruct((DEPTH, 128, 128), jnp.float32),
                 ),
                 backward=losses.__getitem__,
             )
+
+
+def with_kernel(programs: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """Returns the program with a fast key again, if there is one: TPUs run it as a kernel."""
+    return {FAST_KERNEL: programs[OURS_FAST]} if OURS_FAST in programs else {}
 
 
 def copy(key: jax.Array, x: jax.Array) -> jax.Array:

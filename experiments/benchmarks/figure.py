@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from ..files import replace_figure
 from .cases import COPY, DTYPES, PASSES, PEER_SHAPES, describe
 from .here import TIME
-from .libraries import LIBRARIES, OURS, OURS_FAST
+from .libraries import FAST_KERNEL, LIBRARIES, OURS, OURS_FAST
 from .pytorch import PYTORCH, PYTORCH_COPY
 from .results import Record, Results
 from .table import contenders
-from .tpu import FLOOR, ONE_CHIP, SCHEDULE
+from .tpu import FLOOR, SCHEDULE
 
 GREYS = {name: f"{0.3 + 0.08 * place:.2f}" for place, name in enumerate([*LIBRARIES, PYTORCH])}
-COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1", ONE_CHIP: "C2"}
+COLORS = GREYS | {OURS: "C3", OURS_FAST: "C1", FAST_KERNEL: "C2"}
 SHAPE = PEER_SHAPES[0]
 TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 

@@ -18,6 +18,7 @@ from flax_spatialdrop import fast_key
 
 RATE = 0.1
 OURS, OURS_FAST = "flax_spatialdrop", "with fast_key"
+FAST_KERNEL = "with fast_key, kernel"
 FLAX, FLAX_AGAIN = "Flax", "Flax again"
 
 Layer = Callable[[jax.Array, jax.Array], jax.Array]

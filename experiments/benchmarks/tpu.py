@@ -1,8 +1,8 @@
 """Compiles the rows for TPUs without having one, and reads what the compiler says of them.
 
 Cycles are read from the compiler's schedule, and estimated by the compiler. Each chip has one part
-of the batch. With a fast key, layers and networks are also compiled for one chip, where they use a
-kernel. (XLA does not partition kernels along automatic axes.)
+of the batch. Programs that use a kernel are compiled for one chip, since XLA does not partition
+kernels along automatic axes.
 """
 
 import math
@@ -16,13 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..tpu import hlo, schedule, topologies
 from .cases import Case
-from .libraries import FLAX_AGAIN, OURS_FAST
+from .libraries import FLAX_AGAIN
 from .results import Record
 from .timing import scratch_bytes
-
-ONE_CHIP = "with fast_key, one chip"
-HAVE_KERNELS = ("layers", "networks")
-"""The sections whose programs for one chip have kernels."""
 
 CYCLES = "estimated cycles"
 SCHEDULE = "cycles (schedule)"
@@ -56,9 +52,10 @@ def measure(case: Case, target: Target) -> Iterator[Record]:
         for path in target.schedules.iterdir():
             path.unlink()
     texts = {name: program.as_text() for name, (program, _) in found.items()}
-    estimated = (name for name in texts if name != ONE_CHIP)  # kernels have no estimates
+    estimated = (name for name in texts if name not in case.kernels)  # kernels have no estimates
     cycles = {name: hlo.total_cycles(texts[name]) for name in estimated}
-    yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)
+    if case.baseline in cycles:
+        yield Record(case.section, case.row, CYCLES, cycles, baseline=case.baseline)
     if target.peak is not None:
         read = {
             name: schedule.read(text, counts[name], target.peak) for name, text in texts.items()
@@ -84,8 +81,8 @@ def _programs(case: Case, chips: Mesh) -> Iterator[tuple[str, Any, Mesh]]:
     for name, f in case.programs.items():
         if name != FLAX_AGAIN:  # a program has the same cycles each time
             yield name, f, chips
-        if name == OURS_FAST and case.section in HAVE_KERNELS:
-            yield ONE_CHIP, f, Mesh(chips.devices[:1], chips.axis_names)
+    for name, f in case.kernels.items():
+        yield name, f, Mesh(chips.devices[:1], chips.axis_names)
 
 
 def compiled(f: Any, shapes: tuple[Any, ...], chips: Mesh) -> tuple[Any, float]:
