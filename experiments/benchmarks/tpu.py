@@ -78,11 +78,11 @@ def measure(case: Case, target: Target) -> Iterator[Record]:
 
 def _programs(case: Case, chips: Mesh) -> Iterator[tuple[str, Any, Mesh]]:
     """Yields the name of each program, the program, and the chips to compile it for."""
+    for name, f in case.kernels.items():
+        yield name, f, Mesh(chips.devices[:1], chips.axis_names)
     for name, f in case.programs.items():
         if name != FLAX_AGAIN:  # a program has the same cycles each time
             yield name, f, chips
-    for name, f in case.kernels.items():
-        yield name, f, Mesh(chips.devices[:1], chips.axis_names)
 
 
 def compiled(f: Any, shapes: tuple[Any, ...], chips: Mesh) -> tuple[Any, float]:

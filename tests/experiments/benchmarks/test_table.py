@@ -27,6 +27,13 @@ def test_ratios_are_to_the_copy_and_pytorch_s_to_its_own():
     assert lines[2] == row
 
 
+def test_kernels_are_beside_what_they_compare_to():
+    of_layer = record("a layer", 10.0, 12.0, 48.0, baseline=None)
+    of_layer.values |= {"with fast_key, kernel": 11.0, "with fast_key": 13.0}
+    header = "| row | copy | flax_spatialdrop | with fast_key | with fast_key, kernel | Flax |"
+    assert table.table([of_layer])[0].startswith(header)
+
+
 def test_quantities_without_a_baseline_are_given_as_they_are():
     lines = table.table([KEPT])
     assert lines[0] == "| row | copy | flax_spatialdrop | Flax | Flax / ours |"
