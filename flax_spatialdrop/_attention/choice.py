@@ -60,7 +60,7 @@ def first_places(x: Operands) -> Places | None:
     if x.source is None:
         return None
     *batch, _, heads, _ = x.query.shape
-    shape = x.source.spans.noise_shape
+    shape = x.source.spans.seed_shape
     words = positions(jnp.zeros((*shape[:-2], 1, 1), bool), None, shape)
     *spec, _, of_heads, _ = spec_of(x.query)
     sharded = explicit_sharding(x.query) is not None

@@ -9,7 +9,7 @@ A kernel copies tiles to the vector memory of a chip, and computes their weights
 Tiles that a window hides have no step. A tile that a mask or segments hide is skipped when its step
 comes. Lengths are padded to whole blocks, and the padding is hidden. Both passes draw a tile of the
 mask of dropout from the words of the key and its position. The four weights of a group share a hash
-(see `groups`), and lie at the same place of four registers.
+(see `groups`), and lie at the same place of four registers. Each seed of a span has a hash.
 
 Here is what the passes compute. `kernel_call` has the operands and the grid of a kernel, and
 `kernel_tile` the scores and the mask of a tile.
@@ -26,7 +26,7 @@ from jax import lax
 from .._checks import is_symbolic
 from .._compat import pallas
 from .kernel_call import Call, Places
-from .kernel_tile import LANES, Tile, tiles_of
+from .kernel_tile import LANES, LONGEST_SPAN, Tile, tiles_of
 from .tile import Operands, TilePlan
 
 _DEPTHS = (64, 128, 256)
@@ -52,7 +52,7 @@ def fits(plan: TilePlan, x: Operands) -> bool:
     if x.source is None:
         return True
     spans = x.source.spans
-    return not spans.long_axes and math.prod(spans.noise_shape[-2:]) <= 2**32
+    return spans.sizes[-1] <= LONGEST_SPAN and math.prod(spans.seed_shape[-2:]) <= 2**32
 
 
 def _has_precision(precision: Any) -> bool:

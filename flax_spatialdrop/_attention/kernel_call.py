@@ -10,7 +10,6 @@ from jax import lax
 
 from .._compat import pallas
 from .._random.groups import BITS
-from .._random.threefry import FAST_ROUNDS
 from .._typing import Array, Shape
 from .kernel_tile import Tile, Tiles
 from .tile import Operands
@@ -58,7 +57,7 @@ class Call:
             self._add_weights("key_ids", of_keys)
         if x.source is not None and places is not None:
             threshold = jnp.asarray(x.source.threshold)
-            if x.source.rounds == FAST_ROUNDS:
+            if tiles.has_short_draws:
                 threshold = threshold >> np.uint32(23 - BITS)
             numbers = (x.source.words[0], x.source.words[1], threshold, *places)
             of_heads = [jnp.broadcast_to(number, self.grid) for number in numbers]

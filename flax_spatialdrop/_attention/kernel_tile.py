@@ -21,10 +21,16 @@ from .tiling import Tiling
 LANES = 128
 """The keys in a row of a register."""
 
+LONGEST_SPAN = LANES
+"""The most keys that are dropped together: those that one more register before a tile holds."""
+
 _LONGEST_QUERIES = 1024
 _LONGEST_KEYS = 1024
 _PART = 256
 """The queries of a tile whose weights are computed at once."""
+
+_DRAWN = 128
+"""The queries whose seeds are drawn at once. The state of more would not fit into registers."""
 
 
 class Tiles(NamedTuple):
@@ -33,15 +39,22 @@ class Tiles(NamedTuple):
     Attributes:
       plan: the options of the call; its blocks are those of XLA and mean nothing here.
       queries, keys: the blocks of these axes. The last block ends in padding if it must.
-      noise_shape: the shape of the mask of dropout; None if no weights are dropped.
+      draw_shape: the shape of the draws of dropout; None if no weights are dropped.
       rounds: the number of rounds of the hash.
+      span: the number of keys that are dropped together.
     """
 
     plan: TilePlan
     queries: Tiling
     keys: Tiling
-    noise_shape: Shape | None
+    draw_shape: Shape | None
     rounds: int
+    span: int
+
+    @property
+    def has_short_draws(self) -> bool:
+        """Whether draws are those of `groups`. The seeds of spans are not."""
+        return self.rounds == FAST_ROUNDS and self.span == 1
 
     @property
     def parts(self) -> list[slice]:
@@ -57,8 +70,9 @@ def tiles_of(plan: TilePlan, x: Operands) -> Tiles:
         plan,
         Tiling(queries, _block(queries, LANES, _LONGEST_QUERIES)),
         Tiling(keys, _block(keys, unit, _LONGEST_KEYS)),
-        None if x.source is None else x.source.spans.noise_shape,
+        None if x.source is None else x.source.spans.seed_shape,
         0 if x.source is None else x.source.rounds,
+        1 if x.source is None else x.source.spans.sizes[-1],
     )
 
 
@@ -134,9 +148,11 @@ class Tile:
     def kept(self, rows: slice) -> list[jax.Array] | None:
         """The mask of dropout of some queries, 128 keys at a time; None if nothing is dropped."""
         tiles = self.tiles
-        if tiles.noise_shape is None:
+        if tiles.draw_shape is None:
             return None
-        groups = groups_of(tiles.noise_shape) if tiles.rounds == FAST_ROUNDS else None
+        if tiles.span > 1:
+            return self._kept_outside_spans(rows)
+        groups = groups_of(tiles.draw_shape) if tiles.has_short_draws else None
         if groups is not None and groups.axis == -2:
             return self._kept_by_rows(rows, groups.span, groups.stride)
         offsets = self._offsets((rows.stop - rows.start, LANES), (1, 0))
@@ -156,13 +172,54 @@ class Tile:
         draws = (jnp.stack(self._draws(rows, column, offsets), 1) for column in columns)
         return [self._is_kept(draw.reshape(size, LANES)) for draw in draws]
 
+    def _kept_outside_spans(self, rows: slice) -> list[jax.Array]:
+        """`kept` for spans: neither a key nor one of the span - 1 keys before it has a seed.
+
+        Some of those keys lie before the tile, so 128 more keys are drawn. Each seed is a bit, and
+        a word has the seeds of up to 32 queries, so that few registers are rolled.
+        """
+        _, pltpu = pallas()
+        span, columns = self.tiles.span, range(-LANES, self.tiles.keys.size, LANES)
+        seeds = jnp.concatenate([self._packed_seeds(rows, column) for column in columns], 1)
+        reached = 1
+        while reached < span:  # by doubling: windows of 1, 2, 4 and so on
+            step = min(reached, span - reached)
+            seeds |= pltpu.roll(seeds, np.int32(step), 1)
+            reached += step
+        kept = []
+        for start in range(LANES, seeds.shape[1], LANES):  # the roll wraps around before
+            words = seeds[:, start : start + LANES]
+            bits = range((rows.stop - rows.start) // words.shape[0])
+            with_sign = jnp.concatenate([words << np.uint32(n) for n in bits], 0)
+            kept.append(with_sign.astype(np.int32) >= 0)
+        return kept
+
+    def _packed_seeds(self, rows: slice, column: int) -> jax.Array:
+        """Returns the seeds from a row and a column of the tile on, in words [queries, 128].
+
+        Bit 31 - n of word [r, c] is the seed of query n * (number of rows of words) + r.
+        """
+        assert self.tiles.draw_shape is not None
+        height = max(8, (rows.stop - rows.start) // 32)  # at least the rows of a register
+        offsets = self._offsets((_DRAWN, LANES), (1, 0))
+        bit, words = 2**31, jnp.zeros((height, LANES), np.uint32)
+        for start in range(rows.start, rows.stop, _DRAWN):
+            (draw,) = self._draws(slice(start, start + _DRAWN), column, offsets)
+            for row in range(0, _DRAWN, height):
+                has_none = self._is_kept(draw[row : row + height])
+                words |= jnp.where(has_none, np.uint32(0), np.uint32(bit))
+                bit >>= 1
+        key = lax.broadcasted_iota(np.int32, words.shape, 1) + self.first_key + np.int32(column)
+        can_begin = (key >= 0) & (key < np.int32(self.tiles.draw_shape[-1]))
+        return jnp.where(can_begin, words, np.uint32(0))
+
     def _offsets(self, shape: Shape, queries: tuple[int, ...]) -> jax.Array:
         """Returns how many draws each element lies behind the first one.
 
         One step along an axis is as many `queries`, and along the last axis it is one key.
         """
-        assert self.tiles.noise_shape is not None
-        stride = self.tiles.noise_shape[-1]
+        assert self.tiles.draw_shape is not None
+        stride = self.tiles.draw_shape[-1]
         offsets = lax.broadcasted_iota(np.uint32, shape, len(shape) - 1)
         for axis, count in enumerate(queries[:-1]):
             index = lax.broadcasted_iota(np.uint32, shape, axis)
@@ -171,15 +228,15 @@ class Tile:
 
     def _draws(self, rows: slice, column: int, offsets: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the draws from a row and a column of the tile on."""
-        assert self.tiles.noise_shape is not None
-        numbers, stride = self.refs["numbers"], np.uint32(self.tiles.noise_shape[-1])
+        assert self.tiles.draw_shape is not None
+        numbers, stride = self.refs["numbers"], np.uint32(self.tiles.draw_shape[-1])
         words, high, low = (numbers[0, 0], numbers[0, 1]), numbers[0, 3], numbers[0, 4]
         row = (self.first_query + np.int32(rows.start)).astype(np.uint32)
         first = low + row * stride + (self.first_key + np.int32(column)).astype(np.uint32)
         place = first + offsets
-        if math.prod(self.tiles.noise_shape) > 2**32:
+        if math.prod(self.tiles.draw_shape) > 2**32:
             high = high + (first < low).astype(np.uint32) + (place < first).astype(np.uint32)
-        if self.tiles.rounds == FAST_ROUNDS:
+        if self.tiles.has_short_draws:
             return draws_of_groups(words, high, place)
         h0, h1 = hash_words(*words, high, place, self.tiles.rounds)
         return ((h0 ^ h1) >> np.uint32(9),)

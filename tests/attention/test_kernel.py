@@ -3,6 +3,7 @@
 test_kernel_on_tpu.py compiles them for TPUs.
 """
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from flax_spatialdrop._attention import blockwise, choice, flash, kernel, kernel
 from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
 from flax_spatialdrop._attention.tiling import tile_axis
 from flax_spatialdrop._ops.block_mask import Blocks
-from flax_spatialdrop._random.mask import keep_threshold
+from flax_spatialdrop._random.mask import keep_threshold, redraw_seeds
 from flax_spatialdrop._random.threefry import rounds_of
 from flax_spatialdrop.linen import blockwise_attention
 
@@ -88,6 +89,16 @@ CASES = {
     "nothing visible": (SHORT, {"mask": np.arange(150)[:, None] + 0 * np.arange(200) < 100}),
     "segments": (SQUARE | {"batch": 2}, {"segment_ids": DOCUMENTS}),
     "bias": (SHORT | {"batch": 2}, {"bias": 3 * np.cos(np.arange(200, dtype=np.float32))}),
+    "spans": ({"keys": 600}, {"span": 8}),
+    "spans, shared draws": (
+        SQUARE | {"batch": 2},
+        {"span": 3, "dropout_rng": KEY, "noise_shape": (None, 1, None, None)},
+    ),
+    "spans, causal, grouped heads": (
+        {"queries": 384, "keys": 384, "heads": 4},
+        {"span": 128, "is_causal": True, "dropout_rate": jnp.float32(0.5)},
+    ),
+    "spans, window": (SQUARE, {"span": 5, "window": (100, 20), "dropout_rate": 0.9}),
     "wide, bfloat16": (SQUARE | {"depth": 256, "features": 128, "dtype": jnp.bfloat16}, {}),
 }
 
@@ -125,7 +136,7 @@ def values_with_bits(keys):
     return values
 
 
-def mask_in(y, keys, scale):
+def mask_in(y, keys, scale=1):
     """The mask in outputs of `values_with_bits` from weights that are all scale / keys."""
     found = np.rint(np.asarray(y)[0, :, 0] * keys / scale).astype(np.uint8)
     return np.unpackbits(found, axis=1, bitorder="little")[:, :keys].astype(bool)
@@ -150,18 +161,56 @@ def test_the_mask_is_that_of_the_key(monkeypatch, key, keys):
 def test_the_mask_of_positions_that_need_two_words(key):
     """The low word of the position wraps around inside of this head."""
     noise_shape, head = (50000, 1, 256, 384), 43690
-    assert head * 256 * 384 < 2**32 < (head + 1) * 256 * 384
-    spans = Blocks(noise_shape, axes=(3,), sizes=(1,), batch_dims=3)
-    words, threshold = jax.random.key_data(key), keep_threshold(np.float32(0.5))
+    mask = mask_of_kernel(key, noise_shape, head, span=1, keep=0.5)
+    expected = mask_block(key, 0.5, noise_shape, (head, 0, 0, 0), (1, 1, 256, 384))[0, 0]
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("key", [FAST, KEY], ids=["fast", "default"])
+@pytest.mark.parametrize(
+    ("span", "noise_shape", "head"),
+    [
+        (2, (1, 1, 160, 384), 0),
+        (7, (2, 1, 130, 501), 1),
+        (100, (1, 1, 128, 300), 0),
+        (128, (1, 1, 128, 129), 0),
+        (128, (1, 1, 256, 512), 0),
+        (8, (50000, 1, 256, 384), 44501),  # the low word of the position wraps around
+    ],
+)
+def test_the_mask_of_spans(monkeypatch, key, span, noise_shape, head):
+    """It is False on each whole span that begins at a seed."""
+    monkeypatch.setattr(kernel_tile, "_PART", 256)  # so that all bits of a word are seeds
+    *_, queries, keys = noise_shape
+    seeds = keys - span + 1
+    keep = 1 - 0.3 / min(span, seeds)
+    mask = mask_of_kernel(key, noise_shape, head, span, keep)
+    words, threshold = jax.random.key_data(key), keep_threshold(np.float32(keep))
+    like, start = jnp.zeros((1, 1, queries, seeds)), (np.uint32(head), *[np.uint32(0)] * 3)
+    seed_shape = (*noise_shape[:-1], seeds)
+    no_seed = redraw_seeds(words, rounds_of(key), threshold, like, start, seed_shape)
+    expected = np.ones((queries, keys), bool)
+    for query, first in np.argwhere(~np.asarray(no_seed[0, 0])):
+        expected[query, first : first + span] = False
+    assert 0.2 < expected.mean() < 0.95
+    np.testing.assert_array_equal(mask, expected)
+
+
+def mask_of_kernel(key, noise_shape, head, span, keep):
+    """The mask that the forward kernel draws for a head; `keep` is the probability of no seed."""
+    *_, queries, keys = noise_shape
+    spans = Blocks(noise_shape, axes=(3,), sizes=(span,), batch_dims=3)
+    words, threshold = jax.random.key_data(key), keep_threshold(np.float32(keep))
     source = MaskSource(words, threshold, rounds_of(key), spans)
-    q, k, _, _ = inputs(queries=256, keys=384, heads=1, own=1, dtype=jnp.float32)
-    x = Operands(0 * q, 0 * k, values_with_bits(384), None, None, None, source, None, None)
-    plan = TilePlan(tile_axis(256, 256), tile_axis(384, 384), (None, None), None, None)
-    high, low = divmod(head * 256 * 384, 2**32)
+    q, k, _, _ = inputs(queries=queries, keys=keys, heads=1, own=1, dtype=jnp.float32)
+    value = values_with_bits(keys)
+    x = Operands(0 * q, 0 * k, value, None, None, None, source, None, None)
+    plan = TilePlan(tile_axis(queries, 256), tile_axis(keys, 384), (None, None), None, None)
+    high, low = divmod(head * math.prod(spans.seed_shape[1:]), 2**32)
     places = tuple(jnp.full((1, 1), word, np.uint32) for word in (high, low))
     y, _ = jax.jit(lambda x, places: kernel.forward(plan, x, places))(x, places)
-    expected = mask_block(key, 0.5, noise_shape, (head, 0, 0, 0), (1, 1, 256, 384))[0, 0]
-    np.testing.assert_array_equal(mask_in(y, 384, 1), expected)
+    return mask_in(y, keys)
 
 
 def test_other_platforms_take_the_blocks_and_every_derivative():
@@ -278,7 +327,7 @@ def test_inside_of_a_shard_map_a_kernel_runs():
         ((2, 128, 2, 32), {}),
         ((2, 64, 2, 64), {}),
         ((2, 128, 2, 64), {"precision": "high"}),
-        ((2, 128, 2, 64), {"span": 2, "dropout_rng": KEY, "deterministic": False}),
+        ((2, 256, 2, 64), {"span": 129, "dropout_rng": KEY, "deterministic": False}),
     ],
 )
 def test_what_does_not_fit_takes_the_blocks(shape, options):
