@@ -42,7 +42,10 @@ class Normed(Small):
     tagger = staticmethod(partial(SmallTagger, batch_norm=True))
 
 
-def run(args):
+def run(args, program=main.main):
     """Runs the program with small networks for the tagging task."""
     TASKS["tagging"] = Small
-    return main.main(args)
+    return program(args)
+
+
+run_and_leave = partial(run, program=main.run_and_leave)
