@@ -1,10 +1,13 @@
-"""Every test runs with JAX's strictest settings, on 8 CPU devices, and compiles quickly.
+"""Every test runs with JAX's strictest settings, on 8 CPU devices, and compiles quickly and once.
 
 `TESTS_ON_ACCELERATOR=1 pytest tests/test_devices.py` uses JAX's default device beside the CPU.
 """
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import jax
@@ -26,6 +29,15 @@ if AS_USERS_DO not in os.environ:
     if jax.__version_info__ < (0, 11):  # the flags of later versions differ
         flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+
+# JAX compiles a program again for each function that it is from. So all processes of a run share
+# what they compile, and all runs that find this variable set (.ci/run).
+PROGRAMS = "TESTS_PROGRAMS"
+if PROGRAMS not in os.environ:
+    os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="programs-")
+    atexit.register(shutil.rmtree, os.environ[PROGRAMS], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_collection_finish():
