@@ -15,6 +15,7 @@ from .._checks import (
     check_switch,
     check_whole,
     is_sequence,
+    is_whole,
     shown,
 )
 from .._typing import Array, AxisNames, NoiseShape, Rate, Shape
@@ -260,9 +261,10 @@ def _ids(array: Any, name: str, axis: str, shape: Shape) -> Array:
 def _sides(window: Any, shape: Shape) -> Sides:
     """Returns the pair (left, right), with None for no limit."""
     sides = tuple(window) if is_sequence(window) else (window, window)
-    if len(sides) != 2:
-        raise ValueError(
-            "window must be None, a number of keys, or a pair (left, right) of them: "
+    known = all(side is None or is_whole(side) for side in sides)
+    if len(sides) != 2 or not known:
+        raise (ValueError if known else TypeError)(
+            "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
             f"got {shown(window)}"
         )
     checked = [

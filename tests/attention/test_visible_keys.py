@@ -379,11 +379,23 @@ BAD = {
         ValueError,
         "window must be at least 0 keys: got -1",
     ),
-    "half a window": ({"window": 2.5}, TypeError, "window must be an integer: got 2.5"),
+    "half a window": (
+        {"window": 2.5},
+        TypeError,
+        "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
+        "got 2.5",
+    ),
+    "an array as a pair": (
+        {"window": jnp.array([1, 0])},
+        TypeError,
+        "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
+        "got an array of shape (2,) and dtype int32",
+    ),
     "three sides": (
         {"window": (1, 2, 3)},
         ValueError,
-        "window must be None, a number of keys, or a pair (left, right) of them: got (1, 2, 3)",
+        "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
+        "got (1, 2, 3)",
     ),
     "no cap": (
         {"soft_cap": 0},
