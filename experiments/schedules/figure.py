@@ -13,9 +13,12 @@ Results = dict[str, Any]
 
 
 def draw(conditions: dict[str, Results]) -> Figure:
-    """Draws, for each condition, the difference of each schedule's test score to no dropout."""
+    """Draws, for each condition, the difference of each schedule's test score to no dropout.
+
+    All have one scale.
+    """
     canvas = Figure(figsize=(10, 3.6), layout="constrained")
-    panels = canvas.subplots(1, len(conditions), squeeze=False)[0]
+    panels = canvas.subplots(1, len(conditions), sharex=True, squeeze=False)[0]
     for ax, (name, results) in zip(panels, conditions.items(), strict=True):
         _differences(ax, results)
         ax.set_title(f"{name}\n(mean and 95 % interval)")

@@ -16,6 +16,7 @@ def test_each_condition_has_the_differences_of_its_schedules(results, errors):
     np.testing.assert_allclose(points, expected)
     assert "better is right" in left.get_xlabel() or "better is left" in left.get_xlabel()
     assert "better is left" in right.get_xlabel()
+    assert left.get_xlim() == right.get_xlim()
     assert [text.get_text() for text in left.get_yticklabels()] == ["Dropout 0.5"]
 
 
