@@ -60,7 +60,8 @@ def train(
 
         def on_epoch(share: float, progress: Progress) -> None:
             loss, score = np.mean(progress.losses[-1]), np.mean(progress.scores[-1])
-            display.update(share, float(loss), task.metric.text(float(score)))
+            validation = task.metric.text(float(score))
+            display.update(share, progress.rates_and_seeds, float(loss), validation)
 
         for name in list(results["missing"]):
             display.begin(name)

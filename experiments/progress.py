@@ -16,10 +16,10 @@ class Display:
     def __init__(self, console: Console):
         self._console = console
         # A narrow terminal has no room for the numbers beside a bar.
-        self._has_bar = console.is_terminal and console.width >= 80
+        self._has_bar = console.is_terminal and console.width >= 96
         self._bar = Progress(
             TextColumn("{task.description:18}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             TextColumn("{task.percentage:3.0f} %  {task.fields[status]}"),
             TimeElapsedColumn(),
             console=console,
@@ -41,9 +41,9 @@ class Display:
         self._task = self._bar.add_task(name, total=1.0, status=_COMPILING)
         self._line(_COMPILING)
 
-    def update(self, share: float, loss: float, validation: str) -> None:
-        """Shows the state after an epoch."""
-        status = f"loss {loss:.3f}  validation {validation}"
+    def update(self, share: float, runs: str, loss: float, validation: str) -> None:
+        """Shows the state after an epoch, and the runs that train."""
+        status = f"{runs}  loss {loss:.3f}  validation {validation}"
         self._bar.update(self._task, completed=share, status=status)
         self._waiting = f"{100 * share:3.0f} %  {status}"
         if share == 1.0 or time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:

@@ -70,6 +70,13 @@ class Progress:
         runs = dict.fromkeys(f"rate {run.rate:g}, seed {run.seed}" for run in self.runs)
         return f"{self.regularizer} ({'; '.join(runs)})"
 
+    @property
+    def rates_and_seeds(self) -> str:
+        """The rates and the seeds that train, in a few characters."""
+        rates = dict.fromkeys(f"{run.rate:g}" for run in self.runs)
+        seeds = dict.fromkeys(str(run.seed) for run in self.runs)
+        return f"rate {', '.join(rates)}  seed {', '.join(seeds)}"
+
     def ends(self, best_epochs: np.ndarray, patience: int) -> np.ndarray:
         """Returns the epoch at which each run ends if nothing improves from here on.
 

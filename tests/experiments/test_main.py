@@ -219,9 +219,11 @@ def test_what_cannot_be_shown_is_saved(args, capsys, monkeypatch, train_until, t
 def test_a_run_that_diverges_says_so_everywhere(args, tmp_path, capsys):
     assert main.main([*args, "--config.optimizer.learning_rate=1e30"]) == 0
     out = capsys.readouterr().out
-    assert "none: diverged, so there is nothing to compare." in out
+    assert "none: 2 of 2 runs diverged." in out
     assert "SpatialDropout1D: 2 of 2 runs diverged (rate 0.5)" in out
-    assert re.search(r"SpatialDropout1D:  50 %  loss \S+  validation diverged\n", out)
+    assert re.search(
+        r"SpatialDropout1D:  50 %  rate 0.5  seed 0, 1  loss \S+  validation diverged", out
+    )
     text = (tmp_path / "out" / "results.json").read_text()
     results = json.loads(text, parse_constant=pytest.fail)
     for result in results["regularizers"].values():
