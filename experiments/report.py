@@ -19,6 +19,8 @@ from .tables import Table
 from .task import Metric, Task
 from .tasks import TASKS
 
+SMOKE = "This is a smoke run: it only tests that all parts work, and its numbers show nothing."
+
 COLUMNS = ("regularizer", "rate", "validation", "test", "difference", "seconds")
 
 
@@ -90,6 +92,8 @@ def add(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
 
 def show(results: dict[str, Any], console: Console) -> None:
     """Prints the tables and the sentences."""
+    if is_smoke(results):
+        console.print(SMOKE)
     if results["regularizers"]:
         for table in (scores(results), *measures(results)):
             table.show(console)
@@ -137,20 +141,32 @@ def measures(results: dict[str, Any]) -> list[Table]:
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
-    """Returns sentences on what the results show and what is missing."""
+    """Returns sentences on what the results show and what is missing.
+
+    Smoke runs show nothing.
+    """
     if not results["regularizers"]:
         return ["No regularizer is finished yet."]
-    seeds = results["config"]["seeds"]
-    metric = Metric(**results["metric"])
-    table = [row if row.compared_to else over_baseline(row, results) for row in rows(results)]
-    lines = [sentence(row, seeds, metric) for row in table]
-    lines += _at_an_edge(results)
+    lines = [] if is_smoke(results) else _comparisons(results) + _at_an_edge(results)
     lines += _diverged(results)
     if capped := _capped(results):
         lines.append(capped)
     if results["missing"]:
         lines.append(f"No results for {', '.join(results['missing'])}.")
     return lines
+
+
+def is_smoke(results: dict[str, Any]) -> bool:
+    """Whether the results are of a smoke variant, by the name of its config."""
+    name, *_ = results["config"]["name"].split(",")  # a condition follows the comma
+    return bool(name.endswith("-smoke"))
+
+
+def _comparisons(results: dict[str, Any]) -> list[str]:
+    """Compares each regularizer to its plain network, and plain networks to the baseline."""
+    seeds, metric = results["config"]["seeds"], Metric(**results["metric"])
+    table = [row if row.compared_to else over_baseline(row, results) for row in rows(results)]
+    return [sentence(row, seeds, metric) for row in table]
 
 
 def _at_an_edge(results: dict[str, Any]) -> list[str]:
@@ -221,10 +237,11 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def heading(results: dict[str, Any]) -> list[str]:
-    """Returns the title, and the line that tells date, device and versions."""
+    """Returns the title, the line that tells date, device and versions, and whether it is smoke."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     title = f"# {results['config']['name']}"
-    return [title, "", f"{results['date']}, {results['device']}, {versions}.", ""]
+    smoke = [SMOKE, ""] if is_smoke(results) else []
+    return [title, "", f"{results['date']}, {results['device']}, {versions}.", "", *smoke]
 
 
 def body(results: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from configs import (
     weather_forecast,
     word_language_model,
 )
-from experiments import settings, study
+from experiments import report, settings, study
 from experiments.errors import InputError
 from experiments.tasks import TASKS
 
@@ -120,6 +120,14 @@ def test_another_variant_gets_one_sentence(config):
     assert str(caught.value) == (
         f"the variant of {name_of(config)} must be {', '.join(names)} or {last}: got 'other'"
     )
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_the_name_of_a_smoke_variant_says_so(config):
+    """The report of its run looks at the name."""
+    for variant in config.VARIANTS:
+        results = {"config": config.get_config(variant)}
+        assert report.is_smoke(results) == (variant == "smoke")
 
 
 @pytest.mark.parametrize("config", TRAINED, ids=name_of)

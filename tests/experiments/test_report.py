@@ -23,6 +23,21 @@ def test_the_table_fits_eighty_columns_and_has_every_row(results, capsys, monkey
 CONFIDENCE = Metric("confidence", "", "", 1, 3, higher_is_better=False)
 
 
+def test_a_smoke_run_says_so_and_draws_no_conclusion(results, capsys):
+    """A condition has its name behind that of the config."""
+    assert "- Dropout: no difference to none" in report.markdown(results)
+    for name in ("example-smoke", "example-smoke, 100 images"):
+        results["config"]["name"] = name
+        text = report.markdown(results)
+        assert f"\n{report.SMOKE}\n" in text
+        assert "difference to none" not in text
+        assert "rate offered" not in text
+        assert "| Dropout | 0.5 |" in text
+        assert "- No results for SpatialDropout1D." in text
+    report.show(results, Output())
+    assert capsys.readouterr().out.startswith(f"{report.SMOKE}\n")
+
+
 def test_measures_have_tables_of_their_own(results, capsys):
     results["measures"] = {"confidence": CONFIDENCE._asdict()}
     for name, values in (("none", (0.5, 0.75)), ("Dropout", (0.25, 0.625, 1.0, None))):
