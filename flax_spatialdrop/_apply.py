@@ -17,7 +17,8 @@ from ._checks import check_input, check_key, check_mask, check_rate, is_static, 
 from ._compat import assert_same_form
 from ._noise_shape import check_mask_fits, check_mask_spreads
 from ._random.kernel import drop_in_kernel, has_kernel
-from ._random.mask import drawn_rate, is_redrawn, keep_threshold, redraw_mask, sample_sharded
+from ._random.mask import drawn_rate, is_redrawn, keep_threshold, sample_sharded
+from ._random.redraw import redraw_mask
 from ._random.sharding import sharding_of_part
 from ._random.threefry import mark_as_used, rounds_of
 from ._rates import keep_probability, scale_of

@@ -96,7 +96,7 @@ def test_only_one_file_draws_masks_and_one_noise():
     assert files_with("random.normal") == files_with("random.uniform") == {"noise"}
     assert files_with("random.randint") == {"cutout", "spans"}
     assert files_with("jax.random.bits, ") == {"subset"}
-    assert files_with("random_bits") == {"mask", "noise", "threefry"}
+    assert files_with("random_bits") == {"noise", "redraw", "threefry"}
 
 
 def test_only_one_file_knows_versions_and_what_is_not_public():

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from .._ops.block_mask import Blocks
-from .._random.mask import redraw_mask, redraw_seeds
+from .._random.redraw import redraw_mask, redraw_seeds
 from .._random.sharding import sharding_of_part
 from .._random.threefry import Index, Words
 from .._typing import Array

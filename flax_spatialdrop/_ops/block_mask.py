@@ -30,7 +30,8 @@ from .._checks import (
 )
 from .._compat import assert_shape
 from .._noise_shape import axis_roles
-from .._random.mask import draw_seeds, keep_threshold, redraw_seeds, sample_sharded
+from .._random.mask import draw_seeds, keep_threshold, sample_sharded
+from .._random.redraw import redraw_seeds
 from .._random.threefry import can_hash_by_position, mark_as_used, rounds_of
 from .._rates import keep_probability
 from .._typing import DataFormat, Key, Rate, Shape

@@ -131,9 +131,11 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
         return zeros
 
     packed = lax.cond((words[0] | np.uint32(1)) != 0, pack, never)
-    d = lax.broadcasted_iota(np.uint8, split, axis + 1)
-    mask: jax.Array = (packed >> d & np.uint8(1)).astype(bool).reshape(like.shape)
-    return mask
+    # The entries are unpacked in the shape of the mask, so that XLA need not reshape the mask.
+    spread = jnp.broadcast_to(packed, split).reshape(like.shape)
+    index = lax.broadcasted_iota(np.uint32, like.shape, axis)
+    d = (index // np.uint32(stride) & np.uint32(3)).astype(np.uint8)
+    return (spread >> d & np.uint8(1)).astype(bool)
 
 
 def _first_of_group(

@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec
 from .._compat import Primitive, kernels_see_whole_arrays, pallas
 from .._typing import Shape
 from .groups import BITS, Groups, draws_of_groups, groups_of
-from .mask import THRESHOLD_BITS, redraw_mask
+from .redraw import THRESHOLD_BITS, redraw_mask
 from .sharding import spec_of, vary_alike
 from .threefry import FAST_ROUNDS, mark_as_used, rounds_of
 

@@ -15,7 +15,7 @@ These give each entry its own hash, and 23 bits of it, with any key:
     sample_each         a whole mask    entries that are kept with probabilities of their own
 
 With a key of JAX, all of them draw the bits of `jax.random.bernoulli`. Masks of a fast key follow
-the equation in `groups`.
+the equation in `groups`. The functions to draw again are in `redraw`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import NamedSharding
 
 from .._checks import (
@@ -44,7 +43,8 @@ from .._compat import assert_shape
 from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
-from .groups import BITS, can_pack, draws_of_elements, packed_mask
+from .groups import BITS, draws_of_elements
+from .redraw import THRESHOLD_BITS, redraw_mask, redraw_seeds
 from .sharding import drawn
 from .threefry import (
     FAST_ROUNDS,
@@ -54,7 +54,6 @@ from .threefry import (
     can_number_elements,
     check_numbered,
     mark_as_used,
-    random_bits,
     rounds_of,
 )
 
@@ -189,47 +188,6 @@ def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
     return jnp.ceil(count).astype(np.uint32)
 
 
-def redraw_mask(
-    words: Words,
-    rounds: int,
-    threshold: np.uint32 | jax.Array,
-    like: jax.Array,
-    start: tuple[Index, ...] | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Returns the mask of `sample_mask` in the shape of `like`, in a form that XLA fuses.
-
-    `words` are the two words of the key, and the threshold is that of its `drawn_rate`. With
-    `start` and `shape`, returns the part of a mask of `shape` that begins at `start`. On CPUs, the
-    whole mask of a fast key is packed in memory before it is fused, which takes fewer hashes.
-    """
-    if rounds != FAST_ROUNDS:
-        return redraw_seeds(words, rounds, threshold, like, start, shape)
-    count = threshold >> np.uint32(THRESHOLD_BITS - BITS)
-    if start is not None or not can_pack(like):
-        return draws_of_elements(words, like, start, like.shape if shape is None else shape) < count
-    mask: jax.Array = lax.platform_dependent(
-        words,
-        count,
-        cpu=lambda words, count: packed_mask(words, count, like),
-        default=lambda words, count: draws_of_elements(words, like, None, like.shape) < count,
-    )
-    return mask
-
-
-def redraw_seeds(
-    words: Words,
-    rounds: int,
-    threshold: np.uint32 | jax.Array,
-    like: jax.Array,
-    start: tuple[Index, ...] | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Returns the seeds of `draw_seeds`, as `redraw_mask` returns a mask."""
-    bits = random_bits(words, rounds, like, start, shape)
-    return bits >> np.uint32(32 - THRESHOLD_BITS) < threshold
-
-
 def draw_seeds(
     key: Key,
     keep: np.float32 | jax.Array,
@@ -248,7 +206,6 @@ def draw_seeds(
 
 
 _THREEFRY_ROUNDS = 20
-THRESHOLD_BITS = 23
 
 
 def mask_block(

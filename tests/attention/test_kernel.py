@@ -21,7 +21,8 @@ from flax_spatialdrop._attention import blockwise, choice, flash, kernel, kernel
 from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
 from flax_spatialdrop._attention.tiling import tile_axis
 from flax_spatialdrop._ops.block_mask import Blocks
-from flax_spatialdrop._random.mask import keep_threshold, redraw_seeds
+from flax_spatialdrop._random.mask import keep_threshold
+from flax_spatialdrop._random.redraw import redraw_seeds
 from flax_spatialdrop._random.threefry import rounds_of
 from flax_spatialdrop.linen import blockwise_attention
 
