@@ -230,15 +230,21 @@ ROWS = [
         sent={("auto", 0): TWO_SUMS, ("explicit", 0): {"all-gather": 2}},
     ),
 ]
-SINGLE = [(row, mode, axis) for row in ROWS for mode in MODES for axis in row.axes]
+# The quick tests shard each axis in one mode, and each mode has every second axis of the table.
+SINGLE = [
+    pytest.param(
+        row,
+        mode,
+        axis,
+        id=f"{row.name}-{mode}-{axis}",
+        marks=[pytest.mark.slow] * ((number + turn) % 2),
+    )
+    for number, (row, axis) in enumerate((row, axis) for row in ROWS for axis in row.axes)
+    for turn, mode in enumerate(MODES)
+]
 
 
-each_axis = pytest.mark.parametrize(
-    ("row", "mode", "axis"), SINGLE, ids=[f"{r.name}-{m}-{a}" for r, m, a in SINGLE]
-)
-
-
-@each_axis
+@pytest.mark.parametrize(("row", "mode", "axis"), SINGLE)
 def test_each_axis_on_two_devices(row, mode, axis):
     assert_same_on_devices(row, mode, one_axis(axis))
 
