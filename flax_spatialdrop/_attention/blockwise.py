@@ -33,11 +33,12 @@ def blockwise(
     linearly with the length.
 
     On TPUs, Pallas kernels compute the same values and masks where they fit: in float32 or
-    bfloat16, with 64, 128 or 256 features, at least 128 queries and keys, the default or highest
-    precision, and a span of at most 128. They run on one device, inside of `jax.shard_map`, and on
-    meshes of explicit axes that do not shard the queries. They choose their own sizes of blocks.
-    XLA's blocks compute the rest, also the gradient of a bias. The kernels were compiled for TPU
-    v5e, v5p and v6e, and interpreted on CPUs; no TPU has run them.
+    bfloat16, with 64, 128 or 256 features, 128 to about 100,000 queries and keys (more with a
+    window), the default or highest precision, and a span of at most 128. They run on one device,
+    inside of `jax.shard_map`, and on meshes of explicit axes that do not shard the queries. They
+    choose their own sizes of blocks. XLA's blocks compute the rest, also the gradient of a bias.
+    The kernels were compiled for TPU v5e, v5p and v6e, and interpreted on CPUs; no TPU has run
+    them.
 
     Sums of products and the softmax are computed in float32 (float64 for float64). If a query may
     not attend to any key, its output and its gradients are 0; Flax returns the mean of all values.

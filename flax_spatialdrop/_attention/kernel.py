@@ -4,7 +4,8 @@ A kernel copies tiles to the vector memory of a chip, and computes their weights
 
     forward     for each block of queries, over the blocks of keys: the outputs and the log-sums
     backward    for each block of keys, over the blocks of queries: all three gradients at once; the
-                gradient of all queries of a head stays in vector memory
+                gradient of all queries of a head stays in vector memory. If there are too many
+                queries, a kernel runs for each piece of them.
 
 Tiles that a window hides have no step. A tile that a mask or segments hide is skipped when its step
 comes. Lengths are padded to whole blocks, and the padding is hidden. Both passes draw a tile of the
@@ -16,6 +17,7 @@ Here is what the passes compute. `kernel_call` has the operands and the grid of 
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,13 +30,20 @@ from .._compat import pallas
 from .kernel_call import Call, Places
 from .kernel_tile import LANES, LONGEST_SPAN, Tile, tiles_of
 from .tile import Operands, TilePlan
+from .tiling import in_reach
 
 _DEPTHS = (64, 128, 256)
 _SHORTEST = 128
 """The least length that is worth a kernel."""
 
 _MOST_RESIDENT = 2**22
-"""The numbers in the gradient of the queries of a head, which stays in vector memory."""
+"""The numbers in the gradient of the queries of a head that stay in vector memory."""
+
+_MOST_PIECES = 8
+"""The kernels of a backward pass; each takes its time to compile."""
+
+_MOST_STEPS = 2**14
+"""The tiles of a head, whose places are a table in scalar memory."""
 
 
 def fits(plan: TilePlan, x: Operands) -> bool:
@@ -47,7 +56,10 @@ def fits(plan: TilePlan, x: Operands) -> bool:
         return False
     if depth not in _DEPTHS or features not in _DEPTHS or min(queries, keys) < _SHORTEST:
         return False
-    if queries * depth > _MOST_RESIDENT:
+    if queries * depth > _MOST_PIECES * _MOST_RESIDENT:
+        return False
+    tiles = tiles_of(plan, x)
+    if in_reach(plan.window, tiles.queries, tiles.keys).sum() > _MOST_STEPS:
         return False
     if x.source is None:
         return True
@@ -95,18 +107,25 @@ def backward(
     call.add("d_y", jnp.swapaxes(d_y, -2, -3), (queries, features))
     call.add("log_sums", log_sums[..., None, :], (1, queries), padding=np.inf)
     call.add("deltas", deltas[..., None, :], (1, queries))
-    call.add_result("d_query", (queries.number * queries.size, depth), jnp.float32)
+    piece = min(queries.number, max(1, _MOST_RESIDENT // (queries.size * depth)))
+    call.add_result("d_query", (piece * queries.size, depth), jnp.float32)
     for name, array in (("d_key", x.key), ("d_value", x.value)):
-        is_grouped = array.shape[-2] != x.query.shape[-2]
-        dtype = jnp.float32 if is_grouped else array.dtype
+        is_summed = piece < queries.number or array.shape[-2] != x.query.shape[-2]
+        dtype = jnp.float32 if is_summed else array.dtype
         call.add_result(name, (keys, array.shape[-1]), dtype)
     call.add_scratch("sum_key", (keys.size, depth))
     call.add_scratch("sum_value", (keys.size, features))
-    d_query, d_key, d_value = call.run(
-        _backward_step, "attention_backward", by_key=True, interpret=interpret
-    )
-    d_query = jnp.swapaxes(d_query[..., : queries.length, :], -2, -3).astype(x.query.dtype)
-    return d_query, _sum_groups(d_key, x.key), _sum_groups(d_value, x.value)
+    d_queries: list[jax.Array] = []
+    sums: Any = None
+    for first in range(0, queries.number, piece):
+        step, visited = partial(_backward_step, first), range(first, first + piece)
+        d_query, *added = call.run(step, "attention_backward", by_key=visited, interpret=interpret)
+        d_queries.append(d_query)
+        # Without the barrier, XLA may hold the gradients of all pieces before it adds them.
+        sums = added if sums is None else lax.optimization_barrier([*map(jnp.add, sums, added)])
+    d_query = jnp.concatenate(d_queries, -2)[..., : queries.length, :]
+    d_key, d_value = map(_sum_groups, sums, (x.key, x.value))
+    return jnp.swapaxes(d_query, -2, -3).astype(x.query.dtype), d_key, d_value
 
 
 def _sum_groups(d: jax.Array, like: jax.Array) -> jax.Array:
@@ -167,8 +186,11 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
     pl.when(is_last)(write)
 
 
-def _backward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
-    """The gradients of a tile, from weights that are computed again from the log-sums."""
+def _backward_step(first: int, tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
+    """The gradients of a tile, from weights that are computed again from the log-sums.
+
+    `first` is the block of queries where d_query begins.
+    """
     pl, _ = pallas()
     refs = tile.refs
     sum_key, sum_value, d_query = refs["sum_key"], refs["sum_value"], refs["d_query"]
@@ -198,8 +220,8 @@ def _backward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
         dropped, d_scores = dropped.astype(d_y.dtype), d_scores.astype(query.dtype)
         sum_value[...] += tile.product(dropped, d_y, 0, 0)
         sum_key[...] += tile.product(d_scores, query, 0, 0)
-        first = pl.multiple_of(tile.first_query + np.int32(rows.start), LANES)
-        here = pl.ds(first, rows.stop - rows.start)
+        row = tile.first_query + np.int32(rows.start - first * tile.tiles.queries.size)
+        here = pl.ds(pl.multiple_of(row, LANES), rows.stop - rows.start)
         d_query[here, :] += tile.product(d_scores, refs["key"][...], 1, 0)
 
     def add_all() -> None:

@@ -123,18 +123,23 @@ class Call:
         step: Callable[..., None],
         name: str,
         *,
-        by_key: bool = False,
+        by_key: range | None = None,
         interpret: bool = False,
     ) -> Any:
-        """Calls step(tile, is_first, is_last) for each head and tile; returns the results."""
+        """Calls step(tile, is_first, is_last) for each head and tile; returns the results.
+
+        The tiles go by blocks of queries, or by blocks of keys over these blocks of queries.
+        """
         pl, pltpu = pallas()
         steps = _steps(self.tiles, by_key)
+        all_needed = steps[-1].all()
         names = [*self.inputs, *self.results, *self.scratch]
 
         def kernel(steps: Any, *refs: Any) -> None:
             at = pl.program_id(len(self.grid))
-            i, j, is_first, is_last = (steps[row, at] for row in range(4))
-            tile = Tile(self.tiles, dict(zip(names, refs, strict=True)), at, i, j)
+            i, j, is_first, is_last, is_needed = (steps[row, at] for row in range(5))
+            refs_by_name = dict(zip(names, refs, strict=True))
+            tile = Tile(self.tiles, refs_by_name, at, i, j, None if all_needed else is_needed != 0)
             step(tile, is_first != 0, is_last != 0)
 
         grid_spec = pltpu.PrefetchScalarGridSpec(
@@ -157,17 +162,21 @@ class Call:
         )(jnp.asarray(steps), *(array for array, _ in self.inputs.values()))
 
 
-def _steps(tiles: Tiles, by_key: bool) -> np.ndarray:
-    """Returns the tiles to compute, int32[4, steps].
+def _steps(tiles: Tiles, by_key: range | None) -> np.ndarray:
+    """Returns the tiles to compute, int32[5, steps].
 
-    The rows are the block of queries, the block of keys, and whether the step is the first or the
-    last one of its block. Each block has a step, since its results must be written.
+    The rows are the block of queries, the block of keys, whether the step is the first or the last
+    one of its block, and whether the tile is needed. Each block has a step, since its results must
+    be written.
     """
     needed = in_reach(tiles.plan.window, tiles.queries, tiles.keys)
-    needed = needed.T.copy() if by_key else needed
-    needed[~needed.any(1), 0] = True
+    if by_key is not None:
+        needed[: by_key.start] = needed[by_key.stop :] = False
+        needed = needed.T.copy()
+    is_empty = np.logical_not(needed.any(1))
+    needed[is_empty, 0 if by_key is None else by_key.start] = True
     outer, inner = np.nonzero(needed)
     begins = np.diff(outer, prepend=-1) != 0
     ends = np.diff(outer, append=-1) != 0
-    blocks = (inner, outer) if by_key else (outer, inner)
-    return np.stack([*blocks, begins, ends]).astype(np.int32)
+    blocks = (outer, inner) if by_key is None else (inner, outer)
+    return np.stack([*blocks, begins, ends, ~is_empty[outer]]).astype(np.int32)

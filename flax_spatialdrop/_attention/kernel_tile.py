@@ -90,19 +90,26 @@ class Tile:
       refs: the blocks of the operands, [rows, columns].
       step: the step of the grid, counted for each head.
       first_query, first_key: the position of its first weight.
+      is_needed: whether a window shows some of it; None if it does in every step.
     """
 
     def __init__(
-        self, tiles: Tiles, refs: dict[str, Any], step: jax.Array, i: jax.Array, j: jax.Array
+        self,
+        tiles: Tiles,
+        refs: dict[str, Any],
+        step: jax.Array,
+        i: jax.Array,
+        j: jax.Array,
+        is_needed: jax.Array | None,
     ) -> None:
-        self.tiles, self.refs, self.step = tiles, refs, step
+        self.tiles, self.refs, self.step, self.is_needed = tiles, refs, step, is_needed
         self.first_query = i * np.int32(tiles.queries.size)
         self.first_key = j * np.int32(tiles.keys.size)
 
     def when_shown(self, compute: Callable[[], None]) -> None:
-        """Computes the tile, unless its mask or its segments hide all of it."""
+        """Computes the tile, unless the window, its mask or its segments hide all of it."""
         pl, _ = pallas()
-        shown = []
+        shown = [] if self.is_needed is None else [self.is_needed]
         if "mask" in self.refs:
             shown.append(self.refs["mask"][...].astype(np.int32).max() > 0)
         if "query_ids" in self.refs:

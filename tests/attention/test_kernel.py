@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from flax_spatialdrop import fast_key, mask_block, sample_mask
 from flax_spatialdrop._apply import CHECKPOINT_NAME
 from flax_spatialdrop._attention import blockwise, choice, flash, kernel, kernel_tile
+from flax_spatialdrop._attention.kernel_call import Call
 from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
 from flax_spatialdrop._attention.tiling import tile_axis
 from flax_spatialdrop._ops.block_mask import Blocks
@@ -128,6 +129,24 @@ def test_values_and_gradients_are_those_of_the_blocks(monkeypatch, name):
         assert mine.dtype == other.dtype
         mine, other = (np.asarray(each, np.float32) for each in (mine, other))
         np.testing.assert_allclose(mine, other, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"window": (10, 10)}])
+def test_the_gradient_of_many_queries_takes_several_kernels(monkeypatch, options):
+    """Each kernel has 256 of 600 queries. In most of them some keys are out of reach."""
+    monkeypatch.setattr(kernel, "_MOST_RESIDENT", 256 * 64)
+    runs, run = [], Call.run
+
+    def noted(call, *args, by_key=None, **kwargs):
+        runs.append(by_key)
+        return run(call, *args, by_key=by_key, **kwargs)
+
+    monkeypatch.setattr(Call, "run", noted)
+    sizes = {"queries": 600, "keys": 600, "heads": 4}
+    monkeypatch.setitem(CASES, "many queries", (sizes, options))
+    test_values_and_gradients_are_those_of_the_blocks(monkeypatch, "many queries")
+    assert runs == [None, range(0, 1), range(1, 2), range(2, 3)]
 
 
 def values_with_bits(keys):
@@ -327,12 +346,24 @@ def test_inside_of_a_shard_map_a_kernel_runs():
     [
         ((2, 128, 2, 32), {}),
         ((2, 64, 2, 64), {}),
+        ((1, 2**19 + 128, 1, 64), {"window": 100}),
+        ((1, 2**18, 1, 64), {}),
         ((2, 128, 2, 64), {"precision": "high"}),
         ((2, 256, 2, 64), {"span": 129, "dropout_rng": KEY, "deterministic": False}),
     ],
 )
 def test_what_does_not_fit_takes_the_blocks(shape, options):
-    q = jnp.zeros(shape)
+    assert not takes_kernels(shape, options)
+
+
+@pytest.mark.parametrize("options", [{"window": 1000}, {"window": (1000, 0), "is_causal": True}])
+def test_very_long_sequences_fit_with_a_window(options):
+    """The tables of their steps are short enough, and the gradient of queries is in pieces."""
+    assert takes_kernels((1, 2**18, 1, 128), options)
+
+
+def takes_kernels(shape, options):
+    q = jax.ShapeDtypeStruct(shape, jnp.float32)
     given = {"deterministic": True, "dropout_rate": 0.5, "broadcast_dropout": False} | options
     jaxpr = jax.make_jaxpr(lambda q: blockwise_attention(q, q, q, **given))(q)
-    assert "attention_pass" not in str(jaxpr)
+    return "attention_pass" in str(jaxpr)
