@@ -1,13 +1,15 @@
 """Compares every library's dropout to a copy of x, and reports times, memory and cycles.
 
     python -m experiments.benchmarks [--only=PATTERN] [--seconds=2] [--workdir=runs/benchmarks]
+    python -m experiments.benchmarks --name=cpu-jax-0.12
     python -m experiments.benchmarks --device=tpu:v5e:4x4
 
 The extra `peers` installs the libraries other than Flax, and the extra `tpu` the TPU's compiler.
 The report names the libraries that are not installed and leaves them out. `--only` is a regular
 expression for rows, such as "layers: spatial" or "networks|training". `--seconds` is the least time
-for each row. Results are DEVICE.json, saved after every row, DEVICE.md and, for layers,
-DEVICE.png in the workdir. Rows of an earlier run stay unless they are measured again.
+for each row. Results are NAME.json, saved after every row, NAME.md and, for layers, NAME.png in the
+workdir. Rows of an earlier run stay unless they are measured again. `--name` is for a second report
+of a device, such as one with other versions. Without it, the name is that of the device.
 """
 
 import sys
@@ -57,6 +59,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("device", HERE, "This machine, or tpu:TOPOLOGY.", flag_values=values)
     flags.DEFINE_string("only", "", "A regular expression for rows.", flag_values=values)
     flags.DEFINE_float("seconds", 2.0, "Time for each row.", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("name", "", "The name of the files for results.", flag_values=values)
     flags.DEFINE_bool("pages_kept", False, "Internal: only the large layers.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/benchmarks", "The folder for results.", flag_values=values)
     if "--help" in argv:
@@ -67,12 +70,16 @@ def main(argv: list[str]) -> int:
         if len(rest) > 1:
             raise InputError(f"every argument must be a flag: got {' '.join(rest[1:])!r}")
         only, workdir = checks.pattern("--only", values.only), Path(values.workdir)
+        if Path(values.name).name != values.name:
+            raise InputError(f"--name must be a name without a folder: got {values.name!r}")
         if values.device != HERE:
-            run(*compiled_for(values.device, only), workdir)
+            results, records = compiled_for(values.device, only)
         elif values.pages_kept:
-            run(*large_layers(only, values.seconds), workdir)
+            results, records = large_layers(only, values.seconds)
         else:
-            run(*on_this_machine(only, values.seconds), workdir)
+            results, records = on_this_machine(only, values.seconds)
+        results.stem = values.name or results.stem
+        run(results, records, workdir)
     except (InputError, OSError, flags.Error) as error:
         say(f"error: {error}")
         return 1

@@ -102,7 +102,7 @@ class Results:
         if (earlier.device, earlier.versions) != (self.device, self.versions):
             raise InputError(
                 f"{path} has rows of another device or of other versions, which this run would "
-                "replace: use another --workdir, or move the file"
+                "replace: use another --name or --workdir, or move the file"
             )
         self.records = earlier.records
 

@@ -18,6 +18,7 @@ BAD = [
     ),
     (["layers"], "error: every argument must be a flag: got 'layers'"),
     (["--seconds=-1"], "error: flag --seconds=-1: -1.0 is not a non-negative number"),
+    (["--name=a/b"], "error: --name must be a name without a folder: got 'a/b'\n"),
     (["--dev=1"], "error: Unknown command line flag 'dev'"),
 ]
 
@@ -54,6 +55,15 @@ def test_a_pattern_picks_rows_that_are_no_single_program(tmp_path):
     assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only]) == 0
     (record,) = json.loads((tmp_path / "cpu.json").read_text())["records"]
     assert record["row"] == "import, beyond jax and chex"
+
+
+def test_a_second_report_has_a_name_of_its_own(tmp_path, capsys):
+    only = r"--only=layers: spatial f32\[2, 8, 8, 128\] forward"
+    name = "--name=cpu-jax-0.12"
+    assert benchmarks.main([PROGRAM, f"--workdir={tmp_path}", "--seconds=0", only, name]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"cpu-jax-0.12.json", "cpu-jax-0.12.md"}
+    assert json.loads((tmp_path / "cpu-jax-0.12.json").read_text())["stem"] == "cpu-jax-0.12"
+    assert f"Results are in {tmp_path / 'cpu-jax-0.12.json'} and .md." in capsys.readouterr().out
 
 
 def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def test_rows_of_other_versions_are_not_replaced(tmp_path):
     earlier.save(path)
     message = (
         f"{path} has rows of another device or of other versions, which this run would "
-        "replace: use another --workdir, or move the file"
+        "replace: use another --name or --workdir, or move the file"
     )
     with pytest.raises(InputError, match=exactly(message)):
         Results.start("cpu", "a device").join(path)
