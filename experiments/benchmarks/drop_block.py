@@ -22,7 +22,7 @@ from flax_spatialdrop import drop_block, fast_key
 from .architectures import ResNet50
 from .cases import COPY, NO_DROPOUT, PASSES, Case, copy, describe, in_direction
 from .libraries import FLAX, OURS, OURS_FAST, RATE, Layer
-from .pytorch import PYTORCH_COPY, awaitable, device, pytorch
+from .pytorch import beside_a_copy, channels_first, device, pytorch
 from .results import Record
 
 SECTION = "drop block"
@@ -134,19 +134,12 @@ def torchvision_programs(
     drop_block2d = torchvision_s()
     if drop_block2d is None or (place := device()) is None:
         return {}
-    torch = pytorch()
-    first = (shape[0], shape[-1], *shape[1:-1])
-    x = torch.ones(first, dtype=getattr(torch, dtype), device=place)
-    leaf = x.clone().requires_grad_()
 
-    def forward() -> Any:
+    def layer(x: Any) -> Any:
         return drop_block2d(x, RATE, BLOCK)
 
-    def pullback() -> Any:
-        return torch.autograd.grad(drop_block2d(leaf, RATE, BLOCK), leaf, x)
-
-    run = forward if direction == "forward" else pullback
-    return awaitable({TORCHVISION: run, PYTORCH_COPY: lambda: x * 2})
+    first = channels_first(shape)
+    return beside_a_copy(TORCHVISION, layer, dtype, first, place, direction)
 
 
 def _step_case() -> Case:

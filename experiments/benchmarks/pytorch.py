@@ -65,20 +65,37 @@ def programs(
     """Returns the layer and a copy as functions; {} if PyTorch has no such device."""
     if (place := device()) is None:
         return {}
-    torch = pytorch()
-    functional = torch.nn.functional
+    functional = pytorch().nn.functional
     layer = functional.dropout
     if kind.shared:
         layer = {3: functional.dropout1d, 4: functional.dropout2d}[len(shape)]
-        shape = (shape[0], shape[-1], *shape[1:-1])  # PyTorch has channels first
+        shape = channels_first(shape)
+    return beside_a_copy(PYTORCH, lambda x: layer(x, RATE, True), dtype, shape, place, direction)
+
+
+def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape in PyTorch's layout."""
+    return (shape[0], shape[-1], *shape[1:-1])
+
+
+def beside_a_copy(
+    name: str,
+    layer: Callable[[Any], Any],
+    dtype: str,
+    shape: tuple[int, ...],
+    place: str,
+    direction: str,
+) -> dict[str, Callable[[], Any]]:
+    """Returns one direction of a layer of PyTorch and a copy, as functions without arguments."""
+    torch = pytorch()
     x = torch.ones(shape, dtype=getattr(torch, dtype), device=place)
     leaf = x.clone().requires_grad_()
 
     def forward() -> Any:
-        return layer(x, RATE, True)
+        return layer(x)
 
     def pullback() -> Any:
-        return torch.autograd.grad(layer(leaf, RATE, True), leaf, x)
+        return torch.autograd.grad(layer(leaf), leaf, x)
 
     run = forward if direction == "forward" else pullback
-    return awaitable({PYTORCH: run, PYTORCH_COPY: lambda: x * 2})
+    return awaitable({name: run, PYTORCH_COPY: lambda: x * 2})
