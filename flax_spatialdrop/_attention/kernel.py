@@ -58,9 +58,10 @@ def fits(plan: TilePlan, x: Operands) -> bool:
         return False
     if queries * depth > _MOST_PIECES * _MOST_RESIDENT:
         return False
-    tiles = tiles_of(plan, x)
-    if in_reach(plan.window, tiles.queries, tiles.keys).sum() > _MOST_STEPS:
-        return False
+    for by_key in (False, True):
+        tiles = tiles_of(plan, x, by_key)
+        if in_reach(plan.window, tiles.queries, tiles.keys).sum() > _MOST_STEPS:
+            return False
     if x.source is None:
         return True
     spans = x.source.spans
@@ -78,7 +79,7 @@ def forward(
     plan: TilePlan, x: Operands, places: Places | None, *, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the outputs, and log(sum of exp(scores)) of each query, [*batch, heads, queries]."""
-    call = Call(tiles_of(plan, x), x, places)
+    call = Call(tiles_of(plan, x, by_key=False), x, places)
     queries, features = call.tiles.queries, x.value.shape[-1]
     call.add_result("y", (queries, features), x.value.dtype)
     call.add_result("log_sums", (1, queries), jnp.float32)
@@ -101,7 +102,7 @@ def backward(
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of the query, the key and the value."""
-    call = Call(tiles_of(plan, x), x, places)
+    call = Call(tiles_of(plan, x, by_key=True), x, places)
     queries, keys = call.tiles.queries, call.tiles.keys
     depth, features = x.query.shape[-1], x.value.shape[-1]
     call.add("d_y", jnp.swapaxes(d_y, -2, -3), (queries, features))
@@ -159,8 +160,9 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
             weights = jnp.exp(scores[:, column : column + LANES] - reference)
             total = total + weights
             weights = weights if kept is None else jnp.where(kept[n], weights, np.float32(0))
-            pieces.append(weights.astype(refs["value"].dtype))
-        added = tile.product(jnp.concatenate(pieces, 1), refs["value"][...], 1, 0)
+            pieces.append(weights)
+        weights = jnp.concatenate(pieces, 1).astype(refs["value"].dtype)
+        added = tile.product(weights, refs["value"][...], 1, 0)
         largest[rows, :], totals[rows, :] = new, total
         sums[rows, :] = sums[rows, :] * faded[:, :1] + added
 

@@ -24,10 +24,18 @@ LANES = 128
 LONGEST_SPAN = LANES
 """The most keys that are dropped together: those that one more register before a tile holds."""
 
-_LONGEST_QUERIES = 1024
-_LONGEST_KEYS = 1024
+_LONGEST_OUTER = 1024
+"""The most queries (forward) or keys (backward) whose results a pass sums up at once."""
+
+_LONGEST_INNER = 2048
+"""The most keys (forward) or queries (backward) of a step. With a window or a bias it is half of
+that, so that steps are hidden in full more often, and a bias needs less memory."""
+
 _PART = 256
 """The queries of a tile whose weights are computed at once."""
+
+_FORWARD_PART = 128
+"""The same in the forward pass, where a row of weights is longer. But spans fill whole words."""
 
 _DRAWN = 128
 """The queries whose seeds are drawn at once. The state of more would not fit into registers."""
@@ -42,6 +50,7 @@ class Tiles(NamedTuple):
       draw_shape: the shape of the draws of dropout; None if no weights are dropped.
       rounds: the number of rounds of the hash.
       span: the number of keys that are dropped together.
+      part: the number of queries whose weights are computed at once.
     """
 
     plan: TilePlan
@@ -50,6 +59,7 @@ class Tiles(NamedTuple):
     draw_shape: Shape | None
     rounds: int
     span: int
+    part: int
 
     @property
     def has_short_draws(self) -> bool:
@@ -59,20 +69,26 @@ class Tiles(NamedTuple):
     @property
     def parts(self) -> list[slice]:
         """The queries of each part, within a tile."""
-        size = math.gcd(self.queries.size, _PART)
+        size = math.gcd(self.queries.size, self.part)
         return [slice(start, start + size) for start in range(0, self.queries.size, size)]
 
 
-def tiles_of(plan: TilePlan, x: Operands) -> Tiles:
+def tiles_of(plan: TilePlan, x: Operands, by_key: bool) -> Tiles:
+    """Returns the tiles of the forward pass, or, by key, those of the backward pass."""
     queries, keys = x.query.shape[-3], x.key.shape[-3]
     unit = 4 * LANES if keys % (4 * LANES) == 0 else LANES
+    is_small = plan.window == (None, None) and x.bias is None
+    inner = _LONGEST_INNER if is_small else _LONGEST_INNER // 2
+    of_queries, of_keys = (inner, _LONGEST_OUTER) if by_key else (_LONGEST_OUTER, inner)
+    span = 1 if x.source is None else x.source.spans.sizes[-1]
     return Tiles(
         plan,
-        Tiling(queries, _block(queries, LANES, _LONGEST_QUERIES)),
-        Tiling(keys, _block(keys, unit, _LONGEST_KEYS)),
+        Tiling(queries, _block(queries, LANES, of_queries)),
+        Tiling(keys, _block(keys, unit, of_keys)),
         None if x.source is None else x.source.spans.seed_shape,
         0 if x.source is None else x.source.rounds,
-        1 if x.source is None else x.source.spans.sizes[-1],
+        span,
+        _FORWARD_PART if span == 1 and not by_key else _PART,
     )
 
 

@@ -38,9 +38,9 @@ SQUARE = {"queries": 256, "keys": 256}
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Interprets the kernels, in blocks of at most 256, or of 512 keys that have groups."""
-    monkeypatch.setattr(kernel_tile, "_LONGEST_QUERIES", 256)
-    monkeypatch.setattr(kernel_tile, "_LONGEST_KEYS", 256)
+    """Interprets the kernels, in blocks of 128 to 512."""
+    monkeypatch.setattr(kernel_tile, "_LONGEST_OUTER", 256)
+    monkeypatch.setattr(kernel_tile, "_LONGEST_INNER", 512)
     monkeypatch.setattr(kernel_tile, "_PART", 128)
     for name in ("forward", "backward"):
         monkeypatch.setattr(kernel, name, partial(getattr(kernel, name), interpret=True))
