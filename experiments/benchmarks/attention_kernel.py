@@ -35,8 +35,8 @@ Attention = Callable[..., jax.Array]
 def cases() -> Iterator[Case]:
     """Yields the rows, all of them for TPUs.
 
-    A schedule does not say which blocks XLA's loops and JAX's kernel skip below a causal mask. So
-    causal rows have neither.
+    A schedule does not say which blocks XLA's loops and JAX's kernel skip where a causal mask hides
+    them. So these two have no causal rows.
     """
     for is_causal, direction in itertools.product((False, True), PASSES):
         ours = {name: _in(direction, f) for name, f in contenders(is_causal).items()}

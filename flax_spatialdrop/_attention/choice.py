@@ -1,16 +1,16 @@
 """Chooses how a pass of attention runs: in a kernel for TPUs, or in blocks that XLA compiles.
 
-Both compute the same values, with the same masks.
+Both draw the same masks, and compute the same values up to rounding.
 
     platform, devices of the program                      way
-    not a TPU, or a TPU v2 to v4                          the blocks of `flash`
-    TPU, one device, or inside of a shard_map             the kernel
-    TPU, a mesh of explicit axes                          the kernel, on each device's part
+    not a TPU, or this process has TPUs v2 to v4          the blocks of `flash`
+    TPU, one device, or all axes of a shard_map           the kernel
+    TPU, a mesh of explicit axes only                     the kernel, on each device's part
     TPU, several devices and automatic axes               the blocks
 
-The kernel must also fit the inputs; see `fits`. On automatic axes XLA decides how arrays are
-sharded after JAX has chosen, and it does not partition kernels. A derivative of a pass, such as a
-second derivative, takes the blocks everywhere.
+The kernel must also fit the inputs; see `fits` and `_divides`. On automatic axes XLA decides how
+arrays are sharded after JAX has chosen, and it does not partition kernels. A derivative of a pass,
+such as a second derivative, takes the blocks everywhere.
 """
 
 from collections.abc import Callable
@@ -80,8 +80,8 @@ def first_places(x: Operands) -> Places | None:
 def _divides(x: Operands) -> bool:
     """Whether a device with a part of the inputs can run the kernel, if they are sharded at all.
 
-    It must have the heads of key and value that belong to its heads of query. The gradient of a
-    bias takes the blocks, which draw for the whole batch.
+    It must have the heads of key and value that belong to its heads of query. A bias takes the
+    blocks: they compute its gradient, and they draw the mask of the whole batch.
     """
     if explicit_sharding(x.query) is None:
         return True

@@ -9,7 +9,7 @@ element d of its group:
 
     h0, h1 = threefry2x32_13(key, row-major position in the mask of the first element of the group)
     u = (h0 & 0xffff, h0 >> 16, h1 & 0xffff, h1 >> 16)[d]
-    kept = u < 2^16 (1 - rate)
+    kept = u < 2^16 (1 - rate)    (rate: see `drawn_rate`)
 
 The registers of a TPU hold 8 rows of 128 lanes. So the elements of a group lie at the same place of
 four registers, and a kernel moves nothing within registers. A part of a mask whose start and sizes

@@ -11,28 +11,28 @@ from .threefry import FAST, mark_as_used, rounds_of
 
 
 def fast_key(key: Key) -> jax.Array:
-    """Returns a key whose masks need fewer hashes, of 13 rounds of threefry-2x32 in place of 20.
+    """Returns a key whose masks need fewer rounds and fewer hashes than those of `key`.
 
         d = (c % 512) // 128 if L % 512 == 0 else (r % 32) // 8 if R % 32 == 0 else 0
         i = position in the mask of lane c - 128 d if L % 512 == 0, else of row r - 8 d
-        h0, h1 = threefry2x32_13(key, i)
+        h0, h1 = threefry2x32_13(key, i)    with 13 rounds in place of 20
         u = (h0 & 0xffff, h0 >> 16, h1 & 0xffff, h1 >> 16)[d]
         mask[..., r, c] = u < max(1, round(2^16 (1 - rate)))
 
     Here [..., R, L] is the shape of the mask, with R = 1 if it has one axis, and the rate is below
-    1. Four elements share a hash, and each has 16 bits of its own.
+    1. Where d can be above 0, four elements share a hash, with 16 bits for each.
 
     So the rate is rounded to a multiple of 2^-16. The scale 1 / (1 - rate) is that of the rounded
     rate, which keeps the expected value exactly. If you draw and apply the mask yourself,
     `apply_mask` gives the values of `dropout` with the rate
     `min(round(rate * 2**16), 2**16 - 1) / 2**16`.
 
-    The key works in every function and module of this package, and in all of `jax.random`, whose
-    bits are h0 ^ h1 of position i. It draws other masks than `key`, but they are as independent of
-    sharding, jit and vmap. It is faster if each element has its own draw and the hash limits the
-    speed. A mask that is shared along axes takes little time with any key. The seeds of DropBlock,
-    and of spans of attention weights, have a hash each and do not round the rate. `split` and
-    `fold_in` return the same keys as for `key`, with all 20 rounds.
+    The key works in every function and module of this package, and in all of `jax.random`. There
+    each 32-bit number is h0 ^ h1 of its own position. The key draws other masks than `key`, but
+    they are as independent of sharding, jit and vmap. It is faster if each element has its own draw
+    and the hash limits the speed. A mask that is shared along axes takes little time with any key.
+    The seeds of DropBlock, and of spans of attention weights, have a hash each and do not round the
+    rate. `split` and `fold_in` return the same keys as for `key`, with all 20 rounds.
 
     Args:
       key: a threefry key, typed or legacy, which the call consumes.

@@ -229,8 +229,9 @@ def mask_block(
       key: a threefry key (JAX's default), typed or legacy, or a `fast_key`. With other keys, a bit
         does not depend on its position alone. All blocks of a mask use the same key, so it is not
         consumed; do not use it for anything else. In a Pallas kernel, pass the two words of a
-        threefry key's data as a tuple of uint32 scalars. It may be None if rate is the number 0 or
-        1.
+        threefry key's data as a tuple of uint32 scalars. The words of a `fast_key` draw the masks
+        of the key that it was made from: a fast key cannot be used there. It may be None if rate is
+        the number 0 or 1.
       rate: the probability to drop, in [0, 1]: a number or a scalar array, traced or not. An array
         is clipped to [0, 1], and NaN drops everything.
       noise_shape: the shape of the whole mask, a tuple of integers. The mask may have more than

@@ -6,6 +6,7 @@ known only when it is lowered:
 
     platform and devices of the program            a key of JAX     a fast key
     not a CPU                                      each element     each element
+    CPU: a mesh of explicit axes, or under vmap    each element     each element
     CPU: several devices along automatic axes      each element     packed
     CPU: one device, or all axes of a shard_map    in rows          packed, in rows
 

@@ -86,6 +86,7 @@ def test_the_kernel_at_other_rates(rate):
         ((64, 256), "float16", False),
         ((64, 256), "complex64", False),
         ((16, 256), "float32", False),  # too small
+        ((16, 37 * 512), "float32", False),  # the divisors of the lanes leave small blocks
         ((64, 320), "float32", False),  # the lanes are no multiple of a register's
         ((60, 256), "float32", False),  # neither rows nor lanes have groups
         ((60, 512), "float32", True),
