@@ -1,6 +1,7 @@
 """Draws the time of every library's layer, as a ratio to a copy of x."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,23 +26,26 @@ def save(results: Results, path: Path) -> bool:
     """Writes the figure. Returns False if none of its rows was measured."""
     quantity = SCHEDULE if any(r.quantity == SCHEDULE for r in results.records) else TIME
     found = {r.row: r for r in results.records if r.section == "layers" and r.quantity == quantity}
-    canvas = Figure(figsize=(12, 5.2), layout="constrained")
-    panels = canvas.subplots(1, 2, sharex=True)
-    shown: list[Record] = []
-    for ax, kind in zip(panels, ("spatial", "element-wise"), strict=True):
-        rows = [
+    rows_of = {
+        kind: [
             found[row]
             for dtype in DTYPES
             for direction in PASSES
             if (row := f"{kind} {describe(dtype, SHAPE)} {direction}") in found
         ]
-        _bars(ax, rows)
-        ax.set_title(f"{kind} dropout")
-        shown += rows
-    if not shown:
+        for kind in ("spatial", "element-wise")
+    }
+    kinds = [kind for kind, rows in rows_of.items() if rows]
+    if not kinds:
         return False
-    handles = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
-    handles |= dict(zip(*panels[1].get_legend_handles_labels()[::-1], strict=True))
+    canvas = Figure(figsize=(12 if len(kinds) > 1 else 8, 5.2), layout="constrained")
+    panels = canvas.subplots(1, len(kinds), sharex=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for ax, kind in zip(panels, kinds, strict=True):
+        _bars(ax, rows_of[kind])
+        ax.set_title(f"{kind} dropout")
+        handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    shown = [row for kind in kinds for row in rows_of[kind]]
     labels = [name for name in contenders(shown) if name != FLOOR]
     canvas.legend([handles[name] for name in labels], labels, loc="outside right upper")
     what = "Cycles (schedule)" if quantity == SCHEDULE else "Time"

@@ -8,9 +8,12 @@ from experiments.benchmarks.tpu import SCHEDULE
 from .test_table import FAST, KEPT, SLOW, record, results
 
 
-def test_the_figure_is_drawn(tmp_path):
-    assert figure.save(results(FAST, SLOW), tmp_path / "cpu.png")
-    assert matplotlib.image.imread(tmp_path / "cpu.png").shape[:2] == (780, 1800)
+def test_the_figure_has_a_panel_for_each_kind_that_was_measured(tmp_path):
+    other = record(FAST.row.replace("spatial", "element-wise"), 10.0, 20.0, 30.0)
+    assert figure.save(results(FAST, other), tmp_path / "both.png")
+    assert matplotlib.image.imread(tmp_path / "both.png").shape[:2] == (780, 1800)
+    assert figure.save(results(FAST, SLOW), tmp_path / "one.png")
+    assert matplotlib.image.imread(tmp_path / "one.png").shape[:2] == (780, 1200)
 
 
 def test_bars_are_ratios_to_the_copy_and_pytorch_s_to_its_own():
