@@ -93,12 +93,15 @@ def blockwise(
     shape = (*batch_and_queries, x.value.shape[-1])
     if 0 in (*x.weights_shape, *shape):
         return jnp.zeros(shape, x.value.dtype)
+    precision = x.precision
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     plan = TilePlan(
         tile_axis(queries, query_block_size),
         tile_axis(keys, key_block_size),
         x.causal_window,
         x.soft_cap,
-        tuple(x.precision) if isinstance(x.precision, list) else x.precision,  # must be hashable
+        tuple(precision) if isinstance(precision, list) else precision,  # must be hashable
     )
     value, source = dropout.prepare_tiles(x.value)
     query = x.query / jnp.sqrt(jnp.asarray(depth, x.query.dtype))

@@ -120,7 +120,10 @@ def _kernel_of_devices(ctx: Any, kernel: Callable[..., Any]) -> Callable[..., An
 
 
 def _have_vector_memory(devices: list[Any]) -> bool:
-    """Whether chips have as much vector memory as a kernel may use. Older ones have 16 MiB."""
+    """Whether chips have as much vector memory as a kernel may use. Older ones have 16 MiB.
+
+    A program for another machine is lowered without its chips. It gets the kernel.
+    """
     small = "TPU v2", "TPU v3", "TPU v4"
     return not any(device.device_kind.startswith(small) for device in devices)
 

@@ -28,7 +28,7 @@ from jax import lax
 from .._checks import is_symbolic
 from .._compat import pallas
 from .kernel_call import Call, Places
-from .kernel_tile import LANES, LONGEST_SPAN, Tile, tiles_of
+from .kernel_tile import LANES, LONGEST_SPAN, Tile, precision_in_kernel, tiles_of
 from .tile import Operands, TilePlan
 from .tiling import in_reach
 
@@ -52,7 +52,9 @@ def fits(plan: TilePlan, x: Operands) -> bool:
     keys, features = x.key.shape[-3], x.value.shape[-1]
     if any(map(is_symbolic, (*batch, queries, heads, keys))) or x.first_row is not None:
         return False
-    if x.query.dtype not in (jnp.float32, jnp.bfloat16) or not _has_precision(plan.precision):
+    if x.query.dtype not in (jnp.float32, jnp.bfloat16):
+        return False
+    if precision_in_kernel(plan.precision) is None:
         return False
     if depth not in _DEPTHS or features not in _DEPTHS or min(queries, keys) < _SHORTEST:
         return False
@@ -66,13 +68,6 @@ def fits(plan: TilePlan, x: Operands) -> bool:
         return True
     spans = x.source.spans
     return spans.sizes[-1] <= LONGEST_SPAN and math.prod(spans.seed_shape[-2:]) <= 2**32
-
-
-def _has_precision(precision: Any) -> bool:
-    """Whether products in a kernel can have this precision."""
-    pair = precision if isinstance(precision, tuple) else (precision,)
-    known = (None, "default", lax.Precision.DEFAULT, "highest", lax.Precision.HIGHEST)
-    return len({*pair}) == 1 and pair[0] in known
 
 
 def forward(

@@ -92,6 +92,17 @@ def tiles_of(plan: TilePlan, x: Operands, by_key: bool) -> Tiles:
     )
 
 
+def precision_in_kernel(precision: Any) -> lax.Precision | None:
+    """Returns the precision of products in a kernel, or None if they cannot have it."""
+    pair = precision if isinstance(precision, tuple) else (precision,)
+    try:
+        found = {lax.Precision(each) for each in pair}
+    except ValueError:  # an algorithm, such as "BF16_BF16_F32_X3"
+        return None
+    known = {lax.Precision.DEFAULT}, {lax.Precision.HIGHEST}
+    return found.pop() if found in known else None
+
+
 def _block(length: int, unit: int, most: int) -> int:
     """The size of blocks: a multiple of `unit` for which there is little padding and few blocks."""
     sizes = range(unit, max(most, unit) + 1, unit)
@@ -139,7 +150,10 @@ class Tile:
     def product(self, a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
         """The product of two matrices over these axes, summed in float32."""
         contracted = (((axis_a,), (axis_b,)), ((), ()))
-        return lax.dot_general(a, b, contracted, self.tiles.plan.precision, jnp.float32)
+        precision = precision_in_kernel(self.tiles.plan.precision)
+        if a.dtype != jnp.float32:  # a product of two bfloat16 is exact
+            precision = lax.Precision.DEFAULT
+        return lax.dot_general(a, b, contracted, precision, jnp.float32)
 
     def scores(self, rows: slice) -> tuple[jax.Array, jax.Array | None]:
         """Returns the scores of some queries, and their derivative, as `tile.scores_of`."""

@@ -144,7 +144,7 @@ def _by_shards(
         for axis, names in enumerate(spec):
             if names is not None:
                 stride = x.shape[axis] * math.prod(whole[axis + 1 :])
-                first += lax.axis_index(names).astype(np.uint32) * np.uint32(stride)
+                first += lax.axis_index(names).astype(np.uint32) * np.uint32(stride % 2**32)
         return by_kernel(x, *others, select=select, whole=whole, first=first)
 
     whole, nowhere = x.shape, PartitionSpec()

@@ -20,9 +20,8 @@ START = """
 
     def program(chips, kind, dtype, shape, options, arrays={}, make_key=fast_key):
         def loss(q, k, v, key, arrays):
-            y = blockwise_attention(
-                q, k, v, dropout_rng=make_key(key), dropout_rate=0.1, broadcast_dropout=False,
-                deterministic=False, **options, **arrays)
+            given = dict(dropout_rate=0.1, broadcast_dropout=False, deterministic=False) | options
+            y = blockwise_attention(q, k, v, dropout_rng=make_key(key), **given, **arrays)
             return y.astype(jnp.float32).sum()
         mesh = Mesh(chips, ("data",), axis_types=(kind,))
         def placed(shape, dtype, *spec):
@@ -57,19 +56,32 @@ def test_one_chip_runs_the_kernels(topology):
         most = {{
             "segment_ids": ((1, length), jnp.int32),
             "mask": ((1, 1, length, length), jnp.bool_),
-            "bias": ((1, 1, length, length), jnp.float32),
         }}
+        options = dict(soft_cap=50.0)
+        program(chips, auto, jnp.float32, (1, length, 2, 256), options, most)
         options = dict(is_causal=True, soft_cap=50.0, window=(1000, None))
-        program(chips, auto, jnp.float32, (1, length, 1, 256), options, most)
+        most |= {{"bias": ((1, 1, length, length), jnp.float32)}}
+        program(chips, auto, jnp.float32, (1, length, 2, 256), options, most)
+        long_table = dict(deterministic=True)
+        bias = {{"bias": ((1, 1, 1, 2**17), jnp.float32)}}
+        program(chips, auto, jnp.float32, (1, 2**17, 1, 64), long_table, bias)
+        arrays = {{
+            "bias": ((1, 1, 1024, 1024), jnp.bfloat16),
+            "mask": ((1, 1, 1024, 1), jnp.bool_),
+        }}
+        program(chips, auto, jnp.float32, (1, 1024, 2, 64), {{}}, arrays)
+        bias = {{"bias": ((1, 1, 1024, 1), jnp.float32)}}
+        program(chips, auto, jnp.float32, (1, 1024, 2, 64), {{}}, bias)
         program(chips, auto, jnp.bfloat16, (1, 2048, 2, 128), {{}})
         program(chips, auto, jnp.float32, (1, 384, 2, 64), dict(precision="highest"))
+        program(chips, auto, jnp.bfloat16, (1, 384, 2, 64), dict(precision="highest"))
         program(chips, auto, jnp.bfloat16, (1, 1000, 2, 64), {{}}, make_key=lambda key: key)
         program(chips, auto, jnp.bfloat16, (1, 2048, 2, 128), dict(span=8))
         options = dict(span=128, is_causal=True)
         program(chips, auto, jnp.float32, (1, 1000, 2, 64), options, make_key=lambda key: key)
         program(chips, auto, jnp.bfloat16, (1, 2**16, 1, 128), dict(window=1000))
     """
-    assert printed(code) == [KERNELS] * 7
+    assert printed(code) == [KERNELS] * 12
 
 
 def test_several_chips_run_the_kernels_only_on_explicit_axes():
