@@ -40,14 +40,17 @@ _MOST_RESIDENT = 2**22
 """The numbers in the gradient of the queries of a head that stay in vector memory."""
 
 _MOST_PIECES = 8
-"""The kernels of a backward pass; each takes its time to compile."""
+"""The most kernels of a backward pass, since each takes time to compile."""
 
 _MOST_STEPS = 2**14
-"""The tiles of a head, whose places are a table in scalar memory."""
+"""The most tiles of a head. A table in scalar memory holds their places."""
 
 
 def fits(plan: TilePlan, x: Operands) -> bool:
-    """Whether the kernels can compute this attention. If not, XLA's blocks do on every platform."""
+    """Whether the kernels can compute this attention.
+
+    If not, XLA's blocks compute it on every platform.
+    """
     *batch, queries, heads, depth = x.query.shape
     keys, features = x.key.shape[-3], x.value.shape[-1]
     if any(map(is_symbolic, (*batch, queries, heads, keys))) or x.first_row is not None:
@@ -61,7 +64,7 @@ def fits(plan: TilePlan, x: Operands) -> bool:
     if queries * depth > _MOST_PIECES * _MOST_RESIDENT:
         return False
     for by_key in (False, True):
-        tiles = tiles_of(plan, x, by_key)
+        tiles = tiles_of(plan, x, by_key=by_key)
         if in_reach(plan.window, tiles.queries, tiles.keys).sum() > _MOST_STEPS:
             return False
     if x.source is None:
@@ -114,8 +117,9 @@ def backward(
     d_queries: list[jax.Array] = []
     sums: Any = None
     for first in range(0, queries.number, piece):
-        step, visited = partial(_backward_step, first), range(first, first + piece)
-        d_query, *added = call.run(step, "attention_backward", by_key=visited, interpret=interpret)
+        step, blocks = partial(_backward_step, first), range(first, first + piece)
+        results = call.run(step, "attention_backward", query_blocks=blocks, interpret=interpret)
+        d_query, *added = results
         d_queries.append(d_query)
         # Without the barrier, XLA may hold the gradients of all pieces before it adds them.
         sums = added if sums is None else lax.optimization_barrier([*map(jnp.add, sums, added)])

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from .._compat import pallas
-from .._random.groups import BITS
+from .._random.redraw import short_threshold
 from .._typing import Array, Shape
 from .kernel_tile import Tile, Tiles
 from .tile import Operands
@@ -47,23 +47,25 @@ class Call:
             self.add(name, jnp.swapaxes(array, -2, -3), (axis, array.shape[-1]))
         if x.bias is not None:
             is_short = x.bias.dtype == jnp.bfloat16
-            self._add_weights("bias", x.bias if is_short else jnp.asarray(x.bias, np.float32))
+            self._add_over_weights("bias", x.bias if is_short else jnp.asarray(x.bias, np.float32))
         if x.mask is not None:
             is_whole = min(x.mask.shape[-2:]) > 1
-            self._add_weights("mask", x.mask.astype(bool).astype(np.int8 if is_whole else np.int32))
+            self._add_over_weights(
+                "mask", x.mask.astype(bool).astype(np.int8 if is_whole else np.int32)
+            )
         if x.segment_ids is not None:
             of_queries, of_keys = x.segment_ids
-            self._add_weights("query_ids", of_queries)
-            self._add_weights("key_ids", of_keys)
+            self._add_over_weights("query_ids", of_queries)
+            self._add_over_weights("key_ids", of_keys)
         if x.source is not None and places is not None:
-            threshold = jnp.asarray(x.source.threshold)
+            threshold: Any = jnp.asarray(x.source.threshold)
             if tiles.has_short_draws:
-                threshold = threshold >> np.uint32(23 - BITS)
+                threshold = short_threshold(threshold)
             numbers = (x.source.words[0], x.source.words[1], threshold, *places)
             of_heads = [jnp.broadcast_to(number, self.grid) for number in numbers]
             self.add("numbers", jnp.stack(of_heads, -1)[..., None, :], (1, len(numbers)), "SMEM")
 
-    def _add_weights(self, name: str, array: Array) -> None:
+    def _add_over_weights(self, name: str, array: Array) -> None:
         """Adds an array with the axes of the weights, each of their size or 1."""
         rows, columns = array.shape[-2:]
         by_row = self.tiles.queries if rows > 1 else 1
@@ -123,7 +125,7 @@ class Call:
         step: Callable[..., None],
         name: str,
         *,
-        by_key: range | None = None,
+        query_blocks: range | None = None,
         interpret: bool = False,
     ) -> Any:
         """Calls step(tile, is_first, is_last) for each head and tile; returns the results.
@@ -131,7 +133,7 @@ class Call:
         The tiles go by blocks of queries, or by blocks of keys over these blocks of queries.
         """
         pl, pltpu = pallas()
-        steps = _steps(self.tiles, by_key)
+        steps = _steps(self.tiles, query_blocks)
         all_needed = steps[-1].all()
         names = [*self.inputs, *self.results, *self.scratch]
 
@@ -162,7 +164,7 @@ class Call:
         )(jnp.asarray(steps), *(array for array, _ in self.inputs.values()))
 
 
-def _steps(tiles: Tiles, by_key: range | None) -> np.ndarray:
+def _steps(tiles: Tiles, query_blocks: range | None) -> np.ndarray:
     """Returns the tiles to compute, int32[5, steps].
 
     The rows are the block of queries, the block of keys, whether the step is the first or the last
@@ -170,13 +172,13 @@ def _steps(tiles: Tiles, by_key: range | None) -> np.ndarray:
     be written.
     """
     needed = in_reach(tiles.plan.window, tiles.queries, tiles.keys)
-    if by_key is not None:
-        needed[: by_key.start] = needed[by_key.stop :] = False
+    if query_blocks is not None:
+        needed[: query_blocks.start] = needed[query_blocks.stop :] = False
         needed = needed.T.copy()
     is_empty = np.logical_not(needed.any(1))
-    needed[is_empty, 0 if by_key is None else by_key.start] = True
+    needed[is_empty, 0 if query_blocks is None else query_blocks.start] = True
     outer, inner = np.nonzero(needed)
     begins = np.diff(outer, prepend=-1) != 0
     ends = np.diff(outer, append=-1) != 0
-    blocks = (outer, inner) if by_key is None else (inner, outer)
+    blocks = (outer, inner) if query_blocks is None else (inner, outer)
     return np.stack([*blocks, begins, ends, ~is_empty[outer]]).astype(np.int32)

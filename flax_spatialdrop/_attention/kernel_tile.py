@@ -12,6 +12,7 @@ from jax import lax
 
 from .._compat import pallas
 from .._random.groups import draws_of_groups, groups_of
+from .._random.redraw import THRESHOLD_BITS
 from .._random.threefry import FAST_ROUNDS, hash_words
 from .._typing import Shape
 from .scores import capped, in_window, slope_of_cap
@@ -28,14 +29,15 @@ _LONGEST_OUTER = 1024
 """The most queries (forward) or keys (backward) whose results a pass sums up at once."""
 
 _LONGEST_INNER = 2048
-"""The most keys (forward) or queries (backward) of a step. With a window or a bias it is half of
-that, so that steps are hidden in full more often, and a bias needs less memory."""
+"""The most keys (forward) or queries (backward) of a step. Half as many with a window or a bias:
+more tiles are then hidden as a whole, and a tile of the bias is smaller."""
 
 _PART = 256
 """The queries of a tile whose weights are computed at once."""
 
 _FORWARD_PART = 128
-"""The same in the forward pass, where a row of weights is longer. But spans fill whole words."""
+"""The same in the forward pass, where tiles have more keys. Spans use `_PART`, so that all 32 bits
+of a word hold seeds."""
 
 _DRAWN = 128
 """The queries whose seeds are drawn at once. The state of more would not fit into registers."""
@@ -77,8 +79,8 @@ def tiles_of(plan: TilePlan, x: Operands, by_key: bool) -> Tiles:
     """Returns the tiles of the forward pass, or, by key, those of the backward pass."""
     queries, keys = x.query.shape[-3], x.key.shape[-3]
     unit = 4 * LANES if keys % (4 * LANES) == 0 else LANES
-    is_small = plan.window == (None, None) and x.bias is None
-    inner = _LONGEST_INNER if is_small else _LONGEST_INNER // 2
+    has_window_or_bias = plan.window != (None, None) or x.bias is not None
+    inner = _LONGEST_INNER // 2 if has_window_or_bias else _LONGEST_INNER
     of_queries, of_keys = (inner, _LONGEST_OUTER) if by_key else (_LONGEST_OUTER, inner)
     span = 1 if x.source is None else x.source.spans.sizes[-1]
     return Tiles(
@@ -162,21 +164,21 @@ class Tile:
         scores = capped(self.product(query, key, 1, 1), plan.soft_cap)
         slope = None if plan.soft_cap is None else slope_of_cap(scores, plan.soft_cap)
         if "bias" in self.refs:
-            scores = scores + self._weights("bias", rows).astype(np.float32)
+            scores = scores + self._part_of("bias", rows).astype(np.float32)
         row, column = (lax.broadcasted_iota(np.int32, scores.shape, axis) for axis in (0, 1))
         first = self.first_query + np.int32(rows.start) - self.first_key
         visible = in_window(plan.window, first, column - row)
         if keys.overlaps:
             visible.append(column < np.int32(keys.length) - self.first_key)
         if "mask" in self.refs:
-            visible.append(self._weights("mask", rows).astype(np.int32) != 0)
+            visible.append(self._part_of("mask", rows).astype(np.int32) != 0)
         if "query_ids" in self.refs:
-            visible.append(self._weights("query_ids", rows) == self.refs["key_ids"][...])
+            visible.append(self._part_of("query_ids", rows) == self.refs["key_ids"][...])
         for shown in visible:
             scores = jnp.where(shown, scores, -np.float32(np.inf))
         return scores, slope
 
-    def _weights(self, name: str, rows: slice) -> jax.Array:
+    def _part_of(self, name: str, rows: slice) -> jax.Array:
         """Takes some queries of an operand that they may share."""
         ref = self.refs[name]
         part: jax.Array = ref[rows, :] if ref.shape[0] > 1 else ref[...]
@@ -276,7 +278,7 @@ class Tile:
         if self.tiles.has_short_draws:
             return draws_of_groups(words, high, place)
         h0, h1 = hash_words(*words, high, place, self.tiles.rounds)
-        return ((h0 ^ h1) >> np.uint32(9),)
+        return ((h0 ^ h1) >> np.uint32(32 - THRESHOLD_BITS),)
 
     def _is_kept(self, draw: jax.Array) -> jax.Array:
         """Compares draws to the threshold, as signed integers, which is faster on TPUs."""

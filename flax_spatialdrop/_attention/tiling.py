@@ -21,6 +21,9 @@ class Tiling(NamedTuple):
 
     The length and the size may be symbolic sizes of jax.export.
 
+    The kernels for TPUs use only `number` and `size`, and pad the last block instead; there
+    `overlaps` says that it has padding, and size may exceed length.
+
     Attributes:
       length: the length of the axis.
       size: the size of a block, from 1 to length.

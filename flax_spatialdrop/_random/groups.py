@@ -111,11 +111,13 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
     """Returns `draws_of_elements(words, like, None, like.shape) < count`, from a hash for a group.
 
     For CPUs, where the hash takes most of the time: the four entries of a group are written to
-    memory as bits of one byte. The condition always holds, but XLA does not know it, and a branch
-    is not fused with the code that uses the mask. (A barrier is removed before XLA fuses.)
+    memory as bits of one byte. The draw is a branch of a conditional, since XLA does not fuse a
+    branch with the code outside. The condition always holds, but XLA does not know that. (A barrier
+    is removed before XLA fuses.)
     """
-    axis, stride = groups_of(like.shape) or Groups(0, 0)
-    axis += like.ndim
+    groups = groups_of(like.shape)
+    assert groups is not None
+    axis, stride = like.ndim + groups.axis, groups.stride
     before, after = like.shape[:axis], like.shape[axis + 1 :]
     number = like.shape[axis] // (4 * stride)
     split = (*before, number, 4, stride, *after)

@@ -9,8 +9,8 @@ Both draw the same mask, and give the same output in every bit. `_lower_for_tpu`
     TPU: several devices along automatic axes              fused operations
 
 XLA does not partition kernels. Along automatic axes it decides after JAX how x is sharded, so only
-operations of XLA draw each part where it lies. (With `custom_partitioning`, XLA would ask JAX. The
-TPU's compiler does not know it where no TPU is, so no test could hold it.)
+operations of XLA draw each part where it lies. (`custom_partitioning` would let JAX decide. The
+compiler without a TPU does not support it, so we could not test it.)
 
 The kernel reads blocks of rows and lanes, without moving x first:
 
@@ -32,8 +32,8 @@ from jax.sharding import PartitionSpec
 
 from .._compat import Primitive, kernels_see_whole_arrays, pallas
 from .._typing import Shape
-from .groups import BITS, Groups, draws_of_groups, groups_of
-from .redraw import THRESHOLD_BITS, redraw_mask
+from .groups import Groups, draws_of_groups, groups_of
+from .redraw import redraw_mask, short_threshold
 from .sharding import spec_of, vary_alike
 from .threefry import FAST_ROUNDS, mark_as_used, rounds_of
 
@@ -44,7 +44,8 @@ _BLOCK = 2**18
 """Elements of x that are copied to a chip's vector memory at once."""
 
 _CHUNK = 2**15
-"""Elements that are drawn at once. Fewer would wait for each other, and more would not fit."""
+"""Elements that are drawn at once. Fewer would wait for each other. More would gain little on v5e,
+where the kernel already waits for the memory."""
 
 _LEAST = 2**14
 """Elements of the smallest block that is worth a step of the kernel's grid."""
@@ -174,7 +175,7 @@ def by_kernel(
     assert view is not None
     pl, pltpu = pallas()
     first = jnp.zeros_like(threshold) if first is None else first
-    numbers = jnp.stack([words[0], words[1], threshold >> np.uint32(THRESHOLD_BITS - BITS), first])
+    numbers = jnp.stack([words[0], words[1], short_threshold(threshold), first])
     # With two axes of their own, vmap keeps them whole, as the compiler requires.
     numbers, scale = vary_alike((numbers[None], scale[None, None]))
     viewed = x.reshape(*view.outer, view.rows, view.lanes)

@@ -11,7 +11,7 @@ These functions draw the same mask from a key:
 These give each entry its own hash, and 23 bits of it, with any key:
 
     draw_seeds          a whole array   the seeds of blocks, which need small probabilities
-    redraw_seeds        whole or part   seeds in a form that XLA fuses
+    redraw_by_23_bits   whole or part   seeds, and masks of keys of JAX, in a form that XLA fuses
     sample_each         a whole mask    entries that are kept with probabilities of their own
 
 With a key of JAX, all of them draw the bits of `jax.random.bernoulli`. Masks of a fast key follow
@@ -44,7 +44,7 @@ from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
 from .groups import BITS, draws_of_elements
-from .redraw import THRESHOLD_BITS, redraw_mask, redraw_seeds
+from .redraw import THRESHOLD_BITS, redraw_by_23_bits, redraw_mask, short_threshold
 from .sharding import drawn
 from .threefry import (
     FAST_ROUNDS,
@@ -122,7 +122,7 @@ def _fast_in_loop(
 ) -> jax.Array:
     """Returns the mask of `sample_mask` with a fast key; a small mask is hashed in a loop."""
     draws = draws_of_elements(words, like, None, like.shape, in_loop=True)
-    return draws < threshold >> np.uint32(THRESHOLD_BITS - BITS)
+    return draws < short_threshold(threshold)
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
@@ -201,7 +201,7 @@ def draw_seeds(
     key = check_key(key)
     if not can_hash_by_position(key, shape):
         return drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
-    seeds: jax.Array = _whole(redraw_seeds, key, keep_threshold(keep), shape, sharding)
+    seeds: jax.Array = _whole(redraw_by_23_bits, key, keep_threshold(keep), shape, sharding)
     return seeds
 
 

@@ -55,12 +55,12 @@ def redraw_mask(
         mask: jax.Array = _redraw.bind(*operands, rounds=rounds)
         return mask
     if rounds != FAST_ROUNDS:
-        return redraw_seeds(words, rounds, threshold, like, start, shape)
+        return redraw_by_23_bits(words, rounds, threshold, like, start, shape)
     draws = draws_of_elements(words, like, start, like.shape if shape is None else shape)
-    return draws < _count(threshold)
+    return draws < short_threshold(threshold)
 
 
-def redraw_seeds(
+def redraw_by_23_bits(
     words: Words,
     rounds: int,
     threshold: np.uint32 | jax.Array,
@@ -68,7 +68,10 @@ def redraw_seeds(
     start: tuple[Index, ...] | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> jax.Array:
-    """Returns the seeds of `draw_seeds`, as `redraw_mask` returns a mask."""
+    """Returns the seeds of `draw_seeds` with any key, and the mask of a key of JAX.
+
+    The arguments are those of `redraw_mask`.
+    """
     bits = random_bits(words, rounds, like, start, shape)
     return bits >> np.uint32(32 - THRESHOLD_BITS) < threshold
 
@@ -82,21 +85,21 @@ def _has_forms(rounds: int, like: jax.Array) -> bool:
     return like.ndim > 2
 
 
-def _count(threshold: np.uint32 | jax.Array) -> np.uint32 | jax.Array:
+def short_threshold(threshold: np.uint32 | jax.Array) -> np.uint32 | jax.Array:
     """Returns the threshold for the draws of a fast key, which have fewer bits."""
     return threshold >> np.uint32(THRESHOLD_BITS - BITS)
 
 
 def _each(like: jax.Array, words: jax.Array, threshold: jax.Array, *, rounds: int) -> jax.Array:
     if rounds != FAST_ROUNDS:
-        return redraw_seeds(words, rounds, threshold, like)
-    return draws_of_elements(words, like, None, like.shape) < _count(threshold)
+        return redraw_by_23_bits(words, rounds, threshold, like)
+    return draws_of_elements(words, like, None, like.shape) < short_threshold(threshold)
 
 
 def _packed(like: jax.Array, words: jax.Array, threshold: jax.Array, *, rounds: int) -> jax.Array:
     if rounds != FAST_ROUNDS:
-        return redraw_seeds(words, rounds, threshold, like)
-    return packed_mask(words, _count(threshold), like)
+        return redraw_by_23_bits(words, rounds, threshold, like)
+    return packed_mask(words, short_threshold(threshold), like)
 
 
 def _in_rows(like: jax.Array, words: jax.Array, threshold: jax.Array, *, rounds: int) -> jax.Array:
