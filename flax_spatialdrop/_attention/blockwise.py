@@ -34,13 +34,13 @@ def blockwise(
 
     On TPUs, Pallas kernels draw the same masks, and compute the same values up to rounding. They
     need float32 or bfloat16; 64, 128 or 256 features; 128 to about 130,000 queries and keys (with a
-    window, up to 2^25 / features queries); the default or highest precision; and a span of at most
-    128. They run on one device, inside of a `jax.shard_map` over all axes of the mesh, and on a
-    mesh whose axes are all explicit. On such a mesh, the queries must not be sharded, there must be
-    no bias, and if key and value have fewer heads than the query, their heads must be sharded as
-    its heads are. The kernels choose their own sizes of blocks. XLA's blocks compute the rest, also
-    the gradient of a bias. The kernels were compiled for TPU v5e, v5p and v6e, and interpreted on
-    CPUs; no TPU has run them.
+    window, up to 2^25 / features queries; with dropout, queries * keys <= 2^32); the default or
+    highest precision; and a span of at most 128. They run on one device, inside of a
+    `jax.shard_map` over all axes of the mesh, and on a mesh whose axes are all explicit. On such a
+    mesh, the queries must not be sharded, there must be no bias, and if key and value have fewer
+    heads than the query, their heads must be sharded as its heads are. The kernels choose their own
+    sizes of blocks. XLA's blocks compute the rest, also the gradient of a bias. The kernels were
+    compiled for TPU v5e, v5p and v6e, and interpreted on CPUs; no TPU has run them.
 
     Sums of products and the softmax are computed in float32 (float64 for float64). If a query may
     not attend to any key, its output and its gradients are 0; Flax returns the mean of all values.

@@ -36,10 +36,10 @@ _DEPTHS = (64, 128, 256)
 _SHORTEST = 128
 """The least length that is worth a kernel."""
 
-_MOST_RESIDENT = 2**22
+_MOST_RESIDENT = 2**21
 """The numbers in the gradient of the queries of a head that stay in vector memory."""
 
-_MOST_PIECES = 8
+_MOST_PIECES = 16
 """The most kernels of a backward pass, since each takes time to compile."""
 
 _MOST_STEPS = 2**14

@@ -412,6 +412,7 @@ def test_inside_of_a_shard_map_a_kernel_runs():
         ((2, 64, 2, 64), {}),
         ((1, 2**19 + 128, 1, 64), {"window": 100}),
         ((1, 2**18, 1, 64), {}),
+        ((1, 2**16 + 128, 1, 64), {"dropout_rng": FAST, "deterministic": False}),
         ((2, 128, 2, 64), {"precision": "high"}),
         ((2, 256, 2, 64), {"span": 129, "dropout_rng": KEY, "deterministic": False}),
     ],
@@ -431,6 +432,10 @@ def test_the_default_precision_of_jax(precision, number):
     with jax.default_matmul_precision(precision):
         assert kernels_in_program_for_tpu(f, q, q, q) == number
         before.lower(lowering_platforms=("tpu",))
+
+
+def test_the_longest_with_dropout():
+    assert takes_kernels((1, 2**16, 1, 64), {"dropout_rng": FAST, "deterministic": False})
 
 
 @pytest.mark.parametrize("options", [{"window": 1000}, {"window": (1000, 0), "is_causal": True}])
