@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from .._ops.block_mask import Blocks
-from .._random.redraw import redraw_by_23_bits, redraw_mask
+from .._random.redraw import redraw_mask
 from .._random.sharding import sharding_of_part
 from .._random.threefry import Index, Words
 from .._typing import Array
@@ -55,8 +55,8 @@ class MaskSource:
         sizes = (*shared, weights.shape[-2], columns)
         corner = row.astype(np.uint32), column.astype(np.uint32)
         start: tuple[Index, ...] = (*(np.uint32(0) for _ in shared), *corner)
-        redraw = redraw_by_23_bits if self.spans.long_axes else redraw_mask
-        draw = partial(redraw, self.words, self.rounds, self.threshold)
+        seeds = bool(self.spans.long_axes)
+        draw = partial(redraw_mask, self.words, self.rounds, self.threshold, seeds=seeds)
         if sizes == weights.shape:
             return draw(weights, start, self.spans.seed_shape)
         tile = jnp.zeros(sizes, bool, out_sharding=sharding_of_part(weights, sizes))

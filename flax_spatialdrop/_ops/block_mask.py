@@ -31,7 +31,7 @@ from .._checks import (
 from .._compat import assert_shape
 from .._noise_shape import axis_roles
 from .._random.mask import draw_seeds, keep_threshold, sample_sharded
-from .._random.redraw import redraw_by_23_bits
+from .._random.redraw import redraw_mask
 from .._random.threefry import can_hash_by_position, mark_as_used, rounds_of
 from .._rates import keep_probability
 from .._typing import DataFormat, Key, Rate, Shape
@@ -193,7 +193,8 @@ def _sample_by_devices(
         ]
         corner = tuple(index.astype(np.uint32) for index in first)
         like = jnp.zeros(sizes, bool)
-        no_seed = redraw_by_23_bits(words, rounds, threshold, like, corner, blocks.seed_shape)
+        draw_part = partial(redraw_mask, words, rounds, threshold, seeds=True)
+        no_seed = draw_part(like, corner, blocks.seed_shape)
         return lax.dynamic_slice(~dilate(~no_seed, blocks), [*map(jnp.subtract, start, first)], own)
 
     names = {name for entry in sharding.spec if entry for name in jax.tree.leaves(entry)}

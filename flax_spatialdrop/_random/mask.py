@@ -5,17 +5,17 @@ These functions draw the same mask from a key:
     function            draws           used for
     sample_mask         a whole mask    masks that are kept, with any key
     sample_sharded      a whole mask    masks of an input that is sharded over devices
-    redraw_mask         whole or part   masks that are drawn where they are applied, in both passes
+    redraw_mask         whole or part   masks that are drawn where they are applied, in both passes;
+                                        with `seeds`, those of `draw_seeds`
     mask_block          a part          users: it checks its arguments
 
 These give each entry its own hash, and 23 bits of it, with any key:
 
     draw_seeds          a whole array   the seeds of blocks, which need small probabilities
-    redraw_by_23_bits   whole or part   seeds, and masks of keys of JAX, in a form that XLA fuses
     sample_each         a whole mask    entries that are kept with probabilities of their own
 
 With a key of JAX, all of them draw the bits of `jax.random.bernoulli`. Masks of a fast key follow
-the equation in `groups`. The functions to draw again are in `redraw`.
+the equation in `groups`. `redraw_mask` is in `redraw`.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ from .._noise_shape import check_block_fits, check_shape
 from .._rates import keep_probability
 from .._typing import Array, Key, Rate, Shape
 from .groups import BITS, draws_of_elements
-from .redraw import THRESHOLD_BITS, redraw_by_23_bits, redraw_mask, short_threshold
+from .redraw import THRESHOLD_BITS, redraw_mask, short_threshold
 from .sharding import drawn
 from .threefry import (
     FAST_ROUNDS,
@@ -188,6 +188,9 @@ def keep_threshold(keep: np.float32 | jax.Array) -> np.uint32 | jax.Array:
     return jnp.ceil(count).astype(np.uint32)
 
 
+_redraw_seeds = partial(redraw_mask, seeds=True)
+
+
 def draw_seeds(
     key: Key,
     keep: np.float32 | jax.Array,
@@ -201,7 +204,7 @@ def draw_seeds(
     key = check_key(key)
     if not can_hash_by_position(key, shape):
         return drawn(partial(jax.random.bernoulli, key, keep, shape), sharding)
-    seeds: jax.Array = _whole(redraw_by_23_bits, key, keep_threshold(keep), shape, sharding)
+    seeds: jax.Array = _whole(_redraw_seeds, key, keep_threshold(keep), shape, sharding)
     return seeds
 
 

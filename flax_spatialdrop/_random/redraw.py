@@ -44,36 +44,21 @@ def redraw_mask(
     like: jax.Array,
     start: tuple[Index, ...] | None = None,
     shape: tuple[int, ...] | None = None,
+    *,
+    seeds: bool = False,
 ) -> jax.Array:
     """Returns the mask of `sample_mask` in the shape of `like`, in a form that XLA fuses.
 
     `words` are the two words of the key, and the threshold is that of its `drawn_rate`. With
-    `start` and `shape`, returns the part of a mask of `shape` that begins at `start`.
+    `start` and `shape`, returns the part of a mask of `shape` that begins at `start`. With `seeds`,
+    returns the seeds of `draw_seeds`, which have 23 bits of a hash of their own with any key.
     """
-    if start is None and isinstance(words, jax.Array) and _has_forms(rounds, like):
+    is_whole = start is None and not seeds and isinstance(words, jax.Array)
+    if is_whole and _has_forms(rounds, like):
         operands = vary_alike((jnp.zeros(like.shape, bool), words, jnp.asarray(threshold)))
         mask: jax.Array = _redraw.bind(*operands, rounds=rounds)
         return mask
-    if rounds != FAST_ROUNDS:
-        return redraw_by_23_bits(words, rounds, threshold, like, start, shape)
-    draws = draws_of_elements(words, like, start, like.shape if shape is None else shape)
-    return draws < short_threshold(threshold)
-
-
-def redraw_by_23_bits(
-    words: Words,
-    rounds: int,
-    threshold: np.uint32 | jax.Array,
-    like: jax.Array,
-    start: tuple[Index, ...] | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Returns the seeds of `draw_seeds` with any key, and the mask of a key of JAX.
-
-    The arguments are those of `redraw_mask`.
-    """
-    bits = random_bits(words, rounds, like, start, shape)
-    return bits >> np.uint32(32 - THRESHOLD_BITS) < threshold
+    return _each(like, words, threshold, rounds=rounds, start=start, shape=shape, seeds=seeds)
 
 
 def _has_forms(rounds: int, like: jax.Array) -> bool:
@@ -90,15 +75,26 @@ def short_threshold(threshold: np.uint32 | jax.Array) -> np.uint32 | jax.Array:
     return threshold >> np.uint32(THRESHOLD_BITS - BITS)
 
 
-def _each(like: jax.Array, words: jax.Array, threshold: jax.Array, *, rounds: int) -> jax.Array:
-    if rounds != FAST_ROUNDS:
-        return redraw_by_23_bits(words, rounds, threshold, like)
-    return draws_of_elements(words, like, None, like.shape) < short_threshold(threshold)
+def _each(
+    like: jax.Array,
+    words: Words,
+    threshold: np.uint32 | jax.Array,
+    *,
+    rounds: int,
+    start: tuple[Index, ...] | None = None,
+    shape: tuple[int, ...] | None = None,
+    seeds: bool = False,
+) -> jax.Array:
+    shape = like.shape if shape is None else shape
+    if seeds or rounds != FAST_ROUNDS:
+        bits = random_bits(words, rounds, like, start, shape)
+        return bits >> np.uint32(32 - THRESHOLD_BITS) < threshold
+    return draws_of_elements(words, like, start, shape) < short_threshold(threshold)
 
 
 def _packed(like: jax.Array, words: jax.Array, threshold: jax.Array, *, rounds: int) -> jax.Array:
     if rounds != FAST_ROUNDS:
-        return redraw_by_23_bits(words, rounds, threshold, like)
+        return _each(like, words, threshold, rounds=rounds)
     return packed_mask(words, short_threshold(threshold), like)
 
 

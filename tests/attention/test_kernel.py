@@ -25,7 +25,7 @@ from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
 from flax_spatialdrop._attention.tiling import tile_axis
 from flax_spatialdrop._ops.block_mask import Blocks
 from flax_spatialdrop._random.mask import keep_threshold
-from flax_spatialdrop._random.redraw import redraw_by_23_bits
+from flax_spatialdrop._random.redraw import redraw_mask
 from flax_spatialdrop._random.threefry import rounds_of
 from flax_spatialdrop.linen import blockwise_attention
 
@@ -228,7 +228,7 @@ def test_the_mask_of_spans(monkeypatch, key, span, noise_shape, head):
     words, threshold = jax.random.key_data(key), keep_threshold(np.float32(keep))
     like, start = jnp.zeros((1, 1, queries, seeds)), (np.uint32(head), *[np.uint32(0)] * 3)
     seed_shape = (*noise_shape[:-1], seeds)
-    no_seed = redraw_by_23_bits(words, rounds_of(key), threshold, like, start, seed_shape)
+    no_seed = redraw_mask(words, rounds_of(key), threshold, like, start, seed_shape, seeds=True)
     expected = np.ones((queries, keys), bool)
     for query, first in np.argwhere(~np.asarray(no_seed[0, 0])):
         expected[query, first : first + span] = False
