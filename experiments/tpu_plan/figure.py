@@ -52,9 +52,10 @@ def _added(ax: Axes, plans: list[Plan]) -> None:
 
 
 def _memory(ax: Axes, plans: list[Plan]) -> None:
-    """Draws each network without dropout, and with its last regularizer."""
-    rows = [row for plan in plans for row in _shown(plan)]
-    names = [f"{row.config}: {row.arm}" for row in rows]
+    """Draws each network without and with the dropout of the left panel, if it has a part there."""
+    arms = {(config, arm) for config, arm, _ in on_slices(plans)}
+    rows = [row for plan in plans for row in _pair(plan, arms)]
+    names = [f"{row.config} on {row.topology}: {row.arm}" for row in rows]
     left = [0.0] * len(rows)
     for part in PARTS:
         shares = [100 * row.memory[part] / row.peak for row in rows]
@@ -70,11 +71,15 @@ def _memory(ax: Axes, plans: list[Plan]) -> None:
     ax.set_title("Peak memory of a chip")
 
 
-def _shown(plan: Plan) -> list[Row]:
-    """Returns two rows of the slice with most programs."""
-    slices: dict[str, list[Row]] = {}
+def _pair(plan: Plan, arms: set[tuple[str, str]]) -> list[Row]:
+    """Returns a row with dropout, and the one it is compared to before it.
+
+    They are of the slice with most programs. A row of `arms` is preferred.
+    """
+    slices: dict[str, dict[str, Row]] = {}
     for row in ordered(plan.rows):
         if not row.failure and not row.arm.startswith("Flax"):
-            slices.setdefault(row.topology, []).append(row)
-    rows = max(slices.values(), key=len, default=[])
-    return [rows[0], rows[-1]] if len(rows) > 1 else rows
+            slices.setdefault(row.topology, {})[row.arm] = row
+    rows = max(slices.values(), key=len, default={})
+    pairs = [[rows[row.compared_to], row] for row in rows.values() if row.compared_to is not None]
+    return min(pairs, key=lambda pair: (pair[1].config, pair[1].arm) not in arms, default=[])

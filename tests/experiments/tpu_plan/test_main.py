@@ -143,11 +143,18 @@ def slices():
 
 
 def test_both_panels_of_the_figure():
-    left, right = figure.draw([slices()]).axes
+    plan, peak = slices(), dict.fromkeys(PARTS, 2**20)
+    others = [("CNN none", None), ("CNN all", "CNN none"), ("last", "none")]
+    plan.rows += [
+        Row("net", "v5e:4x4", 16, 1, arm, compared, peak, 9e6, 1e6) for arm, compared in others
+    ]
+    left, right = figure.draw([plan]).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["net on v5p:\nall"]
     added = [bar.get_width() for bar in left.patches]  # of 16 chips, then of 256
     assert added == pytest.approx([0.2, 0.3])
     assert len(right.patches) == 2 * len(PARTS)
+    names = ["net on v5e:4x4: none", "net on v5e:4x4: all"]  # those of the left panel
+    assert [label.get_text() for label in right.get_yticklabels()] == names
 
 
 def test_a_table_compares_slices_of_one_kind_of_chips():
