@@ -255,6 +255,11 @@ def body(results: dict[str, Any]) -> list[str]:
     return lines + _cost(results)
 
 
+def has_differences(results: dict[str, Any]) -> bool:
+    """Whether a regularizer is compared to a network without it."""
+    return any(one["compared_to"] for one in results["regularizers"].values())
+
+
 def legend(results: dict[str, Any]) -> str:
     """Explains the numbers of the table."""
     metric = Metric(**results["metric"])

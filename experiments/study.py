@@ -89,7 +89,9 @@ def show(study: dict[str, Any], console: Console) -> None:
 def markdown(study: dict[str, Any]) -> str:
     """Returns the report as Markdown: the differences, then each condition."""
     conditions = study["conditions"]
-    lines = [*report.heading(study), *dict.fromkeys(map(report.legend, conditions.values())), ""]
+    compared = [results for results in conditions.values() if report.has_differences(results)]
+    legends = dict.fromkeys(map(report.legend, compared or conditions.values()))
+    lines = [*report.heading(study), *legends, ""]
     for table in differences(study):
         lines += [f"{table.title}:", "", *table.markdown(), ""]
     lines += [line for sentence in _missing(study) for line in (f"- {sentence}", "")]

@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
         may have size 1 or be left out.
       window: a pair (left, right): query i attends only to keys i - left to i + right. None does
         not limit a side. One number stands for both sides, as in `jax.nn.dot_product_attention`.
-        With is_causal, (n - 1, 0) is a sliding window of n keys.
+        (n - 1, 0) is a causal sliding window of n keys.
       soft_cap: a number above 0 that limits the scores, as in Gemma 2: soft_cap * tanh(scores /
         soft_cap). The scores are query key^T / sqrt(depth); the bias is added after, and the mask
         is applied last.
@@ -186,7 +186,10 @@ def _check_shapes(query: Array, key: Array, value: Array, grouped: bool) -> None
     heads = query.shape[-2]
     others = {key.shape[-2], value.shape[-2]} - {heads}
     if others and not grouped:
-        raise ValueError(f"query, key and value must have the same number of heads: got {shapes}")
+        raise ValueError(
+            f"query, key and value must have the same number of heads: got {shapes}; "
+            "blockwise_attention takes fewer heads of key and value"
+        )
     if any(own == 0 or heads % own != 0 for own in others):
         raise ValueError(f"the heads of key and of value must divide those of query: got {shapes}")
 
@@ -218,7 +221,7 @@ def _segments(ids: Any, shape: Shape) -> tuple[Array, Array] | None:
         return None
     *batch, _, queries, keys = shape
     if is_sequence(ids):
-        if len(ids) != 2:
+        if len(ids) != 2 or any(map(is_sequence, ids)):
             raise ValueError(
                 "segment_ids must be an array, or a pair of arrays for queries and keys: "
                 f"got {shown(ids)}"
@@ -264,11 +267,11 @@ def _sides(window: Any, shape: Shape) -> Sides:
     known = all(side is None or is_whole(side) for side in sides)
     if len(sides) != 2 or not known:
         raise (ValueError if known else TypeError)(
-            "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
-            f"got {shown(window)}"
+            "window must be None, an integer, or a pair (left, right) of integers or None, known "
+            f"when tracing: got {shown(window)}"
         )
     checked = [
-        None if side is None else check_whole(side, "window", least=0, unit="keys")
+        None if side is None else check_whole(side, "each side of window", least=0, unit="keys")
         for side in sides
     ]
     *_, queries, keys = shape

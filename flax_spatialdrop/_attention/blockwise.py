@@ -46,8 +46,9 @@ def blockwise(
     not attend to any key, its output and its gradients are 0; Flax returns the mean of all values.
     Blocks that are hidden completely are skipped. `is_causal`, `window` and a `mask` hide blocks,
     but the mask must be a NumPy array, or shared by the whole batch and all heads. So with a
-    window, time grows with the length and not with its square. Only reverse mode can differentiate
-    the function; if blocks are skipped, only once.
+    window, time grows with the length and not with its square. Derivatives are in reverse mode:
+    `jax.jvp` of the function fails. `jax.hessian` works, and `jax.grad` of `jax.grad` does if no
+    blocks are skipped.
 
     Args:
       bias: an array that is added before the softmax and broadcasts to [*batch, heads, queries,

@@ -41,7 +41,8 @@ WHO = {
 GROUPED = ("heads", "no heads")
 GROUPED_MESSAGE = (
     "query, key and value must have the same number of heads: "
-    "got query.shape={}, key.shape={} and value.shape={}"
+    "got query.shape={}, key.shape={} and value.shape={}; "
+    "blockwise_attention takes fewer heads of key and value"
 )
 
 

@@ -115,6 +115,22 @@ def test_second_derivatives_are_those_of_fused_attention():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
+def test_the_hessian_with_skipped_blocks_and_that_the_gradient_of_a_gradient_fails():
+    q, k, v = (a[:1, :, :1, :4] for a in QKV)
+    causal = jnp.tril(jnp.ones((q.shape[1], k.shape[1]), bool))[None, None]
+
+    def loss_of(attention, **options):
+        return lambda scale: (attention(scale * q, k, v, **options) ** 2).sum()
+
+    blocks = {"query_block_size": 2, "key_block_size": 2}
+    ours = loss_of(blockwise_attention, is_causal=True, **blocks)
+    expected = jax.hessian(loss_of(dot_product_attention, mask=causal))(1.5)
+    assert abs(expected) > 1e-2
+    np.testing.assert_allclose(jax.jit(jax.hessian(ours))(1.5), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.grad(jax.grad(ours))(1.5)
+
+
 def test_without_jit_for_debugging():
     qkv = tuple(a[:1, :3] for a in QKV)
     expected, _ = jax.jit(functools.partial(run, is_causal=True))(qkv, clone(KEY))

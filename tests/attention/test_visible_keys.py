@@ -344,6 +344,12 @@ BAD = {
         ValueError,
         "segment_ids must be an array, or a pair of arrays for queries and keys: got (1, 2, 3)",
     ),
+    "two lists": (
+        {"segment_ids": [[1, 1], [2, 2]]},
+        ValueError,
+        "segment_ids must be an array, or a pair of arrays for queries and keys: "
+        "got [[1, 1], [2, 2]]",
+    ),
     "pair swapped": (
         {"segment_ids": (OF_KEYS, OF_QUERIES)},
         ValueError,
@@ -377,25 +383,25 @@ BAD = {
     "window below 0": (
         {"window": (2, -1)},
         ValueError,
-        "window must be at least 0 keys: got -1",
+        "each side of window must be at least 0 keys: got -1",
     ),
     "half a window": (
         {"window": 2.5},
         TypeError,
-        "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
-        "got 2.5",
+        "window must be None, an integer, or a pair (left, right) of integers or None, known "
+        "when tracing: got 2.5",
     ),
     "an array as a pair": (
         {"window": jnp.array([1, 0])},
         TypeError,
-        "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
-        "got an array of shape (2,) and dtype int32",
+        "window must be None, an integer, or a pair (left, right) of integers or None, known "
+        "when tracing: got an array of shape (2,) and dtype int32",
     ),
     "three sides": (
         {"window": (1, 2, 3)},
         ValueError,
-        "window must be None, a number of keys, or a pair (left, right) of them, as integers: "
-        "got (1, 2, 3)",
+        "window must be None, an integer, or a pair (left, right) of integers or None, known "
+        "when tracing: got (1, 2, 3)",
     ),
     "no cap": (
         {"soft_cap": 0},

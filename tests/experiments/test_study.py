@@ -139,8 +139,11 @@ def test_the_report_has_the_differences_then_each_condition(two, capsys):
     out = capsys.readouterr().out
     assert "+5.50 ± 6.35" in out
     assert out.endswith("Results are missing for many, all.\n")
-    for results in two["conditions"].values():
-        del results["regularizers"]["Dropout"]
+    del two["conditions"]["many"]["regularizers"]["Dropout"]
+    text = study.markdown(two)
+    assert text.count("Rates are chosen on validation data") == 1
+    assert "Differences are to none" in text
+    del two["conditions"]["few"]["regularizers"]["Dropout"]
     assert study.differences(two) == []
 
 
