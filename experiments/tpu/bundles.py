@@ -19,14 +19,14 @@ from typing import NamedTuple
 MOST_TRIPS = 2**20
 """Loops that are longer count as loops of unknown length."""
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(\w\w)?\s*: ")
-_DEFINITION = re.compile(r"(%\w+) = ([a-z][\w.]*) (.*?)(?= /\*|  ;;| \}|$)")
+_DEFINITION = re.compile(r"(%\w+) = ([a-z][\w.]*)(?: (?![ }/]))?(.*?)(?= /\*|  ;;| \}|$)")
 _BRANCH = re.compile(r"sbr\.rel \((!?%\w+)\) target = \$region(\d+)")
 _START = re.compile(r"Start(?:/End empty)? region (\d+)")
 _SPILL = re.compile(r"sst (\[smem:\[#\w+_spill\]\]) (%\w+)")
 _BINARY: dict[str, Callable[[int, int], int]] = {
     "sadd.s32": operator.add,
     "ssub.s32": operator.sub,
-    "smul.u32": operator.mul,
+    "smul": operator.mul,
     "pnand": lambda a, b: not (a and b),
     "pand": lambda a, b: a and b,
     "por": lambda a, b: a or b,
@@ -54,16 +54,15 @@ class _Branch(NamedTuple):
 class _Loop(NamedTuple):
     start: int
     end: int
-    counter: str
-    trips: tuple[int, ...]
-    """The values of the counter, empty if they are unknown."""
+    trips: list[dict[str, int | None]]
+    """The scalars that the loop carries, in each iteration; empty if its length is unknown."""
 
 
 def count(text: str) -> Count:
     """Returns the bundles of a schedule, each as often as the chip issues it.
 
     Waits for memory and for other chips are not in a schedule. Where a condition depends on
-    anything but the counter of a loop, both sides count.
+    anything but scalars that a loop carries, both sides count.
     """
     lines = [line for line in text.splitlines() if _BUNDLE.match(line)]
     if not lines:
@@ -77,7 +76,14 @@ def count(text: str) -> Count:
     ]
     # The last branch back to a bundle ends its loop.
     ends = {branch.target: branch for branch in branches if branch.target <= branch.place}
-    loops = [_Loop(start, end.place, *_trips(values, end.predicate)) for start, end in ends.items()]
+    loops: list[_Loop] = []
+    for start, end in ends.items():
+        inside = [each.predicate for each in branches if start <= each.place <= end.place]
+        inner = [other for other in ends if start < other <= end.place]
+        own = set(range(start, end.place + 1))
+        own -= {place for other in inner for place in range(other, ends[other].place + 1)}
+        carried = values.carried(inside, own)
+        loops.append(_Loop(start, end.place, _trips(values, end.predicate, carried)))
     times = [1.0] * len(lines)
     for loop in loops:
         for place in range(loop.start, loop.end + 1):
@@ -94,11 +100,12 @@ class _Values:
     """Computes predicates and scalars of a schedule from the counters of its loops."""
 
     def __init__(self, lines: list[str]) -> None:
-        self.definitions = {
-            name: (kind, _operands(operands))
-            for line in lines
-            for name, kind, operands in _DEFINITION.findall(line)
-        }
+        self.definitions: dict[str, tuple[str, list[str]]] = {}
+        self.places: dict[str, int] = {}
+        for place, line in enumerate(lines):
+            for name, kind, operands in _DEFINITION.findall(line):
+                self.definitions[name] = kind.removesuffix(".u32"), _operands(operands)
+                self.places[name] = place
         stored: dict[str, set[str]] = {}  # the scalars that a schedule keeps in memory for later
         for line in lines:
             for slot, name in _SPILL.findall(line):
@@ -121,6 +128,9 @@ class _Values:
         kind, operands = self.definitions.get(word, ("", []))
         if kind == "sld":
             return self.get(self.spilled.get(operands[0], ""), known)
+        if kind == "smov" and len(operands) == 3:  # (condition, else), then
+            is_then = self.get(operands[0], known)
+            return None if is_then is None else self.get(operands[2 if is_then else 1], known)
         if len(operands) == 1 and kind in ("smov", "pmov", "pneg"):
             value = self.get(operands[0], known)
             return not value if kind == "pneg" and value is not None else value
@@ -134,28 +144,29 @@ class _Values:
             return decides != (kind == "pnand") if decides in sides else None
         return _BINARY[kind](a, b)
 
-    def counters(self, word: str) -> list[str]:
-        """Returns the names of the loops' counters that an operand depends on."""
-        found: list[str] = []
-        waiting, seen = [word.lstrip("!")], set()
+    def carried(self, words: list[str], places: set[int]) -> dict[str, list[str]]:
+        """Returns the scalars at these places that a loop carries and that operands depend on.
+
+        Each has two operands: its first value, and the one of the following trip.
+        """
+        found: dict[str, list[str]] = {}
+        waiting, seen = list(words), set()
         while waiting:
-            word = waiting.pop()
+            word = waiting.pop().lstrip("!")
             if word in seen:
                 continue
             seen.add(word)
             kind, operands = self.definitions.get(word, ("", []))
-            if kind == "sphi":
-                found.append(word)
-            elif kind == "sld":
-                waiting.append(self.spilled.get(operands[0], ""))
-            else:
-                waiting += [operand.lstrip("!") for operand in operands]
+            if kind == "sphi" and len(operands) == 2 and self.places[word] in places:
+                found[word] = operands
+            waiting += [self.spilled.get(operands[0], "")] if kind == "sld" else operands
         return found
 
 
 def _operands(text: str) -> list[str]:
     """Returns the operands of a definition, without the predicate under which it is done."""
-    return [word.strip() for word in re.sub(r"^\(!?%\w+\),? ?", "", text).split(",")]
+    without = re.sub(r"^\(!?%\w+\),? ?", "", text)
+    return [word.strip(" ()") for word in without.split(",")]
 
 
 def _number(word: str) -> int | None:
@@ -174,28 +185,27 @@ def _regions(lines: list[str]) -> dict[str, int]:
     return starts
 
 
-def _trips(values: _Values, predicate: str) -> tuple[str, tuple[int, ...]]:
-    """Returns the counter that ends a loop, and its value in each iteration."""
-    for counter in values.counters(predicate):
-        _, (first, following) = values.definitions[counter]
-        value = values.get(first, {})
-        found: list[int] = []
-        while value is not None and len(found) < MOST_TRIPS:
-            found.append(value)
-            stays = values.get(predicate, {counter: value})
-            if stays is None:
-                break
-            if not stays:
-                return counter, tuple(found)
-            value = values.get(following, {counter: value})
-    return "", ()
+def _trips(
+    values: _Values, predicate: str, carried: dict[str, list[str]]
+) -> list[dict[str, int | None]]:
+    """Returns the scalars that a loop carries at the start of each trip, [] if they are unknown."""
+    state = {name: values.get(first, {}) for name, (first, _) in carried.items()}
+    trips: list[dict[str, int | None]] = []
+    while len(trips) < MOST_TRIPS:
+        trips.append(state)
+        known = dict(state)
+        stays = values.get(predicate, known)
+        if not stays:
+            return [] if stays is None else trips
+        state = {name: values.get(following, known) for name, (_, following) in carried.items()}
+    return []
 
 
 def _share_taken(values: _Values, branch: _Branch, loops: list[_Loop]) -> float:
     """Returns how often a branch is taken, as a share of how often the chip comes to it."""
     around = [loop for loop in loops if loop.start <= branch.place <= loop.end and loop.trips]
     for loop in sorted(around, key=lambda loop: loop.end - loop.start):
-        taken = [values.get(branch.predicate, {loop.counter: value}) for value in loop.trips]
+        taken = [values.get(branch.predicate, dict(state)) for state in loop.trips]
         if None not in taken:
             return sum(map(bool, taken)) / len(taken)
     return 0.0

@@ -38,6 +38,14 @@ def test_a_bundle_counts_as_often_as_the_chip_issues_it():
     always, working = 0xD - 0x3 + 1 - 3, 3
     expected = 3 + TRIPS * always + WORKING * working + 2
     assert bundles.count(PIPELINED) == (expected, 0)
+    assert bundles.count(PIPELINED.replace("smov", "smov.u32")) == (expected, 0)  # libtpu 0.0.51
+
+
+def test_a_condition_may_depend_on_a_counter_that_wraps_around():
+    """It counts to 31 and begins again, so it is 0 in 2 of 42 iterations."""
+    text = PIPELINED.replace("pnand %p1272_p0, %p120_p2", "scmp.ne.s32.totalorder %s1641_s11, 0")
+    always, working = 0xD - 0x3 + 1 - 3, 3
+    assert bundles.count(text) == (pytest.approx(3 + TRIPS * always + 2 * working + 2), 0)
 
 
 def test_a_counter_may_lie_in_memory_for_a_while():
@@ -96,6 +104,36 @@ def test_a_loop_inside_of_a_loop_runs_in_each_iteration():
    0x8   : > { %222"""
     text = PIPELINED.replace("   0x8   : > { %222", inner)
     assert bundles.count(text).cycles == bundles.count(PIPELINED).cycles + WORKING * 5 * 3
+
+
+def test_an_instruction_may_have_no_operands():
+    text = PIPELINED.replace("%s1645_s12 = sphi", "%v9_v9 = vlaneseq  ;;  %s1645_s12 = sphi")
+    assert bundles.count(text) == bundles.count(PIPELINED)
+
+
+def nested(condition, limit="10"):
+    """A loop inside of a loop, with a bundle that is skipped if the condition holds."""
+    inner = f"""\
+   0x8 LB: >> {{ %s2_s2 = sphi %s1657_s6, %s3_s3 }} /* Start region 400 */
+   0x8   : >> {{ %p10_p10 = {condition} }}
+   0x8   : >> {{ %12 = sbr.rel (%p10_p10) target = $region401 }}
+   0x8   : >> {{ %13 = vst [vmem:[%s1703_s20] sm:$0xff] /*vst_source=*/%v218_v0 }}
+   0x8   : >> {{ %s3_s3 = sadd.s32 2, %s2_s2 }} /* Start region 401 */
+   0x8   : >> {{ %p9_p9 = scmp.lt.s32.totalorder %s3_s3, {limit} }}
+   0x8   : > {{ %11 = sbr.rel (%p9_p9) target = $region400 }}
+   0x8   : > {{ %222"""
+    return PIPELINED.replace("   0x8   : > { %222", inner)
+
+
+def test_a_condition_inside_of_a_loop_may_depend_on_the_loop_around():
+    text = nested("scmp.lt.s32.totalorder %s1645_s12, 21")  # in half of the iterations around
+    expected = bundles.count(PIPELINED).cycles + WORKING * 5 * (6 + 1 / 2)
+    assert bundles.count(text) == (pytest.approx(expected), 0)
+
+
+def test_a_loop_that_the_loop_around_bounds_counts_once():
+    text = nested("scmp.lt.s32.totalorder %s2_s2, 4", limit="%s1645_s12")
+    assert bundles.count(text) == (bundles.count(PIPELINED).cycles + WORKING * 7, 1)
 
 
 def test_a_text_without_bundles_is_refused():
