@@ -19,6 +19,7 @@ from ..interrupt import INTERRUPTED, deferred_interrupt, leave, leave_at_ctrl_c
 if __name__ == "__main__":
     leave_at_ctrl_c("Interrupted before the first row.")  # the imports below take seconds
 
+import importlib.metadata
 import itertools
 import re
 import tempfile
@@ -170,8 +171,9 @@ def compiled_for(device: str, only: re.Pattern[str]) -> tuple[Results, Iterator[
             for case in found:
                 yield from tpu.measure(case, target)
 
-    stem = device.replace(":", "-")
-    return Results.start(stem, f"TPU {topology}, compiled for and not run"), records()
+    results = Results.start(device.replace(":", "-"), f"TPU {topology}, compiled for and not run")
+    results.versions["libtpu"] = importlib.metadata.version("libtpu")  # the compiler
+    return results, records()
 
 
 def matching(only: re.Pattern[str], found: Iterable[Case]) -> Iterator[Case]:
