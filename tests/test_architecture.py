@@ -97,9 +97,9 @@ def test_only_one_file_draws_masks_and_one_noise():
     assert files_with("random.randint") == {"cutout", "spans"}
     assert files_with("jax.random.bits, ") == {"subset"}
     assert files_with("random_bits") == {"noise", "redraw", "threefry"}
-    assert files_with("hash_words(") == {"groups", "kernel_tile", "threefry"}
+    assert files_with("hash_words(") == {"groups", "kernel_draws", "threefry"}
     assert files_with("hash_in_loop(") == {"groups", "threefry"}
-    assert files_with("draws_of_groups(") == {"groups", "kernel", "kernel_tile"}
+    assert files_with("draws_of_groups(") == {"groups", "kernel"}
 
 
 def test_only_one_file_knows_versions_and_what_is_not_public():

@@ -220,7 +220,9 @@ class WeightsDropped(AttentionDropout):
 
         def scaled(value: jax.Array) -> jax.Array:
             if not self.spans.long_axes:
-                return times(value, scale_of(keep_probability(self._drawn_rate())))
+                keep = keep_probability(self._drawn_rate())
+                # At a rate of 1 a kernel keeps a weight now and then.
+                return times(value, scale_of(keep) * (keep > 0).astype(jnp.float32))
             return times(value, _from_keys(self._scale_of_spans()))
 
         # The backward pass draws each mask again, so it keeps only the words of the key.

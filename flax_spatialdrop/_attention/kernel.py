@@ -8,16 +8,22 @@ A kernel copies tiles to the vector memory of a chip, and computes their weights
                 queries, a kernel runs for each piece of them.
 
 Tiles that a window hides have no step. A tile that a mask or segments hide is skipped when its step
-comes. Lengths are padded to whole blocks, and the padding is hidden. Both passes draw a tile of the
-mask of dropout from the words of the key and its position. The four weights of a group share a hash
-(see `groups`), and lie at the same place of four registers. Each seed of a span has a hash.
+comes. Lengths are padded to whole blocks, and the padding is hidden. Both passes draw the mask of
+dropout from the words of the key and the positions of weights.
 
-Here is what the passes compute. `kernel_call` has the operands and the grid of a kernel, and
-`kernel_tile` the scores and the mask of a tile.
+A loop goes through a tile in parts. With dropout, the vector units are the limit. So while the loop
+uses a part, it draws the next one, and in the forward pass scores it: the compiler can overlap the
+units.
+
+    kernel           what the passes compute
+    kernel_blocks    how they divide their work
+    kernel_call      the operands and the grid of a kernel
+    kernel_tile      the scores and the products of a tile
+    kernel_draws     the mask of dropout of a part
 """
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -27,8 +33,9 @@ from jax import lax
 
 from .._checks import is_symbolic
 from .._compat import pallas
+from .kernel_blocks import LANES, LONGEST_SPAN, tiles_of
 from .kernel_call import Call, Places
-from .kernel_tile import LANES, LONGEST_SPAN, Tile, precision_in_kernel, tiles_of
+from .kernel_tile import Tile, precision_in_kernel
 from .tile import Operands, TilePlan
 from .tiling import in_reach
 
@@ -84,6 +91,8 @@ def forward(
     call.add_scratch("largest", (queries.size, LANES))
     call.add_scratch("totals", (queries.size, LANES))
     call.add_scratch("sums", (queries.size, features))
+    call.add_scratch("scores", (call.tiles.part_size, call.tiles.keys.size))
+    call.add_scratch("tops", (call.tiles.part_size, LANES))
     y, log_sums = call.run(_forward_step, "attention_forward", interpret=interpret)
     y = jnp.swapaxes(y[..., : queries.length, :], -2, -3)
     return y, log_sums[..., 0, : queries.length]
@@ -141,6 +150,7 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
     pl, _ = pallas()
     refs, minus_infinity = tile.refs, -np.float32(np.inf)
     largest, totals, sums = refs["largest"], refs["totals"], refs["sums"]
+    scores, tops = refs["scores"], refs["tops"]
 
     def start() -> None:
         largest[...] = jnp.full_like(largest, minus_infinity)
@@ -149,32 +159,46 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
 
     pl.when(is_first)(start)
 
-    def add(rows: slice, scores: jax.Array) -> None:
-        old, kept = largest[rows, :], tile.kept(rows)
-        new = jnp.maximum(old, scores.max(-1, keepdims=True))
+    tiles, draws, last = tile.tiles, tile.draws, np.int32(tile.tiles.parts - 1)
+
+    def score(part: Any, columns: slice) -> None:
+        found, _ = tile.scores(tile.rows(part), columns)
+        scores[:, columns] = found
+        starts = range(0, found.shape[1], LANES)
+        top = reduce(jnp.maximum, [found[:, start : start + LANES] for start in starts])
+        tops[...] = top if columns.start == 0 else jnp.maximum(tops[...], top)
+
+    def score_first() -> None:
+        for columns in tiles.columns:
+            score(np.int32(0), columns)
+
+    def use(part: jax.Array) -> None:
+        rows = tile.rows(part)
+        if draws is None:
+            score(part, tiles.columns[0])
+        old = largest[rows, :]
+        new = jnp.maximum(old, tops[...].max(-1, keepdims=True))
         reference = jnp.where(new == minus_infinity, np.float32(0), new)
         faded = jnp.exp(old - reference)
-        total, pieces = totals[rows, :] * faded, []
-        for n, column in enumerate(range(0, scores.shape[1], LANES)):
-            weights = jnp.exp(scores[:, column : column + LANES] - reference)
-            total = total + weights
-            weights = weights if kept is None else jnp.where(kept[n], weights, np.float32(0))
-            pieces.append(weights)
-        weights = jnp.concatenate(pieces, 1).astype(refs["value"].dtype)
-        added = tile.product(weights, refs["value"][...], 1, 0)
+        total, added = totals[rows, :] * faded, []
+        for columns in tiles.columns:
+            kept = None if draws is None else draws.kept(columns)
+            pieces = []
+            for n, start in enumerate(range(columns.start, columns.stop, LANES)):
+                weights = jnp.exp(scores[:, start : start + LANES] - reference)
+                total = total + weights
+                weights = weights if kept is None else jnp.where(kept[n], weights, np.float32(0))
+                pieces.append(weights)
+            weights = jnp.concatenate(pieces, 1).astype(refs["value"].dtype)
+            added.append(tile.product(weights, refs["value"][columns, :], 1, 0))
+            if draws is not None:
+                next_part = part + np.int32(1)
+                score(jnp.minimum(next_part, last), columns)  # the last part's again, for nothing
+                draws.write(next_part, columns)  # the next tile's first after the last part
         largest[rows, :], totals[rows, :] = new, total
-        sums[rows, :] = sums[rows, :] * faded[:, :1] + added
+        sums[rows, :] = sums[rows, :] * faded[:, :1] + reduce(jnp.add, added)
 
-    def add_all() -> None:
-        parts = tile.tiles.parts
-        scores, _ = tile.scores(parts[0])
-        for n, rows in enumerate(parts):
-            # The matrix units compute the next scores while the vector units draw.
-            following = tile.scores(parts[n + 1])[0] if n + 1 < len(parts) else scores
-            add(rows, scores)
-            scores = following
-
-    tile.when_shown(add_all)
+    tile.compute(use, None if draws is None else score_first)
 
     def write() -> None:
         total = totals[...].sum(-1, keepdims=True)
@@ -207,29 +231,35 @@ def _backward_step(first: int, tile: Tile, is_first: jax.Array, is_last: jax.Arr
 
     pl.when(is_first)(start)
 
-    def add(rows: slice) -> None:
-        query, d_y, kept = refs["query"][rows, :], refs["d_y"][rows, :], tile.kept(rows)
+    tiles, draws = tile.tiles, tile.draws
+
+    def use(part: jax.Array) -> None:
+        rows, by_keys = tile.rows(part), []
+        query, d_y = refs["query"][rows, :], refs["d_y"][rows, :]
         log_sums, deltas = (refs[name][0, rows][:, None] for name in ("log_sums", "deltas"))
-        scores, slope = tile.scores(rows)
-        weights = jnp.exp(scores - log_sums)
-        dropped, d_weights = weights, tile.product(d_y, refs["value"][...], 1, 1)
-        if kept is not None:
-            mask = jnp.concatenate(kept, 1)
-            dropped, d_weights = (jnp.where(mask, a, np.float32(0)) for a in (weights, d_weights))
-        d_scores = weights * (d_weights - deltas)
-        d_scores = d_scores if slope is None else d_scores * slope
-        dropped, d_scores = dropped.astype(d_y.dtype), d_scores.astype(query.dtype)
-        sum_value[...] += tile.product(dropped, d_y, 0, 0)
-        sum_key[...] += tile.product(d_scores, query, 0, 0)
-        row = tile.first_query + np.int32(rows.start - first * tile.tiles.queries.size)
-        here = pl.ds(pl.multiple_of(row, LANES), rows.stop - rows.start)
-        d_query[here, :] += tile.product(d_scores, refs["key"][...], 1, 0)
+        for columns in tiles.columns:
+            key, value = refs["key"][columns, :], refs["value"][columns, :]
+            scores, slope = tile.scores(rows, columns)
+            weights = jnp.exp(scores - log_sums)
+            dropped, d_weights = weights, tile.product(d_y, value, 1, 1)
+            if draws is not None:
+                mask = jnp.concatenate(draws.kept(columns), 1)
+                dropped, d_weights = (
+                    jnp.where(mask, a, np.float32(0)) for a in (weights, d_weights)
+                )
+            d_scores = weights * (d_weights - deltas)
+            d_scores = d_scores if slope is None else d_scores * slope
+            dropped, d_scores = dropped.astype(d_y.dtype), d_scores.astype(query.dtype)
+            sum_value[columns, :] += tile.product(dropped, d_y, 0, 0)
+            sum_key[columns, :] += tile.product(d_scores, query, 0, 0)
+            by_keys.append(tile.product(d_scores, key, 1, 0))
+            if draws is not None:
+                draws.write(part + np.int32(1), columns)
+        row = tile.first_query + rows.start - np.int32(first * tiles.queries.size)
+        here = pl.ds(pl.multiple_of(row, LANES), tiles.part_size)
+        d_query[here, :] += reduce(jnp.add, by_keys)
 
-    def add_all() -> None:
-        for rows in tile.tiles.parts:
-            add(rows)
-
-    tile.when_shown(add_all)
+    tile.compute(use)
 
     def write() -> None:
         refs["d_key"][...] = sum_key[...].astype(refs["d_key"].dtype)

@@ -11,7 +11,8 @@ from jax import lax
 from .._compat import pallas
 from .._random.redraw import short_threshold
 from .._typing import Array, Shape
-from .kernel_tile import Tile, Tiles
+from .kernel_blocks import Tiles
+from .kernel_tile import Tile
 from .tile import Operands
 from .tiling import Tiling, in_reach
 
@@ -64,6 +65,8 @@ class Call:
             numbers = (x.source.words[0], x.source.words[1], threshold, *places)
             of_heads = [jnp.broadcast_to(number, self.grid) for number in numbers]
             self.add("numbers", jnp.stack(of_heads, -1)[..., None, :], (1, len(numbers)), "SMEM")
+            self.add_scratch("draws", tiles.memory_shape, jnp.uint32)
+            self.add_scratch("is_drawn", (1,), jnp.int32, "SMEM")
 
     def _add_over_weights(self, name: str, array: Array) -> None:
         """Adds an array with the axes of the weights, each of their size or 1."""
@@ -96,10 +99,12 @@ class Call:
         shape = jax.eval_shape(lambda: jnp.broadcast_to(one, (*self.grid, *sizes)))
         self.results[name] = shape, self._spec(self.grid, axes, "VMEM")
 
-    def add_scratch(self, name: str, shape: Shape) -> None:
+    def add_scratch(
+        self, name: str, shape: Shape, dtype: Any = jnp.float32, memory: str = "VMEM"
+    ) -> None:
         """Adds an array that is kept from step to step."""
         _, pltpu = pallas()
-        self.scratch[name] = pltpu.VMEM(shape, jnp.float32)
+        self.scratch[name] = getattr(pltpu, memory)(shape, dtype)
 
     def _spec(self, own: Shape, axes: tuple[_Axis, _Axis], memory: str) -> Any:
         """Returns which block of an operand a step of the grid needs; `own` are its first axes."""
@@ -140,8 +145,11 @@ class Call:
         def kernel(steps: Any, *refs: Any) -> None:
             at = pl.program_id(len(self.grid))
             i, j, is_first, is_last, is_needed = (steps[row, at] for row in range(5))
+            next_step = jnp.minimum(at + np.int32(1), np.int32(steps.shape[1] - 1))
+            next_place = steps[0, next_step], steps[1, next_step]
             refs_by_name = dict(zip(names, refs, strict=True))
-            tile = Tile(self.tiles, refs_by_name, at, i, j, None if all_needed else is_needed != 0)
+            needed = None if all_needed else is_needed != 0
+            tile = Tile(self.tiles, refs_by_name, at, (i, j), next_place, needed)
             step(tile, is_first != 0, is_last != 0)
 
         grid_spec = pltpu.PrefetchScalarGridSpec(

@@ -29,6 +29,7 @@ Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of four rounds and of the next four
 _PARITY = np.uint32(0x1BD11BDA)
 FAST_ROUNDS = 13
+_TOP_BIT = np.uint32(2**31)
 _HALF = np.uint32(16)
 _LOW_HALF = np.uint32(0xFFFF)
 
@@ -92,22 +93,38 @@ def random_bits(
     return lax.bitwise_xor(*hash_words(words[0], words[1], high, low, rounds))
 
 
-@partial(jax.jit, static_argnums=4)  # so that it is traced only once for all layers
+@partial(jax.jit, static_argnums=(4, 5))  # so that it is traced only once for all layers
 def hash_words(
-    key0: jax.Array, key1: jax.Array, x0: Index, x1: Index, rounds: int
+    key0: jax.Array,
+    key1: jax.Array,
+    x0: Index,
+    x1: Index,
+    rounds: int,
+    top_flipped: bool = False,
+    start: Index | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns threefry-2x32 of the position x0 * 2^32 + x1, as two words.
 
+    With `start`, a scalar, the lower word of the position is start + x1. It is added to the key,
+    not to each element of x1.
+
+    With `top_flipped`, the top bit of both words is flipped: as signed integers they are then in
+    the order of the hash. This costs no operation, but the number of rounds must be 4 n + 1.
+
     This uses jax.lax, since operators of jax.numpy are slower to trace.
     """
+    assert not top_flipped or rounds % 4 == 1
     keys = (key0, key1, lax.bitwise_xor(lax.bitwise_xor(key0, key1), _PARITY))
-    x0, x1 = lax.add(x0, keys[0]), lax.add(x1, keys[1])
+    added = keys[1] if start is None else lax.add(keys[1], start)
+    x0, x1 = lax.add(x0, keys[0]), lax.add(x1, added)
     for done in range(1, rounds + 1):
         block, turn = divmod(done - 1, 4)
         x0, x1 = _round(x0, x1, np.uint32(_ROTATIONS[block % 2][turn]))
         if turn == 3:
-            x0 = lax.add(x0, keys[(block + 1) % 3])
-            x1 = lax.add(x1, lax.add(keys[(block + 2) % 3], np.uint32(block + 1)))
+            add0, add1 = keys[(block + 1) % 3], keys[(block + 2) % 3]
+            if top_flipped and done == rounds - 1:
+                add0 = lax.add(add0, _TOP_BIT)  # the last round takes it to both words
+            x0, x1 = lax.add(x0, add0), lax.add(x1, lax.add(add1, np.uint32(block + 1)))
     return x0, x1
 
 

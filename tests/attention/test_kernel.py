@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from flax_spatialdrop import fast_key, mask_block, sample_mask
 from flax_spatialdrop._apply import CHECKPOINT_NAME
-from flax_spatialdrop._attention import blockwise, choice, flash, kernel, kernel_tile
+from flax_spatialdrop._attention import blockwise, choice, flash, kernel, kernel_blocks
 from flax_spatialdrop._attention.kernel_call import Call
 from flax_spatialdrop._attention.tile import MaskSource, Operands, TilePlan
 from flax_spatialdrop._attention.tiling import tile_axis
@@ -34,6 +34,8 @@ FAST = fast_key(jax.random.key(9))
 PADDING = np.arange(512) < np.array([[300], [512]])[:, None, None]
 FULL = jax.random.bernoulli(jax.random.key(4), 0.5, (1, 2, 256, 512))
 BIAS = 3 * np.cos(np.arange(150 * 200, dtype=np.float32).reshape(150, 200))
+DIAGONAL = np.eye(2, dtype=bool)[::-1].repeat(256, 0).repeat(512, 1)
+STRIPES = (np.arange(512)[:, None] >= 256) & (np.arange(600) >= 512)
 DOCUMENTS = np.arange(256) // np.array([[100], [256]])
 SHORT = {"queries": 150, "keys": 200}
 SQUARE = {"queries": 256, "keys": 256}
@@ -55,10 +57,12 @@ def interpreted_kernels(monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch, interpreted_kernels):
-    """Interprets the kernels, in blocks of 128 to 512."""
-    monkeypatch.setattr(kernel_tile, "_LONGEST_OUTER", 256)
-    monkeypatch.setattr(kernel_tile, "_LONGEST_INNER", 512)
-    monkeypatch.setattr(kernel_tile, "_PART", 128)
+    """Interprets the kernels, in blocks of 128 to 512, with parts of 128 queries."""
+    monkeypatch.setattr(kernel_blocks, "_QUERIES", 256)
+    monkeypatch.setattr(kernel_blocks, "_FORWARD_KEYS", 256)
+    monkeypatch.setattr(kernel_blocks, "_BACKWARD_KEYS", 256)
+    monkeypatch.setattr(kernel_blocks, "_SHORT", 256)
+    monkeypatch.setattr(kernel_blocks, "_LARGE_PART", 128)
     monkeypatch.setattr(blockwise, "attend_by_shards", flash.attend)  # not jitted, so not cached
 
 
@@ -106,6 +110,14 @@ CASES = {
     "mask of queries": (SHORT, {"mask": np.arange(150)[:, None] % 3 > 0}),
     "nothing visible": (SHORT, {"mask": np.arange(150)[:, None] + 0 * np.arange(200) < 100}),
     "segments": (SQUARE | {"batch": 2}, {"segment_ids": DOCUMENTS}),
+    "traced rate of 0": ({}, {"dropout_rate": jnp.float32(0)}),
+    "traced rate of 1": ({}, {"dropout_rate": jnp.float32(1)}),
+    "segments hide tiles": (
+        {"queries": 512, "keys": 1024},
+        {"segment_ids": (np.arange(512) // 256, np.arange(1024) // 512)},
+    ),
+    "mask hides tiles": ({"queries": 512, "keys": 1024}, {"mask": DIAGONAL}),
+    "mask hides tiles, spans": ({"queries": 512, "keys": 600}, {"mask": STRIPES, "span": 8}),
     "segments, padded": (SHORT, {"segment_ids": (np.arange(150) // 60, np.arange(200) // 80)}),
     "bias": (SHORT | {"batch": 2}, {"bias": 3 * np.cos(np.arange(200, dtype=np.float32))}),
     "bias of weights": (SHORT, {"bias": BIAS}),
@@ -124,10 +136,29 @@ CASES = {
 }
 
 
+LONG_CASES = {
+    "lanes share a hash": ({"keys": 2048}, {}),
+    "rows share a hash": ({"keys": 1280}, {}),  # two tiles of 512 + 128 keys
+    "default key": ({"queries": 300, "keys": 1201}, {"dropout_rng": KEY}),
+    "spans, causal": ({"keys": 1280}, {"span": 100, "is_causal": True}),
+}
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_the_blocks(monkeypatch, name):
-    sizes, options = CASES[name]
+    check_values_and_gradients(monkeypatch, *CASES[name])
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", LONG_CASES)
+def test_a_tile_may_have_more_keys_than_are_used_at_once(monkeypatch, name):
+    for constant in ("_FORWARD_KEYS", "_BACKWARD_KEYS", "_SHORT"):
+        monkeypatch.setattr(kernel_blocks, constant, 1024)
+    check_values_and_gradients(monkeypatch, *LONG_CASES[name])
+
+
+def check_values_and_gradients(monkeypatch, sizes, options):
     sizes, options = {"dtype": jnp.float32} | sizes, dict(options)
     *qkv, weights = inputs(**sizes)
     bias = options.pop("bias", None)
@@ -220,7 +251,7 @@ def test_the_mask_of_positions_that_need_two_words(key):
 )
 def test_the_mask_of_spans(monkeypatch, key, span, noise_shape, head):
     """It is False on each whole span that begins at a seed."""
-    monkeypatch.setattr(kernel_tile, "_PART", 256)  # so that all bits of a word are seeds
+    monkeypatch.setattr(kernel_blocks, "_LARGE_PART", 256)  # so that all bits of a word are seeds
     *_, queries, keys = noise_shape
     seeds = keys - span + 1
     keep = 1 - 0.3 / min(span, seeds)
@@ -411,7 +442,7 @@ def test_inside_of_a_shard_map_a_kernel_runs():
         ((2, 128, 2, 32), {}),
         ((2, 64, 2, 64), {}),
         ((1, 2**19 + 128, 1, 64), {"window": 100}),
-        ((1, 2**18, 1, 64), {}),
+        ((1, 2**18 + 2**13, 1, 64), {}),
         ((1, 2**16 + 128, 1, 64), {"dropout_rng": FAST, "deterministic": False}),
         ((2, 128, 2, 64), {"precision": "high"}),
         ((2, 256, 2, 64), {"span": 129, "dropout_rng": KEY, "deterministic": False}),

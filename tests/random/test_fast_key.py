@@ -43,6 +43,8 @@ KNOWN = [
 def test_13_rounds_give_the_known_answers(key, position, words):
     numbers = [np.uint32(word) for word in (*key, *position)]
     assert tuple(int(word) for word in hash_words(*numbers, 13)) == words
+    flipped = hash_words(*numbers, 13, True)
+    assert tuple(int(word) ^ 2**31 for word in flipped) == words
 
 
 SHAPES = [(), (0,), (5,), (1024,), (3, 512), (0, 512), (2, 32, 5), (64, 7), (7, 1, 5)]
