@@ -26,17 +26,14 @@ import numpy as np
 from jax import lax
 
 from .._compat import pallas
-from .._random.groups import BITS, Groups
+from .._random.groups import BITS, LOW_BITS, Groups, halves_of
 from .._random.redraw import THRESHOLD_BITS
-from .._random.threefry import hash_words
+from .._random.threefry import TOP_BIT, hash_words
 from .._typing import Shape
 from .kernel_blocks import LANES, Tiles
 
 _DRAWN = 128
 """The queries whose seeds are drawn at once. The state of more would not fit into registers."""
-
-_TOP_BIT = np.uint32(2**31)
-_LOW_BITS = np.uint32(2**BITS - 1)
 
 
 class Draws:
@@ -107,14 +104,13 @@ class Draws:
         for start in range(columns.start // 4, columns.stop // 4, LANES):
             for n in (0, 1):
                 word = memory[n, :, start : start + LANES]
-                kept += [self._is_kept(word & _LOW_BITS), self._is_upper_half_kept(word)]
+                kept += [self._is_kept(word & LOW_BITS), self._is_upper_half_kept(word)]
         return kept
 
     def _kept_by_rows(self, column: int, groups: Groups) -> jax.Array:
         """The mask of 128 keys, for groups along the queries."""
         h0, h1 = (self.memory[n, :, column : column + LANES] for n in (0, 1))
-        draws = [half for word in (h0, h1) for half in (word & _LOW_BITS, word >> np.uint32(BITS))]
-        by_row = [draw.reshape(-1, groups.stride, LANES) for draw in draws]
+        by_row = [draw.reshape(-1, groups.stride, LANES) for draw in halves_of(h0, h1)]
         return self._is_kept(jnp.stack(by_row, 1).reshape(self.tiles.part_size, LANES))
 
     def _kept_outside_spans(self, column: int) -> jax.Array:
@@ -193,7 +189,7 @@ class Draws:
         if tiles.groups is not None:
             return h0, h1
         if tiles.has_short_draws:
-            return (h0 & _LOW_BITS,)
+            return (h0 & LOW_BITS,)
         return ((h0 ^ h1) >> np.uint32(32 - THRESHOLD_BITS),)
 
     def _is_kept(self, draw: jax.Array) -> jax.Array:
@@ -209,6 +205,6 @@ class Draws:
         """
         threshold = self.numbers[0, 2]
         count = jnp.maximum(threshold.astype(np.int32), np.int32(1)).astype(np.uint32)
-        last = ((count << np.uint32(BITS)) - np.uint32(1)) ^ _TOP_BIT
+        last = ((count << np.uint32(BITS)) - np.uint32(1)) ^ TOP_BIT
         kept: jax.Array = word.astype(np.int32) <= last.astype(np.int32)
         return kept

@@ -33,7 +33,7 @@ from .threefry import FAST_ROUNDS, Index, Words, hash_in_loop, hash_words, posit
 BITS = 16
 """The number of bits of a draw."""
 
-_LOW_BITS = np.uint32(2**BITS - 1)
+LOW_BITS = np.uint32(2**BITS - 1)
 
 
 class Groups(NamedTuple):
@@ -72,9 +72,13 @@ def draws_of_groups(words: Words, high: Index, low: jax.Array) -> tuple[jax.Arra
 
     The position of the first element of a group is high * 2^32 + low; see `positions`.
     """
-    h0, h1 = hash_words(words[0], words[1], high, low, FAST_ROUNDS)
+    return halves_of(*hash_words(words[0], words[1], high, low, FAST_ROUNDS))
+
+
+def halves_of(h0: jax.Array, h1: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the draws u of the four elements of each group, from the two words of its hash."""
     up = np.uint32(BITS)
-    return h0 & _LOW_BITS, h0 >> up, h1 & _LOW_BITS, h1 >> up
+    return h0 & LOW_BITS, h0 >> up, h1 & LOW_BITS, h1 >> up
 
 
 def draws_of_elements(
@@ -96,7 +100,7 @@ def draws_of_elements(
     else:
         h0, h1 = hash_words(words[0], words[1], high, low, FAST_ROUNDS)
     word = jnp.where(d < np.uint32(2), h0, h1)
-    return word >> ((d & np.uint32(1)) * np.uint32(BITS)) & _LOW_BITS
+    return word >> ((d & np.uint32(1)) * np.uint32(BITS)) & LOW_BITS
 
 
 def can_pack(like: jax.Array) -> bool:

@@ -29,7 +29,7 @@ Words: TypeAlias = jax.Array | tuple[jax.Array, jax.Array]
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of four rounds and of the next four
 _PARITY = np.uint32(0x1BD11BDA)
 FAST_ROUNDS = 13
-_TOP_BIT = np.uint32(2**31)
+TOP_BIT = np.uint32(2**31)
 _HALF = np.uint32(16)
 _LOW_HALF = np.uint32(0xFFFF)
 
@@ -123,7 +123,7 @@ def hash_words(
         if turn == 3:
             add0, add1 = keys[(block + 1) % 3], keys[(block + 2) % 3]
             if top_flipped and done == rounds - 1:
-                add0 = lax.add(add0, _TOP_BIT)  # the last round takes it to both words
+                add0 = lax.add(add0, TOP_BIT)  # the last round takes it to both words
             x0, x1 = lax.add(x0, add0), lax.add(x1, lax.add(add1, np.uint32(block + 1)))
     return x0, x1
 
