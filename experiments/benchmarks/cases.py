@@ -41,6 +41,8 @@ SHAPES = (
     (64, 512, 100),  # odd sizes of the last axis
     (64, 224, 224, 1),
     (32, 224, 224, 3),
+    (64, 512, 512),  # groups of a fast key along the last axis: one in a row
+    (8, 1024, 1024),  # two in a row
 )
 SHARED_BY = (2, 4, 8, 16)
 DEPTH = 12

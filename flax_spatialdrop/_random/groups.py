@@ -138,10 +138,13 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
 
     packed = lax.cond((words[0] | np.uint32(1)) != 0, pack, never)
     # The entries are unpacked in the shape of the mask, so that XLA need not reshape the mask.
-    spread = jnp.broadcast_to(packed, split).reshape(like.shape)
+    if number > 1:
+        spread = jnp.broadcast_to(packed, split).reshape(like.shape)
+    else:  # the code of a broadcast would take five times as long
+        spread = jnp.concatenate([packed.reshape(*before, stride, *after)] * 4, axis)
     index = lax.broadcasted_iota(np.uint32, like.shape, axis)
-    d = (index // np.uint32(stride) & np.uint32(3)).astype(np.uint8)
-    return (spread >> d & np.uint8(1)).astype(bool)
+    d = index // np.uint32(stride) & np.uint32(3)
+    return (spread.astype(np.uint32) >> d & np.uint32(1)).astype(bool)
 
 
 def _first_of_group(

@@ -24,6 +24,10 @@ def make(kind):
     return clone(KEY) if kind == "threefry2x32" else fast_key(clone(KEY))
 
 
+GROUPS = [(2, 3, 1024), (4, 512), (512,), (32, 7)]
+"""Shapes with groups of a fast key along the last axis or the one before: several in it, or one."""
+
+
 def loss(x, ws, kind):
     for w in ws:
         x = dropout(make(kind), jnp.tanh(x @ w), 0.25)
@@ -31,10 +35,7 @@ def loss(x, ws, kind):
 
 
 @pytest.mark.parametrize("kind", ROUNDS)
-@pytest.mark.parametrize(
-    "shape",
-    [(3, 5, 7), (2, 4, 32, 128), (2, 3, 1024), (3, 8, 128), (2, 1, 64, 3), (4, 512), (512,)],
-)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 4, 32, 128), (3, 8, 128), (2, 1, 64, 3), *GROUPS])
 def test_all_forms_draw_the_same_mask(shape, kind):
     threshold = jnp.asarray(np.uint32(round(0.75 * 2**23)))
     expected = sample_mask(make(kind), 0.25, shape)
