@@ -36,16 +36,6 @@ _SHORT = 1024
 """The most queries and keys with a window, a mask, segments or a bias. Shorter blocks are hidden as
 a whole more often, and a tile of the mask or of the bias takes less memory."""
 
-_PART = 128
-"""The queries of a tile whose weights are computed at once, if weights are dropped."""
-
-_LARGE_PART = 256
-"""The same without dropout; for spans, so that all 32 bits of a word hold seeds; and in the
-backward pass if weights share a hash and blocks are long. The schedules are then shortest."""
-
-_COLUMNS = 4 * LANES
-"""The keys of a part whose weights are dropped at once: those of a group of lanes."""
-
 
 class Tiles(NamedTuple):
     """How a kernel divides its work, all static.
@@ -57,6 +47,7 @@ class Tiles(NamedTuple):
       rounds: the number of rounds of the hash.
       span: the number of keys that are dropped together.
       part_size: the number of queries whose weights are computed at once. It divides a block.
+      used_keys: the number of keys of a part that are used at once.
     """
 
     plan: TilePlan
@@ -66,6 +57,7 @@ class Tiles(NamedTuple):
     rounds: int
     span: int
     part_size: int
+    used_keys: int
 
     @property
     def parts(self) -> int:
@@ -90,9 +82,8 @@ class Tiles(NamedTuple):
     @property
     def columns(self) -> list[slice]:
         """The keys of a tile, as many as are used at once."""
-        size = _COLUMNS if self.drops else self.keys.size
-        starts = range(0, self.keys.size, size)
-        return [slice(start, min(start + size, self.keys.size)) for start in starts]
+        starts = range(0, self.keys.size, self.used_keys)
+        return [slice(start, min(start + self.used_keys, self.keys.size)) for start in starts]
 
     @property
     def memory_shape(self) -> Shape:
@@ -113,7 +104,9 @@ def tiles_of(plan: TilePlan, x: Operands, by_key: bool) -> Tiles:
     if x.source is not None:
         draw_shape, rounds = x.source.spans.seed_shape, x.source.rounds
         span = x.source.spans.sizes[-1]
-    whole = Tiles(plan, Tiling(queries, queries), Tiling(keys, keys), draw_shape, rounds, span, 1)
+    whole = Tiles(
+        plan, Tiling(queries, queries), Tiling(keys, keys), draw_shape, rounds, span, 1, 1
+    )
     share = whole.groups is not None  # weights share a hash
     others = x.mask, x.segment_ids, x.bias
     is_plain = plan.window == (None, None) and all(each is None for each in others)
@@ -122,15 +115,33 @@ def tiles_of(plan: TilePlan, x: Operands, by_key: bool) -> Tiles:
         of_keys = of_keys if by_key or not share else 2 * of_keys
     else:
         of_queries = of_keys = _SHORT
-    has_large_parts = draw_shape is None or span > 1 or (by_key and share and is_plain)
-    part_size = _LARGE_PART if has_large_parts else _PART
     unit = 4 * LANES if keys % (4 * LANES) == 0 else LANES
-    size = _block(queries, LANES, of_queries)
+    size, width = _block(queries, LANES, of_queries), _block(keys, unit, of_keys)
+    part_size, used_keys = _part_of(whole, by_key, is_plain)
     return whole._replace(
         queries=Tiling(queries, size),
-        keys=Tiling(keys, _block(keys, unit, of_keys)),
+        keys=Tiling(keys, width),
         part_size=math.gcd(size, part_size),
+        used_keys=min(width, used_keys),
     )
+
+
+def _part_of(tiles: Tiles, by_key: bool, is_plain: bool) -> tuple[int, int]:
+    """Returns how many queries a part has, and how many of its keys are used at once.
+
+    With these, the schedules of v5e and v6e together are shortest. The compiler overlaps the units
+    within a part; a larger one needs more registers than there are, and more time to compile.
+    """
+    group = 4 * LANES
+    if not tiles.drops:
+        return 1024 if is_plain and by_key else 512, tiles.keys.size
+    if tiles.span > 1:
+        return 256, group  # so that all 32 bits of a word hold seeds
+    if tiles.groups is None:
+        return 128, group
+    if by_key:
+        return 256, group
+    return 128, group if is_plain else _SHORT
 
 
 def _block(length: int, unit: int, most: int) -> int:

@@ -62,8 +62,12 @@ def small_blocks(monkeypatch, interpreted_kernels):
     monkeypatch.setattr(kernel_blocks, "_FORWARD_KEYS", 256)
     monkeypatch.setattr(kernel_blocks, "_BACKWARD_KEYS", 256)
     monkeypatch.setattr(kernel_blocks, "_SHORT", 256)
-    monkeypatch.setattr(kernel_blocks, "_LARGE_PART", 128)
+    set_parts(monkeypatch, 128, 512)
     monkeypatch.setattr(blockwise, "attend_by_shards", flash.attend)  # not jitted, so not cached
+
+
+def set_parts(monkeypatch, queries, keys):
+    monkeypatch.setattr(kernel_blocks, "_part_of", lambda *_: (queries, keys))
 
 
 def interpreted(calls, by_kernel, by_blocks, plan, x, *others):
@@ -138,6 +142,7 @@ CASES = {
 
 LONG_CASES = {
     "lanes share a hash": ({"keys": 2048}, {}),
+    "two groups of lanes at once": ({"keys": 2048}, {"is_causal": True}),
     "rows share a hash": ({"keys": 1280}, {}),  # two tiles of 512 + 128 keys
     "default key": ({"queries": 300, "keys": 1201}, {"dropout_rng": KEY}),
     "spans, causal": ({"keys": 1280}, {"span": 100, "is_causal": True}),
@@ -155,6 +160,7 @@ def test_values_and_gradients_are_those_of_the_blocks(monkeypatch, name):
 def test_a_tile_may_have_more_keys_than_are_used_at_once(monkeypatch, name):
     for constant in ("_FORWARD_KEYS", "_BACKWARD_KEYS", "_SHORT"):
         monkeypatch.setattr(kernel_blocks, constant, 1024)
+    set_parts(monkeypatch, 128, 1024 if name == "two groups of lanes at once" else 512)
     check_values_and_gradients(monkeypatch, *LONG_CASES[name])
 
 
@@ -251,7 +257,7 @@ def test_the_mask_of_positions_that_need_two_words(key):
 )
 def test_the_mask_of_spans(monkeypatch, key, span, noise_shape, head):
     """It is False on each whole span that begins at a seed."""
-    monkeypatch.setattr(kernel_blocks, "_LARGE_PART", 256)  # so that all bits of a word are seeds
+    set_parts(monkeypatch, 256, 512)  # so that all bits of a word are seeds
     *_, queries, keys = noise_shape
     seeds = keys - span + 1
     keep = 1 - 0.3 / min(span, seeds)

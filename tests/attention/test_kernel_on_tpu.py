@@ -59,6 +59,7 @@ def test_one_chip_runs_the_kernels(topology):
         }}
         for make_key in (fast_key, lambda key: key):
             program(chips, auto, jnp.float32, (1, length, 1, 256), {{}}, make_key=make_key)
+        program(chips, auto, jnp.float32, (1, length, 1, 256), dict(deterministic=True))
         options = dict(soft_cap=50.0)
         program(chips, auto, jnp.float32, (1, length, 2, 256), options, most)
         options = dict(is_causal=True, soft_cap=50.0, window=(1000, None))
@@ -83,7 +84,7 @@ def test_one_chip_runs_the_kernels(topology):
         program(chips, auto, jnp.float32, (1, 1000, 2, 64), options, make_key=lambda key: key)
         program(chips, auto, jnp.bfloat16, (1, 2**16, 1, 128), dict(window=1000))
     """
-    assert printed(code) == [KERNELS] * 14
+    assert printed(code) == [KERNELS] * 15
 
 
 def test_several_chips_run_the_kernels_only_on_explicit_axes():
