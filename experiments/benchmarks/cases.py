@@ -41,8 +41,8 @@ SHAPES = (
     (64, 512, 100),  # odd sizes of the last axis
     (64, 224, 224, 1),
     (32, 224, 224, 3),
-    (64, 512, 512),  # groups of a fast key along the last axis: one in a row
-    (8, 1024, 1024),  # two in a row
+    (64, 512, 512),  # the groups of a fast key lie along the last axis: it has one span of them
+    (8, 1024, 1024),  # two spans
 )
 SHARED_BY = (2, 4, 8, 16)
 DEPTH = 12

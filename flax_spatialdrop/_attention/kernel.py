@@ -7,9 +7,9 @@ A kernel copies tiles to the vector memory of a chip, and computes their weights
                 gradient of all queries of a head stays in vector memory. If there are too many
                 queries, a kernel runs for each piece of them.
 
-Tiles that a window hides have no step. A tile that a mask or segments hide is skipped when its step
-comes. Lengths are padded to whole blocks, and the padding is hidden. Both passes draw the mask of
-dropout from the words of the key and the positions of weights.
+Tiles that a window hides have no step, unless their block has no other. A tile that a mask or
+segments hide is skipped when its step comes. Lengths are padded to whole blocks, and the padding is
+hidden. Both passes draw the mask of dropout from the words of the key and the positions of weights.
 
 A loop goes through a tile in parts. With dropout, the vector units are the limit. So while the loop
 uses a part, it draws the next one, and in the forward pass scores it: the compiler can overlap the
@@ -154,7 +154,7 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
 
     def start() -> None:
         largest[...] = jnp.full_like(largest, minus_infinity)
-        totals[...] = jnp.zeros_like(totals)  # of every 128th key
+        totals[...] = jnp.zeros_like(totals)  # lane n: the total of keys n, n + 128, and so on
         sums[...] = jnp.zeros_like(sums)
 
     pl.when(is_first)(start)
@@ -168,14 +168,14 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
         top = reduce(jnp.maximum, [found[:, start : start + LANES] for start in starts])
         tops[...] = top if columns.start == 0 else jnp.maximum(tops[...], top)
 
-    def score_first() -> None:
+    def score_all(part: Any) -> None:
         for columns in tiles.columns:
-            score(np.int32(0), columns)
+            score(part, columns)
 
     def use(part: jax.Array) -> None:
         rows = tile.rows(part)
         if draws is None:
-            score(part, tiles.columns[0])
+            score_all(part)
         old = largest[rows, :]
         new = jnp.maximum(old, tops[...].max(-1, keepdims=True))
         reference = jnp.where(new == minus_infinity, np.float32(0), new)
@@ -198,7 +198,7 @@ def _forward_step(tile: Tile, is_first: jax.Array, is_last: jax.Array) -> None:
         largest[rows, :], totals[rows, :] = new, total
         sums[rows, :] = sums[rows, :] * faded[:, :1] + reduce(jnp.add, added)
 
-    tile.compute(use, None if draws is None else score_first)
+    tile.compute(use, None if draws is None else lambda: score_all(np.int32(0)))
 
     def write() -> None:
         total = totals[...].sum(-1, keepdims=True)

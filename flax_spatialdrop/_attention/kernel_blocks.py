@@ -1,7 +1,7 @@
 """How the kernels of attention divide their work: blocks of queries and keys, and parts of a block.
 
 A step of a kernel has a tile: a block of queries and a block of keys. It goes through the tile in
-parts, some queries at a time:
+parts, some queries at a time, and through a part in columns, some keys at a time:
 
     pass        outer blocks    inner blocks
     forward     queries         keys
@@ -36,6 +36,9 @@ _SHORT = 1024
 """The most queries and keys with a window, a mask, segments or a bias. Shorter blocks are hidden as
 a whole more often, and a tile of the mask or of the bias takes less memory."""
 
+_GROUPED = 4 * LANES
+"""The keys that hold whole groups of weights, if these lie along the keys."""
+
 
 class Tiles(NamedTuple):
     """How a kernel divides its work, all static.
@@ -47,7 +50,7 @@ class Tiles(NamedTuple):
       rounds: the number of rounds of the hash.
       span: the number of keys that are dropped together.
       part_size: the number of queries whose weights are computed at once. It divides a block.
-      used_keys: the number of keys of a part that are used at once.
+      columns_size: the number of keys of a part that are used at once: dropped and multiplied.
     """
 
     plan: TilePlan
@@ -57,7 +60,7 @@ class Tiles(NamedTuple):
     rounds: int
     span: int
     part_size: int
-    used_keys: int
+    columns_size: int
 
     @property
     def parts(self) -> int:
@@ -82,8 +85,8 @@ class Tiles(NamedTuple):
     @property
     def columns(self) -> list[slice]:
         """The keys of a tile, as many as are used at once."""
-        starts = range(0, self.keys.size, self.used_keys)
-        return [slice(start, min(start + self.used_keys, self.keys.size)) for start in starts]
+        starts = range(0, self.keys.size, self.columns_size)
+        return [slice(start, min(start + self.columns_size, self.keys.size)) for start in starts]
 
     @property
     def memory_shape(self) -> Shape:
@@ -115,33 +118,34 @@ def tiles_of(plan: TilePlan, x: Operands, by_key: bool) -> Tiles:
         of_keys = of_keys if by_key or not share else 2 * of_keys
     else:
         of_queries = of_keys = _SHORT
-    unit = 4 * LANES if keys % (4 * LANES) == 0 else LANES
-    size, width = _block(queries, LANES, of_queries), _block(keys, unit, of_keys)
-    part_size, used_keys = _part_of(whole, by_key, is_plain)
-    return whole._replace(
-        queries=Tiling(queries, size),
-        keys=Tiling(keys, width),
-        part_size=math.gcd(size, part_size),
-        used_keys=min(width, used_keys),
+    unit = _GROUPED if keys % _GROUPED == 0 else LANES
+    tiles = whole._replace(
+        queries=Tiling(queries, _block(queries, LANES, of_queries)),
+        keys=Tiling(keys, _block(keys, unit, of_keys)),
+    )
+    part_size, columns_size = _sizes_of_part(tiles, by_key, is_plain)
+    return tiles._replace(
+        part_size=math.gcd(tiles.queries.size, part_size),
+        columns_size=min(tiles.keys.size, columns_size),
     )
 
 
-def _part_of(tiles: Tiles, by_key: bool, is_plain: bool) -> tuple[int, int]:
-    """Returns how many queries a part has, and how many of its keys are used at once.
+def _sizes_of_part(tiles: Tiles, by_key: bool, is_plain: bool) -> tuple[int, int]:
+    """Returns the most queries of a part, and the most keys that are used at once.
 
-    With these, the schedules of v5e and v6e together are shortest. The compiler overlaps the units
-    within a part; a larger one needs more registers than there are, and more time to compile.
+    They are chosen for few cycles of the compiler's schedules, on v5e and v6e together. In a large
+    part the compiler overlaps more of the work of the matrix and vector units. A part that is too
+    large does not fit into registers, and takes long to compile.
     """
-    group = 4 * LANES
     if not tiles.drops:
-        return 1024 if is_plain and by_key else 512, tiles.keys.size
+        return (1024 if is_plain and by_key else 512), tiles.keys.size
     if tiles.span > 1:
-        return 256, group  # so that all 32 bits of a word hold seeds
+        return 256, _GROUPED  # 256 queries fill all 32 bits of the words of seeds
     if tiles.groups is None:
-        return 128, group
+        return 128, _GROUPED
     if by_key:
-        return 256, group
-    return 128, group if is_plain else _SHORT
+        return 256, _GROUPED
+    return 128, (_GROUPED if is_plain else tiles.keys.size)
 
 
 def _block(length: int, unit: int, most: int) -> int:

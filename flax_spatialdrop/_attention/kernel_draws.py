@@ -62,7 +62,10 @@ class Draws:
         self.tile, self.next_tile = tile, next_tile
 
     def write(self, part: Any, columns: slice | None = None) -> None:
-        """Draws a part, or some of its keys. Part `tiles.parts` is the first of the next tile."""
+        """Draws a part, or some of its keys. Part `tiles.parts` is the first of the next tile.
+
+        Spans are drawn for all keys at once, when the last keys are asked for.
+        """
         tiles = self.tiles
         columns = slice(0, tiles.keys.size) if columns is None else columns
         row, first_key = self.tile[0] + part * np.int32(tiles.part_size), self.tile[1]
@@ -70,21 +73,22 @@ class Draws:
         row = jnp.where(is_next, self.next_tile[0], row)
         first_key = jnp.where(is_next, self.next_tile[1], first_key)
         if tiles.span > 1:
-            if columns.stop == tiles.keys.size:  # all at once, when no old words are needed
+            if columns.stop == tiles.keys.size:  # no old words are needed any more
                 self._draw_outside_spans(row, first_key)
             return
         groups = tiles.groups
-        span = LANES
+        step = LANES
         shape: Shape = (tiles.part_size, LANES)
         queries: Shape = (1,)
         if groups is not None and groups.axis == -1:
-            span = groups.span
+            step = groups.span
         elif groups is not None:
             shape = (tiles.part_size // groups.span, groups.stride, LANES)
             queries = (groups.span, 1)
         offsets = self._offsets(shape, queries)
-        for column in range(columns.start, columns.stop, span):
-            here = slice(column * LANES // span, column * LANES // span + LANES)
+        for column in range(columns.start, columns.stop, step):
+            first = column * LANES // step
+            here = slice(first, first + LANES)
             hashes = self._hashes(row, first_key + np.int32(column), offsets)
             for n, word in enumerate(hashes):
                 self.memory[n, :, here] = word.reshape(-1, LANES)
@@ -128,9 +132,9 @@ class Draws:
         a word has the seeds of up to 32 queries, so that few registers are rolled.
         """
         _, pltpu = pallas()
-        span, columns = self.tiles.span, range(-LANES, self.tiles.keys.size, LANES)
+        span, starts = self.tiles.span, range(-LANES, self.tiles.keys.size, LANES)
         seeds = jnp.concatenate(
-            [self._packed_seeds(row, first_key + np.int32(n)) for n in columns], 1
+            [self._packed_seeds(row, first_key + np.int32(n)) for n in starts], 1
         )
         reached = 1
         while reached < span:  # by doubling: windows of 1, 2, 4 and so on

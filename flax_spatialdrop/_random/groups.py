@@ -49,7 +49,7 @@ class Groups(NamedTuple):
 
     @property
     def span(self) -> int:
-        """The length of the axis that is made of whole groups: four strides."""
+        """The shortest length of the axis that holds whole groups: four strides."""
         return 4 * self.stride
 
 
@@ -123,9 +123,9 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
     assert groups is not None
     axis, stride = like.ndim + groups.axis, groups.stride
     before, after = like.shape[:axis], like.shape[axis + 1 :]
-    number = like.shape[axis] // (4 * stride)
-    split = (*before, number, 4, stride, *after)
-    first = (*before, number, 1, stride, *after)
+    spans = like.shape[axis] // groups.span
+    split = (*before, spans, 4, stride, *after)
+    first = (*before, spans, 1, stride, *after)
 
     def pack() -> jax.Array:
         draws = draws_of_groups(words, *positions(jnp.zeros(first, bool), None, split))
@@ -138,13 +138,13 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
 
     packed = lax.cond((words[0] | np.uint32(1)) != 0, pack, never)
     # The entries are unpacked in the shape of the mask, so that XLA need not reshape the mask.
-    if number > 1:
+    if spans > 1:
         spread = jnp.broadcast_to(packed, split).reshape(like.shape)
-    else:  # the code of a broadcast would take five times as long
+    else:  # XLA's CPU compiler does not vectorize this broadcast
         spread = jnp.concatenate([packed.reshape(*before, stride, *after)] * 4, axis)
     index = lax.broadcasted_iota(np.uint32, like.shape, axis)
     d = index // np.uint32(stride) & np.uint32(3)
-    return (spread.astype(np.uint32) >> d & np.uint32(1)).astype(bool)
+    return (spread.astype(np.uint32) >> d & np.uint32(1)).astype(bool)  # faster than in 8 bits
 
 
 def _first_of_group(

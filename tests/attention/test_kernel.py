@@ -57,17 +57,17 @@ def interpreted_kernels(monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch, interpreted_kernels):
-    """Interprets the kernels, in blocks of 128 to 512, with parts of 128 queries."""
+    """Interprets the kernels, in blocks of 128 to 512, with parts of 128 queries and 512 keys."""
     monkeypatch.setattr(kernel_blocks, "_QUERIES", 256)
     monkeypatch.setattr(kernel_blocks, "_FORWARD_KEYS", 256)
     monkeypatch.setattr(kernel_blocks, "_BACKWARD_KEYS", 256)
     monkeypatch.setattr(kernel_blocks, "_SHORT", 256)
-    set_parts(monkeypatch, 128, 512)
+    set_sizes_of_part(monkeypatch, 128, 512)
     monkeypatch.setattr(blockwise, "attend_by_shards", flash.attend)  # not jitted, so not cached
 
 
-def set_parts(monkeypatch, queries, keys):
-    monkeypatch.setattr(kernel_blocks, "_part_of", lambda *_: (queries, keys))
+def set_sizes_of_part(monkeypatch, queries, columns):
+    monkeypatch.setattr(kernel_blocks, "_sizes_of_part", lambda *_: (queries, columns))
 
 
 def interpreted(calls, by_kernel, by_blocks, plan, x, *others):
@@ -140,12 +140,21 @@ CASES = {
 }
 
 
-LONG_CASES = {
-    "lanes share a hash": ({"keys": 2048}, {}),
-    "two groups of lanes at once": ({"keys": 2048}, {"is_causal": True}),
-    "rows share a hash": ({"keys": 1280}, {}),  # two tiles of 512 + 128 keys
-    "default key": ({"queries": 300, "keys": 1201}, {"dropout_rng": KEY}),
-    "spans, causal": ({"keys": 1280}, {"span": 100, "is_causal": True}),
+LONG_CASES = {  # and the keys of a tile that are used at once
+    "lanes share a hash": ({"keys": 2048}, {}, 512),
+    "lanes share a hash, two spans": ({"keys": 2048}, {}, 1024),
+    "rows share a hash": ({"keys": 1280}, {}, 512),  # two tiles of 512 + 128 keys
+    "default key": ({"queries": 300, "keys": 1201}, {"dropout_rng": KEY}, 512),
+    "spans, window": ({"keys": 1280}, {"span": 100, "window": (None, 1000)}, 512),
+}
+
+WHOLE_CASES = {
+    "no dropout, padded": ({"queries": 130, "keys": 1100}, {"deterministic": True}),
+    "no dropout, causal, padded": (
+        {"queries": 700, "keys": 700},
+        {"deterministic": True, "is_causal": True},
+    ),
+    "causal": ({"queries": 300, "keys": 1024}, {"window": (None, 900)}),
 }
 
 
@@ -158,10 +167,41 @@ def test_values_and_gradients_are_those_of_the_blocks(monkeypatch, name):
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("name", LONG_CASES)
 def test_a_tile_may_have_more_keys_than_are_used_at_once(monkeypatch, name):
+    *case, columns = LONG_CASES[name]
     for constant in ("_FORWARD_KEYS", "_BACKWARD_KEYS", "_SHORT"):
         monkeypatch.setattr(kernel_blocks, constant, 1024)
-    set_parts(monkeypatch, 128, 1024 if name == "two groups of lanes at once" else 512)
-    check_values_and_gradients(monkeypatch, *LONG_CASES[name])
+    set_sizes_of_part(monkeypatch, 128, columns)
+    check_values_and_gradients(monkeypatch, *case)
+
+
+@pytest.mark.usefixtures("interpreted_kernels")
+@pytest.mark.parametrize("name", WHOLE_CASES)
+def test_blocks_and_parts_as_users_have_them(monkeypatch, name):
+    monkeypatch.setattr(blockwise, "attend_by_shards", flash.attend)  # not jitted, so not cached
+    check_values_and_gradients(monkeypatch, *WHOLE_CASES[name])
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+@pytest.mark.parametrize("window", [(None, None), (None, 0)], ids=["plain", "causal"])
+@pytest.mark.parametrize("draw", ["none", "fast", "default", "spans"])
+@pytest.mark.parametrize("length", [130, 200, 1000, 1100, 2048, 5000])
+def test_how_a_tile_is_divided(length, draw, window, by_key):
+    q, k, v, _ = inputs(queries=length, keys=length, dtype=jnp.float32)
+    source = None
+    if draw != "none":
+        spans = Blocks((1, 2, length, length), (3,), (8 if draw == "spans" else 1,), 3)
+        rounds = 13 if draw == "fast" else 20
+        source = MaskSource(jnp.zeros(2, np.uint32), np.uint32(0), rounds, spans)
+    plan = TilePlan(tile_axis(length, 512), tile_axis(length, 512), window, None, None)
+    x = Operands(q, k, v, None, None, None, source, None, None)
+    tiles = kernel_blocks.tiles_of(plan, x, by_key)
+    starts = [columns.start for columns in tiles.columns]
+    stops = [columns.stop for columns in tiles.columns]
+    assert starts == [0, *stops[:-1]]
+    assert stops[-1] == tiles.keys.size
+    assert not any(stop % 128 for stop in stops)
+    assert tiles.parts * tiles.part_size == tiles.queries.size
+    assert tiles.part_size % 128 == 0
 
 
 def check_values_and_gradients(monkeypatch, sizes, options):
@@ -257,7 +297,7 @@ def test_the_mask_of_positions_that_need_two_words(key):
 )
 def test_the_mask_of_spans(monkeypatch, key, span, noise_shape, head):
     """It is False on each whole span that begins at a seed."""
-    set_parts(monkeypatch, 256, 512)  # so that all bits of a word are seeds
+    set_sizes_of_part(monkeypatch, 256, 512)  # so that all bits of a word are seeds
     *_, queries, keys = noise_shape
     seeds = keys - span + 1
     keep = 1 - 0.3 / min(span, seeds)

@@ -79,12 +79,13 @@ def test_one_chip_runs_the_kernels(topology):
         program(chips, auto, jnp.float32, (1, 384, 2, 64), dict(precision="highest"))
         program(chips, auto, jnp.bfloat16, (1, 384, 2, 64), dict(precision="highest"))
         program(chips, auto, jnp.bfloat16, (1, 1000, 2, 64), {{}}, make_key=lambda key: key)
+        program(chips, auto, jnp.bfloat16, (1, 1000, 2, 64), dict(deterministic=True))
         program(chips, auto, jnp.bfloat16, (1, 2048, 2, 128), dict(span=8))
         options = dict(span=128, is_causal=True)
         program(chips, auto, jnp.float32, (1, 1000, 2, 64), options, make_key=lambda key: key)
         program(chips, auto, jnp.bfloat16, (1, 2**16, 1, 128), dict(window=1000))
     """
-    assert printed(code) == [KERNELS] * 15
+    assert printed(code) == [KERNELS] * 16
 
 
 def test_several_chips_run_the_kernels_only_on_explicit_axes():

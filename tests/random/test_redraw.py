@@ -19,13 +19,12 @@ ROUNDS = {"threefry2x32": 20, "fast": FAST_ROUNDS}
 IN_ROWS = "tensor<256x128xi1>"
 """The mask of an array of [2, 4, 32, 128], in rows."""
 
+GROUPS = [(2, 3, 1024), (4, 512), (512,), (32, 7)]
+"""Shapes whose axis of groups has two spans of them, or one."""
+
 
 def make(kind):
     return clone(KEY) if kind == "threefry2x32" else fast_key(clone(KEY))
-
-
-GROUPS = [(2, 3, 1024), (4, 512), (512,), (32, 7)]
-"""Shapes with groups of a fast key along the last axis or the one before: several in it, or one."""
 
 
 def loss(x, ws, kind):
