@@ -143,8 +143,8 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
     else:  # XLA's CPU compiler does not vectorize this broadcast
         spread = jnp.concatenate([packed.reshape(*before, stride, *after)] * 4, axis)
     index = lax.broadcasted_iota(np.uint32, like.shape, axis)
-    d = index // np.uint32(stride) & np.uint32(3)
-    return (spread.astype(np.uint32) >> d & np.uint32(1)).astype(bool)  # faster than in 8 bits
+    d = (index // np.uint32(stride) & np.uint32(3)).astype(np.int32)
+    return (spread.astype(np.int32) >> d & np.int32(1)).astype(bool)  # faster than in 8 bits
 
 
 def _first_of_group(

@@ -145,6 +145,7 @@ LONG_CASES = {  # and the keys of a tile that are used at once
     "lanes share a hash, two spans": ({"keys": 2048}, {}, 1024),
     "rows share a hash": ({"keys": 1280}, {}, 512),  # two tiles of 512 + 128 keys
     "default key": ({"queries": 300, "keys": 1201}, {"dropout_rng": KEY}, 512),
+    "spans, causal": ({"keys": 1280}, {"span": 100, "is_causal": True}, 512),
     "spans, window": ({"keys": 1280}, {"span": 100, "window": (None, 1000)}, 512),
 }
 
@@ -154,7 +155,7 @@ WHOLE_CASES = {
         {"queries": 700, "keys": 700},
         {"deterministic": True, "is_causal": True},
     ),
-    "causal": ({"queries": 300, "keys": 1024}, {"window": (None, 900)}),
+    "lanes share a hash, window": ({"queries": 300, "keys": 1024}, {"window": (None, 900)}),
 }
 
 
