@@ -18,7 +18,8 @@ are multiples of 512 lanes (or 32 rows) has whole groups.
 Only 32-bit integer operations are used, so all functions also run inside a Pallas kernel.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +116,7 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
     """Returns `draws_of_elements(words, like, None, like.shape) < count`, from a hash for a group.
 
     For CPUs, where the hash takes most of the time: the four entries of a group are written to
-    memory as bits of one byte. The draw is a branch of a conditional, since XLA does not fuse a
-    branch with the code outside. The condition always holds, but XLA does not know that. (A barrier
-    is removed before XLA fuses.)
+    memory as bits of one byte.
     """
     groups = groups_of(like.shape)
     assert groups is not None
@@ -132,19 +131,32 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
         bits = [(u < count).astype(np.uint8) << np.uint8(d) for d, u in enumerate(draws)]
         return bits[0] | bits[1] | bits[2] | bits[3]
 
+    def unpack() -> jax.Array:
+        d = lax.broadcasted_iota(np.int32, split, axis + 1)
+        entries = jnp.broadcast_to(packed, split).astype(np.int32)  # faster than in 8 bits
+        return (entries >> d & np.int32(1)).astype(bool)
+
+    packed = _not_fused(pack, words, count)
+    # XLA's CPU compiler vectorizes the code that reads the entries, except where an axis is one
+    # span and other code is fused with it.
+    mask = unpack() if spans > 1 else _not_fused(unpack, words, packed)
+    return mask.reshape(like.shape)
+
+
+def _not_fused(f: Callable[[], jax.Array], words: Words, other: Any) -> jax.Array:
+    """Returns f(), which reads the words of a key and another array, apart from the code around it.
+
+    XLA does not fuse a branch of a conditional with the code outside. The condition always holds,
+    but XLA does not know that. (A barrier is removed before XLA fuses.)
+    """
+    result = jax.eval_shape(f)
+
     def never() -> jax.Array:
-        zeros: jax.Array = vary_alike((jnp.zeros(first, np.uint8), words[0], count))[0]
+        zeros: jax.Array = vary_alike((jnp.zeros(result.shape, result.dtype), words[0], other))[0]
         return zeros
 
-    packed = lax.cond((words[0] | np.uint32(1)) != 0, pack, never)
-    # The entries are unpacked in the shape of the mask, so that XLA need not reshape the mask.
-    if spans > 1:
-        spread = jnp.broadcast_to(packed, split).reshape(like.shape)
-    else:  # XLA's CPU compiler does not vectorize this broadcast
-        spread = jnp.concatenate([packed.reshape(*before, stride, *after)] * 4, axis)
-    index = lax.broadcasted_iota(np.uint32, like.shape, axis)
-    d = (index // np.uint32(stride) & np.uint32(3)).astype(np.int32)
-    return (spread.astype(np.int32) >> d & np.int32(1)).astype(bool)  # faster than in 8 bits
+    computed: jax.Array = lax.cond((words[0] | np.uint32(1)) != 0, f, never)
+    return computed
 
 
 def _first_of_group(
