@@ -126,7 +126,8 @@ def by_redraw(
         by_mask(select, mask, x)                 keeps mask, 1 MB
         by_redraw(select, redraw, key, x, ...)   keeps the two words of the key, 8 bytes
 
-    In both passes the draw is fused with the product, so the mask is never written to memory.
+    In both passes the draw is fused with the product, so the mask is never written to memory. (On
+    CPUs, the packed mask of a fast key is.)
 
     Args:
       select: as for `by_mask`.

@@ -19,7 +19,7 @@ Only 32-bit integer operations are used, so all functions also run inside a Pall
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,11 +112,13 @@ def can_pack(like: jax.Array) -> bool:
     return not is_symbolic(like.shape[groups.axis])
 
 
-def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> jax.Array:
+def packed_mask(words: jax.Array, count: np.uint32 | jax.Array, like: jax.Array) -> jax.Array:
     """Returns `draws_of_elements(words, like, None, like.shape) < count`, from a hash for a group.
 
     For CPUs, where the hash takes most of the time: the four entries of a group are written to
-    memory as bits of one byte.
+    memory as bits of one byte. If the axis of the groups has one span of them, these bytes are
+    written once more, now for each element: XLA's CPU compiler does not vectorize that broadcast
+    where other code is fused with it.
     """
     groups = groups_of(like.shape)
     assert groups is not None
@@ -131,28 +133,32 @@ def packed_mask(words: Words, count: np.uint32 | jax.Array, like: jax.Array) -> 
         bits = [(u < count).astype(np.uint8) << np.uint8(d) for d, u in enumerate(draws)]
         return bits[0] | bits[1] | bits[2] | bits[3]
 
-    def unpack() -> jax.Array:
-        d = lax.broadcasted_iota(np.int32, split, axis + 1)
-        entries = jnp.broadcast_to(packed, split).astype(np.int32)  # faster than in 8 bits
-        return (entries >> d & np.int32(1)).astype(bool)
+    packed = _write_bytes(pack, first, words, count)
 
-    packed = _not_fused(pack, words, count)
-    # XLA's CPU compiler vectorizes the code that reads the entries, except where an axis is one
-    # span and other code is fused with it.
-    mask = unpack() if spans > 1 else _not_fused(unpack, words, packed)
-    return mask.reshape(like.shape)
+    def spread() -> jax.Array:
+        return jnp.broadcast_to(packed, split)
+
+    has_one_span = not is_symbolic(spans) and spans == 1
+    entries = _write_bytes(spread, split, words, packed) if has_one_span else spread()
+    # The entries are unpacked in the shape of the mask, so that XLA need not reshape the mask.
+    index = lax.broadcasted_iota(np.uint32, like.shape, axis)
+    d = (index // np.uint32(stride) & np.uint32(3)).astype(np.int32)
+    bits = entries.reshape(like.shape).astype(np.int32) >> d & np.int32(1)  # faster than in 8 bits
+    return bits.astype(bool)
 
 
-def _not_fused(f: Callable[[], jax.Array], words: Words, other: Any) -> jax.Array:
-    """Returns f(), which reads the words of a key and another array, apart from the code around it.
+def _write_bytes(
+    f: Callable[[], jax.Array], shape: Shape, words: jax.Array, operand: np.uint32 | jax.Array
+) -> jax.Array:
+    """Returns f(), bytes that are written to memory before other code reads them.
 
-    XLA does not fuse a branch of a conditional with the code outside. The condition always holds,
-    but XLA does not know that. (A barrier is removed before XLA fuses.)
+    f reads the words of a key and the operand. XLA does not fuse a branch of a conditional with the
+    code outside. The condition always holds, but XLA does not know that. (A barrier is removed
+    before XLA fuses.)
     """
-    result = jax.eval_shape(f)
 
     def never() -> jax.Array:
-        zeros: jax.Array = vary_alike((jnp.zeros(result.shape, result.dtype), words[0], other))[0]
+        zeros: jax.Array = vary_alike((jnp.zeros(shape, np.uint8), words, operand))[0]
         return zeros
 
     computed: jax.Array = lax.cond((words[0] | np.uint32(1)) != 0, f, never)

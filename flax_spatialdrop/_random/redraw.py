@@ -1,8 +1,8 @@
 """Masks that are drawn where they are applied, in both passes.
 
-A draw is a part of the code that XLA fuses with the code that uses the mask. For a whole mask,
-`_lower_for_cpu` chooses the form of the draw, since the platform and the devices of a program are
-known only when it is lowered:
+A draw is a part of the code that XLA fuses with the code that uses the mask, but for a part of
+packed ones. For a whole mask, `_lower_for_cpu` chooses the form of the draw, since the platform and
+the devices of a program are known only when it is lowered:
 
     platform and devices of the program            a key of JAX     a fast key
     not a CPU                                      each element     each element
@@ -11,7 +11,8 @@ known only when it is lowered:
     CPU: one device, or all axes of a shard_map    in rows          packed, in rows
 
 - Each element: it has its own hash.
-- Packed: see `packed_mask`.
+- Packed: a hash draws four elements, and their entries are written to memory as bits of a byte. See
+  `packed_mask`.
 - In rows: the mask of x [8, 32, 32, 128] is drawn as an array of [8192, 128]. XLA multiplies
   matrices in this shape, and can move a reshape from one operand of an operation to its result only
   if all operands have it. A reshape before a product makes XLA's CPU compiler fuse the code before

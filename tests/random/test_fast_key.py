@@ -229,6 +229,16 @@ def test_a_symbolic_batch_and_no_other_symbolic_size():
         jax.export.export(f)(jax.ShapeDtypeStruct((batch, time), jnp.float32))
 
 
+@pytest.mark.parametrize("rest", [(32, 7), (64, 7), (3, 512)])
+def test_a_symbolic_batch_of_whole_groups(rest):
+    (batch,) = jax.export.symbolic_shape("b")
+    f = jax.jit(lambda x: dropout(fast(1), x, 0.5))
+    exported = jax.export.export(f)(jax.ShapeDtypeStruct((batch, *rest), jnp.float32))
+    for size in (1, 3):
+        x = jnp.ones((size, *rest))
+        np.testing.assert_array_equal(exported.call(x), f(x))
+
+
 def test_split_vmap_and_scan():
     keys = jax.random.split(fast(3), 4)
     words = jax.random.key_data(jax.random.split(jax.random.key(3), 4))
